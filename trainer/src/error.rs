@@ -1,0 +1,56 @@
+//! What can go wrong in a stage. Every message says what, where, and what to do.
+
+use std::path::PathBuf;
+
+/// Result of everything in this crate.
+pub type Result<T, E = TrainerError> = std::result::Result<T, E>;
+
+/// Errors of the trainer.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainerError {
+    /// Data on disk: missing, corrupt, not writable.
+    #[error(transparent)]
+    Storage(#[from] reclora_storage::error::StorageError),
+    /// Another rank did not do its part.
+    #[error(transparent)]
+    Comm(#[from] reclora_comm::CommError),
+    /// A file of the backbone, tokenizer, template, adapter or checkpoint can't be used.
+    #[error("{path}: {what}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        what: String,
+    },
+    /// A setting that can't work.
+    #[error("config: {field}: {what}")]
+    Config {
+        /// `section.key`.
+        field: String,
+        /// What is wrong and what would be right.
+        what: String,
+    },
+    /// A number that should be finite is not.
+    #[error("{what} is not finite (NaN or infinity); {hint}")]
+    NotFinite {
+        /// Which tensor or quantity.
+        what: String,
+        /// What to try.
+        hint: String,
+    },
+    /// Something asked for by the user does not exist (a user, an item).
+    #[error("{0}")]
+    NotFound(String),
+}
+
+impl TrainerError {
+    /// A [`TrainerError::File`].
+    pub fn file(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
+        Self::File { path: path.into(), what: what.into() }
+    }
+
+    /// A [`TrainerError::Config`].
+    pub fn config(field: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::Config { field: field.into(), what: what.into() }
+    }
+}

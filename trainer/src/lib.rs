@@ -1,0 +1,9 @@
+//! `reclora-trainer`: the maths and the stages.
+//!
+//! Frozen LLaMA-family backbone, personalised LoRA, conventional recommendation models, retriever,
+//! prompts, the data-parallel training loop, metrics, and one module per stage.
+#![deny(missing_docs)]
+
+pub mod config;
+pub mod error;
+pub mod progress;

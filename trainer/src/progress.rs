@@ -1,0 +1,56 @@
+//! What a rank tells the launcher while it works: one JSON object per line on standard output.
+
+use serde::{Deserialize, Serialize};
+
+/// One line of a rank's standard output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A piece of work begins; `total` units are to be done (over all ranks).
+    Start {
+        /// What is being done, in words a user reads ("tune RecLoRA").
+        task: String,
+        /// Units of work over all ranks.
+        total: u64,
+        /// What one unit is ("samples", "steps", "items").
+        unit: String,
+    },
+    /// `done` units of this rank's share are finished (absolute, not a difference).
+    Update {
+        /// The task of the matching `Start`.
+        task: String,
+        /// Units this rank has finished.
+        done: u64,
+        /// A short remark for the end of the line ("loss 0.652"), or empty.
+        note: String,
+    },
+    /// The task is finished.
+    Finish {
+        /// The task of the matching `Start`.
+        task: String,
+    },
+    /// Something a user should read once.
+    Message {
+        /// The text, one line.
+        text: String,
+    },
+    /// The rank failed; the last line it writes.
+    Failed {
+        /// What went wrong, where, and what to do.
+        error: String,
+    },
+}
+
+/// Receives what a stage reports. Implementations must be cheap: stages call it per step.
+pub trait Progress: Send {
+    /// Takes one event.
+    fn emit(&mut self, event: Event);
+}
+
+/// Discards everything (tests, library use).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn emit(&mut self, _event: Event) {}
+}
