@@ -1,0 +1,224 @@
+//! The files the report is made of, read and checked.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::ReportError;
+
+/// No input is larger than this; a file that claims to be is corrupt.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// Everything the report reads from a run directory.
+#[derive(Clone, Debug)]
+pub(super) struct Inputs {
+    /// `predictions/metrics.json`.
+    pub evaluation: Evaluation,
+    /// `adapter/history.json`.
+    pub reclora: History,
+    /// `adapter/plain_lora/history.json`; `None` in runs without that baseline.
+    pub lora: Option<History>,
+    /// `crm/history.json`.
+    pub crm: History,
+    /// Hash of the tuned adapter, from `adapter/manifest.json`.
+    pub adapter_xxh3: String,
+}
+
+/// `predictions/metrics.json`.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Evaluation {
+    /// Models by name (`reclora`, `lora`, ...).
+    pub models: BTreeMap<String, Model>,
+    /// Scored test samples.
+    pub samples: u64,
+    /// Users among them.
+    pub users: u64,
+    /// How the gates mixed the experts; absent in runs with one expert.
+    #[serde(default)]
+    pub gate: Option<Gate>,
+}
+
+/// One model on the test set.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Model {
+    pub metrics: Metrics,
+    #[serde(default)]
+    pub calibration: Vec<Bin>,
+    /// (false positive rate, true positive rate), from (0, 0) to (1, 1).
+    #[serde(default)]
+    pub roc: Vec<[Option<f64>; 2]>,
+}
+
+/// Test metrics; `None` where undefined (one class only, no sample).
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub(super) struct Metrics {
+    pub auc: Option<f64>,
+    pub log_loss: Option<f64>,
+    pub accuracy: Option<f64>,
+    pub gauc: Option<f64>,
+    #[serde(default)]
+    auc_ci95: Option<[Option<f64>; 2]>,
+    #[serde(default)]
+    gauc_ci95: Option<[Option<f64>; 2]>,
+}
+
+impl Metrics {
+    /// 95 % interval of the AUC, where both ends are defined.
+    pub fn auc_interval(&self) -> Option<[f64; 2]> {
+        both(self.auc_ci95)
+    }
+
+    /// 95 % interval of the group AUC, where both ends are defined.
+    pub fn gauc_interval(&self) -> Option<[f64; 2]> {
+        both(self.gauc_ci95)
+    }
+}
+
+fn both(pair: Option<[Option<f64>; 2]>) -> Option<[f64; 2]> {
+    match pair {
+        Some([Some(low), Some(high)]) => Some([low, high]),
+        _ => None,
+    }
+}
+
+/// One bin of the reliability curve.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct Bin {
+    pub count: u64,
+    pub mean_probability: Option<f64>,
+    pub like_rate: Option<f64>,
+}
+
+/// Mixture weights of the gates over the test set.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Gate {
+    pub experts: usize,
+    pub modules: Vec<GateModule>,
+}
+
+/// One adapted projection.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct GateModule {
+    pub name: String,
+    /// Mean weight of each expert.
+    pub mean_alpha: Vec<Option<f64>>,
+    /// Mean entropy of the weights, in nats.
+    pub entropy: Option<f64>,
+}
+
+/// Training history of a model.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct History {
+    /// Optimizer steps; the CRM records none.
+    #[serde(default)]
+    pub steps: Vec<Step>,
+    pub epochs: Vec<Epoch>,
+}
+
+/// One optimizer step.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct Step {
+    pub step: u64,
+    pub loss: Option<f64>,
+}
+
+/// One epoch.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct Epoch {
+    pub epoch: u64,
+    #[serde(default)]
+    pub train_loss: Option<f64>,
+    #[serde(default)]
+    pub valid_auc: Option<f64>,
+    #[serde(default)]
+    pub valid_log_loss: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    files: BTreeMap<String, ManifestFile>,
+}
+
+#[derive(Deserialize)]
+struct ManifestFile {
+    xxh3: String,
+}
+
+impl Inputs {
+    /// Reads and checks every input below `run_dir`.
+    pub fn read(run_dir: &Path) -> Result<Self, ReportError> {
+        let metrics = run_dir.join("predictions").join("metrics.json");
+        let evaluation: Evaluation = read_json(&metrics, "evaluate")?;
+        evaluation.check().map_err(|what| ReportError::Corrupt {
+            path: metrics,
+            what,
+            stage: "evaluate",
+        })?;
+        let adapter = run_dir.join("adapter");
+        // The baseline is optional: a run that scored it must also have tuned it.
+        let lora = match evaluation.models.contains_key("lora") {
+            true => Some(read_json(&adapter.join("plain_lora").join("history.json"), "tune")?),
+            false => None,
+        };
+        Ok(Self {
+            reclora: read_json(&adapter.join("history.json"), "tune")?,
+            crm: read_json(&run_dir.join("crm").join("history.json"), "pretrain")?,
+            adapter_xxh3: adapter_hash(&adapter.join("manifest.json"))?,
+            evaluation,
+            lora,
+        })
+    }
+}
+
+impl Evaluation {
+    /// What the types can't say. The error tells what is wrong.
+    fn check(&self) -> Result<(), String> {
+        if !self.models.contains_key("reclora") {
+            return Err("no entry \"models.reclora\"".into());
+        }
+        let Some(gate) = &self.gate else { return Ok(()) };
+        for module in &gate.modules {
+            if module.mean_alpha.len() != gate.experts {
+                return Err(format!(
+                    "gate module {:?} has {} mean weights for {} experts",
+                    module.name,
+                    module.mean_alpha.len(),
+                    gate.experts
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn adapter_hash(path: &Path) -> Result<String, ReportError> {
+    const WEIGHTS: &str = "adapter_model.safetensors";
+    let manifest: Manifest = read_json(path, "tune")?;
+    match manifest.files.get(WEIGHTS) {
+        Some(file) => Ok(file.xxh3.clone()),
+        None => Err(ReportError::Corrupt {
+            path: path.into(),
+            what: format!("no entry \"files\" / \"{WEIGHTS}\""),
+            stage: "tune",
+        }),
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path, stage: &'static str) -> Result<T, ReportError> {
+    let unreadable = |source: std::io::Error| match source.kind() {
+        ErrorKind::NotFound => ReportError::Missing { path: path.into(), stage },
+        _ => ReportError::Unreadable { path: path.into(), source },
+    };
+    let corrupt = |what: String| ReportError::Corrupt { path: path.into(), what, stage };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(corrupt(format!("larger than {MAX_BYTES} bytes")));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| corrupt(format!("not as expected: {error}")))
+}

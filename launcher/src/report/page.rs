@@ -1,0 +1,185 @@
+//! The page: figures and numbers put into the template, which escapes every value.
+
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
+use serde::Serialize;
+
+use super::figures;
+use super::inputs::{Gate, Inputs};
+use super::summary::{Summary, label, number};
+use super::{ReportError, RunInfo};
+
+const TEMPLATE: &str = include_str!("index.html.j2");
+
+/// A row of the metrics table, as text.
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    auc: String,
+    auc_interval: Option<[String; 2]>,
+    /// The interval's place on the column's common scale, in percent: left end and width.
+    bar: Option<[String; 2]>,
+    log_loss: String,
+    accuracy: String,
+    gauc: String,
+    gauc_interval: Option<[String; 2]>,
+}
+
+/// A row of the stage table.
+#[derive(Serialize)]
+struct StageRow {
+    name: String,
+    time: String,
+    percent: String,
+}
+
+/// A row of the gate's table of numbers.
+#[derive(Serialize)]
+struct GateRow {
+    name: String,
+    weights: Vec<String>,
+    entropy: String,
+}
+
+/// Renders `index.html`.
+pub(super) fn render(
+    inputs: &Inputs,
+    info: &RunInfo,
+    summary: &Summary,
+) -> Result<String, ReportError> {
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.add_template("index.html", TEMPLATE)?;
+    let models: Vec<String> = summary.metrics.iter().map(|(key, _)| key.clone()).collect();
+    let total: f64 = summary.stages.iter().map(|(_, seconds)| seconds).sum();
+    let page = environment.get_template("index.html")?.render(context! {
+        name => info.name,
+        samples => thousands(inputs.evaluation.samples),
+        users => thousands(inputs.evaluation.users),
+        world_size => info.world_size,
+        adapter_xxh3 => summary.adapter_xxh3,
+        rows => rows(inputs, &models),
+        verdict => verdict(summary),
+        test => figures::test(inputs, &models)?,
+        tuning => figures::tuning(inputs)?,
+        crm => figures::crm(&inputs.crm)?,
+        gate => figures::gate(inputs.evaluation.gate.as_ref())?,
+        gate_rows => inputs.evaluation.gate.as_ref().map(gate_rows),
+        experts => inputs.evaluation.gate.as_ref().map_or(0, |gate| gate.experts),
+        even_entropy => inputs.evaluation.gate.as_ref().map(even_entropy),
+        stages => stage_rows(summary, total),
+        total => duration(total),
+        config => info.config_toml,
+    })?;
+    Ok(page)
+}
+
+fn rows(inputs: &Inputs, models: &[String]) -> Vec<Row> {
+    let found: Vec<_> =
+        models.iter().filter_map(|key| Some((key, inputs.evaluation.models.get(key)?))).collect();
+    let intervals = || found.iter().filter_map(|(_, model)| model.metrics.auc_interval());
+    let low = intervals().map(|[low, _]| low).fold(f64::INFINITY, f64::min);
+    let high = intervals().map(|[_, high]| high).fold(f64::NEG_INFINITY, f64::max);
+    let place = |value: f64| 100.0 * (value - low) / (high - low).max(1e-9);
+    found
+        .iter()
+        .map(|(key, model)| {
+            let metrics = &model.metrics;
+            let interval = metrics.auc_interval();
+            Row {
+                name: label(key).to_owned(),
+                auc: number(metrics.auc),
+                auc_interval: interval.map(ends),
+                bar: interval.map(|[low, high]| {
+                    let (left, right) = (place(low), place(high));
+                    [format!("{left:.1}"), format!("{:.1}", (right - left).max(0.5))]
+                }),
+                log_loss: number(metrics.log_loss),
+                accuracy: number(metrics.accuracy),
+                gauc: number(metrics.gauc),
+                gauc_interval: metrics.gauc_interval().map(ends),
+            }
+        })
+        .collect()
+}
+
+fn ends(interval: [f64; 2]) -> [String; 2] {
+    interval.map(|end| number(Some(end)))
+}
+
+/// One honest sentence on where RecLoRA stands; `None` when there is nothing to compare.
+fn verdict(summary: &Summary) -> Option<String> {
+    let reclora = summary.metrics.iter().find(|(key, _)| key == "reclora")?.1;
+    let auc = reclora.auc?;
+    let rivals = summary.metrics.iter().filter(|(key, _)| key != "reclora");
+    let (name, rival) = rivals
+        .filter(|(_, row)| row.auc.is_some())
+        .max_by(|a, b| a.1.auc.unwrap_or(0.0).total_cmp(&b.1.auc.unwrap_or(0.0)))?;
+    let difference = auc - rival.auc?;
+    let mut text = format!(
+        "The AUC of RecLoRA is {:.4} {} that of the best of the others, {}.",
+        difference.abs(),
+        if difference < 0.0 { "below" } else { "above" },
+        label(name),
+    );
+    if let (Some([low, high]), Some([rival_low, rival_high])) = (reclora.auc_ci95, rival.auc_ci95) {
+        text.push_str(match low <= rival_high && rival_low <= high {
+            true => {
+                " Their 95 % intervals overlap: on this many samples, \
+                 the difference may be chance."
+            }
+            false => " Their 95 % intervals do not overlap.",
+        });
+    }
+    Some(text)
+}
+
+fn stage_rows(summary: &Summary, total: f64) -> Vec<StageRow> {
+    let percent = |seconds: f64| (100.0 * seconds / total.max(1e-9)).clamp(0.0, 100.0);
+    let row = |(name, seconds): &(String, f64)| StageRow {
+        name: name.clone(),
+        time: duration(*seconds),
+        percent: format!("{:.1}", percent(*seconds)),
+    };
+    summary.stages.iter().map(row).collect()
+}
+
+fn gate_rows(gate: &Gate) -> Vec<GateRow> {
+    let row = |module: &super::inputs::GateModule| GateRow {
+        name: module.name.clone(),
+        weights: module.mean_alpha.iter().copied().map(number).collect(),
+        entropy: number(module.entropy),
+    };
+    gate.modules.iter().map(row).collect()
+}
+
+/// Entropy of an even mix, in nats: the largest there is.
+fn even_entropy(gate: &Gate) -> String {
+    number(Some((gate.experts.max(1) as f64).ln()))
+}
+
+/// `0.4 s`, `12.3 s`, `3 min 05 s`, `2 h 07 min`.
+fn duration(seconds: f64) -> String {
+    if !seconds.is_finite() || seconds < 0.0 {
+        return "-".to_owned();
+    }
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+/// `1234567` is `1 234 567` (with narrow no-break spaces).
+fn thousands(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
