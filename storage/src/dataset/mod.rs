@@ -262,7 +262,7 @@ impl Dataset {
 
     /// Feature id of a rating level.
     pub fn rating_feature(&self, level: u8) -> u32 {
-        self.rating_offset() + u32::from(level)
+        self.rating_offset().saturating_add(u32::from(level))
     }
 
     /// An item's text in a column; `None` where item or column do not exist.

@@ -110,8 +110,8 @@ fn counts(prepared: &Prepared, samples: u64) -> BTreeMap<String, u64> {
         ("samples", samples),
         ("positive_samples", prepared.counts.positive_samples),
         ("train", valid),
-        ("valid", test - valid),
-        ("test", samples - test),
+        ("valid", test.saturating_sub(valid)),
+        ("test", samples.saturating_sub(test)),
     ]
     .into_iter()
     .map(|(name, count)| (name.to_owned(), count))

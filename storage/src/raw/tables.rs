@@ -111,8 +111,7 @@ impl RatingBuilder {
 
     /// Adds one rating: user, item, rating and timestamp as in the file.
     pub(super) fn add(&mut self, line: u64, [user, item, rating, time]: [&str; 4]) -> Result<()> {
-        let path = self.path.clone();
-        let place = Place { path: &path, line };
+        let place = Place { path: &self.path, line };
         let user = self.users.resolve(place, "user", user)?;
         let item = self.items.resolve(place, "item", item)?;
         let level = self.level(place, rating)?;
