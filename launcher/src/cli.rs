@@ -1,0 +1,231 @@
+//! The command line as typed: flags only, nothing is opened or checked against the machine here.
+
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::stage_api::Stage;
+
+const ABOUT: &str =
+    "Personalised LoRA for recommendation, from raw ratings to an evaluated adapter";
+
+const LONG_ABOUT: &str = "\
+Personalised LoRA for recommendation, from raw ratings to an evaluated adapter.
+
+One config file describes one experiment. `run` takes it through eight stages; each leaves a \
+directory in the run directory, and a stage whose directory is complete is not done again. So the \
+same command continues a run that was interrupted, and gives the same result bit for bit, with any \
+number of processes.";
+
+const EXAMPLES: &str = "\
+Examples:
+  reclora-launch run configs/quickstart.toml
+      Run the shipped experiment; then open runs/quickstart/report/index.html
+  reclora-launch run configs/quickstart.toml --set tune.epochs=3 --run-dir runs/three
+      The same with one setting changed, kept apart
+  reclora-launch predict runs/quickstart --user 1 --item 2
+      How likely a user is to like an item, and the prompt that was used
+  reclora-launch export runs/quickstart --user 1 --item 2 --out lora/
+      That user's adapter for that item, as a directory Hugging Face PEFT loads
+  reclora-launch config reference
+      Every setting with its meaning and default
+
+Exit codes:
+  0    done
+  1    failure (disk, port, corrupt file, ...)
+  2    the command line or the config can't work; nothing was started
+  3    a rank died or reported an error; RUN/error.json has the details
+  129  stopped by a hangup  130  stopped by Ctrl-C  143  stopped by SIGTERM";
+
+const RUN_LONG: &str = "\
+Runs an experiment: every stage that is not up to date, in order, then the report.
+
+Stages: prepare (raw files to samples), embed (item embeddings), retrieve (top-K history items), \
+pretrain (CRM on the full data), few2many (the CRM's representation of every sample), tune \
+(few-shot LoRA), evaluate (full test set), export (PEFT adapters).
+
+Every stage except prepare and export runs as a gang of rank processes. The run directory gets \
+one directory per stage, report/, logs/<stage>/attempt_N/rank_R/{stdout,stderr}.log and, when a \
+rank fails, error.json. Its config.toml is the resolved config: `run RUN/config.toml` continues \
+the run from anywhere.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  reclora-launch run configs/quickstart.toml
+  reclora-launch run configs/quickstart.toml --nproc-per-node 4
+  reclora-launch run configs/quickstart.toml --from tune --set adapter.experts=4
+  reclora-launch run configs/quickstart.toml --only evaluate --force
+
+Exit codes: 0 done, 1 failure, 2 usage or config, 3 a rank died, 129/130/143 stopped by a signal \
+(the same command continues).";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "reclora-launch", version, about = ABOUT, long_about = LONG_ABOUT)]
+#[command(after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run an experiment, or continue one
+    #[command(long_about = RUN_LONG, after_help = RUN_EXAMPLES)]
+    Run(RunArgs),
+    /// Write the mixed adapter of a user and an item as a PEFT directory
+    #[command(
+        after_help = "Examples:\n  reclora-launch export runs/quickstart --user 1 --item 2 --out lora/\n\n\
+        The run must have finished its tune stage. Ids are those of the raw rating files."
+    )]
+    Export(ExportArgs),
+    /// Predict whether a user likes an item
+    #[command(
+        after_help = "Examples:\n  reclora-launch predict runs/quickstart --user 1 --item 2\n  \
+        reclora-launch predict runs/quickstart --user 1 --item 2 --json\n\n\
+        The run must have finished its tune stage. Ids are those of the raw rating files."
+    )]
+    Predict(PredictArgs),
+    /// Rebuild the report of a run
+    #[command(after_help = "Examples:\n  reclora-launch report runs/quickstart")]
+    Report(RunDirArgs),
+    /// Show configs: a resolved one, or every setting there is
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a shell's completion script
+    #[command(after_help = "Examples:\n  \
+        reclora-launch completions bash > ~/.local/share/bash-completion/completions/reclora-launch\n  \
+        reclora-launch completions zsh > \"${fpath[1]}/_reclora-launch\"\n  \
+        reclora-launch completions fish > ~/.config/fish/completions/reclora-launch.fish")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// One worker process; started by `run`, never by hand
+    #[command(hide = true)]
+    Rank,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The experiment, a TOML file (`config reference` lists every setting)
+    pub config: PathBuf,
+    /// Where the run is kept [default: run_dir of the config]
+    #[arg(long, value_name = "DIR", help_heading = "Experiment")]
+    pub run_dir: Option<PathBuf>,
+    /// Change one setting, e.g. tune.epochs=3; repeatable. The value is TOML, bare words are text
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Experiment")]
+    pub set: Vec<String>,
+    /// Do this stage and everything after it again
+    #[arg(long, value_name = "STAGE", value_parser = stage_parser(), help_heading = "Stages")]
+    #[arg(conflicts_with = "only")]
+    pub from: Option<Stage>,
+    /// Do only this stage; what it reads must be there
+    #[arg(long, value_name = "STAGE", value_parser = stage_parser(), help_heading = "Stages")]
+    pub only: Option<Stage>,
+    /// Do the selected stages again even when they are up to date
+    #[arg(long, help_heading = "Stages")]
+    pub force: bool,
+    /// Don't write the report at the end
+    #[arg(long, help_heading = "Stages")]
+    pub no_report: bool,
+    /// Rank processes on this machine [default: runtime.nproc_per_node of the config]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(help_heading = "Processes")]
+    pub nproc_per_node: Option<u16>,
+    /// Where ranks find each other [default: 127.0.0.1 and a free port]
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Processes")]
+    pub rdzv_endpoint: Option<String>,
+    /// Start a stage's ranks again this often when one dies, as long as there is progress
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Processes")]
+    pub max_restarts: u32,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The run directory
+    pub run: PathBuf,
+    /// Raw id of the user
+    #[arg(long, value_name = "ID")]
+    pub user: String,
+    /// Raw id of the item
+    #[arg(long, value_name = "ID")]
+    pub item: String,
+    /// Directory to write
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// Arguments of `predict`.
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    /// The run directory
+    pub run: PathBuf,
+    /// Raw id of the user
+    #[arg(long, value_name = "ID")]
+    pub user: String,
+    /// Raw id of the item
+    #[arg(long, value_name = "ID")]
+    pub item: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A run directory.
+#[derive(Debug, Args)]
+pub struct RunDirArgs {
+    /// The run directory
+    pub run: PathBuf,
+}
+
+/// Subcommands of `config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print a config with every default filled in and every path resolved
+    #[command(after_help = "Examples:\n  reclora-launch config show configs/quickstart.toml\n  \
+        reclora-launch config show configs/quickstart.toml --set tune.epochs=3 > mine.toml")]
+    Show {
+        /// The experiment, a TOML file
+        config: PathBuf,
+        /// Change one setting, as in `run`
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+    },
+    /// Print every setting with its meaning and default, as a TOML file
+    #[command(after_help = "Examples:\n  reclora-launch config reference | less")]
+    Reference,
+}
+
+fn stage_parser() -> impl TypedValueParser<Value = Stage> {
+    PossibleValuesParser::new(Stage::ALL.map(Stage::name)).try_map(|name| {
+        Stage::ALL
+            .into_iter()
+            .find(|stage| stage.name() == name)
+            .ok_or_else(|| format!("unknown stage {name}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn stages_are_parsed_by_name() {
+        let cli = Cli::parse_from(["reclora-launch", "run", "c.toml", "--from", "tune"]);
+        let Command::Run(args) = cli.command else { panic!("not run") };
+        assert_eq!(args.from, Some(Stage::Tune));
+    }
+}

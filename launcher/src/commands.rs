@@ -1,0 +1,121 @@
+//! Everything but `run`: short commands that print or write one thing.
+
+use std::io::Write;
+use std::path::Path;
+
+use clap::CommandFactory;
+use serde_json::Value;
+
+use crate::cli::{Cli, ConfigCommand, ExportArgs, PredictArgs};
+use crate::config;
+use crate::error::Result;
+use crate::report::{self, RunInfo};
+use crate::stage_api::{RunContext, Stage, export_pair, predict, stage_dir};
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no error.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// `config`.
+pub fn config(command: &ConfigCommand) -> Result<()> {
+    match command {
+        ConfigCommand::Show { config, set } => print(&config::render(&config::load(config, set)?)),
+        ConfigCommand::Reference => print(&config::reference()),
+    }
+}
+
+/// `completions`.
+pub fn completions(shell: clap_complete::Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "reclora-launch", &mut script);
+    print(&String::from_utf8_lossy(&script))
+}
+
+/// `export`.
+pub fn export(args: &ExportArgs) -> Result<()> {
+    export_pair(&context(&args.run)?, &args.user, &args.item, &args.out)?;
+    print(&format!("{}\n", args.out.display()))
+}
+
+/// `predict`.
+pub fn predict_pair(args: &PredictArgs) -> Result<()> {
+    let prediction = predict(&context(&args.run)?, &args.user, &args.item)?;
+    if args.json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&prediction)?))
+    } else {
+        print(&readable(&serde_json::to_value(&prediction)?))
+    }
+}
+
+/// `report`.
+pub fn rebuild_report(run_dir: &Path) -> Result<()> {
+    print(&write_report(run_dir)?)
+}
+
+/// Writes the report of a run; returns what the terminal shows of it.
+pub fn write_report(run_dir: &Path) -> Result<String> {
+    let context = context(run_dir)?;
+    let mut stages = Vec::new();
+    for stage in Stage::ALL {
+        if let Some(manifest) = stage_dir(&context, stage)?.manifest()? {
+            stages.push((stage.name().to_owned(), manifest.seconds));
+        }
+    }
+    let info = RunInfo {
+        name: context.config.name.clone(),
+        stages,
+        world_size: context.config.runtime.nproc_per_node,
+        config_toml: config::render(&context.config),
+    };
+    let summary = report::write(run_dir, &info)?;
+    let page = run_dir.join("report/index.html");
+    Ok(format!("{}\nreport: {}\n", report::table(&summary), page.display()))
+}
+
+fn context(run_dir: &Path) -> Result<RunContext> {
+    let config = config::load_run(run_dir)?;
+    let run_dir = std::path::absolute(run_dir)?;
+    Ok(RunContext { run_dir, config })
+}
+
+/// A flat object as lines: short values in a column, long texts below.
+fn readable(value: &Value) -> String {
+    let (mut short, mut long) = (String::new(), String::new());
+    for (name, value) in value.as_object().into_iter().flatten() {
+        let title = name.replace('_', " ");
+        match value {
+            Value::Null => {}
+            Value::String(text) if text.contains('\n') || text.len() > 60 => {
+                long.push_str(&format!("\n{title}:\n{text}\n"));
+            }
+            Value::String(text) => short.push_str(&format!("{title:20} {text}\n")),
+            Value::Number(n) if n.is_f64() => {
+                short.push_str(&format!("{title:20} {:.4}\n", n.as_f64().unwrap_or(f64::NAN)));
+            }
+            other => short.push_str(&format!("{title:20} {other}\n")),
+        }
+    }
+    short + &long
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn predictions_are_lines() {
+        let value = serde_json::json!({
+            "user": "1", "reclora": 0.73125, "lora": null, "prompt": "a\nb", "cut": 3
+        });
+        let text = readable(&value);
+        assert!(text.contains("reclora              0.7312\n"), "{text}");
+        assert!(text.contains("user                 1\n"), "{text}");
+        assert!(text.ends_with("\nprompt:\na\nb\n"), "{text}");
+        assert!(!text.contains("\nlora"), "{text}");
+    }
+}

@@ -1,0 +1,228 @@
+//! The one block a failed gang is reported with, and the same as `RUN/error.json`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+use reclora_storage::atomic::write_bytes_atomic;
+use serde::Serialize;
+
+use crate::error::{Result, continue_command};
+use crate::gang::cause::Outcome;
+use crate::gang::{Autopsy, RankEnd};
+use crate::progress::display::printable;
+
+/// Name of the file in the run directory.
+pub const ERROR_FILE: &str = "error.json";
+
+/// A failed stage.
+#[derive(Debug, Serialize)]
+pub struct Failure {
+    /// The stage.
+    pub stage: String,
+    /// Which attempt at it, over all runs in this directory.
+    pub attempt: usize,
+    /// The rank whose end explains the others.
+    pub first_cause: RankReport,
+    /// The other ranks.
+    pub others: Vec<RankReport>,
+    /// What to try.
+    pub advice: Vec<String>,
+    /// The command that continues.
+    pub command: String,
+}
+
+/// What is known of one rank's end.
+#[derive(Debug, Serialize)]
+pub struct RankReport {
+    /// Which.
+    pub rank: usize,
+    /// How it ended, in words.
+    pub ended: String,
+    /// Its exit code, unless it was killed.
+    pub exit_code: Option<i32>,
+    /// The signal that killed it.
+    pub signal: Option<String>,
+    /// The error it reported.
+    pub error: Option<String>,
+    /// What it was doing.
+    pub doing: String,
+    /// The last lines of its log.
+    pub log_tail: Vec<String>,
+    /// Its log.
+    pub log: PathBuf,
+}
+
+impl Failure {
+    /// From what was found; `gave_up` says why there is no restart.
+    pub fn new(stage: &str, attempt: usize, autopsy: &Autopsy, gave_up: &str) -> Self {
+        let mut reports: Vec<RankReport> =
+            autopsy.ranks.iter().enumerate().map(|(rank, end)| report(rank, end)).collect();
+        let outcome = autopsy.ranks.get(autopsy.cause).map_or(Outcome::Ended, |end| end.outcome);
+        let first_cause = reports.remove(autopsy.cause.min(reports.len().saturating_sub(1)));
+        let mut advice = advice(outcome, first_cause.error.is_some());
+        if !gave_up.is_empty() {
+            advice.insert(0, format!("no restart: {gave_up}"));
+        }
+        Self {
+            stage: stage.to_owned(),
+            attempt,
+            first_cause,
+            others: reports,
+            advice,
+            command: continue_command(),
+        }
+    }
+
+    /// Writes `error.json`.
+    pub fn write(&self, run_dir: &Path) -> Result<()> {
+        let mut bytes = serde_json::to_vec_pretty(self)?;
+        bytes.push(b'\n');
+        Ok(write_bytes_atomic(&run_dir.join(ERROR_FILE), &bytes)?)
+    }
+}
+
+fn report(rank: usize, end: &RankEnd) -> RankReport {
+    let (ended, exit_code, signal) = match end.outcome {
+        Outcome::Finished => ("had finished".into(), Some(0), None),
+        Outcome::PeerLost => {
+            let code = Some(crate::error::EXIT_PEER_LOST);
+            ("stopped because another rank went away or did not answer".into(), code, None)
+        }
+        Outcome::Exit(1) if end.error.is_some() => ("reported an error".into(), Some(1), None),
+        Outcome::Exit(code) => (format!("ended with exit code {code}"), Some(code), None),
+        Outcome::Killed(signal) => {
+            (format!("was killed by {signal}"), None, Some(signal.as_str().to_owned()))
+        }
+        Outcome::Ended => ("was ended by the launcher".into(), None, None),
+    };
+    RankReport {
+        rank,
+        ended,
+        exit_code,
+        signal,
+        error: end.error.clone(),
+        doing: end.doing.clone(),
+        log_tail: end.tail.clone(),
+        log: end.log.clone(),
+    }
+}
+
+/// What to try, by how the first rank ended.
+fn advice(outcome: Outcome, explained: bool) -> Vec<String> {
+    let specific = match outcome {
+        Outcome::Killed(Signal::SIGKILL) => Some(
+            "SIGKILL without a cause of ours is usually the kernel when memory runs out (see \
+             `dmesg`): use fewer ranks (--nproc-per-node) or smaller batches",
+        ),
+        Outcome::Killed(Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP) => {
+            Some("something outside asked the rank to end: a batch system, or a person")
+        }
+        Outcome::Killed(Signal::SIGXCPU | Signal::SIGXFSZ) => {
+            Some("a resource limit was reached (see `ulimit -a`)")
+        }
+        Outcome::Killed(Signal::SIGILL) => {
+            Some("this processor lacks an instruction the program was built for: rebuild it here")
+        }
+        Outcome::Killed(_) => Some("the rank crashed: please report it with its log"),
+        Outcome::PeerLost => Some(
+            "a rank did not answer in time: if the machine is overloaded, raise \
+             runtime.collective_timeout or use fewer ranks",
+        ),
+        Outcome::Exit(_) if !explained => Some("the log says more"),
+        _ => None,
+    };
+    let mut all: Vec<String> = specific.into_iter().map(str::to_owned).collect();
+    all.push("then continue from what is complete with the command below".to_owned());
+    all
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = &self.first_cause;
+        write!(f, "stage {} failed: rank {} {}", self.stage, first.rank, first.ended)?;
+        if let Some(error) = &first.error {
+            for line in error.lines() {
+                write!(f, "\n  {}", printable(line))?;
+            }
+        }
+        write!(f, "\n  it was at: {}", printable(&first.doing))?;
+        let known = first.error.as_deref().unwrap_or("");
+        let tail: Vec<&String> =
+            first.log_tail.iter().filter(|line| !is_repeated(line, known)).collect();
+        if !tail.is_empty() {
+            write!(f, "\n  its last log lines:")?;
+            for line in tail {
+                write!(f, "\n    | {}", printable(line))?;
+            }
+        }
+        write!(f, "\n  log: {}", first.log.display())?;
+        if !self.others.is_empty() {
+            write!(f, "\n  the other ranks:")?;
+        }
+        for other in &self.others {
+            let doing = printable(&other.doing);
+            write!(f, "\n    rank {} {}; at: {doing}", other.rank, other.ended)?;
+        }
+        write!(f, "\n  what to try:")?;
+        for line in &self.advice {
+            write!(f, "\n    - {line}")?;
+        }
+        write!(f, "\n    {}", self.command)
+    }
+}
+
+/// Whether a log line only says the reported error again.
+fn is_repeated(line: &str, error: &str) -> bool {
+    let line = line.trim().trim_start_matches("error: ");
+    !line.is_empty() && error.contains(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(outcome: Outcome, error: Option<&str>, tail: &[&str]) -> RankEnd {
+        RankEnd {
+            outcome,
+            error: error.map(str::to_owned),
+            doing: "tune RecLoRA, 4 samples done on this rank".into(),
+            tail: tail.iter().map(|&line| line.to_owned()).collect(),
+            log: "logs/x".into(),
+        }
+    }
+
+    fn failure(ranks: Vec<RankEnd>, cause: usize) -> Failure {
+        Failure::new("tune", 2, &Autopsy { ranks, cause, reached: Default::default() }, "")
+    }
+
+    #[test]
+    fn block_names_the_first_cause_and_the_others() {
+        let killed = end(Outcome::Killed(Signal::SIGKILL), None, &["step 4"]);
+        let text = failure(vec![end(Outcome::PeerLost, None, &[]), killed], 1).to_string();
+        assert!(text.starts_with("stage tune failed: rank 1 was killed by SIGKILL\n"), "{text}");
+        assert!(text.contains("| step 4"), "{text}");
+        assert!(text.contains("rank 0 stopped because another rank went away"), "{text}");
+        assert!(text.contains("memory"), "{text}");
+    }
+
+    #[test]
+    fn a_reported_error_is_said_once() {
+        let ranks = vec![end(Outcome::Exit(1), Some("disk full"), &["note", "error: disk full"])];
+        let text = failure(ranks, 0).to_string();
+        assert_eq!(text.matches("disk full").count(), 1, "{text}");
+        assert!(text.contains("| note"), "{text}");
+        assert!(!text.contains("the other ranks"), "{text}");
+    }
+
+    #[test]
+    fn json_has_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        failure(vec![end(Outcome::Exit(9), None, &[])], 0).write(dir.path()).unwrap();
+        let text = std::fs::read_to_string(dir.path().join(ERROR_FILE)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["stage"], "tune");
+        assert_eq!(json["attempt"], 2);
+        assert_eq!(json["first_cause"]["exit_code"], 9);
+    }
+}

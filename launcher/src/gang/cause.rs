@@ -1,0 +1,211 @@
+//! Which rank's end began it, and whether to try again. Pure decisions, table-tested.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::error::EXIT_PEER_LOST;
+
+/// How long the gang's other ranks get to show the real cause, when the first one to end says that
+/// it only lost a peer.
+pub const SETTLE: Duration = Duration::from_millis(800);
+
+/// Restarts without progress after which it is no use to go on.
+pub const MAX_FRUITLESS: u32 = 3;
+
+/// How a rank's process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Exit code 0.
+    Finished,
+    /// It said that another rank went away.
+    PeerLost,
+    /// Any other exit code.
+    Exit(i32),
+    /// A signal, not ours.
+    Killed(Signal),
+    /// The launcher ended it, after the gang had failed.
+    Ended,
+}
+
+impl Outcome {
+    /// From an exit code.
+    pub fn from_code(code: i32) -> Self {
+        match code {
+            0 => Self::Finished,
+            EXIT_PEER_LOST => Self::PeerLost,
+            code => Self::Exit(code),
+        }
+    }
+
+    /// Whether this end is a failure in itself.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::PeerLost | Self::Exit(_) | Self::Killed(_))
+    }
+
+    /// Whether it needs no other rank's failure to be explained.
+    pub fn is_primary(self) -> bool {
+        matches!(self, Self::Exit(_) | Self::Killed(_))
+    }
+}
+
+/// An ended rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Which.
+    pub rank: usize,
+    /// How.
+    pub outcome: Outcome,
+    /// When, since the start of the gang.
+    pub at: Duration,
+}
+
+/// What to do with the ranks that still run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing failed.
+    GoOn,
+    /// A rank lost a peer; wait for the peer's own end to be seen.
+    Settle,
+    /// End them.
+    Stop,
+}
+
+/// Decides what to do at `now`, given the ranks that have ended.
+pub fn verdict(ended: &[Ended], now: Duration) -> Verdict {
+    if ended.iter().any(|end| end.outcome.is_primary()) {
+        return Verdict::Stop;
+    }
+    match ended.iter().filter(|end| end.outcome.is_failure()).map(|end| end.at).min() {
+        None => Verdict::GoOn,
+        Some(first) if now.saturating_sub(first) < SETTLE => Verdict::Settle,
+        Some(_) => Verdict::Stop,
+    }
+}
+
+/// The end that explains the others: the earliest death by signal or error of its own; only if
+/// there is none, the earliest rank that lost a peer.
+pub fn first_cause(ended: &[Ended]) -> Option<Ended> {
+    let earliest = |wanted: fn(Outcome) -> bool| {
+        ended.iter().filter(|end| wanted(end.outcome)).min_by_key(|end| (end.at, end.rank)).copied()
+    };
+    earliest(Outcome::is_primary).or_else(|| earliest(Outcome::is_failure))
+}
+
+/// Whether to start the gang again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// Yes.
+    Again,
+    /// No, and why.
+    GiveUp(String),
+}
+
+/// What restarts have achieved so far.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    restarts: u32,
+    fruitless: u32,
+    best: BTreeMap<String, u64>,
+}
+
+impl History {
+    /// Decides after a failed attempt that reached `reached` units of each task.
+    pub fn decide(
+        &mut self,
+        limit: u32,
+        cause: Outcome,
+        reached: &BTreeMap<String, u64>,
+    ) -> Restart {
+        let progress =
+            reached.iter().any(|(task, done)| *done > self.best.get(task).copied().unwrap_or(0));
+        for (task, done) in reached {
+            let best = self.best.entry(task.clone()).or_default();
+            *best = (*best).max(*done);
+        }
+        self.fruitless = if progress { 0 } else { self.fruitless + 1 };
+        if limit == 0 {
+            return Restart::GiveUp(String::new());
+        }
+        if let Outcome::Exit(1) = cause {
+            return Restart::GiveUp("the rank reported an error that would come again".into());
+        }
+        if self.restarts >= limit {
+            return Restart::GiveUp(format!("--max-restarts {limit} is used up"));
+        }
+        if self.fruitless >= MAX_FRUITLESS {
+            let n = self.fruitless;
+            return Restart::GiveUp(format!("{n} attempts one after another made no progress"));
+        }
+        self.restarts += 1;
+        Restart::Again
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(rank: usize, outcome: Outcome, ms: u64) -> Ended {
+        Ended { rank, outcome, at: Duration::from_millis(ms) }
+    }
+
+    #[test]
+    fn a_death_explains_the_lost_peers() {
+        let killed = Outcome::Killed(Signal::SIGKILL);
+        let cases = [
+            // The victim's neighbour is often seen first.
+            (vec![end(0, Outcome::PeerLost, 10), end(1, killed, 20)], Some(1)),
+            (vec![end(2, Outcome::PeerLost, 5), end(0, Outcome::PeerLost, 6)], Some(2)),
+            (vec![end(0, Outcome::Exit(1), 30), end(1, Outcome::Exit(101), 20)], Some(1)),
+            (vec![end(3, killed, 20), end(1, killed, 20)], Some(1)),
+            (vec![end(0, Outcome::Finished, 1), end(1, Outcome::Exit(1), 9)], Some(1)),
+            (vec![end(0, Outcome::Finished, 1), end(1, Outcome::Ended, 2)], None),
+            (vec![], None),
+        ];
+        for (ended, expected) in cases {
+            assert_eq!(first_cause(&ended).map(|e| e.rank), expected, "{ended:?}");
+        }
+    }
+
+    #[test]
+    fn a_lost_peer_is_given_time_to_be_explained() {
+        let ms = Duration::from_millis;
+        let lost = [end(0, Outcome::PeerLost, 100)];
+        assert_eq!(verdict(&lost, ms(200)), Verdict::Settle);
+        assert_eq!(verdict(&lost, ms(900)), Verdict::Stop);
+        assert_eq!(verdict(&[end(0, Outcome::Exit(1), 100)], ms(100)), Verdict::Stop);
+        assert_eq!(verdict(&[end(0, Outcome::Finished, 100)], ms(9000)), Verdict::GoOn);
+        assert_eq!(verdict(&[], ms(0)), Verdict::GoOn);
+    }
+
+    #[test]
+    fn exit_codes_have_meanings() {
+        assert_eq!(Outcome::from_code(0), Outcome::Finished);
+        assert_eq!(Outcome::from_code(75), Outcome::PeerLost);
+        assert_eq!(Outcome::from_code(101), Outcome::Exit(101));
+    }
+
+    #[test]
+    fn restarts_stop_at_the_limit_and_without_progress() {
+        let killed = Outcome::Killed(Signal::SIGKILL);
+        let at = |n| BTreeMap::from([("tune".to_owned(), n)]);
+        assert!(matches!(History::default().decide(0, killed, &at(5)), Restart::GiveUp(_)));
+
+        let mut history = History::default();
+        assert_eq!(history.decide(2, killed, &at(5)), Restart::Again);
+        assert_eq!(history.decide(2, killed, &at(9)), Restart::Again);
+        assert!(matches!(history.decide(2, killed, &at(12)), Restart::GiveUp(_)));
+
+        let mut history = History::default();
+        assert_eq!(history.decide(100, killed, &at(5)), Restart::Again);
+        assert_eq!(history.decide(100, killed, &at(5)), Restart::Again);
+        assert_eq!(history.decide(100, killed, &at(4)), Restart::Again);
+        let Restart::GiveUp(why) = history.decide(100, killed, &at(5)) else { panic!() };
+        assert!(why.contains("no progress"), "{why}");
+
+        let mut history = History::default();
+        assert!(matches!(history.decide(9, Outcome::Exit(1), &at(5)), Restart::GiveUp(_)));
+    }
+}

@@ -1,0 +1,131 @@
+//! The environment of a rank: torchrun's names, plus what is needed to find its work.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// The job's secret, as hex. Never on a command line, where every user of the machine reads it.
+pub const SECRET: &str = "RECLORA_JOB_SECRET";
+/// The stage to run.
+pub const STAGE: &str = "RECLORA_STAGE";
+/// The run directory.
+pub const RUN_DIR: &str = "RECLORA_RUN_DIR";
+/// Pid of the launcher: a rank whose parent is another process has outlived it.
+pub const LAUNCHER_PID: &str = "RECLORA_LAUNCHER_PID";
+
+/// Where the ranks of a gang meet.
+#[derive(Clone)]
+pub struct Meeting {
+    /// Address of the store.
+    pub address: SocketAddr,
+    /// Secret of the job in hex.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for Meeting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Meeting").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// What all ranks of a gang have in common.
+#[derive(Clone, Debug)]
+pub struct GangEnv {
+    /// Number of ranks, all on this machine.
+    pub world_size: usize,
+    /// Compute threads of each rank.
+    pub threads: usize,
+    /// Stage to run.
+    pub stage: String,
+    /// Run directory.
+    pub run_dir: PathBuf,
+    /// Where ranks meet; none for one rank.
+    pub meeting: Option<Meeting>,
+    /// Pid of the launcher.
+    pub launcher_pid: u32,
+}
+
+impl GangEnv {
+    /// The variables of one rank.
+    pub fn variables(&self, rank: usize) -> Vec<(&'static str, String)> {
+        let mut all = vec![
+            ("RANK", rank.to_string()),
+            ("LOCAL_RANK", rank.to_string()),
+            ("WORLD_SIZE", self.world_size.to_string()),
+            ("LOCAL_WORLD_SIZE", self.world_size.to_string()),
+            ("GROUP_RANK", "0".to_owned()),
+            ("RAYON_NUM_THREADS", self.threads.to_string()),
+            (STAGE, self.stage.clone()),
+            (RUN_DIR, self.run_dir.display().to_string()),
+            (LAUNCHER_PID, self.launcher_pid.to_string()),
+        ];
+        if let Some(meeting) = &self.meeting {
+            all.push(("MASTER_ADDR", meeting.address.ip().to_string()));
+            all.push(("MASTER_PORT", meeting.address.port().to_string()));
+            all.push((SECRET, meeting.secret.clone()));
+        }
+        all
+    }
+}
+
+/// Compute threads of each rank: as configured, or an equal share of the cores.
+pub fn threads_per_rank(configured: usize, cores: usize, ranks: usize) -> usize {
+    match configured {
+        0 => (cores / ranks.max(1)).max(1),
+        n => n,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(meeting: Option<Meeting>) -> GangEnv {
+        GangEnv {
+            world_size: 4,
+            threads: 2,
+            stage: "tune".into(),
+            run_dir: "runs/x".into(),
+            meeting,
+            launcher_pid: 77,
+        }
+    }
+
+    #[test]
+    fn names_are_torchruns() {
+        let address = "127.0.0.1:29500".parse().unwrap();
+        let all = env(Some(Meeting { address, secret: "ab".into() })).variables(3);
+        let get = |name: &str| all.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_str());
+        assert_eq!(get("RANK"), Some("3"));
+        assert_eq!(get("LOCAL_RANK"), Some("3"));
+        assert_eq!(get("WORLD_SIZE"), Some("4"));
+        assert_eq!(get("LOCAL_WORLD_SIZE"), Some("4"));
+        assert_eq!(get("GROUP_RANK"), Some("0"));
+        assert_eq!(get("MASTER_ADDR"), Some("127.0.0.1"));
+        assert_eq!(get("MASTER_PORT"), Some("29500"));
+        assert_eq!(get("RECLORA_JOB_SECRET"), Some("ab"));
+        assert_eq!(get("RAYON_NUM_THREADS"), Some("2"));
+        assert_eq!(get("RECLORA_LAUNCHER_PID"), Some("77"));
+    }
+
+    #[test]
+    fn a_lone_rank_gets_no_secret() {
+        let all = env(None).variables(0);
+        assert!(all.iter().all(|(name, _)| *name != SECRET));
+    }
+
+    #[test]
+    fn secret_is_not_in_debug_output() {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let text = format!("{:?}", env(Some(Meeting { address, secret: "5ec2e7".into() })));
+        assert!(!text.contains("5ec2e7"), "{text}");
+    }
+
+    #[test]
+    fn cores_are_shared() {
+        assert_eq!(threads_per_rank(0, 8, 2), 4);
+        assert_eq!(threads_per_rank(0, 2, 8), 1);
+        assert_eq!(threads_per_rank(0, 3, 2), 1);
+        assert_eq!(threads_per_rank(5, 2, 8), 5);
+        assert_eq!(threads_per_rank(0, 8, 0), 8);
+    }
+}

@@ -1,0 +1,177 @@
+//! One rank as an operating-system process: start, output, end.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use color_eyre::eyre::WrapErr;
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+use reclora_storage::atomic::create_dir_all;
+use reclora_trainer::progress::Event;
+
+use super::cause::Outcome;
+use crate::error::Result;
+
+/// Longest piece of output treated as one line.
+const MAX_LINE: u64 = 64 * 1024;
+/// Lines of standard error kept for the failure block.
+const TAIL_LINES: usize = 8;
+/// Characters kept of each of them.
+const TAIL_WIDTH: usize = 400;
+/// How long a killed process may take to be gone (one stuck in the kernel may take for ever).
+const KILL_WAIT: Duration = Duration::from_secs(2);
+
+/// What the reader threads send: rank and event.
+pub type Events = SyncSender<(usize, Event)>;
+
+/// A running rank. Its process group is killed when this is dropped.
+#[derive(Debug)]
+pub struct RankProcess {
+    child: Child,
+    group: Pid,
+    reaped: bool,
+    tail: Arc<Mutex<VecDeque<String>>>,
+    /// Where its human-readable log goes.
+    pub log: PathBuf,
+}
+
+impl RankProcess {
+    /// Starts `program` in its own process group, its output going to `log_dir` and `events`.
+    ///
+    /// Must be called from a thread that lives as long as the rank: the kernel ends the rank with
+    /// the thread that started it.
+    pub fn start(
+        program: &Path,
+        args: &[String],
+        variables: Vec<(&'static str, String)>,
+        rank: usize,
+        log_dir: &Path,
+        events: &Events,
+    ) -> Result<Self> {
+        create_dir_all(log_dir)?;
+        let open = |name: &str| {
+            let path = log_dir.join(name);
+            File::create(&path).wrap_err_with(|| format!("can't write {}", path.display()))
+        };
+        let (stdout_log, stderr_log) = (open("stdout.log")?, open("stderr.log")?);
+        let mut child = Command::new(program)
+            .args(args)
+            .envs(variables)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .wrap_err_with(|| format!("can't start rank {rank} ({})", program.display()))?;
+        let group = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let tail = Arc::new(Mutex::new(VecDeque::new()));
+        let process = Self { child, group, reaped: false, tail, log: log_dir.join("stderr.log") };
+        if let Some(pipe) = stdout {
+            let events = events.clone();
+            reader(rank, "out", pipe, stdout_log, events.clone(), move |line| {
+                if let Ok(event) = serde_json::from_str(line) {
+                    let _ = events.send((rank, event));
+                }
+            })?;
+        }
+        if let Some(pipe) = stderr {
+            let tail = Arc::clone(&process.tail);
+            reader(rank, "err", pipe, stderr_log, events.clone(), move |line| {
+                let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+                if tail.len() == TAIL_LINES {
+                    tail.pop_front();
+                }
+                tail.push_back(line.chars().take(TAIL_WIDTH).collect());
+            })?;
+        }
+        Ok(process)
+    }
+
+    /// How it ended, if it has. What is left of its process group is killed first, while the pid
+    /// can't have been given to another process.
+    pub fn poll(&mut self) -> Result<Option<Outcome>> {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let outcome = match waitid(Id::Pid(self.group), flags).wrap_err("can't watch a rank")? {
+            WaitStatus::Exited(_, code) => Outcome::from_code(code),
+            WaitStatus::Signaled(_, signal, _) => Outcome::Killed(signal),
+            _ => return Ok(None),
+        };
+        self.signal(Signal::SIGKILL);
+        // Returns at once: the process has ended, as `waitid` just said.
+        let _ = self.child.wait();
+        self.reaped = true;
+        Ok(Some(outcome))
+    }
+
+    /// Sends a signal to its process group.
+    pub fn signal(&self, signal: Signal) {
+        if !self.reaped {
+            // The group may be gone already.
+            let _ = killpg(self.group, signal);
+        }
+    }
+
+    /// The last lines of its standard error.
+    pub fn tail(&self) -> Vec<String> {
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.iter().cloned().collect()
+    }
+}
+
+impl Drop for RankProcess {
+    /// Ends a rank that still runs, for instance when the start of a later one failed.
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+        let deadline = Instant::now() + KILL_WAIT;
+        while !self.reaped && Instant::now() < deadline {
+            match self.child.try_wait() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+                _ => self.reaped = true,
+            }
+        }
+    }
+}
+
+/// Copies a pipe to a log file line by line, showing each to `see`.
+fn reader(
+    rank: usize,
+    name: &str,
+    pipe: impl Read + Send + 'static,
+    mut log: File,
+    events: Events,
+    mut see: impl FnMut(&str) + Send + 'static,
+) -> Result<()> {
+    let work = move || {
+        let mut pipe = BufReader::new(pipe);
+        let mut line = Vec::new();
+        let mut log_works = true;
+        loop {
+            line.clear();
+            match pipe.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+            if log_works && let Err(error) = log.write_all(&line) {
+                // A full disk must not silence the rank, nor fill the screen.
+                log_works = false;
+                let text = format!("the log of rank {rank} can't be written: {error}");
+                let _ = events.send((rank, Event::Message { text }));
+            }
+            see(String::from_utf8_lossy(&line).trim_end());
+        }
+    };
+    std::thread::Builder::new()
+        .name(format!("rank-{rank}-{name}"))
+        .spawn(work)
+        .wrap_err("can't start a thread")?;
+    Ok(())
+}

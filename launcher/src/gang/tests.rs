@@ -1,0 +1,132 @@
+//! Gangs of shell scripts: real processes, real signals.
+
+use super::*;
+use crate::progress::display::Display;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
+fn gang(script: &str, world_size: usize, dir: &std::path::Path) -> GangSpec {
+    GangSpec {
+        program: "/bin/sh".into(),
+        args: vec!["-c".into(), script.into()],
+        env: GangEnv {
+            world_size,
+            threads: 1,
+            stage: "tune".into(),
+            run_dir: dir.into(),
+            meeting: None,
+            launcher_pid: std::process::id(),
+        },
+        logs: dir.join("logs/tune/attempt_1"),
+    }
+}
+
+fn run_script(script: &str, world_size: usize) -> (GangEnd, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = gang(script, world_size, dir.path());
+    let end = run(&spec, &mut Display::new("tune"), &|| None).unwrap();
+    (end, dir)
+}
+
+fn failed(end: GangEnd) -> Autopsy {
+    match end {
+        GangEnd::Failed(autopsy) => autopsy,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn success_and_logs() {
+    let (end, dir) = run_script("echo out $RANK; echo err $RANK >&2", 2);
+    assert!(matches!(end, GangEnd::Finished));
+    let read = |path: &str| std::fs::read_to_string(dir.path().join(path)).unwrap();
+    assert_eq!(read("logs/tune/attempt_1/rank_1/stdout.log"), "out 1\n");
+    assert_eq!(read("logs/tune/attempt_1/rank_0/stderr.log"), "err 0\n");
+}
+
+#[test]
+fn first_cause_is_the_killed_rank_not_the_one_that_noticed() {
+    let script = "if [ $RANK = 0 ]; then echo lost >&2; exit 75; fi
+        if [ $RANK = 1 ]; then sleep 0.3; echo last words >&2; kill -9 $$; fi
+        sleep 30";
+    let start = Instant::now();
+    let (end, _dir) = run_script(script, 3);
+    let autopsy = failed(end);
+    assert_eq!(autopsy.cause, 1);
+    assert_eq!(autopsy.ranks[0].outcome, Outcome::PeerLost);
+    assert_eq!(autopsy.ranks[1].outcome, Outcome::Killed(Signal::SIGKILL));
+    assert_eq!(autopsy.ranks[1].tail, ["last words"]);
+    assert_eq!(autopsy.ranks[2].outcome, Outcome::Ended);
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn reported_errors_and_progress_are_kept() {
+    let script = r#"
+        echo '{"event":"start","task":"t","total":10,"unit":"samples"}'
+        echo '{"event":"update","task":"t","done":4,"note":""}'
+        echo 'not json'
+        echo '{"event":"failed","error":"it broke"}'
+        exit 1"#;
+    let autopsy = failed(run_script(script, 1).0);
+    assert_eq!(autopsy.ranks[0].error.as_deref(), Some("it broke"));
+    assert_eq!(autopsy.ranks[0].doing, "t, 4 samples done on this rank");
+    assert_eq!(autopsy.reached.get("t"), Some(&4));
+    assert_eq!(autopsy.ranks[0].outcome, Outcome::Exit(1));
+}
+
+#[test]
+fn s4_grandchildren_and_ranks_that_ignore_sigterm_are_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let pids = dir.path().join("pids");
+    let script = format!(
+        "trap '' TERM; sh -c 'trap \"\" TERM; echo $$ >> {0}; sleep 60; sleep 60' &
+         echo $$ >> {0}; if [ $RANK = 0 ]; then sleep 0.5; exit 9; fi; sleep 60; sleep 60",
+        pids.display()
+    );
+    let spec = gang(&script, 2, dir.path());
+    let autopsy = failed(run(&spec, &mut Display::new("tune"), &|| None).unwrap());
+    assert_eq!(autopsy.cause, 0);
+    let text = std::fs::read_to_string(&pids).unwrap();
+    assert_eq!(text.lines().count(), 4, "{text}");
+    // Orphans become zombies until init takes them; a zombie is dead.
+    let alive = |pid: i32| {
+        kill(Pid::from_raw(pid), None).is_ok()
+            && std::fs::read_to_string(format!("/proc/{pid}/stat"))
+                .is_ok_and(|stat| !stat.contains(") Z "))
+    };
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let survivors = || text.lines().filter_map(|l| l.parse().ok()).filter(|p| alive(*p)).count();
+    while survivors() > 0 && Instant::now() < deadline {
+        std::thread::sleep(TICK);
+    }
+    assert_eq!(survivors(), 0);
+}
+
+#[test]
+fn an_interrupt_ends_the_gang() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = gang("sleep 60", 2, dir.path());
+    let start = Instant::now();
+    let asked = || (start.elapsed() > Duration::from_millis(200)).then_some(Signal::SIGINT);
+    let end = run(&spec, &mut Display::new("tune"), &asked).unwrap();
+    assert!(matches!(end, GangEnd::Interrupted(Signal::SIGINT)));
+    assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn endless_lines_do_not_fill_memory() {
+    let (end, dir) = run_script("head -c 300000 /dev/zero; echo; exit 0", 1);
+    assert!(matches!(end, GangEnd::Finished));
+    let log = dir.path().join("logs/tune/attempt_1/rank_0/stdout.log");
+    assert_eq!(std::fs::metadata(log).unwrap().len(), 300_001);
+}
+
+#[test]
+fn a_program_that_is_missing_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spec = gang("", 1, dir.path());
+    spec.program = dir.path().join("no-such-program");
+    let error = run(&spec, &mut Display::new("tune"), &|| None).unwrap_err();
+    assert!(error.to_string().contains("no-such-program"), "{error}");
+}

@@ -1,0 +1,281 @@
+//! Takes an experiment through its stages: which to run, one gang each, restarts.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use color_eyre::eyre::{WrapErr, eyre};
+
+use crate::error::{LaunchError, Result};
+use crate::failure::Failure;
+use crate::gang::cause::{History, Outcome, Restart};
+use crate::gang::env::{GangEnv, threads_per_rank};
+use crate::gang::{self, Autopsy, GangEnd, GangSpec};
+use crate::progress::display::{Display, say};
+use crate::rendezvous;
+use crate::signals::{self, Polled};
+use crate::stage_api::{RunContext, Stage, stage_dir};
+
+/// Which stages the user asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Selection {
+    /// This and everything after it again.
+    pub from: Option<Stage>,
+    /// Only this.
+    pub only: Option<Stage>,
+    /// What is selected, again.
+    pub force: bool,
+}
+
+/// What to do with a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Not selected.
+    Leave,
+    /// Run unless it is up to date.
+    IfNeeded,
+    /// Run, from nothing.
+    Again,
+}
+
+impl Selection {
+    /// What to do with a stage.
+    pub fn plan(self, stage: Stage) -> Plan {
+        match (self.only, self.from) {
+            (Some(only), _) if stage != only => Plan::Leave,
+            (None, Some(from)) if stage >= from => Plan::Again,
+            (None, Some(_)) => Plan::IfNeeded,
+            _ if self.force => Plan::Again,
+            _ => Plan::IfNeeded,
+        }
+    }
+}
+
+/// Everything needed to run the stages of a run.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// The run.
+    pub context: RunContext,
+    /// Which stages.
+    pub selection: Selection,
+    /// Where ranks meet, if not anywhere on this machine.
+    pub endpoint: Option<SocketAddr>,
+    /// Restarts of a stage.
+    pub max_restarts: u32,
+    /// This executable.
+    pub program: PathBuf,
+}
+
+impl Pipeline {
+    /// Runs what is selected and not up to date.
+    pub fn run(&self) -> Result<()> {
+        if let Some(only) = self.selection.only {
+            self.check_inputs_of(only)?;
+        }
+        for stage in Stage::ALL {
+            let plan = self.selection.plan(stage);
+            if plan == Plan::Leave {
+                continue;
+            }
+            let dir = stage_dir(&self.context, stage)?;
+            if plan == Plan::Again {
+                clear(&self.context.run_dir, dir.path())?;
+            } else if dir.is_complete()? {
+                say(&format!("{:9} up to date", stage.name()));
+                continue;
+            }
+            let start = Instant::now();
+            self.run_stage(stage)?;
+            if !stage_dir(&self.context, stage)?.is_complete()? {
+                return Err(eyre!(
+                    "stage {} ended without an error, but {} is not complete; please report this",
+                    stage.name(),
+                    dir.path().display()
+                ));
+            }
+            let seconds = start.elapsed().as_secs_f64();
+            say(&format!("{:9} done in {seconds:.1} s", stage.name()));
+        }
+        Ok(())
+    }
+
+    /// `--only` runs nothing else, so what the stage reads must be there.
+    fn check_inputs_of(&self, only: Stage) -> Result<()> {
+        for earlier in Stage::ALL.into_iter().filter(|stage| *stage < only) {
+            if !stage_dir(&self.context, earlier)?.is_complete()? {
+                return Err(LaunchError::Usage(format!(
+                    "--only {}: stage {} has to come first, and {} is not complete or not up to \
+                     date\n  help: `reclora-launch run CONFIG` runs everything that is missing",
+                    only.name(),
+                    earlier.name(),
+                    self.context.run_dir.join(earlier.directory()).display()
+                ))
+                .into());
+            }
+        }
+        Ok(())
+    }
+
+    fn run_stage(&self, stage: Stage) -> Result<()> {
+        let mut history = History::default();
+        loop {
+            let logs = self.context.run_dir.join("logs").join(stage.name());
+            let attempt = next_attempt(&logs);
+            let logs = logs.join(format!("attempt_{attempt}"));
+            let mut display = Display::new(stage.name());
+            match self.run_gang(stage, logs, &mut display)? {
+                GangEnd::Finished => return Ok(()),
+                GangEnd::Interrupted(signal) => {
+                    return Err(LaunchError::Interrupted(signal).into());
+                }
+                GangEnd::Failed(autopsy) => {
+                    self.after_failure(stage, attempt, &autopsy, &mut history, &display)?;
+                }
+            }
+        }
+    }
+
+    /// Returns if the stage is to be tried again.
+    fn after_failure(
+        &self,
+        stage: Stage,
+        attempt: usize,
+        autopsy: &Autopsy,
+        history: &mut History,
+        display: &Display,
+    ) -> Result<()> {
+        let cause = autopsy.ranks.get(autopsy.cause).map_or(Outcome::Ended, |rank| rank.outcome);
+        match history.decide(self.max_restarts, cause, &autopsy.reached) {
+            Restart::Again => {
+                display.line(&format!(
+                    "rank {} failed in attempt {attempt}; starting the ranks again",
+                    autopsy.cause
+                ));
+                Ok(())
+            }
+            Restart::GiveUp(why) => {
+                let failure = Failure::new(stage.name(), attempt, autopsy, &why);
+                if let Err(error) = failure.write(&self.context.run_dir) {
+                    display.line(&format!("error.json could not be written: {error}"));
+                }
+                Err(LaunchError::Rank(Box::new(failure)).into())
+            }
+        }
+    }
+
+    fn run_gang(&self, stage: Stage, logs: PathBuf, display: &mut Display) -> Result<GangEnd> {
+        let runtime = &self.context.config.runtime;
+        let run_dir = &self.context.run_dir;
+        let world_size = if stage.single_process() { 1 } else { runtime.nproc_per_node };
+        // The store lives as long as its gang.
+        let (_store, meeting) = match world_size {
+            1 => (None, None),
+            _ => {
+                let (store, meeting) =
+                    rendezvous::open(&self.context.config, run_dir, self.endpoint, world_size)?;
+                (Some(store), Some(meeting))
+            }
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let spec = GangSpec {
+            program: self.program.clone(),
+            args: vec!["rank".into()],
+            env: GangEnv {
+                world_size,
+                threads: threads_per_rank(runtime.threads_per_rank, cores, world_size),
+                stage: stage.name().to_owned(),
+                run_dir: run_dir.clone(),
+                meeting,
+                launcher_pid: std::process::id(),
+            },
+            logs,
+        };
+        let polled = Polled::begin();
+        let end = gang::run(&spec, display, &signals::pending)?;
+        drop(polled);
+        match signals::pending() {
+            Some(signal) => Ok(GangEnd::Interrupted(signal)),
+            None => Ok(end),
+        }
+    }
+}
+
+/// Removes a stage's directory, so that nothing of an earlier result is resumed from. A directory
+/// that no stage made is left alone (and refused by the stage).
+fn clear(run_dir: &Path, dir: &Path) -> Result<()> {
+    if !["plan.json", "manifest.json"].iter().any(|name| dir.join(name).is_file()) {
+        return Ok(());
+    }
+    // Moved away first: a half-removed directory must not look like one somebody else made.
+    let grave = run_dir.join(".removed");
+    let failed = || format!("can't remove {}", dir.display());
+    remove(&grave).wrap_err_with(failed)?;
+    std::fs::rename(dir, &grave).wrap_err_with(failed)?;
+    remove(&grave).wrap_err_with(failed)
+}
+
+fn remove(dir: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// One more than the highest attempt there is a directory of.
+fn next_attempt(logs: &Path) -> usize {
+    let entries = std::fs::read_dir(logs).into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| {
+        entry.file_name().to_str()?.strip_prefix("attempt_")?.parse::<usize>().ok()
+    });
+    numbers.max().unwrap_or(0).saturating_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans() {
+        let (tune, embed, eval) = (Stage::Tune, Stage::Embed, Stage::Evaluate);
+        let none = Selection::default();
+        let from = Selection { from: Some(tune), ..none };
+        let only = Selection { only: Some(tune), ..none };
+        let only_again = Selection { only: Some(tune), force: true, ..none };
+        let force = Selection { force: true, ..none };
+        let cases = [
+            (none, [Plan::IfNeeded, Plan::IfNeeded, Plan::IfNeeded]),
+            (from, [Plan::IfNeeded, Plan::Again, Plan::Again]),
+            (Selection { force: true, ..from }, [Plan::IfNeeded, Plan::Again, Plan::Again]),
+            (only, [Plan::Leave, Plan::IfNeeded, Plan::Leave]),
+            (only_again, [Plan::Leave, Plan::Again, Plan::Leave]),
+            (force, [Plan::Again, Plan::Again, Plan::Again]),
+        ];
+        for (selection, expected) in cases {
+            assert_eq!([embed, tune, eval].map(|s| selection.plan(s)), expected, "{selection:?}");
+        }
+    }
+
+    #[test]
+    fn attempts_count_up() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(next_attempt(&dir.path().join("none")), 1);
+        for name in ["attempt_2", "attempt_10", "attempt_x", "other"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        assert_eq!(next_attempt(dir.path()), 11);
+    }
+
+    #[test]
+    fn only_directories_of_stages_are_cleared() {
+        let run = tempfile::tempdir().unwrap();
+        clear(run.path(), &run.path().join("none")).unwrap();
+        let dir = run.path().join("export");
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("precious"), "x").unwrap();
+        clear(run.path(), &dir).unwrap();
+        assert!(dir.join("precious").exists());
+        std::fs::write(dir.join("plan.json"), "{}").unwrap();
+        clear(run.path(), &dir).unwrap();
+        assert!(!dir.exists());
+    }
+}

@@ -1,0 +1,4 @@
+//! What ranks report, added up ([`tracker`]) and shown ([`display`]).
+
+pub mod display;
+pub mod tracker;

@@ -1,0 +1,118 @@
+//! One worker process: joins its gang and runs one stage. Started by `run` only.
+//!
+//! S-4: the kernel is told to kill this process when the launcher dies, before anything else is
+//! done, and the launcher is then checked to be still there.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use color_eyre::eyre::{WrapErr, eyre};
+use nix::sys::signal::Signal;
+use reclora_storage::atomic::{RunLock, create_dir_all};
+use reclora_trainer::progress::{Event, Progress};
+
+use crate::config;
+use crate::error::{EXIT_FAILURE, EXIT_OK, EXIT_PEER_LOST, EXIT_USAGE, Result};
+use crate::gang::env;
+use crate::rendezvous::{connect, is_peer_lost};
+use crate::stage_api::{self, RunContext, Stage};
+
+/// Directory of the ranks' locks in the run directory.
+pub const RANKS_DIR: &str = ".ranks";
+/// How long a rank of an earlier gang may take to be gone.
+pub const RANK_WAIT: Duration = Duration::from_secs(10);
+
+/// Runs as a rank; returns the exit code.
+pub fn main() -> i32 {
+    let Some(role) = Role::from_env() else {
+        eprintln!("error: `reclora-launch rank` is started by `reclora-launch run`, not by hand");
+        return EXIT_USAGE;
+    };
+    if let Err(error) = die_with_launcher(role.launcher_pid) {
+        eprintln!("error: {error}");
+        return EXIT_FAILURE;
+    }
+    crate::signals::unblock_inherited();
+    install_panic_hook(role.rank);
+    match work(&role) {
+        Ok(()) => EXIT_OK,
+        Err(error) => {
+            let text = crate::error::block(&error);
+            let message = text.strip_prefix("error: ").unwrap_or(&text).to_owned();
+            emit(&Event::Failed { error: message });
+            eprintln!("{text}");
+            if is_peer_lost(&error) { EXIT_PEER_LOST } else { EXIT_FAILURE }
+        }
+    }
+}
+
+/// What the environment says this process is.
+struct Role {
+    rank: usize,
+    world_size: usize,
+    stage: Stage,
+    run_dir: PathBuf,
+    launcher_pid: i32,
+}
+
+impl Role {
+    fn from_env() -> Option<Self> {
+        let get = |name: &str| std::env::var(name).ok();
+        let stage = get(env::STAGE)?;
+        Some(Self {
+            rank: get("RANK")?.parse().ok()?,
+            world_size: get("WORLD_SIZE")?.parse().ok()?,
+            stage: Stage::ALL.into_iter().find(|known| known.name() == stage)?,
+            run_dir: get(env::RUN_DIR)?.into(),
+            launcher_pid: get(env::LAUNCHER_PID)?.parse().ok()?,
+        })
+    }
+}
+
+fn die_with_launcher(launcher: i32) -> Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).wrap_err("prctl(PR_SET_PDEATHSIG)")?;
+    // A launcher that died before the line above would not be noticed by it.
+    match nix::unistd::getppid().as_raw() {
+        parent if parent == launcher => Ok(()),
+        _ => Err(eyre!("the launcher (pid {launcher}) is gone")),
+    }
+}
+
+fn work(role: &Role) -> Result<()> {
+    let config = config::load_run(&role.run_dir)?;
+    // Held until this process is gone, however it ends: the next launcher waits for it.
+    let lock_dir = role.run_dir.join(RANKS_DIR).join(format!("rank_{}", role.rank));
+    create_dir_all(&lock_dir)?;
+    let _lock = RunLock::acquire(&lock_dir, RANK_WAIT)?;
+    let mut comm = connect(&config, &role.run_dir, role.rank, role.world_size)?;
+    let context = RunContext { run_dir: role.run_dir.clone(), config };
+    stage_api::run(role.stage, &context, comm.as_mut(), &mut Stdout)?;
+    Ok(())
+}
+
+/// A panic is one clear line, on the log and for the launcher.
+fn install_panic_hook(rank: usize) {
+    std::panic::set_hook(Box::new(move |info| {
+        let error = crate::panic_line(info);
+        eprintln!("rank {rank}: {error}");
+        emit(&Event::Failed { error });
+    }));
+}
+
+/// Reports to the launcher over standard output.
+struct Stdout;
+
+impl Progress for Stdout {
+    fn emit(&mut self, event: Event) {
+        emit(&event);
+    }
+}
+
+fn emit(event: &Event) {
+    let Ok(mut line) = serde_json::to_vec(event) else { return };
+    line.push(b'\n');
+    let mut out = std::io::stdout().lock();
+    // Without a launcher to read it there is nobody left to tell: the kernel ends this process.
+    let _ = out.write_all(&line).and_then(|()| out.flush());
+}

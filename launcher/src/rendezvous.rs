@@ -1,0 +1,111 @@
+//! How the ranks of a gang meet: the launcher's side ([`open`]) and the rank's ([`connect`]).
+//!
+//! The launcher hosts a store for as long as the gang lives; a rank proves that it knows the job's
+//! secret and shows what it was built from and which config it reads.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use color_eyre::Report;
+use color_eyre::eyre::WrapErr;
+use reclora_comm::rendezvous::{JoinConfig, Store, StoreConfig, join};
+use reclora_comm::{Communicator, Identity, Secret, Solo};
+use reclora_storage::hash::xxh3_file;
+use reclora_trainer::config::{CommBackend, Config};
+use reclora_trainer::error::TrainerError;
+
+use crate::error::Result;
+use crate::gang::env::{self, Meeting};
+
+/// Opens the store of a gang, at `endpoint` or any free port of this machine.
+pub fn open(
+    config: &Config,
+    run_dir: &Path,
+    endpoint: Option<SocketAddr>,
+    world_size: usize,
+) -> Result<(Store, Meeting)> {
+    let secret = Secret::generate()?;
+    let hex = secret.to_hex();
+    let store = Store::start(StoreConfig {
+        bind: endpoint.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))),
+        world_size,
+        secret,
+        identity: identity(run_dir)?,
+        deadline: Duration::from_secs(config.runtime.rendezvous_timeout),
+    })?;
+    let meeting = Meeting { address: store.address(), secret: hex };
+    Ok((store, meeting))
+}
+
+/// Joins the gang this process's environment names.
+pub fn connect(
+    config: &Config,
+    run_dir: &Path,
+    rank: usize,
+    world_size: usize,
+) -> Result<Box<dyn Communicator>> {
+    if world_size == 1 {
+        return Ok(Box::new(Solo));
+    }
+    let address = std::env::var("MASTER_ADDR").wrap_err("MASTER_ADDR")?;
+    let port = std::env::var("MASTER_PORT").wrap_err("MASTER_PORT")?;
+    let ip: IpAddr = address.parse().wrap_err("MASTER_ADDR")?;
+    let secret = std::env::var(env::SECRET).wrap_err(env::SECRET)?;
+    let comm = join(JoinConfig {
+        endpoint: endpoint(ip, &port),
+        rank,
+        world_size,
+        secret: Secret::from_hex(&secret)?,
+        identity: identity(run_dir)?,
+        deadline: Duration::from_secs(config.runtime.rendezvous_timeout),
+        timeout: Duration::from_secs(config.runtime.collective_timeout),
+        listen_host: ip,
+    })
+    .map_err(TrainerError::from)?;
+    Ok(Box::new(comm))
+}
+
+/// Whether an error is only that another rank did not do its part.
+pub fn is_peer_lost(error: &Report) -> bool {
+    matches!(error.downcast_ref(), Some(TrainerError::Comm(_)))
+}
+
+/// Refuses a backend this build does not have.
+pub fn check_backend(config: &Config) -> Result<()> {
+    match config.runtime.backend {
+        CommBackend::Tcp => Ok(()),
+        CommBackend::Nccl => Err(TrainerError::config(
+            "runtime.backend",
+            "this build has no NCCL; use \"tcp\" (the default)",
+        )
+        .into()),
+    }
+}
+
+/// What all processes of a gang must agree on: the executable and the config.
+fn identity(run_dir: &Path) -> Result<Identity> {
+    let program = std::env::current_exe().wrap_err("can't find this executable")?;
+    Ok(Identity {
+        build_id: format!("{}-{}", env!("CARGO_PKG_VERSION"), xxh3_file(&program)?),
+        config_hash: xxh3_file(&run_dir.join("config.toml"))?,
+    })
+}
+
+fn endpoint(ip: IpAddr, port: &str) -> String {
+    match ip {
+        IpAddr::V4(ip) => format!("{ip}:{port}"),
+        IpAddr::V6(ip) => format!("[{ip}]:{port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_of_both_families() {
+        assert_eq!(endpoint("127.0.0.1".parse().unwrap(), "80"), "127.0.0.1:80");
+        assert_eq!(endpoint("::1".parse().unwrap(), "80"), "[::1]:80");
+    }
+}

@@ -1,0 +1,151 @@
+//! `run`: from flags to a pipeline, and what comes before and after it.
+
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use color_eyre::eyre::{WrapErr, eyre};
+use reclora_storage::atomic::{RunLock, create_dir_all, write_bytes_atomic};
+use reclora_trainer::config::Config;
+
+use crate::cli::RunArgs;
+use crate::commands::{print, write_report};
+use crate::config;
+use crate::error::{LaunchError, Result};
+use crate::failure::ERROR_FILE;
+use crate::pipeline::{Pipeline, Selection};
+use crate::progress::display::say;
+use crate::rank::{RANK_WAIT, RANKS_DIR};
+use crate::rendezvous::check_backend;
+use crate::stage_api::{self, RunContext};
+
+/// How long another launcher may take to let go of the run directory.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+
+/// Runs an experiment.
+pub fn run(args: &RunArgs) -> Result<()> {
+    crate::signals::install()?;
+    let config = resolve(args)?;
+    let endpoint = args.rdzv_endpoint.as_deref().map(parse_endpoint).transpose()?;
+    if let Some(address) = endpoint {
+        probe(address)?;
+    }
+    let run_dir = config.run_dir.clone();
+    let world_size = config.runtime.nproc_per_node;
+    create_dir_all(&run_dir).wrap_err_with(|| {
+        format!(
+            "the run directory {} can't be made; choose another with --run-dir",
+            run_dir.display()
+        )
+    })?;
+    let _lock = RunLock::acquire(&run_dir, LOCK_WAIT)
+        .wrap_err_with(|| format!("the run directory {} can't be used", run_dir.display()))?;
+    wait_for_ranks(&run_dir)?;
+    save(&config, &run_dir)?;
+    say(&format!("{} in {}, ranks: {world_size}", config.name, run_dir.display()));
+    let pipeline = Pipeline {
+        context: RunContext { run_dir: run_dir.clone(), config },
+        selection: Selection { from: args.from, only: args.only, force: args.force },
+        endpoint,
+        max_restarts: args.max_restarts,
+        program: std::env::current_exe().wrap_err("can't find this executable")?,
+    };
+    pipeline.run()?;
+    // `--only` leaves a run whose other stages may be missing or out of date.
+    if !args.no_report && args.only.is_none() {
+        print(&write_report(&run_dir)?)?;
+    }
+    Ok(())
+}
+
+/// The config with every flag applied, checked.
+fn resolve(args: &RunArgs) -> Result<Config> {
+    let mut config = config::load(&args.config, &args.set)?;
+    if let Some(ranks) = args.nproc_per_node {
+        config.runtime.nproc_per_node = ranks.into();
+    }
+    if let Some(dir) = &args.run_dir {
+        config.run_dir.clone_from(dir);
+    }
+    config.run_dir = std::path::absolute(&config.run_dir)
+        .map_err(|error| LaunchError::Usage(format!("run directory: {error}")))?;
+    stage_api::validate(&config, config.runtime.nproc_per_node)?;
+    check_backend(&config)?;
+    config::check_inputs(&config)?;
+    Ok(config)
+}
+
+/// The address of `HOST:PORT`.
+fn parse_endpoint(text: &str) -> Result<SocketAddr> {
+    let usage = |what: String| {
+        LaunchError::Usage(format!(
+            "--rdzv-endpoint {text}: {what}\n  help: write HOST:PORT, for example 127.0.0.1:29500"
+        ))
+    };
+    let mut addresses = text.to_socket_addrs().map_err(|error| usage(error.to_string()))?;
+    Ok(addresses.next().ok_or_else(|| usage("the host has no address".into()))?)
+}
+
+/// A port in use is said now, not when the first gang starts.
+fn probe(address: SocketAddr) -> Result<()> {
+    TcpListener::bind(address).map(drop).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => eyre!(
+            "--rdzv-endpoint {address}: the port is in use by another process\n  help: choose \
+             another port, or leave the flag out to take a free one"
+        ),
+        _ => eyre!("--rdzv-endpoint {address}: can't listen there: {error}"),
+    })
+}
+
+/// Ranks of a launcher that was killed are killed by the kernel, but maybe not gone yet.
+fn wait_for_ranks(run_dir: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(run_dir.join(RANKS_DIR)).into_iter().flatten().flatten();
+    for dir in entries.map(|entry| entry.path()).filter(|path| path.is_dir()) {
+        RunLock::acquire(&dir, RANK_WAIT).map(drop).wrap_err(
+            "a rank of an earlier launcher still runs in this directory; end it and try again",
+        )?;
+    }
+    Ok(())
+}
+
+/// Leaves the config for the ranks and for `export`, `predict`, `report`.
+fn save(config: &Config, run_dir: &Path) -> Result<()> {
+    let path: PathBuf = run_dir.join("config.toml");
+    let text = format!(
+        "# The resolved config of this run. Continue it with:\n# reclora-launch run {}\n{}",
+        crate::error::quote(&path.display().to_string()),
+        config::render(config)
+    );
+    write_bytes_atomic(&path, text.as_bytes())?;
+    match std::fs::remove_file(run_dir.join(ERROR_FILE)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).wrap_err("can't remove the error.json of the last run")
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints() {
+        assert_eq!(parse_endpoint("127.0.0.1:80").unwrap(), "127.0.0.1:80".parse().unwrap());
+        for bad in ["127.0.0.1", "127.0.0.1:99999", ""] {
+            assert!(parse_endpoint(bad).unwrap_err().to_string().contains("HOST:PORT"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn saved_config_reads_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config { run_dir: dir.path().into(), ..Config::default() };
+        for path in [&mut config.data.path, &mut config.backbone.path, &mut config.prompt.template]
+        {
+            *path = Path::new("/x").join(&*path);
+        }
+        save(&config, dir.path()).unwrap();
+        assert_eq!(config::load_run(dir.path()).unwrap(), config);
+    }
+}
