@@ -1,0 +1,159 @@
+//! Reading a Hugging Face directory into a [`Backbone`].
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use reclora_storage::hash::{xxh3_file, xxh3_hex};
+use serde::Deserialize;
+
+use super::{Backbone, BackboneConfig, BlockWeights, TensorFile};
+use crate::error::{Result, TrainerError};
+
+/// `model.safetensors.index.json`: which file holds which tensor.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+pub(super) fn load(dir: &Path) -> Result<Backbone> {
+    let config_path = dir.join("config.json");
+    let config = BackboneConfig::parse(&config_path, &read(&config_path)?)?;
+    let mut weights = Weights::open(dir)?;
+    let content_hash = content_hash(dir, &weights)?;
+    let (hidden, vocab) = (config.hidden_size, config.vocab_size);
+    let embedding = weights.read("model.embed_tokens.weight", &[vocab, hidden])?;
+    let blocks = (0..config.num_layers)
+        .map(|layer| load_block(&mut weights, &config, layer))
+        .collect::<Result<_>>()?;
+    let norm = weights.read("model.norm.weight", &[hidden])?;
+    let head = if config.tie_word_embeddings {
+        None
+    } else {
+        Some(weights.read("lm_head.weight", &[vocab, hidden])?)
+    };
+    Ok(Backbone { config, path: dir.to_path_buf(), content_hash, embedding, blocks, norm, head })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|e| {
+        let hint = "a backbone is a Hugging Face directory: config.json, model.safetensors (or an \
+                    index with shards) and tokenizer.json";
+        TrainerError::file(path, format!("can't be read: {e}; {hint}"))
+    })
+}
+
+fn load_block(weights: &mut Weights, config: &BackboneConfig, layer: usize) -> Result<BlockWeights> {
+    let hidden = config.hidden_size;
+    let (mlp, padded) = (config.intermediate_size, config.padded_intermediate());
+    let (q, kv) = (config.q_dim(), config.kv_dim());
+    let mut read = |name: &str, shape: &[usize]| {
+        weights.read(&format!("model.layers.{layer}.{name}.weight"), shape)
+    };
+    let mut qkv = vec![0.0; hidden * config.qkv_dim()];
+    for (name, rows, offset) in [("q", q, 0), ("k", kv, q), ("v", kv, q + kv)] {
+        let weight = read(&format!("self_attn.{name}_proj"), &[rows, hidden])?;
+        transpose_into(&weight, hidden, &mut qkv, config.qkv_dim(), offset);
+    }
+    let mut o = vec![0.0; q * hidden];
+    transpose_into(&read("self_attn.o_proj", &[hidden, q])?, q, &mut o, hidden, 0);
+    let mut gate_up = vec![0.0; hidden * 2 * padded];
+    for (name, offset) in [("gate", 0), ("up", padded)] {
+        let weight = read(&format!("mlp.{name}_proj"), &[mlp, hidden])?;
+        transpose_into(&weight, hidden, &mut gate_up, 2 * padded, offset);
+    }
+    let mut down = vec![0.0; padded * hidden];
+    transpose_into(&read("mlp.down_proj", &[hidden, mlp])?, mlp, &mut down, hidden, 0);
+    Ok(BlockWeights {
+        input_norm: read("input_layernorm", &[hidden])?,
+        qkv,
+        o,
+        mlp_norm: read("post_attention_layernorm", &[hidden])?,
+        gate_up,
+        down,
+    })
+}
+
+/// Writes a `[outputs, inputs]` weight as columns `offset..` of an `[inputs, stride]` matrix.
+fn transpose_into(weight: &[f32], inputs: usize, dst: &mut [f32], stride: usize, offset: usize) {
+    for (output, row) in weight.chunks_exact(inputs).enumerate() {
+        for (x, dst) in row.iter().zip(dst.chunks_exact_mut(stride)) {
+            dst[offset + output] = *x;
+        }
+    }
+}
+
+/// The weight files of a directory.
+struct Weights {
+    files: Vec<TensorFile>,
+    /// The file where every tensor should be: named in errors.
+    root: PathBuf,
+    /// From the index: tensor to file. Empty without an index.
+    map: BTreeMap<String, usize>,
+}
+
+impl Weights {
+    fn open(dir: &Path) -> Result<Self> {
+        let single = dir.join("model.safetensors");
+        let index = dir.join("model.safetensors.index.json");
+        if !index.exists() || single.exists() {
+            let files = vec![TensorFile::open(&single)?];
+            return Ok(Self { files, root: single, map: BTreeMap::new() });
+        }
+        let parsed: Index = serde_json::from_slice(&read(&index)?)
+            .map_err(|e| TrainerError::file(&index, format!("is not a weight index: {e}")))?;
+        let mut files: Vec<TensorFile> = Vec::new();
+        let mut opened = BTreeMap::new();
+        let mut map = BTreeMap::new();
+        for (tensor, name) in parsed.weight_map {
+            let at = match opened.get(&name) {
+                Some(at) => *at,
+                None => {
+                    files.push(open_shard(dir, &index, &name)?);
+                    opened.insert(name, files.len() - 1);
+                    files.len() - 1
+                }
+            };
+            map.insert(tensor, at);
+        }
+        Ok(Self { files, root: index, map })
+    }
+
+    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let at = if self.map.is_empty() { Some(0) } else { self.map.get(name).copied() };
+        match at.and_then(|at| self.files.get_mut(at)) {
+            Some(file) => file.read(name, shape),
+            None => Err(TrainerError::file(
+                &self.root,
+                format!("tensor {name}: is missing from the weight map"),
+            )),
+        }
+    }
+}
+
+fn open_shard(dir: &Path, index: &Path, name: &str) -> Result<TensorFile> {
+    let mut parts = Path::new(name).components();
+    if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
+        return Err(TrainerError::file(
+            index,
+            format!("names shard {name:?}, which is not a plain file name"),
+        ));
+    }
+    let path = dir.join(name);
+    if !path.exists() {
+        let what = format!("is missing, but {} names it: copy or download it", index.display());
+        return Err(TrainerError::file(path, what));
+    }
+    TensorFile::open(&path)
+}
+
+fn content_hash(dir: &Path, weights: &Weights) -> Result<String> {
+    let mut paths = vec![dir.join("config.json")];
+    paths.extend(weights.files.iter().map(|f| f.path().to_path_buf()));
+    paths.push(dir.join("tokenizer.json"));
+    let mut text = String::new();
+    for path in paths.iter().filter(|p| p.exists()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        text += &format!("{name} {}\n", xxh3_file(path)?);
+    }
+    Ok(xxh3_hex(text.as_bytes()))
+}

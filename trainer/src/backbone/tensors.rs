@@ -1,0 +1,108 @@
+//! One safetensors file: checked header, tensors read one at a time as f32.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
+
+use crate::error::{Result, TrainerError};
+
+/// Largest header read: that of the safetensors format itself.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// An open safetensors file whose header has been checked against the file's length.
+#[derive(Debug)]
+pub(crate) struct TensorFile {
+    path: PathBuf,
+    file: File,
+    metadata: Metadata,
+    data_start: u64,
+}
+
+impl TensorFile {
+    /// Opens a file and checks its header: offsets without gaps or overlaps, exactly as long as the file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let fail = |what: String| TrainerError::file(path, what);
+        let read_error = |e: std::io::Error| fail(format!("can't be read: {e}"));
+        let mut file = File::open(path).map_err(read_error)?;
+        let length = file.metadata().map_err(read_error)?.len();
+        let mut prefix = [0; 8];
+        file.read_exact(&mut prefix)
+            .map_err(|_| fail(format!("is not a safetensors file: only {length} bytes long")))?;
+        let header_length = u64::from_le_bytes(prefix);
+        let data_start = header_length.saturating_add(8);
+        if header_length > MAX_HEADER || data_start > length {
+            return Err(fail(format!(
+                "bad safetensors header: it claims {header_length} bytes, the file has {length} \
+                 (truncated, or not a safetensors file)"
+            )));
+        }
+        let mut header = vec![0; header_length as usize];
+        file.read_exact(&mut header).map_err(read_error)?;
+        let metadata: Metadata = serde_json::from_slice(&header)
+            .map_err(|e| fail(format!("bad safetensors header: {e}")))?;
+        let expected = data_start.saturating_add(metadata.data_len() as u64);
+        if expected != length {
+            return Err(fail(format!(
+                "is {length} bytes long, its header describes {expected}: truncated or damaged; \
+                 copy or download it again"
+            )));
+        }
+        Ok(Self { path: path.to_path_buf(), file, metadata, data_start })
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the file holds a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.metadata.info(name).is_some()
+    }
+
+    /// Names of all tensors, in file order.
+    pub fn names(&self) -> Vec<String> {
+        self.metadata.offset_keys()
+    }
+
+    /// A string of the header's free-form metadata.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// Reads a tensor of exactly this shape as f32.
+    pub fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let path = &self.path;
+        let fail = |what: String| TrainerError::file(path, format!("tensor {name}: {what}"));
+        let info = self.metadata.info(name).ok_or_else(|| fail("is missing".into()))?;
+        if info.shape != shape {
+            return Err(fail(format!("has shape {:?}, expected {shape:?}", info.shape)));
+        }
+        if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            return Err(fail(format!(
+                "has type {:?}; supported: F32, F16, BF16",
+                info.dtype
+            )));
+        }
+        // The header was checked: the range is inside the file and as long as shape and type say.
+        let (start, end) = info.data_offsets;
+        let mut bytes = vec![0; end - start];
+        self.file
+            .seek(SeekFrom::Start(self.data_start + start as u64))
+            .and_then(|_| self.file.read_exact(&mut bytes))
+            .map_err(|e| fail(format!("can't be read: {e}")))?;
+        Ok(match info.dtype {
+            Dtype::F16 => pairs(&bytes).map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+            Dtype::BF16 => pairs(&bytes).map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+            _ => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        })
+    }
+}
+
+fn pairs(bytes: &[u8]) -> impl Iterator<Item = [u8; 2]> + '_ {
+    bytes.as_chunks().0.iter().copied()
+}

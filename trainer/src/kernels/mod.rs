@@ -1,0 +1,18 @@
+//! Numeric kernels: plain functions on `f32` slices, row-major unless a stride says otherwise.
+//!
+//! Every kernel runs on the calling thread and in one fixed order, so its result is a pure function
+//! of its inputs on one machine: callers get their parallelism from running different samples on
+//! different threads. Loops are written so that the compiler can vectorise them; [`simd`] compiles
+//! each one for AVX-512, AVX2 + FMA and the baseline, and picks at run time.
+//!
+//! Kernels trust their callers (the model checks every input once): a slice of the wrong length is a
+//! bug in this crate and panics.
+
+pub mod attention;
+pub mod attention_grad;
+pub mod heads;
+pub mod matmul;
+pub mod pointwise;
+mod simd;
+
+pub use matmul::{Mat, matmul};
