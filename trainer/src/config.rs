@@ -133,7 +133,7 @@ pub enum Representation {
     Final,
     /// z = flatten([fields; u]), the input of the prediction network.
     Hidden,
-    /// [E[user]; mean of h over the history].
+    /// `[E[user]; mean of h over the history]`.
     User,
 }
 
