@@ -1,0 +1,80 @@
+//! The one interface through which stages talk to other ranks, and its trivial case.
+
+use crate::error::{CommError, Result};
+
+/// A rank's view of its job. Every rank must enter the same collectives, with the same names, in the
+/// same order.
+pub trait Communicator: Send {
+    /// This rank, from 0.
+    fn rank(&self) -> usize;
+
+    /// Number of ranks in the job.
+    fn world_size(&self) -> usize;
+
+    /// Replaces `buffer` on every rank by the sum over ranks, added in the order of
+    /// [`tree::sum`](crate::tree::sum) over the rank index.
+    fn all_reduce_sum(&mut self, name: &str, buffer: &mut [f32]) -> Result<()>;
+
+    /// Gives every rank the bytes of each rank, one entry per rank in rank order.
+    fn all_gather(&mut self, name: &str, bytes: &[u8]) -> Result<Vec<Vec<u8>>>;
+
+    /// Replaces `bytes` on every rank by those of rank `root`.
+    fn broadcast(&mut self, name: &str, root: usize, bytes: &mut Vec<u8>) -> Result<()>;
+
+    /// Returns when every rank has entered it.
+    fn barrier(&mut self, name: &str) -> Result<()>;
+}
+
+/// The communicator of a job with one rank: every collective is the identity.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Solo;
+
+impl Communicator for Solo {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn world_size(&self) -> usize {
+        1
+    }
+
+    fn all_reduce_sum(&mut self, _name: &str, _buffer: &mut [f32]) -> Result<()> {
+        Ok(())
+    }
+
+    fn all_gather(&mut self, _name: &str, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+        Ok(vec![bytes.to_vec()])
+    }
+
+    fn broadcast(&mut self, name: &str, root: usize, _bytes: &mut Vec<u8>) -> Result<()> {
+        if root == 0 {
+            Ok(())
+        } else {
+            Err(CommError::NoSuchRank { collective: name.into(), rank: root, world_size: 1 })
+        }
+    }
+
+    fn barrier(&mut self, _name: &str) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn solo_collectives_are_the_identity() {
+        let mut comm = Solo;
+        let mut buffer = [1.5, -0.0];
+        comm.all_reduce_sum("gradient", &mut buffer).unwrap();
+        assert_eq!(buffer.map(f32::to_bits), [1.5f32, -0.0].map(f32::to_bits));
+        assert_eq!(comm.all_gather("scores", b"ab").unwrap(), vec![b"ab".to_vec()]);
+    }
+
+    #[test]
+    fn solo_refuses_a_root_that_does_not_exist() {
+        let error = Solo.broadcast("plan", 1, &mut Vec::new()).unwrap_err();
+        assert_eq!(error.to_string(), "plan: rank 1 does not exist in a world of 1");
+    }
+}
