@@ -6,4 +6,5 @@
 
 pub mod config;
 pub mod error;
+pub mod optimizer;
 pub mod progress;
