@@ -6,5 +6,6 @@
 
 pub mod config;
 pub mod error;
+pub mod metrics;
 pub mod optimizer;
 pub mod progress;

@@ -1,0 +1,87 @@
+//! Percentile bootstrap of the AUC (Efron, 1979).
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{Scored, auc::area};
+
+/// The 95 % percentile interval of the AUC over `resamples` resamples of whole samples.
+///
+/// The samples are sorted once; a resample is a count per sample, so each costs one linear pass.
+/// `None` when no resample has both classes. Resamples with one class only are left out.
+pub fn auc_interval(scored: &[Scored], resamples: usize, seed: u64) -> Option<[f64; 2]> {
+    let mut order: Vec<(f32, bool)> = scored.iter().map(|s| (s.probability, s.label)).collect();
+    // The label too, so that equal probabilities come in one order whatever order was passed.
+    order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut counts = vec![0u64; order.len()];
+    let mut values: Vec<f64> =
+        (0..resamples).filter_map(|_| resampled_auc(&order, &mut counts, &mut random)).collect();
+    values.sort_by(f64::total_cmp);
+    let quantile = |share: f64| {
+        let at = share * values.len().saturating_sub(1) as f64;
+        let (low, high) = (values.get(at.floor() as usize)?, values.get(at.ceil() as usize)?);
+        Some(low + (high - low) * at.fract())
+    };
+    Some([quantile(0.025)?, quantile(0.975)?])
+}
+
+fn resampled_auc(
+    order: &[(f32, bool)],
+    counts: &mut [u64],
+    random: &mut ChaCha8Rng,
+) -> Option<f64> {
+    counts.fill(0);
+    for _ in 0..order.len() {
+        counts[random.random_range(0..order.len() as u64) as usize] += 1;
+    }
+    let mut start = 0;
+    area(order.chunk_by(|a, b| a.0 == b.0).map(|group| {
+        let (mut likes, mut dislikes) = (0, 0);
+        for (sample, &count) in group.iter().zip(&counts[start..]) {
+            *(if sample.1 { &mut likes } else { &mut dislikes }) += count;
+        }
+        start += group.len();
+        (likes, dislikes)
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{auc, tests::samples};
+    use super::*;
+
+    #[test]
+    fn the_interval_holds_the_estimate_and_shrinks_with_data() {
+        let rows = |n: u32| -> Vec<Scored> {
+            (0..n)
+                .map(|i| {
+                    let label = i % 3 == 0;
+                    let noise = (i.wrapping_mul(2_654_435_761) >> 8) % 1000;
+                    let probability = noise as f32 / 1500.0 + if label { 0.2 } else { 0.0 };
+                    Scored { user: 0, label, probability }
+                })
+                .collect()
+        };
+        let mut widths = Vec::new();
+        for n in [100, 2000] {
+            let scored = rows(n);
+            let [low, high] = auc_interval(&scored, 400, 7).unwrap();
+            let estimate = auc(&scored).unwrap();
+            assert!(low < estimate && estimate < high, "{low} {estimate} {high}");
+            widths.push(high - low);
+        }
+        assert!(widths[1] < widths[0] / 2.0, "{widths:?}");
+    }
+
+    #[test]
+    fn the_interval_depends_on_seed_and_samples_only() {
+        let mut scored =
+            samples(&[(0, true, 0.9), (1, false, 0.4), (2, true, 0.4), (3, false, 0.1)]);
+        let first = auc_interval(&scored, 200, 1);
+        scored.reverse();
+        assert_eq!(first, auc_interval(&scored, 200, 1));
+        assert_eq!(auc_interval(&scored[..1], 200, 1), None);
+        assert_eq!(auc_interval(&scored, 0, 1), None);
+    }
+}
