@@ -2,10 +2,12 @@
 
 use crate::raw::RawTables;
 
+/// The value at `i`; `u32::MAX`, which is no index, outside.
 pub(super) fn at(values: &[u32], i: u32) -> u32 {
     values.get(i as usize).copied().unwrap_or(u32::MAX)
 }
 
+/// How many of the indices `0..len` occur.
 pub(super) fn distinct(len: usize, values: &[u32]) -> u64 {
     let mut seen = vec![false; len];
     values.iter().for_each(|v| {
