@@ -1,4 +1,6 @@
-//! What can go wrong between ranks. Every message names the collective and who was waited for.
+//! What can go wrong between ranks. Every message names what was done and who was waited for.
+
+use std::time::Duration;
 
 /// Result of everything in this crate.
 pub type Result<T, E = CommError> = std::result::Result<T, E>;
@@ -16,4 +18,125 @@ pub enum CommError {
         /// Number of ranks in the job.
         world_size: usize,
     },
+    /// The connection to a rank ended while something was still needed from it.
+    #[error(
+        "{collective} #{sequence}: lost rank {rank} ({why}); it has probably ended, see its log"
+    )]
+    PeerLost {
+        /// Name of the collective.
+        collective: String,
+        /// Number of the collective, counted from 0 by every rank.
+        sequence: u64,
+        /// The rank that is gone.
+        rank: usize,
+        /// What the connection said.
+        why: String,
+    },
+    /// Some ranks did not enter a collective in time.
+    #[error("{collective} #{sequence}: waited {timeout:?} for {}; it is stuck or far behind, see its log, or raise runtime.collective_timeout", ranks(.missing))]
+    Timeout {
+        /// Name of the collective.
+        collective: String,
+        /// Number of the collective.
+        sequence: u64,
+        /// The ranks whose part did not come.
+        missing: Vec<usize>,
+        /// How long it was waited.
+        timeout: Duration,
+    },
+    /// A rank entered another collective than this one.
+    #[error(
+        "rank {rank} entered {theirs}, this rank {ours}: the ranks do not run the same program"
+    )]
+    Mismatch {
+        /// The other rank.
+        rank: usize,
+        /// What this rank entered.
+        ours: String,
+        /// What the other rank entered.
+        theirs: String,
+    },
+    /// A peer sent bytes that are not this protocol.
+    #[error("{peer} sent a malformed message: {what}")]
+    Malformed {
+        /// Who sent it.
+        peer: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The store refused this rank.
+    #[error("the job at {endpoint} refused rank {rank}: {reason}")]
+    Refused {
+        /// Address of the store.
+        endpoint: String,
+        /// This rank.
+        rank: usize,
+        /// Why.
+        reason: String,
+    },
+    /// The other side does not know the secret of this job.
+    #[error("{peer} does not know this job's secret: it belongs to another job")]
+    WrongSecret {
+        /// The other side.
+        peer: String,
+    },
+    /// Not all ranks came.
+    #[error("rendezvous: waited {timeout:?} for {}; see their logs, or raise runtime.rendezvous_timeout", ranks(.missing))]
+    Rendezvous {
+        /// The ranks that did not come.
+        missing: Vec<usize>,
+        /// How long it was waited.
+        timeout: Duration,
+    },
+    /// The store could not be reached.
+    #[error("can't reach the job at {endpoint}: {why}")]
+    Unreachable {
+        /// Address of the store.
+        endpoint: String,
+        /// The last error.
+        why: String,
+    },
+    /// An address can't be listened on.
+    #[error(
+        "can't listen on {address}: {why}; choose another with --rdzv-endpoint, or leave it out for any free port"
+    )]
+    Bind {
+        /// The address.
+        address: String,
+        /// What the system said.
+        why: String,
+    },
+    /// A setting that can't work.
+    #[error("{0}")]
+    Config(String),
+    /// The operating system refused something.
+    #[error("{what}: {why}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        why: String,
+    },
+}
+
+impl CommError {
+    /// A [`CommError::System`].
+    pub(crate) fn system(what: &str, why: impl std::fmt::Display) -> Self {
+        Self::System { what: what.into(), why: why.to_string() }
+    }
+
+    /// A [`CommError::Malformed`].
+    pub(crate) fn malformed(peer: impl Into<String>, what: impl std::fmt::Display) -> Self {
+        Self::Malformed { peer: peer.into(), what: what.to_string() }
+    }
+
+    /// Whether this is only the echo of another rank's end, not a first cause.
+    pub fn is_peer_lost(&self) -> bool {
+        matches!(self, Self::PeerLost { .. } | Self::Timeout { .. } | Self::Rendezvous { .. })
+    }
+}
+
+fn ranks(missing: &[usize]) -> String {
+    let list: Vec<_> = missing.iter().map(usize::to_string).collect();
+    format!("{} {}", if list.len() == 1 { "rank" } else { "ranks" }, list.join(", "))
 }

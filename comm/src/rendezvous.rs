@@ -1,0 +1,311 @@
+//! Where ranks meet: a [`Store`] in the launcher, and [`join`] in every rank.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use crate::error::{CommError, Result};
+use crate::handshake::{Identity, Purpose, accept, dial, receive, send};
+use crate::mesh;
+use crate::secret::Secret;
+use crate::tcp::TcpCommunicator;
+
+/// How long one connection may take to prove itself.
+pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+/// Connections that may be proving themselves at one time; others queue.
+const HANDSHAKES: usize = 128;
+/// How long after the store's deadline a rank still waits for the store's reason.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What a [`Store`] needs.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Where to listen; port 0 takes any free one.
+    pub bind: SocketAddr,
+    /// Ranks in the job.
+    pub world_size: usize,
+    /// The job's secret.
+    pub secret: Secret,
+    /// What the ranks must be.
+    pub identity: Identity,
+    /// How long all ranks have to come.
+    pub deadline: Duration,
+}
+
+/// What a rank needs to [`join`].
+#[derive(Clone, Debug)]
+pub struct JoinConfig {
+    /// `host:port` of the store.
+    pub endpoint: String,
+    /// This rank, from 0.
+    pub rank: usize,
+    /// Ranks in the job.
+    pub world_size: usize,
+    /// The job's secret.
+    pub secret: Secret,
+    /// What this rank is.
+    pub identity: Identity,
+    /// How long all ranks have to come.
+    pub deadline: Duration,
+    /// How long this rank waits for another in one collective.
+    pub timeout: Duration,
+    /// Address of this machine on which other ranks reach this one.
+    pub listen_host: IpAddr,
+}
+
+/// What a rank tells the store.
+#[derive(Debug, Serialize, Deserialize)]
+struct Request {
+    rank: usize,
+    world_size: usize,
+    identity: Identity,
+    address: SocketAddr,
+}
+
+/// What the store answers.
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    /// Where every rank listens, in rank order.
+    Welcome(Vec<SocketAddr>),
+    /// Why this rank can't take part.
+    Refused(String),
+}
+
+/// The meeting point of one job: lives until dropped.
+#[derive(Debug)]
+pub struct Store {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Store {
+    /// Listens and serves in a thread of its own.
+    ///
+    /// # Errors
+    /// When the address can't be listened on (a port in use), or the system gives no thread.
+    pub fn start(config: StoreConfig) -> Result<Store> {
+        if config.world_size == 0 {
+            return Err(CommError::Config("a job has at least one rank".into()));
+        }
+        let bind = |why: std::io::Error| CommError::Bind {
+            address: config.bind.to_string(),
+            why: why.to_string(),
+        };
+        let listener = std::net::TcpListener::bind(config.bind).map_err(bind)?;
+        listener.set_nonblocking(true).map_err(bind)?;
+        let address = listener.local_addr().map_err(bind)?;
+        let runtime = runtime()?;
+        let (stop, stopped) = oneshot::channel();
+        let serve = move || {
+            runtime.block_on(async move {
+                let Ok(listener) = TcpListener::from_std(listener) else { return };
+                tokio::select! {
+                    _ = stopped => {}
+                    () = serve(listener, Arc::new(config)) => {}
+                }
+            });
+        };
+        let thread = std::thread::Builder::new()
+            .name("rendezvous".into())
+            .spawn(serve)
+            .map_err(|why| CommError::system("start the rendezvous thread", why))?;
+        Ok(Store { address, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it listens, with the real port.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Either the thread hears the sender go, or it has ended by itself.
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|why| CommError::system("start the network runtime", why))
+}
+
+async fn serve(listener: TcpListener, config: Arc<StoreConfig>) {
+    let (candidates, mut arrived) = mpsc::channel(64);
+    let admit = admit(listener, config.clone(), candidates);
+    let gather = async {
+        let mut gathering = Gathering { config: &config, ranks: BTreeMap::new(), over: None };
+        let deadline = Instant::now() + config.deadline;
+        loop {
+            tokio::select! {
+                Some((request, stream)) = arrived.recv() => gathering.arrive(request, stream).await,
+                () = sleep_until(deadline), if gathering.over.is_none() => gathering.give_up().await,
+            }
+        }
+    };
+    tokio::join!(admit, gather);
+}
+
+/// Lets in whoever proves to know the secret; garbage and slow connections hold nobody up.
+async fn admit(
+    listener: TcpListener,
+    config: Arc<StoreConfig>,
+    candidates: mpsc::Sender<(Request, TcpStream)>,
+) {
+    let places = Arc::new(Semaphore::new(HANDSHAKES));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok((mut stream, peer)) = listener.accept().await else {
+            // Out of file descriptors, most likely: others must end first.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let (config, candidates) = (config.clone(), candidates.clone());
+        tokio::spawn(async move {
+            let name = peer.to_string();
+            let proof = accept(&mut stream, &name, Purpose::Store, &config.secret);
+            if let Ok(Ok(request)) = timeout(HANDSHAKE_LIMIT, proof).await {
+                let _ = candidates.send((request, stream)).await;
+            }
+            drop(place);
+        });
+    }
+}
+
+/// The ranks that have come so far.
+struct Gathering<'a> {
+    config: &'a StoreConfig,
+    ranks: BTreeMap<usize, (SocketAddr, TcpStream)>,
+    /// Why nobody is let in any more.
+    over: Option<String>,
+}
+
+impl Gathering<'_> {
+    async fn arrive(&mut self, request: Request, mut stream: TcpStream) {
+        if let Some(reason) = self.refusal(&request) {
+            answer(&mut stream, &Answer::Refused(reason)).await;
+            return;
+        }
+        self.ranks.insert(request.rank, (request.address, stream));
+        if self.ranks.len() == self.config.world_size {
+            let addresses = self.ranks.values().map(|(address, _)| *address).collect();
+            self.finish(Answer::Welcome(addresses), "all ranks have come already").await;
+        }
+    }
+
+    fn refusal(&self, request: &Request) -> Option<String> {
+        let world_size = self.config.world_size;
+        if let Some(reason) = self.config.identity.refusal(&request.identity) {
+            return Some(reason);
+        }
+        if request.world_size != world_size {
+            return Some(format!(
+                "it expects {} ranks, the job has {world_size}",
+                request.world_size
+            ));
+        }
+        if request.rank >= world_size {
+            return Some(format!("the job has ranks 0 to {}", world_size - 1));
+        }
+        if let Some(reason) = &self.over {
+            return Some(reason.clone());
+        }
+        self.ranks.contains_key(&request.rank).then(|| "this rank has come already".into())
+    }
+
+    async fn give_up(&mut self) {
+        let missing: Vec<_> =
+            (0..self.config.world_size).filter(|rank| !self.ranks.contains_key(rank)).collect();
+        let error = CommError::Rendezvous { missing, timeout: self.config.deadline };
+        self.finish(Answer::Refused(error.to_string()), "it came after the deadline").await;
+    }
+
+    async fn finish(&mut self, last: Answer, over: &str) {
+        for (_, (_, mut stream)) in std::mem::take(&mut self.ranks) {
+            answer(&mut stream, &last).await;
+        }
+        self.over = Some(over.into());
+    }
+}
+
+/// Answers, but is not held up by a peer that does not read.
+async fn answer(stream: &mut TcpStream, answer: &Answer) {
+    let _ = timeout(HANDSHAKE_LIMIT, send(stream, "a rank", answer)).await;
+}
+
+/// Joins the job at `config.endpoint` and connects to all its other ranks.
+///
+/// # Errors
+/// The store can't be reached or does not know the secret; it refuses this rank (another build or
+/// config, a rank that has come already); some ranks did not come by the deadline (named).
+pub fn join(config: JoinConfig) -> Result<TcpCommunicator> {
+    let JoinConfig { rank, world_size, .. } = config;
+    if rank >= world_size {
+        return Err(CommError::NoSuchRank { collective: "rendezvous".into(), rank, world_size });
+    }
+    let runtime = runtime()?;
+    let streams = runtime.block_on(meet(&config))?;
+    TcpCommunicator::start(runtime, rank, streams, config.timeout)
+}
+
+async fn meet(config: &JoinConfig) -> Result<Vec<Option<TcpStream>>> {
+    let until = Instant::now() + config.deadline + GRACE;
+    let local = SocketAddr::new(config.listen_host, 0);
+    let bind =
+        |why: std::io::Error| CommError::Bind { address: local.to_string(), why: why.to_string() };
+    let listener = TcpListener::bind(local).await.map_err(bind)?;
+    let request = Request {
+        rank: config.rank,
+        world_size: config.world_size,
+        identity: config.identity.clone(),
+        address: listener.local_addr().map_err(bind)?,
+    };
+    let asked = timeout_at(until, ask(config, &request)).await;
+    let no_answer = |_| CommError::Unreachable {
+        endpoint: config.endpoint.clone(),
+        why: format!("no answer within {:?}", config.deadline + GRACE),
+    };
+    match asked.map_err(no_answer)?? {
+        Answer::Welcome(addresses) if addresses.len() == config.world_size => {
+            mesh::form(config, &addresses, listener).await
+        }
+        Answer::Welcome(addresses) => {
+            let what = format!("{} addresses for {} ranks", addresses.len(), config.world_size);
+            Err(CommError::malformed(&config.endpoint, what))
+        }
+        Answer::Refused(reason) => {
+            Err(CommError::Refused { endpoint: config.endpoint.clone(), rank: config.rank, reason })
+        }
+    }
+}
+
+async fn ask(config: &JoinConfig, request: &Request) -> Result<Answer> {
+    let endpoint = config.endpoint.as_str();
+    let mut stream = loop {
+        match TcpStream::connect(endpoint).await {
+            Ok(stream) => break stream,
+            // The store may not be there yet: the caller's deadline bounds this.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(error) => {
+                let why = error.to_string();
+                return Err(CommError::Unreachable { endpoint: endpoint.into(), why });
+            }
+        }
+    };
+    dial(&mut stream, endpoint, Purpose::Store, &config.secret, request).await?;
+    receive(&mut stream, endpoint).await
+}

@@ -1,0 +1,159 @@
+//! Collectives between real sockets: the canonical order to the bit, and typed errors.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::Job;
+use proptest::prelude::*;
+use reclora_comm::rendezvous::join;
+use reclora_comm::{CommError, Communicator, tree};
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// A value of every size, signed zeros and subnormals among them, different for each rank and index.
+fn value(rank: usize, index: usize) -> f32 {
+    let hash = (rank as u64 * 1_000_003 + index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    match hash >> 61 {
+        0 => -0.0,
+        1 => f32::from_bits((hash >> 40) as u32 & 0x7f_ffff),
+        _ => ((hash >> 40) as f32 - 8e6) * 10f32.powi((hash >> 58 & 7) as i32 - 4),
+    }
+}
+
+#[test]
+fn d1_all_reduce_is_the_canonical_tree_to_the_bit() {
+    for world_size in [1, 2, 3, 4, 8] {
+        for length in [0, 1, 7, 1000, 300_001] {
+            let leaf = |rank| (0..length).map(|i| value(rank, i)).collect::<Vec<_>>();
+            let expected = bits(&tree::sum((0..world_size).map(leaf).collect()).unwrap());
+            let sums = Job::new(world_size).run(|mut comm| {
+                let mut buffer = leaf(comm.rank());
+                comm.all_reduce_sum("gradient", &mut buffer).unwrap();
+                bits(&buffer)
+            });
+            assert!(sums.iter().all(|sum| *sum == expected), "{world_size} ranks, {length} values");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn d1_random_buckets(
+        leaves in prop::collection::vec(prop::collection::vec(
+            prop::num::f32::NORMAL | prop::num::f32::SUBNORMAL | prop::num::f32::ZERO, 37), 4),
+    ) {
+        let expected = bits(&tree::sum(leaves.clone()).unwrap());
+        for sum in Job::new(4).run(|mut comm| {
+            let mut buffer = leaves[comm.rank()].clone();
+            comm.all_reduce_sum("bucket", &mut buffer).unwrap();
+            bits(&buffer)
+        }) {
+            prop_assert_eq!(&sum, &expected);
+        }
+    }
+}
+
+#[test]
+fn gather_broadcast_and_barrier() {
+    Job::new(4).run(|mut comm| {
+        let rank = comm.rank();
+        let gathered = comm.all_gather("names", format!("rank {rank}").as_bytes()).unwrap();
+        let expected: Vec<_> = (0..4).map(|r| format!("rank {r}").into_bytes()).collect();
+        assert_eq!(gathered, expected);
+        let mut bytes = vec![rank as u8; rank];
+        comm.broadcast("plan", 3, &mut bytes).unwrap();
+        assert_eq!(bytes, [3, 3, 3]);
+        for _ in 0..50 {
+            comm.barrier("step").unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_rank_may_run_ahead_of_a_broadcast() {
+    Job::new(2).run(|mut comm| {
+        for round in 0..200u8 {
+            let mut bytes = vec![if comm.rank() == 0 { round } else { 0 }; 5000];
+            comm.broadcast("weights", 0, &mut bytes).unwrap();
+            assert!(bytes.iter().all(|&byte| byte == round));
+        }
+    });
+}
+
+#[test]
+fn s2_a_rank_that_ends_is_named_at_once() {
+    let errors = Job::new(3).run(|mut comm| {
+        comm.barrier("start").unwrap();
+        if comm.rank() == 1 {
+            return None;
+        }
+        let begun = Instant::now();
+        let error = comm.all_reduce_sum("gradient", &mut [1.0; 10]).unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(error.is_peer_lost());
+        Some(error)
+    });
+    // A survivor that saw the error first ends too: the other may name either of them.
+    for error in errors.into_iter().flatten() {
+        assert!(matches!(error, CommError::PeerLost { sequence: 1, .. }), "{error}");
+        assert!(error.to_string().starts_with("gradient #1: lost rank "), "{error}");
+    }
+}
+
+#[test]
+fn s2_a_rank_that_hangs_is_named_at_the_deadline() {
+    let job = Job::new(2);
+    let (hang, release) = std::sync::mpsc::channel::<()>();
+    let release = std::sync::Mutex::new(release);
+    let hang = std::sync::Mutex::new(Some(hang));
+    job.try_run(
+        |comm| {
+            let mut comm = comm.unwrap();
+            if comm.rank() == 1 {
+                let _ = release.lock().unwrap().recv();
+                return;
+            }
+            let error = comm.barrier("epoch end").unwrap_err();
+            assert!(
+                error.to_string().starts_with("epoch end #0: waited 300ms for rank 1;"),
+                "{error}"
+            );
+            drop(hang.lock().unwrap().take());
+        },
+        |config| reclora_comm::rendezvous::JoinConfig {
+            timeout: Duration::from_millis(300),
+            ..config
+        },
+    );
+}
+
+#[test]
+fn ranks_in_different_collectives_are_told_so() {
+    let errors = Job::new(2).run(|mut comm| {
+        let result = match comm.rank() {
+            0 => comm.all_reduce_sum("layer 3", &mut [0.0; 8]),
+            _ => comm.all_reduce_sum("layer 3", &mut [0.0; 9]),
+        };
+        result.unwrap_err()
+    });
+    // One of them may end first; whoever compares says what both entered.
+    assert!(errors.iter().any(|error| {
+        let text = error.to_string();
+        text.contains("\"layer 3\" #0 of 8") && text.contains("\"layer 3\" #0 of 9")
+    }));
+}
+
+#[test]
+fn roots_and_ranks_that_do_not_exist_are_errors() {
+    let job = Job::new(2);
+    let error = join(job.config(2)).unwrap_err();
+    assert_eq!(error.to_string(), "rendezvous: rank 2 does not exist in a world of 2");
+    job.run(|mut comm| {
+        let error = comm.broadcast("plan", 2, &mut Vec::new()).unwrap_err();
+        assert_eq!(error.to_string(), "plan: rank 2 does not exist in a world of 2");
+    });
+}
