@@ -5,6 +5,7 @@
 #![deny(missing_docs)]
 
 pub mod config;
+pub mod distributed;
 pub mod error;
 pub mod metrics;
 pub mod optimizer;

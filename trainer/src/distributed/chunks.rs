@@ -1,0 +1,196 @@
+//! Scoring work cut into fixed chunks of samples, spread over ranks, each done exactly once (D-3).
+//!
+//! A chunk is a range of sample indices that does not depend on the number of ranks, and its result is
+//! one file, visible only when complete. Whatever is killed, the rerun keeps the files that are there
+//! and verifies, and does the rest: the bytes are those of an undisturbed run.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use reclora_comm::Communicator;
+use reclora_storage::shard::{Column, Shard, write_shard};
+
+use crate::error::Result;
+use crate::progress::{Event, Progress};
+
+/// Directory of the chunk files in a stage's directory.
+pub const PARTS: &str = "parts";
+
+/// `range` of sample indices, cut into pieces of `size`, whose results are files of shard kind `name`.
+#[derive(Clone, Debug)]
+pub struct Chunks {
+    name: String,
+    dir: PathBuf,
+    range: Range<u64>,
+    size: u64,
+}
+
+/// A column that owns its values.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values {
+    /// Bytes.
+    U8(Vec<u8>),
+    /// 16-bit integers, or the bits of f16.
+    U16(Vec<u16>),
+    /// 32-bit integers.
+    U32(Vec<u32>),
+    /// 64-bit integers.
+    U64(Vec<u64>),
+    /// Floats.
+    F32(Vec<f32>),
+}
+
+impl Values {
+    fn column(&self) -> Column<'_> {
+        match self {
+            Values::U8(values) => Column::U8(values),
+            Values::U16(values) => Column::U16(values),
+            Values::U32(values) => Column::U32(values),
+            Values::U64(values) => Column::U64(values),
+            Values::F32(values) => Column::F32(values),
+        }
+    }
+}
+
+impl Chunks {
+    /// Chunks of `size` samples of `range`, kept in `dir` under `name`.
+    pub fn new(dir: &Path, name: &str, range: Range<u64>, size: u64) -> Self {
+        Self { name: name.into(), dir: dir.into(), range, size: size.max(1) }
+    }
+
+    /// Number of chunks.
+    pub fn len(&self) -> u64 {
+        (self.range.end - self.range.start).div_ceil(self.size)
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// The samples of chunk `index`.
+    pub fn samples(&self, index: u64) -> Range<u64> {
+        let start = self.range.start + index * self.size;
+        start..(start + self.size).min(self.range.end)
+    }
+
+    /// The file of chunk `index`.
+    pub fn path(&self, index: u64) -> PathBuf {
+        self.dir.join(format!("{}-{index:06}.shard", self.name))
+    }
+
+    /// Does this rank's share of the chunks, then waits for the others. `work` gets a range of
+    /// samples and returns its columns, a pure function of that range.
+    pub fn run(
+        &self,
+        task: &str,
+        comm: &mut dyn Communicator,
+        progress: &mut dyn Progress,
+        work: impl Fn(Range<u64>) -> Result<Vec<(&'static str, Values)>>,
+    ) -> Result<()> {
+        reclora_storage::atomic::create_dir_all(&self.dir)?;
+        let total = self.range.end - self.range.start;
+        progress.emit(Event::Start { task: task.into(), total, unit: "samples".into() });
+        let mut done = 0;
+        let world_size = comm.world_size() as u64;
+        for index in (comm.rank() as u64..self.len()).step_by(world_size as usize) {
+            if !self.is_done(index) {
+                let columns = work(self.samples(index))?;
+                let views: Vec<_> =
+                    columns.iter().map(|(name, values)| (*name, values.column())).collect();
+                write_shard(&self.path(index), &self.name, &views)?;
+            }
+            let samples = self.samples(index);
+            done += samples.end - samples.start;
+            progress.emit(Event::Update { task: task.into(), done, note: String::new() });
+        }
+        comm.barrier(task)?;
+        progress.emit(Event::Finish { task: task.into() });
+        Ok(())
+    }
+
+    /// A file that is damaged counts as not there: its chunk is done again.
+    fn is_done(&self, index: u64) -> bool {
+        Shard::open(&self.path(index), &self.name).is_ok_and(|shard| shard.verify().is_ok())
+    }
+
+    /// Opens the finished chunks in order.
+    pub fn open(&self) -> Result<ChunkStore> {
+        let shards = (0..self.len())
+            .map(|index| Ok(Shard::open(&self.path(index), &self.name)?))
+            .collect::<Result<_>>()?;
+        Ok(ChunkStore { start: self.range.start, size: self.size, shards })
+    }
+}
+
+/// Finished chunks, found by sample index.
+#[derive(Debug)]
+pub struct ChunkStore {
+    start: u64,
+    size: u64,
+    shards: Vec<Shard>,
+}
+
+impl ChunkStore {
+    /// The chunk of sample `index` and the sample's row in it; `None` outside the range.
+    pub fn locate(&self, index: u64) -> Option<(&Shard, usize)> {
+        let offset = index.checked_sub(self.start)?;
+        let shard = self.shards.get(usize::try_from(offset / self.size).ok()?)?;
+        Some((shard, (offset % self.size) as usize))
+    }
+
+    /// All chunks, in order.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+    use reclora_comm::Solo;
+    use std::cell::RefCell;
+
+    fn squares(range: Range<u64>) -> Result<Vec<(&'static str, Values)>> {
+        Ok(vec![("square", Values::U64(range.map(|i| i * i).collect()))])
+    }
+
+    #[test]
+    fn d3_every_sample_is_in_one_chunk_and_found_by_its_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let chunks = Chunks::new(dir.path(), "squares", 10..33, 5);
+        chunks.run("square", &mut Solo, &mut Silent, squares).unwrap();
+        let store = chunks.open().unwrap();
+        assert_eq!(store.shards().len(), 5);
+        for index in 10..33 {
+            let (shard, row) = store.locate(index).unwrap();
+            assert_eq!(shard.u64("square").unwrap()[row], index * index);
+        }
+        assert!(store.locate(9).is_none() && store.locate(35).is_none());
+    }
+
+    #[test]
+    fn d2_a_rerun_does_only_what_is_missing_or_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let chunks = Chunks::new(dir.path(), "squares", 0..20, 5);
+        chunks.run("square", &mut Solo, &mut Silent, squares).unwrap();
+        let bytes: Vec<_> = (0..4).map(|i| std::fs::read(chunks.path(i)).unwrap()).collect();
+        std::fs::remove_file(chunks.path(1)).unwrap();
+        let mut damaged = bytes[3].clone();
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 1;
+        damaged.truncate(bytes[3].len() - 1);
+        std::fs::write(chunks.path(3), damaged).unwrap();
+        let done = RefCell::new(Vec::new());
+        let work = |range: Range<u64>| {
+            done.borrow_mut().push(range.start);
+            squares(range)
+        };
+        chunks.run("square", &mut Solo, &mut Silent, work).unwrap();
+        assert_eq!(*done.borrow(), [5, 15]);
+        for (index, bytes) in bytes.iter().enumerate() {
+            assert_eq!(std::fs::read(chunks.path(index as u64)).unwrap(), *bytes);
+        }
+    }
+}

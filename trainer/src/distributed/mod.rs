@@ -1,0 +1,5 @@
+//! What every distributed stage is made of: work in fixed chunks, and data-parallel training.
+
+pub mod checkpoint;
+pub mod chunks;
+pub mod train;

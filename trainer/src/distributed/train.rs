@@ -1,0 +1,311 @@
+//! Data-parallel training whose result does not depend on the number of ranks (D-1).
+//!
+//! The order of an epoch is a keyed permutation. A global batch is cut into a fixed number M of
+//! micro-batches; their gradients are the leaves of one binary tree. A rank computes its contiguous
+//! block of leaves, a subtree, on as many threads as it has; the rest of the tree is added across
+//! ranks. So the sum is added in the same order whatever the numbers of ranks and threads.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use reclora_comm::{Communicator, tree};
+use reclora_storage::permutation::EpochOrder;
+
+use super::checkpoint::{EpochRecord, History, StepRecord, TrainState, load, save};
+use crate::error::{Result, TrainerError};
+use crate::optimizer::{AdamW, clip_gradient_norm, linear_decay};
+use crate::progress::{Event, Progress};
+
+/// What is trained.
+pub trait Objective: Sync {
+    /// Adds `weight` times the gradient of each sample's loss to `gradient` and returns the sum of
+    /// the losses. A pure function of its arguments; `samples` are positions in the training set.
+    fn micro_batch(
+        &self,
+        parameters: &[f32],
+        samples: &[u64],
+        epoch: u64,
+        weight: f32,
+        gradient: &mut [f32],
+    ) -> Result<f32>;
+
+    /// AUC and log loss on the valid samples, the same on every rank.
+    fn validate(
+        &self,
+        parameters: &[f32],
+        comm: &mut dyn Communicator,
+    ) -> Result<(Option<f64>, Option<f64>)>;
+}
+
+/// How to train.
+#[derive(Clone, Debug)]
+pub struct TrainPlan {
+    /// What is being done, in words a user reads.
+    pub task: String,
+    /// Size of the training set.
+    pub samples: u64,
+    /// Largest number of epochs.
+    pub epochs: u64,
+    /// Samples per optimizer step, over all ranks.
+    pub global_batch: u64,
+    /// Leaves of the canonical sum: a power of two, at least the number of ranks.
+    pub micro_batches: usize,
+    /// Learning rate, at the start if it decays.
+    pub learning_rate: f32,
+    /// Whether the learning rate decays linearly to 0.
+    pub decay: bool,
+    /// Weight decay of AdamW.
+    pub weight_decay: f32,
+    /// Gradients are scaled down to this norm, if given.
+    pub max_grad_norm: Option<f32>,
+    /// Seed of the order of samples.
+    pub seed: u64,
+    /// Select the epoch with the best valid AUC, and stop after this many epochs without a better
+    /// one. Without it the last epoch's parameters are kept.
+    pub patience: Option<u64>,
+    /// Write a checkpoint every this many steps, and after each epoch.
+    pub checkpoint_every: u64,
+    /// Where checkpoints are kept.
+    pub checkpoints: PathBuf,
+}
+
+impl TrainPlan {
+    fn batches(&self) -> u64 {
+        self.samples.div_ceil(self.global_batch)
+    }
+
+    fn check(&self, world_size: usize) -> Result<()> {
+        let wrong = |field: &str, what: String| Err(TrainerError::config(field, what));
+        if self.samples == 0 || self.global_batch == 0 {
+            return wrong(
+                &self.task,
+                "needs at least one sample and a batch of at least one".into(),
+            );
+        }
+        if !self.micro_batches.is_power_of_two() {
+            return wrong("tune.micro_batches", "must be a power of two".into());
+        }
+        if !world_size.is_power_of_two() || world_size > self.micro_batches {
+            let what = format!(
+                "{world_size} ranks can't share {} micro-batches so that the result is the same for \
+                 any number of ranks; use a power of two of at most that many",
+                self.micro_batches
+            );
+            return wrong("runtime.nproc_per_node", what);
+        }
+        Ok(())
+    }
+}
+
+/// What training ends with.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// The selected parameters.
+    pub parameters: Vec<f32>,
+    /// The curves.
+    pub history: History,
+}
+
+/// Trains from `initial`, or from the newest checkpoint of this plan.
+pub fn train(
+    plan: &TrainPlan,
+    objective: &dyn Objective,
+    initial: Vec<f32>,
+    comm: &mut dyn Communicator,
+    progress: &mut dyn Progress,
+) -> Result<Trained> {
+    plan.check(comm.world_size())?;
+    let state = match load(&plan.checkpoints, comm)? {
+        Some(state) => state,
+        None => TrainState {
+            first_moment: vec![0.0; initial.len()],
+            second_moment: vec![0.0; initial.len()],
+            parameters: initial,
+            ..TrainState::default()
+        },
+    };
+    let mut run = Run::new(plan, objective, state, comm, progress)?;
+    run.all_epochs()
+}
+
+struct Run<'a> {
+    plan: &'a TrainPlan,
+    objective: &'a dyn Objective,
+    comm: &'a mut dyn Communicator,
+    progress: &'a mut dyn Progress,
+    optimizer: AdamW,
+    state: TrainState,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        plan: &'a TrainPlan,
+        objective: &'a dyn Objective,
+        mut state: TrainState,
+        comm: &'a mut dyn Communicator,
+        progress: &'a mut dyn Progress,
+    ) -> Result<Self> {
+        let first = std::mem::take(&mut state.first_moment);
+        let second = std::mem::take(&mut state.second_moment);
+        let parameters = state.parameters.len();
+        let optimizer = AdamW::from_parts(plan.weight_decay, first, second, state.step)
+            .filter(|optimizer| optimizer.first_moment().len() == parameters)
+            .ok_or_else(|| {
+                TrainerError::file(&plan.checkpoints, "a checkpoint of another model; use --force")
+            })?;
+        Ok(Self { plan, objective, comm, progress, optimizer, state })
+    }
+
+    fn all_epochs(&mut self) -> Result<Trained> {
+        let (task, batches) = (self.plan.task.clone(), self.plan.batches());
+        let total = self.plan.epochs * batches * self.comm.world_size() as u64;
+        self.progress.emit(Event::Start { task: task.clone(), total, unit: "steps".into() });
+        while self.state.epoch < self.plan.epochs && !self.is_over() {
+            let order = EpochOrder::new(self.plan.samples, self.plan.seed, self.state.epoch);
+            while self.state.batch < batches {
+                self.step(&order)?;
+                if self.state.step.is_multiple_of(self.plan.checkpoint_every.max(1)) {
+                    self.save()?;
+                }
+            }
+            self.end_epoch()?;
+            self.save()?;
+        }
+        self.comm.barrier(&task)?;
+        self.progress.emit(Event::Finish { task });
+        let state = std::mem::take(&mut self.state);
+        let parameters = match (self.plan.patience, state.best) {
+            (Some(_), Some((_, best))) => best,
+            _ => state.parameters,
+        };
+        Ok(Trained { parameters, history: state.history })
+    }
+
+    /// Whether no epoch was better for as long as the patience lasts.
+    fn is_over(&self) -> bool {
+        let best = self.state.best.as_ref().map_or(self.state.epoch, |(epoch, _)| *epoch);
+        self.plan.patience.is_some_and(|patience| self.state.epoch - best >= patience.max(1))
+    }
+
+    fn step(&mut self, order: &EpochOrder) -> Result<()> {
+        let plan = self.plan;
+        let start = self.state.batch * plan.global_batch;
+        let end = (start + plan.global_batch).min(plan.samples);
+        let batch: Vec<u64> = (start..end).map(|position| order.at(position)).collect();
+        let learning_rate = if plan.decay {
+            linear_decay(plan.learning_rate, self.state.step, plan.epochs * plan.batches())
+        } else {
+            plan.learning_rate
+        };
+        let (mut gradient, loss) = self.gradient(&batch)?;
+        self.check_finite(&gradient, loss)?;
+        let norm = clip_gradient_norm(&mut gradient, plan.max_grad_norm.unwrap_or(f32::INFINITY));
+        self.optimizer.step(&mut self.state.parameters, &gradient, learning_rate);
+        self.state.batch += 1;
+        self.state.step += 1;
+        let (step, epoch) = (self.state.step, self.state.epoch + 1);
+        let record = StepRecord { step, epoch, loss, learning_rate, gradient_norm: norm };
+        self.state.history.steps.push(record);
+        let note = format!("loss {loss:.4}");
+        let update = Event::Update { task: plan.task.clone(), done: step, note };
+        self.progress.emit(update);
+        Ok(())
+    }
+
+    /// Gradient of the mean loss of `batch`, and that loss: the canonical sum over micro-batches.
+    fn gradient(&mut self, batch: &[u64]) -> Result<(Vec<f32>, f32)> {
+        let (rank, world_size) = (self.comm.rank(), self.comm.world_size());
+        let block = self.plan.micro_batches / world_size;
+        let leaves = Leaves {
+            objective: self.objective,
+            parameters: &self.state.parameters,
+            batch,
+            piece: (self.plan.global_batch as usize).div_ceil(self.plan.micro_batches),
+            epoch: self.state.epoch,
+        };
+        let mut sum = leaves.sum(rank * block..(rank + 1) * block)?;
+        self.comm.all_reduce_sum("gradient", &mut sum)?;
+        let loss = sum.pop().unwrap_or_default() / batch.len() as f32;
+        Ok((sum, loss))
+    }
+
+    fn check_finite(&self, gradient: &[f32], loss: f32) -> Result<()> {
+        if loss.is_finite() && gradient.iter().all(|value| value.is_finite()) {
+            return Ok(());
+        }
+        let what = format!("{}: the loss or its gradient at step {}", self.plan.task, {
+            self.state.step + 1
+        });
+        let hint = "lower the learning rate, or look for odd values in the data".into();
+        Err(TrainerError::NotFinite { what, hint })
+    }
+
+    fn end_epoch(&mut self) -> Result<()> {
+        let (valid_auc, valid_log_loss) =
+            self.objective.validate(&self.state.parameters, self.comm)?;
+        let epoch = self.state.epoch + 1;
+        let steps = self.state.history.steps.iter().filter(|record| record.epoch == epoch);
+        let losses: Vec<f64> = steps.map(|record| f64::from(record.loss)).collect();
+        let train_loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
+        let best = self.state.history.epochs.iter().filter_map(|record| record.valid_auc);
+        let better = valid_auc.is_some_and(|auc| best.fold(f64::NEG_INFINITY, f64::max) < auc);
+        if self.plan.patience.is_some() && (better || self.state.best.is_none()) {
+            self.state.best = Some((epoch, self.state.parameters.clone()));
+        }
+        let record = EpochRecord { epoch, train_loss, valid_auc, valid_log_loss };
+        self.progress.emit(Event::Message { text: describe(&self.plan.task, &record) });
+        self.state.history.epochs.push(record);
+        self.state.epoch = epoch;
+        self.state.batch = 0;
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<()> {
+        if self.comm.rank() == 0 {
+            self.state.first_moment = self.optimizer.first_moment().to_vec();
+            self.state.second_moment = self.optimizer.second_moment().to_vec();
+            save(&self.plan.checkpoints, &self.state)?;
+        }
+        Ok(())
+    }
+}
+
+fn describe(task: &str, record: &EpochRecord) -> String {
+    let EpochRecord { epoch, train_loss, valid_auc, .. } = record;
+    let auc = valid_auc.map_or(String::new(), |auc| format!(", valid AUC {auc:.4}"));
+    format!("{task}: epoch {epoch}, train loss {train_loss:.4}{auc}")
+}
+
+/// The micro-batches of one global batch.
+struct Leaves<'a> {
+    objective: &'a dyn Objective,
+    parameters: &'a [f32],
+    batch: &'a [u64],
+    piece: usize,
+    epoch: u64,
+}
+
+impl Leaves<'_> {
+    /// The tree's sum over `range`: the gradient, and behind it the sum of losses.
+    fn sum(&self, range: Range<usize>) -> Result<Vec<f32>> {
+        let Some(middle) = tree::split(&range) else { return self.leaf(range.start) };
+        let (left, right) =
+            rayon::join(|| self.sum(range.start..middle), || self.sum(middle..range.end));
+        let mut sum = left?;
+        tree::sum_into(&mut sum, &right?);
+        Ok(sum)
+    }
+
+    fn leaf(&self, index: usize) -> Result<Vec<f32>> {
+        let mut gradient = vec![0.0; self.parameters.len() + 1];
+        let end = ((index + 1) * self.piece).min(self.batch.len());
+        let samples = &self.batch[(index * self.piece).min(end)..end];
+        let Some((loss, values)) = gradient.split_last_mut() else { return Ok(gradient) };
+        if !samples.is_empty() {
+            let weight = 1.0 / self.batch.len() as f32;
+            *loss =
+                self.objective.micro_batch(self.parameters, samples, self.epoch, weight, values)?;
+        }
+        Ok(gradient)
+    }
+}
