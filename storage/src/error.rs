@@ -1,6 +1,311 @@
-//! Errors of the storage crate.
-/// What went wrong with data on disk.
-#[derive(Debug, thiserror::Error)]
-pub enum StorageError {}
+//! Errors of the storage crate: what went wrong, in which file (and line), and what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
 /// Result of everything in this crate.
 pub type Result<T, E = StorageError> = std::result::Result<T, E>;
+
+/// What went wrong with data on disk.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// The operating system refused an operation.
+    #[error("cannot {action} {path}: {source}{}", hint(.source))]
+    Io {
+        /// What was being done: "read", "create", ...
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// A raw file is not there, neither plain nor compressed.
+    #[error(
+        "{dir} has neither {name} nor {name}.gz; data.path must be the directory of the unpacked raw files"
+    )]
+    MissingRawFile {
+        /// The directory that was searched.
+        dir: PathBuf,
+        /// Name of the file that was looked for.
+        name: &'static str,
+    },
+    /// A raw file holds no row.
+    #[error("{path}: the file has no rows; download or unpack it again")]
+    EmptyRawFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A raw file ends or decodes wrongly (a truncated download, a damaged gzip stream).
+    #[error(
+        "{path}: after line {line}: {source}; the file is truncated or damaged: download it again"
+    )]
+    DamagedRawFile {
+        /// The file.
+        path: PathBuf,
+        /// The last line that was read in full.
+        line: u64,
+        /// What the decoder said.
+        source: io::Error,
+    },
+    /// A value of a raw file is not what the layout says.
+    #[error("{path}:{line}: {field}: {problem}")]
+    Raw {
+        /// The file.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: u64,
+        /// Name of the column.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: RawProblem,
+    },
+    /// The protocol's settings make no sense.
+    #[error("data.{setting}: {problem}")]
+    Protocol {
+        /// The setting in the `[data]` section.
+        setting: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// No sample is left after filtering.
+    #[error(
+        "no samples left: {ratings} ratings of {users} users on {items} items were read; \
+         data.k_core = {k_core} left {core_ratings} ratings of {core_users} users on {core_items} items; \
+         data.min_history = {min_history} then dropped all of them (the longest history has {longest_history} \
+         earlier ratings). Lower data.{culprit}"
+    )]
+    NoSamples {
+        /// Ratings read.
+        ratings: u64,
+        /// Users with a rating.
+        users: u64,
+        /// Items with a rating.
+        items: u64,
+        /// The setting.
+        k_core: u32,
+        /// Ratings the k-core left.
+        core_ratings: u64,
+        /// Users the k-core left.
+        core_users: u64,
+        /// Items the k-core left.
+        core_items: u64,
+        /// The setting.
+        min_history: u32,
+        /// Earlier ratings of the sample that has most of them.
+        longest_history: u64,
+        /// The setting that dropped the last sample.
+        culprit: &'static str,
+    },
+    /// A file written by this crate is incomplete, damaged, foreign or of another version.
+    #[error(
+        "{path}: {problem}; remove it and run the stage that writes it again (`reclora-launch run CONFIG --from STAGE`)"
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A column was asked for that a shard does not have.
+    #[error(
+        "{path}: no column `{column}` of type {dtype}: the file was written by another version, or for another purpose"
+    )]
+    NoColumn {
+        /// The shard.
+        path: PathBuf,
+        /// The column's name.
+        column: String,
+        /// The element type asked for.
+        dtype: &'static str,
+    },
+    /// The caller handed over data that cannot be written.
+    #[error("cannot write {path}: {problem}")]
+    BadInput {
+        /// The file that was to be written.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A stage's directory has no manifest: it never finished.
+    #[error(
+        "{path}: stage `{stage}` has no manifest.json, so it did not finish; run it again: `reclora-launch run CONFIG --from {stage}`"
+    )]
+    Incomplete {
+        /// The stage's directory.
+        path: PathBuf,
+        /// The stage.
+        stage: String,
+    },
+    /// A file of a stage is not the file its manifest lists.
+    #[error("{path}: {problem}; rebuild it: `reclora-launch run CONFIG --from {stage}`")]
+    StageFile {
+        /// The file.
+        path: PathBuf,
+        /// The stage that wrote it.
+        stage: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A directory that a stage is to write holds files that no stage wrote.
+    #[error(
+        "{path} holds files that no run wrote ({example}, ...) and is not emptied; move them away or choose another run directory"
+    )]
+    ForeignDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// One of the files.
+        example: String,
+    },
+    /// Another process holds the run's lock.
+    #[error(
+        "{path} is locked by another process{holder} and was not released within {waited:.1} s; wait for that run or stop it"
+    )]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// " (pid N)", or nothing when unknown.
+        holder: String,
+        /// Seconds waited.
+        waited: f64,
+    },
+    /// Bytes could not be encoded or decoded.
+    #[error("{direction}: {problem}")]
+    Codec {
+        /// "encode" or "decode".
+        direction: &'static str,
+        /// What the codec said.
+        problem: String,
+    },
+    /// A sample was asked for that the dataset does not have.
+    #[error("{path}: sample {index} does not exist: the dataset has {len}")]
+    OutOfRange {
+        /// The dataset's file.
+        path: PathBuf,
+        /// The index asked for.
+        index: u64,
+        /// Number of samples.
+        len: u64,
+    },
+}
+
+/// What is wrong with a value of a raw file.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RawProblem {
+    /// The line has another number of columns than the layout.
+    #[error("{found} columns where the layout has {expected} ({layout})")]
+    ColumnCount {
+        /// Columns of the layout.
+        expected: usize,
+        /// Columns of the line.
+        found: usize,
+        /// The layout, in words.
+        layout: &'static str,
+    },
+    /// The header line is not that of the layout.
+    #[error("the header is {found:?}, not {expected:?}")]
+    Header {
+        /// Header of the layout.
+        expected: &'static str,
+        /// Header of the file.
+        found: String,
+    },
+    /// An identifier is empty.
+    #[error("empty")]
+    Empty,
+    /// Not a number.
+    #[error("{0:?} is not a number")]
+    NotANumber(String),
+    /// A timestamp that is not an integer.
+    #[error("{0:?} is not an integer (seconds since 1970)")]
+    NotATimestamp(String),
+    /// A rating outside the format's levels.
+    #[error("{found} is not a rating of this format: {levels}")]
+    NotALevel {
+        /// The rating.
+        found: String,
+        /// The levels, in words.
+        levels: String,
+    },
+    /// A code that the layout's documentation does not list.
+    #[error("{found:?} is not one of {expected}")]
+    UnknownCode {
+        /// The code.
+        found: String,
+        /// The known codes, in words.
+        expected: &'static str,
+    },
+    /// The same line again.
+    #[error("the same line as line {first}")]
+    DuplicateLine {
+        /// Line number of the first one.
+        first: u64,
+    },
+    /// A second rating of the same item by the same user.
+    #[error("user {user} has rated item {item} already, in line {first}")]
+    SecondRating {
+        /// The user's key.
+        user: String,
+        /// The item's key.
+        item: String,
+        /// Line number of the first rating.
+        first: u64,
+    },
+    /// A key that a table defines twice.
+    #[error("{key:?} is defined already, in line {first}")]
+    DuplicateKey {
+        /// The key.
+        key: String,
+        /// Line number of the first definition.
+        first: u64,
+    },
+    /// A rating refers to a row that its table lacks.
+    #[error("{key:?} is not in {table}")]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The table's file.
+        table: PathBuf,
+    },
+    /// Bytes that are not UTF-8 in a file that must be.
+    #[error("not valid UTF-8 (byte {position} of the line)")]
+    NotUtf8 {
+        /// Position of the first wrong byte, from 0.
+        position: usize,
+    },
+    /// A line longer than any real one.
+    #[error("longer than {limit} bytes: not a text file of ratings?")]
+    LineTooLong {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// A blank line between two rows.
+    #[error("blank line inside the file")]
+    BlankLine,
+}
+
+impl StorageError {
+    /// An operating system error on `path`.
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { action, path: path.to_path_buf(), source }
+    }
+
+    /// A damaged file of this crate.
+    pub(crate) fn corrupt(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Corrupt { path: path.to_path_buf(), problem: problem.into() }
+    }
+}
+
+/// What a person can do about an operating system error, where that is known.
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space or choose another run directory, then run again"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; check the owner and permissions of the directory"
+        }
+        _ => "",
+    }
+}

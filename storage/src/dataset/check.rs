@@ -1,0 +1,143 @@
+//! Validation of an opened dataset: every index is checked once, so that accesses need no check.
+
+use super::entities::{EntityStore, check_offsets};
+use super::{Dataset, FieldInfo, FieldOwner, SCHEMA_VERSION, Schema};
+use crate::error::{Result, StorageError};
+use crate::shard::Shard;
+
+/// Builds the dataset over a shard whose hashes have been verified.
+pub(super) fn build(shard: Shard) -> Result<Dataset> {
+    let schema = read_schema(&shard)?;
+    let bad = |problem: &str| StorageError::corrupt(shard.path(), problem);
+    let num_features = check_fields(&schema).map_err(bad)?;
+    let cardinalities = |owner| -> Vec<u32> {
+        schema.fields.iter().filter(|f| f.owner == owner).map(|f| f.cardinality).collect()
+    };
+    let users = EntityStore::open(
+        &shard,
+        "user",
+        schema.users as usize,
+        &cardinalities(FieldOwner::User),
+        schema.user_texts.len(),
+    )?;
+    let items = EntityStore::open(
+        &shard,
+        "item",
+        schema.items as usize,
+        &cardinalities(FieldOwner::Item),
+        schema.item_texts.len(),
+    )?;
+    check_interactions(&shard, &schema)?.map_err(bad)?;
+    check_samples(&shard, &schema)?.map_err(bad)?;
+    let dataset = Dataset {
+        user_field: 0,
+        item_field: schema.fields.iter().take_while(|f| f.owner == FieldOwner::User).count(),
+        num_features,
+        users,
+        items,
+        user_offsets: shard.handle(shard.u64("user_offsets")?),
+        item: shard.handle(shard.u32("item")?),
+        rating: shard.handle(shard.u8("rating")?),
+        timestamp: shard.handle(shard.i64("timestamp")?),
+        sample_user: shard.handle(shard.u32("sample_user")?),
+        sample_position: shard.handle(shard.u32("sample_position")?),
+        schema,
+        shard,
+    };
+    Ok(dataset)
+}
+
+fn read_schema(shard: &Shard) -> Result<Schema> {
+    let json = shard.u8("schema")?;
+    let bad = |problem: String| StorageError::corrupt(shard.path(), problem);
+    let version = serde_json::from_slice::<serde_json::Value>(json)
+        .ok()
+        .and_then(|v| v.get("version").and_then(serde_json::Value::as_u64));
+    if version != Some(u64::from(SCHEMA_VERSION)) {
+        return Err(bad(format!(
+            "dataset schema version {version:?}; this build reads {SCHEMA_VERSION}"
+        )));
+    }
+    serde_json::from_slice(json).map_err(|e| bad(format!("unreadable schema: {e}")))
+}
+
+/// Fields lie one after another, the user's first, with the ids at the head of each side. Returns
+/// the number of features.
+fn check_fields(schema: &Schema) -> Result<usize, &'static str> {
+    let mut offset = 0_u32;
+    for field in &schema.fields {
+        if field.offset != offset {
+            return Err("the fields overlap or leave a gap");
+        }
+        offset = offset.checked_add(field.cardinality).ok_or("too many features")?;
+    }
+    let levels = schema.rating_levels.len();
+    if levels == 0 || levels > 256 || schema.likes.len() != levels {
+        return Err("the rating levels are none, or too many");
+    }
+    let total = offset.checked_add(levels as u32).ok_or("too many features")?;
+    let is_user = |f: &FieldInfo| f.owner == FieldOwner::User;
+    let first_item = schema.fields.iter().find(|f| !is_user(f));
+    if !schema.fields.is_sorted_by_key(|f| !is_user(f))
+        || schema.fields.first().filter(|f| is_user(f)).map(|f| f.cardinality) != Some(schema.users)
+        || first_item.map(|f| f.cardinality) != Some(schema.items)
+    {
+        return Err("the fields are not the user's, then the item's, ids first");
+    }
+    let [valid, test] = schema.split;
+    if valid > test || test > schema.samples {
+        return Err("the splits are not ranges of the samples");
+    }
+    Ok(total as usize)
+}
+
+/// Outer error: a column is missing. Inner error: what is wrong with the columns.
+type Checked = Result<Result<(), &'static str>>;
+
+fn check_interactions(shard: &Shard, schema: &Schema) -> Checked {
+    let (item, rating) = (shard.u32("item")?, shard.u8("rating")?);
+    let (offsets, timestamp) = (shard.u64("user_offsets")?, shard.i64("timestamp")?);
+    let n = item.len();
+    if n as u64 != schema.interactions || rating.len() != n || timestamp.len() != n {
+        return Ok(Err("the columns of the ratings differ in length"));
+    }
+    if let Err(problem) = check_offsets(offsets, schema.users as usize, n) {
+        return Ok(Err(problem));
+    }
+    if item.iter().any(|i| *i >= schema.items) {
+        return Ok(Err("a rating of an item that does not exist"));
+    }
+    if rating.iter().any(|r| usize::from(*r) >= schema.rating_levels.len()) {
+        return Ok(Err("a rating level that does not exist"));
+    }
+    let in_order = offsets.windows(2).all(|pair| match pair {
+        [a, b] => timestamp.get(*a as usize..*b as usize).is_some_and(|t| t.is_sorted()),
+        _ => true,
+    });
+    Ok(if in_order { Ok(()) } else { Err("a user's ratings are not in time order") })
+}
+
+fn check_samples(shard: &Shard, schema: &Schema) -> Checked {
+    let (users, positions) = (shard.u32("sample_user")?, shard.u32("sample_position")?);
+    let (offsets, timestamp) = (shard.u64("user_offsets")?, shard.i64("timestamp")?);
+    if users.len() as u64 != schema.samples || positions.len() != users.len() {
+        return Ok(Err("the columns of the samples differ in length"));
+    }
+    let mut last = i64::MIN;
+    for (user, position) in users.iter().zip(positions) {
+        let (start, end) = (offsets.get(*user as usize), offsets.get(*user as usize + 1));
+        let (Some(start), Some(end)) = (start, end) else {
+            return Ok(Err("a sample of a user who does not exist"));
+        };
+        if u64::from(*position) >= end - start {
+            return Ok(Err("a sample past its user's last rating"));
+        }
+        let time = timestamp.get((start + u64::from(*position)) as usize).copied();
+        let time = time.unwrap_or(i64::MIN);
+        if time < last {
+            return Ok(Err("the samples are not in time order"));
+        }
+        last = time;
+    }
+    Ok(Ok(()))
+}

@@ -1,0 +1,160 @@
+//! Prefetching: a thread prepares the next items while the consumer works on the current one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+
+type Producer<T> = Box<dyn FnMut() -> Option<T> + Send>;
+
+/// Items made ahead of time by a thread, in the producer's order.
+///
+/// Dropping it stops the thread after the item it is working on and waits for it.
+pub struct Prefetch<T> {
+    source: Source<T>,
+    waited: Duration,
+}
+
+enum Source<T> {
+    Thread {
+        items: Receiver<T>,
+        thread: JoinHandle<()>,
+    },
+    /// The system allows no further thread: items are made when asked for. Slower, same items.
+    Inline(Arc<Mutex<Producer<T>>>),
+    Finished,
+}
+
+impl<T: Send + 'static> Prefetch<T> {
+    /// Starts a thread called `name` that keeps up to `depth` items (at least 1) ready. `producer`
+    /// returns `None` when there is nothing more.
+    pub fn spawn(
+        depth: usize,
+        name: &str,
+        producer: impl FnMut() -> Option<T> + Send + 'static,
+    ) -> Self {
+        let (sender, items) = bounded(depth.max(1));
+        let shared: Arc<Mutex<Producer<T>>> = Arc::new(Mutex::new(Box::new(producer)));
+        let producer = Arc::clone(&shared);
+        let run = move || {
+            let mut produce = producer.lock().unwrap_or_else(PoisonError::into_inner);
+            while let Some(item) = produce() {
+                // An error means that the consumer is gone: nobody wants more.
+                if sender.send(item).is_err() {
+                    break;
+                }
+            }
+        };
+        let name: String = name.chars().filter(|c| *c != '\0').collect();
+        let source = match std::thread::Builder::new().name(name).spawn(run) {
+            Ok(thread) => Source::Thread { items, thread },
+            Err(_) => Source::Inline(shared),
+        };
+        Self { source, waited: Duration::ZERO }
+    }
+
+    /// The next item, or `None` when the producer has ended.
+    ///
+    /// A panic of the producer is passed on to the caller: it must not look like the end.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Option<T> {
+        let start = Instant::now();
+        let item = match &self.source {
+            Source::Thread { items, .. } => items.recv().ok(),
+            Source::Inline(producer) => producer.lock().unwrap_or_else(PoisonError::into_inner)(),
+            Source::Finished => None,
+        };
+        self.waited += start.elapsed();
+        if item.is_none()
+            && let Source::Thread { thread, .. } =
+                std::mem::replace(&mut self.source, Source::Finished)
+            && let Err(panic) = thread.join()
+        {
+            std::panic::resume_unwind(panic);
+        }
+        item
+    }
+
+    /// How long [`Prefetch::next`] has waited in total: near zero when the producer keeps up.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+}
+
+impl<T> Drop for Prefetch<T> {
+    fn drop(&mut self) {
+        if let Source::Thread { items, thread } =
+            std::mem::replace(&mut self.source, Source::Finished)
+        {
+            drop(items);
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn keeps_the_order_and_ends() {
+        for depth in [0, 1, 3, 100] {
+            let mut numbers = 0..50;
+            let mut prefetch = Prefetch::spawn(depth, "order", move || numbers.next());
+            let got: Vec<i32> = std::iter::from_fn(|| prefetch.next()).collect();
+            assert_eq!(got, (0..50).collect::<Vec<_>>());
+            assert_eq!(prefetch.next(), None);
+        }
+    }
+
+    #[test]
+    fn dropping_midway_stops_the_thread() {
+        let made = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&made);
+        let mut prefetch =
+            Prefetch::spawn(2, "endless", move || Some(counter.fetch_add(1, Ordering::SeqCst)));
+        assert_eq!(prefetch.next(), Some(0));
+        drop(prefetch);
+        // The thread has been joined, so its share of the counter is gone.
+        assert_eq!(Arc::strong_count(&made), 1);
+        assert!(made.load(Ordering::SeqCst) <= 5);
+    }
+
+    #[test]
+    fn is_bounded() {
+        let made = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&made);
+        let prefetch =
+            Prefetch::spawn(3, "bounded", move || Some(counter.fetch_add(1, Ordering::SeqCst)));
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(made.load(Ordering::SeqCst) <= 4);
+        drop(prefetch);
+    }
+
+    #[test]
+    fn a_panic_is_passed_on() {
+        let mut calls = 0;
+        let mut prefetch = Prefetch::spawn(1, "panics", move || {
+            calls += 1;
+            assert!(calls < 2, "the producer broke");
+            Some(calls)
+        });
+        assert_eq!(prefetch.next(), Some(1));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| prefetch.next()));
+        assert!(result.is_err());
+    }
+
+    #[test]
+    fn measures_the_wait() {
+        let mut left = 2;
+        let mut prefetch = Prefetch::spawn(1, "slow", move || {
+            std::thread::sleep(Duration::from_millis(30));
+            left -= 1;
+            (left >= 0).then_some(left)
+        });
+        while prefetch.next().is_some() {}
+        assert!(prefetch.waited() >= Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,324 @@
+//! Stage directories: what a stage wrote, from what, and whether it is all there (S-1).
+//!
+//! `plan.json` is written first and says what the directory is going to be; `manifest.json` is
+//! written last and lists every file with its size and hash. A directory without a manifest is
+//! unfinished: its files may serve to resume the same plan and nothing else.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::atomic::{create_dir_all, is_tmp_name, write_bytes_atomic};
+use crate::error::{Result, StorageError};
+use crate::hash::{xxh3_file, xxh3_hex};
+
+/// Version of the stage directories' layout.
+pub const MANIFEST_FORMAT: u32 = 1;
+
+const MANIFEST: &str = "manifest.json";
+const PLAN: &str = "plan.json";
+/// Directories with what a stage needs only until it is complete.
+const WORKING: [&str; 2] = ["checkpoints", "parts"];
+
+/// One file of a stage.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct FileEntry {
+    /// Size in bytes.
+    pub bytes: u64,
+    /// XXH3-64 of the content, 16 hex digits.
+    pub xxh3: String,
+}
+
+/// What a finished stage wrote.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct StageManifest {
+    /// Name of the stage.
+    pub stage: String,
+    /// [`MANIFEST_FORMAT`] of the build that wrote it.
+    pub format: u32,
+    /// Hash of everything the stage is a function of.
+    pub fingerprint: String,
+    /// Names and content hashes of what the stage read.
+    pub inputs: BTreeMap<String, String>,
+    /// Rows, samples, parameters: numbers for people and reports.
+    pub counts: BTreeMap<String, u64>,
+    /// Every file, by its path inside the directory (`/`-separated).
+    pub files: BTreeMap<String, FileEntry>,
+    /// Wall time in seconds.
+    pub seconds: f64,
+}
+
+/// What a directory is going to be.
+#[derive(Serialize, Deserialize, PartialEq)]
+struct Plan {
+    stage: String,
+    format: u32,
+    fingerprint: String,
+}
+
+/// The directory of one stage of a run.
+#[derive(Clone, Debug)]
+pub struct StageDir {
+    path: PathBuf,
+    stage: String,
+    fingerprint: String,
+}
+
+impl StageDir {
+    /// Names a directory; nothing is read or written.
+    pub fn new(path: impl Into<PathBuf>, stage: &str, fingerprint: &str) -> Self {
+        Self { path: path.into(), stage: stage.to_owned(), fingerprint: fingerprint.to_owned() }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The manifest; `None` when there is none.
+    ///
+    /// # Errors
+    /// It is there but unreadable, corrupt, or lists a file outside the directory.
+    pub fn manifest(&self) -> Result<Option<StageManifest>> {
+        let path = self.path.join(MANIFEST);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
+            Err(e) => return Err(StorageError::io("read", &path, e)),
+        };
+        let manifest: StageManifest =
+            serde_json::from_slice(&text).map_err(|e| self.bad_file(&path, e.to_string()))?;
+        if let Some(name) = manifest.files.keys().find(|name| !is_inside(name)) {
+            return Err(self.bad_file(&path, format!("lists {name:?}, outside the directory")));
+        }
+        Ok(Some(manifest))
+    }
+
+    /// Whether the stage has finished with this fingerprint and every listed file is there with the
+    /// listed size. (Content is checked by [`StageDir::verify`] and by the files' own readers.)
+    ///
+    /// # Errors
+    /// The manifest is corrupt, or the directory cannot be read.
+    pub fn is_complete(&self) -> Result<bool> {
+        let Some(manifest) = self.manifest()? else { return Ok(false) };
+        if manifest.stage != self.stage
+            || manifest.format != MANIFEST_FORMAT
+            || manifest.fingerprint != self.fingerprint
+        {
+            return Ok(false);
+        }
+        for (name, entry) in &manifest.files {
+            let path = self.path.join(name);
+            match fs::metadata(&path) {
+                Ok(meta) if meta.is_file() && meta.len() == entry.bytes => {}
+                Ok(_) => return Ok(false),
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                    return Ok(false);
+                }
+                Err(e) => return Err(StorageError::io("read", &path, e)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Makes the directory ready to be written: makes it if need be, and empties it unless its
+    /// `plan.json` names the same stage and fingerprint. Files of the same plan stay, so that the
+    /// stage can resume; an old manifest and stale temporary files are removed.
+    ///
+    /// Call it from one process, before others write to the directory.
+    ///
+    /// # Errors
+    /// The directory cannot be made or emptied, or holds files but neither plan nor manifest: then
+    /// no run wrote them, and they are not removed.
+    pub fn prepare(&self) -> Result<()> {
+        create_dir_all(&self.path)?;
+        let plan = Plan {
+            stage: self.stage.clone(),
+            format: MANIFEST_FORMAT,
+            fingerprint: self.fingerprint.clone(),
+        };
+        let plan_path = self.path.join(PLAN);
+        let old = match fs::read(&plan_path) {
+            Ok(text) => Some(serde_json::from_slice::<Plan>(&text).ok()),
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            Err(e) => return Err(StorageError::io("read", &plan_path, e)),
+        };
+        match old {
+            Some(Some(old)) if old == plan => {
+                remove_file(&self.path.join(MANIFEST))?;
+                return remove_stale(&self.path);
+            }
+            Some(_) => {}
+            None => self.refuse_foreign_files()?,
+        }
+        // The plan goes last: killed in between, the directory is still recognised as a run's.
+        for entry in entries(&self.path)?.into_iter().filter(|e| e.name != PLAN) {
+            let path = self.path.join(&entry.name);
+            let removed =
+                if entry.is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(|e| StorageError::io("remove", &path, e))?;
+        }
+        write_json(&plan_path, &plan)
+    }
+
+    fn refuse_foreign_files(&self) -> Result<()> {
+        let entries = entries(&self.path)?;
+        if entries.iter().any(|e| e.name == MANIFEST) {
+            return Ok(());
+        }
+        match entries.into_iter().find(|e| e.is_dir || !is_tmp_name(&e.name)) {
+            None => Ok(()),
+            Some(entry) => {
+                Err(StorageError::ForeignDirectory { path: self.path.clone(), example: entry.name })
+            }
+        }
+    }
+
+    /// Finishes the stage: hashes every file of the directory (not the plan, temporary files, and
+    /// what is under `checkpoints/` and `parts/`) and writes the manifest.
+    ///
+    /// # Errors
+    /// A file cannot be read, has a name that is not UTF-8, or the manifest cannot be written.
+    pub fn complete(
+        &self,
+        counts: BTreeMap<String, u64>,
+        inputs: BTreeMap<String, String>,
+        seconds: f64,
+    ) -> Result<StageManifest> {
+        let mut files = BTreeMap::new();
+        self.collect("", &mut files)?;
+        let manifest = StageManifest {
+            stage: self.stage.clone(),
+            format: MANIFEST_FORMAT,
+            fingerprint: self.fingerprint.clone(),
+            inputs,
+            counts,
+            files,
+            seconds,
+        };
+        write_json(&self.path.join(MANIFEST), &manifest)?;
+        Ok(manifest)
+    }
+
+    fn collect(&self, prefix: &str, files: &mut BTreeMap<String, FileEntry>) -> Result<()> {
+        for entry in entries(&self.path.join(prefix))? {
+            let name = format!("{prefix}{}", entry.name);
+            if entry.is_dir {
+                if !(prefix.is_empty() && WORKING.contains(&entry.name.as_str())) {
+                    self.collect(&format!("{name}/"), files)?;
+                }
+            } else if !is_tmp_name(&entry.name) && name != MANIFEST && name != PLAN {
+                let path = self.path.join(&name);
+                let meta = fs::metadata(&path).map_err(|e| StorageError::io("read", &path, e))?;
+                let entry = FileEntry { bytes: meta.len(), xxh3: xxh3_file(&path)? };
+                files.insert(name, entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// Hash of the finished stage's content: what a later stage depends on. Equal for equal files,
+    /// whatever their order, the fingerprint and the time taken.
+    ///
+    /// # Errors
+    /// No manifest, or a corrupt one.
+    pub fn content_hash(&self) -> Result<String> {
+        let manifest = self.finished()?;
+        let mut text = String::new();
+        for (name, entry) in &manifest.files {
+            // Names hold no NUL, so that no two lists have one text.
+            text.push_str(&format!("{name}\0{}\0", entry.xxh3));
+        }
+        Ok(xxh3_hex(text.as_bytes()))
+    }
+
+    /// Hashes every listed file again.
+    ///
+    /// # Errors
+    /// No manifest, or a file that is missing or not the listed one: named, with the command that
+    /// rebuilds it.
+    pub fn verify(&self) -> Result<()> {
+        for (name, entry) in &self.finished()?.files {
+            let path = self.path.join(name);
+            let size = fs::metadata(&path).map_err(|e| self.bad_file(&path, e.to_string()))?.len();
+            if size != entry.bytes {
+                let problem = format!("{size} bytes, not the {} of the manifest", entry.bytes);
+                return Err(self.bad_file(&path, problem));
+            }
+            if xxh3_file(&path)? != entry.xxh3 {
+                return Err(self.bad_file(&path, "its hash is not that of the manifest".into()));
+            }
+        }
+        Ok(())
+    }
+
+    fn finished(&self) -> Result<StageManifest> {
+        self.manifest()?.ok_or_else(|| StorageError::Incomplete {
+            path: self.path.clone(),
+            stage: self.stage.clone(),
+        })
+    }
+
+    fn bad_file(&self, path: &Path, problem: String) -> StorageError {
+        StorageError::StageFile { path: path.to_path_buf(), stage: self.stage.clone(), problem }
+    }
+}
+
+struct Entry {
+    name: String,
+    is_dir: bool,
+}
+
+/// The directory's entries by name. Links count as files: what they point to is never removed.
+fn entries(dir: &Path) -> Result<Vec<Entry>> {
+    let failed = |e| StorageError::io("read directory", dir, e);
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let is_dir = entry.file_type().map_err(failed)?.is_dir();
+        let name = entry.file_name().into_string().map_err(|name| StorageError::BadInput {
+            path: dir.to_path_buf(),
+            problem: format!("{name:?} is not a UTF-8 file name"),
+        })?;
+        entries.push(Entry { name, is_dir });
+    }
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+fn remove_stale(dir: &Path) -> Result<()> {
+    for entry in entries(dir)? {
+        let path = dir.join(&entry.name);
+        if entry.is_dir {
+            remove_stale(&path)?;
+        } else if is_tmp_name(&entry.name) {
+            remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(StorageError::io("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|e| StorageError::BadInput { path: path.to_path_buf(), problem: e.to_string() })?;
+    text.push(b'\n');
+    write_bytes_atomic(path, &text)
+}
+
+/// Whether a listed name stays inside the directory.
+fn is_inside(name: &str) -> bool {
+    let path = Path::new(name);
+    !name.is_empty() && path.components().all(|c| matches!(c, Component::Normal(_)))
+}

@@ -1,0 +1,175 @@
+//! Files as lines of text: decompression, encodings, byte order marks, line ends, line numbers.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use encoding_rs::WINDOWS_1252;
+use flate2::read::MultiGzDecoder;
+
+use crate::error::{RawProblem, Result, StorageError};
+
+/// No line of a real file comes near; a file without line ends must not fill the memory.
+const MAX_LINE: usize = 1 << 20;
+const BOM: [u8; 3] = [0xef, 0xbb, 0xbf];
+
+/// How the bytes of a file become text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// UTF-8; anything else is an error.
+    Utf8,
+    /// Latin-1 as published; a line that is valid UTF-8 is taken as such, because converted copies
+    /// are common and no latin-1 title is valid UTF-8 by chance.
+    Latin1,
+}
+
+/// The file `name` in `dir`, plain or as `.gz`.
+pub(super) fn locate(dir: &Path, name: &'static str) -> Result<PathBuf> {
+    let compressed = format!("{name}.gz");
+    for candidate in [dir.join(name), dir.join(compressed)] {
+        if candidate.is_file() {
+            return Ok(candidate);
+        }
+    }
+    Err(StorageError::MissingRawFile { dir: dir.to_path_buf(), name })
+}
+
+/// Opens a file, decompressed where its name ends in `.gz`, behind its byte order mark.
+pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
+    let file = File::open(path).map_err(|e| StorageError::io("open", path, e))?;
+    let source: Box<dyn Read> = if path.extension().is_some_and(|e| e == "gz") {
+        Box::new(MultiGzDecoder::new(BufReader::new(file)))
+    } else {
+        Box::new(file)
+    };
+    let mut source = BufReader::with_capacity(1 << 18, source);
+    // A reader may deliver less than asked for, so the mark is read byte by byte.
+    let mut start = Vec::new();
+    source.by_ref().take(3).read_to_end(&mut start).map_err(|e| damaged(path, 0, e))?;
+    if start == BOM {
+        start.clear();
+    }
+    Ok(Box::new(BufReader::new(io::Cursor::new(start).chain(source))))
+}
+
+/// A file that ends too early or cannot be decompressed.
+pub(super) fn damaged(path: &Path, line: u64, source: io::Error) -> StorageError {
+    StorageError::DamagedRawFile { path: path.to_path_buf(), line, source }
+}
+
+/// A file, line by line.
+pub(super) struct Lines {
+    path: PathBuf,
+    reader: Box<dyn BufRead>,
+    encoding: Encoding,
+    line: u64,
+    bytes: Vec<u8>,
+}
+
+impl Lines {
+    /// Opens the file `name` in `dir`.
+    pub(super) fn open(dir: &Path, name: &'static str, encoding: Encoding) -> Result<Self> {
+        let path = locate(dir, name)?;
+        let reader = open(&path)?;
+        Ok(Self { path, reader, encoding, line: 0, bytes: Vec::new() })
+    }
+
+    /// The file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The next line with its number, without line end. Blank lines may only end the file.
+    pub(super) fn next(&mut self) -> Result<Option<(u64, Cow<'_, str>)>> {
+        if !self.fill()? {
+            return if self.line == 0 {
+                Err(StorageError::EmptyRawFile { path: self.path.clone() })
+            } else {
+                Ok(None)
+            };
+        }
+        if self.bytes.is_empty() {
+            let blank = self.line;
+            while self.fill()? {
+                if !self.bytes.is_empty() {
+                    return Err(self.problem(blank, RawProblem::BlankLine));
+                }
+            }
+            if blank == 1 {
+                return Err(StorageError::EmptyRawFile { path: self.path.clone() });
+            }
+            return Ok(None);
+        }
+        match std::str::from_utf8(&self.bytes) {
+            Ok(text) => Ok(Some((self.line, Cow::Borrowed(text)))),
+            Err(_) if self.encoding == Encoding::Latin1 => {
+                let (text, _) = WINDOWS_1252.decode_without_bom_handling(&self.bytes);
+                Ok(Some((self.line, text)))
+            }
+            Err(e) => {
+                Err(self.problem(self.line, RawProblem::NotUtf8 { position: e.valid_up_to() }))
+            }
+        }
+    }
+
+    /// Reads one line into `bytes`; false at the end of the file.
+    fn fill(&mut self) -> Result<bool> {
+        self.bytes.clear();
+        let mut limited = (&mut self.reader).take(MAX_LINE as u64 + 1);
+        let read = limited.read_until(b'\n', &mut self.bytes);
+        if read.map_err(|e| damaged(&self.path, self.line, e))? == 0 {
+            return Ok(false);
+        }
+        self.line += 1;
+        if self.bytes.len() > MAX_LINE {
+            return Err(self.problem(self.line, RawProblem::LineTooLong { limit: MAX_LINE }));
+        }
+        if self.bytes.last() == Some(&b'\n') {
+            self.bytes.pop();
+        }
+        if self.bytes.last() == Some(&b'\r') {
+            self.bytes.pop();
+        }
+        Ok(true)
+    }
+
+    fn problem(&self, line: u64, problem: RawProblem) -> StorageError {
+        StorageError::Raw { path: self.path.clone(), line, field: "line", problem }
+    }
+}
+
+/// Splits a line into exactly `N` columns.
+pub(super) fn columns<'a, const N: usize>(
+    place: Place<'_>,
+    text: &'a str,
+    separator: &str,
+    layout: &'static str,
+) -> Result<[&'a str; N]> {
+    let mut columns = [""; N];
+    let mut found = 0;
+    for part in text.split(separator) {
+        if let Some(column) = columns.get_mut(found) {
+            *column = part;
+        }
+        found += 1;
+    }
+    if found != N {
+        let problem = RawProblem::ColumnCount { expected: N, found, layout };
+        return Err(place.error("line", problem));
+    }
+    Ok(columns)
+}
+
+/// A line of a file, for errors.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) path: &'a Path,
+    pub(super) line: u64,
+}
+
+impl Place<'_> {
+    pub(super) fn error(self, field: &'static str, problem: RawProblem) -> StorageError {
+        StorageError::Raw { path: self.path.to_path_buf(), line: self.line, field, problem }
+    }
+}
