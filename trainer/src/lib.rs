@@ -4,6 +4,10 @@
 //! prompts, the data-parallel training loop, metrics, and one module per stage.
 #![deny(missing_docs)]
 
+pub mod adapter;
+pub mod backbone;
 pub mod config;
 pub mod error;
+pub mod kernels;
+pub mod model;
 pub mod progress;
