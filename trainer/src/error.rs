@@ -41,6 +41,9 @@ pub enum TrainerError {
     /// Something asked for by the user does not exist (a user, an item).
     #[error("{0}")]
     NotFound(String),
+    /// An input the model can't take: a token outside the vocabulary, a representation of another width.
+    #[error("{0}")]
+    Input(String),
 }
 
 impl TrainerError {

@@ -4,9 +4,13 @@
 //! prompts, the data-parallel training loop, metrics, and one module per stage.
 #![deny(missing_docs)]
 
+pub mod adapter;
+pub mod backbone;
 pub mod config;
 pub mod distributed;
 pub mod error;
+pub mod kernels;
 pub mod metrics;
+pub mod model;
 pub mod optimizer;
 pub mod progress;

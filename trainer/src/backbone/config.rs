@@ -89,7 +89,10 @@ impl BackboneConfig {
             ));
         }
         if !self.head_dim.is_multiple_of(2) {
-            return fail(format!("head_dim = {} is odd: rotary embedding needs pairs", self.head_dim));
+            return fail(format!(
+                "head_dim = {} is odd: rotary embedding needs pairs",
+                self.head_dim
+            ));
         }
         if !(self.rope_theta.is_finite() && self.rope_theta > 0.0) {
             return fail(format!("rope_theta = {} is not a positive number", self.rope_theta));
@@ -120,7 +123,9 @@ impl Fields<'_> {
         let supported = "supported: architectures [\"LlamaForCausalLM\"], model_type \"llama\"";
         match self.get("architectures") {
             Some(Value::Array(names)) if names.iter().any(|n| n == "LlamaForCausalLM") => {}
-            Some(other) => return self.fail(format!("architectures {other} not supported; {supported}")),
+            Some(other) => {
+                return self.fail(format!("architectures {other} not supported; {supported}"));
+            }
             None => return self.fail(format!("has no \"architectures\"; {supported}")),
         }
         if let Some(other) = self.get("model_type").filter(|v| *v != "llama") {
@@ -140,7 +145,8 @@ impl Fields<'_> {
             }
         }
         if let Some(other) = self.get("rope_scaling") {
-            return self.fail(format!("rope_scaling {other} not supported; supported: none (null)"));
+            return self
+                .fail(format!("rope_scaling {other} not supported; supported: none (null)"));
         }
         self.refuse_unsupported_rope()?;
         for name in ["quantization_config", "sliding_window"] {
@@ -161,7 +167,8 @@ impl Fields<'_> {
             None => {}
             Some(kind) if kind == "default" => {}
             Some(kind) => {
-                return self.fail(format!("rope_type {kind} not supported; supported: \"default\""));
+                return self
+                    .fail(format!("rope_type {kind} not supported; supported: \"default\""));
             }
         }
         match rope.get("partial_rotary_factor").and_then(Value::as_f64) {
@@ -226,7 +233,9 @@ impl Fields<'_> {
         let tied = match self.get("tie_word_embeddings") {
             None => false,
             Some(Value::Bool(tied)) => *tied,
-            Some(other) => return self.fail(format!("tie_word_embeddings = {other} is not a bool")),
+            Some(other) => {
+                return self.fail(format!("tie_word_embeddings = {other} is not a bool"));
+            }
         };
         Ok(BackboneConfig {
             hidden_size,

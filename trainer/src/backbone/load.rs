@@ -42,27 +42,33 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
-fn load_block(weights: &mut Weights, config: &BackboneConfig, layer: usize) -> Result<BlockWeights> {
+fn load_block(
+    weights: &mut Weights,
+    config: &BackboneConfig,
+    layer: usize,
+) -> Result<BlockWeights> {
     let hidden = config.hidden_size;
     let (mlp, padded) = (config.intermediate_size, config.padded_intermediate());
     let (q, kv) = (config.q_dim(), config.kv_dim());
     let mut read = |name: &str, shape: &[usize]| {
         weights.read(&format!("model.layers.{layer}.{name}.weight"), shape)
     };
-    let mut qkv = vec![0.0; hidden * config.qkv_dim()];
-    for (name, rows, offset) in [("q", q, 0), ("k", kv, q), ("v", kv, q + kv)] {
-        let weight = read(&format!("self_attn.{name}_proj"), &[rows, hidden])?;
-        transpose_into(&weight, hidden, &mut qkv, config.qkv_dim(), offset);
-    }
-    let mut o = vec![0.0; q * hidden];
-    transpose_into(&read("self_attn.o_proj", &[hidden, q])?, q, &mut o, hidden, 0);
-    let mut gate_up = vec![0.0; hidden * 2 * padded];
-    for (name, offset) in [("gate", 0), ("up", padded)] {
-        let weight = read(&format!("mlp.{name}_proj"), &[mlp, hidden])?;
-        transpose_into(&weight, hidden, &mut gate_up, 2 * padded, offset);
-    }
-    let mut down = vec![0.0; padded * hidden];
-    transpose_into(&read("mlp.down_proj", &[hidden, mlp])?, mlp, &mut down, hidden, 0);
+    // Each matrix is allocated after its parts were read: sizes that no file backs allocate nothing.
+    let parts = [
+        (read("self_attn.q_proj", &[q, hidden])?, 0),
+        (read("self_attn.k_proj", &[kv, hidden])?, q),
+        (read("self_attn.v_proj", &[kv, hidden])?, q + kv),
+    ];
+    let qkv = side_by_side(&parts, hidden, config.qkv_dim());
+    let o = side_by_side(&[(read("self_attn.o_proj", &[hidden, q])?, 0)], q, hidden);
+    let parts = [
+        (read("mlp.gate_proj", &[mlp, hidden])?, 0),
+        (read("mlp.up_proj", &[mlp, hidden])?, padded),
+    ];
+    let gate_up = side_by_side(&parts, hidden, 2 * padded);
+    let down = read("mlp.down_proj", &[hidden, mlp])?;
+    let mut down = side_by_side(&[(down, 0)], mlp, hidden);
+    down.resize(padded * hidden, 0.0);
     Ok(BlockWeights {
         input_norm: read("input_layernorm", &[hidden])?,
         qkv,
@@ -73,13 +79,17 @@ fn load_block(weights: &mut Weights, config: &BackboneConfig, layer: usize) -> R
     })
 }
 
-/// Writes a `[outputs, inputs]` weight as columns `offset..` of an `[inputs, stride]` matrix.
-fn transpose_into(weight: &[f32], inputs: usize, dst: &mut [f32], stride: usize, offset: usize) {
-    for (output, row) in weight.chunks_exact(inputs).enumerate() {
-        for (x, dst) in row.iter().zip(dst.chunks_exact_mut(stride)) {
-            dst[offset + output] = *x;
+/// Joins `[outputs, inputs]` weights into one `[inputs, stride]` matrix, each from its own column on.
+fn side_by_side(parts: &[(Vec<f32>, usize)], inputs: usize, stride: usize) -> Vec<f32> {
+    let mut joined = vec![0.0; inputs * stride];
+    for (weight, offset) in parts {
+        for (output, row) in weight.chunks_exact(inputs).enumerate() {
+            for (x, dst) in row.iter().zip(joined.chunks_exact_mut(stride)) {
+                dst[offset + output] = *x;
+            }
         }
     }
+    joined
 }
 
 /// The weight files of a directory.

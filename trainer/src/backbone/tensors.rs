@@ -59,11 +59,6 @@ impl TensorFile {
         &self.path
     }
 
-    /// Whether the file holds a tensor of this name.
-    pub fn contains(&self, name: &str) -> bool {
-        self.metadata.info(name).is_some()
-    }
-
     /// Names of all tensors, in file order.
     pub fn names(&self) -> Vec<String> {
         self.metadata.offset_keys()
@@ -83,10 +78,7 @@ impl TensorFile {
             return Err(fail(format!("has shape {:?}, expected {shape:?}", info.shape)));
         }
         if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-            return Err(fail(format!(
-                "has type {:?}; supported: F32, F16, BF16",
-                info.dtype
-            )));
+            return Err(fail(format!("has type {:?}; supported: F32, F16, BF16", info.dtype)));
         }
         // The header was checked: the range is inside the file and as long as shape and type say.
         let (start, end) = info.data_offsets;

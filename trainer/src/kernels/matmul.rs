@@ -57,7 +57,11 @@ pub fn matmul(
 ) {
     assert_eq!(lhs.cols, rhs.rows, "inner dimensions");
     let (m, n, k) = (lhs.rows, rhs.cols, lhs.cols);
-    assert!(span(m, n, dst_stride, 1) <= dst.len(), "{m}x{n} (stride {dst_stride}) in {}", dst.len());
+    assert!(
+        span(m, n, dst_stride, 1) <= dst.len(),
+        "{m}x{n} (stride {dst_stride}) in {}",
+        dst.len()
+    );
     assert!(m <= 1 || n <= dst_stride, "rows of the destination overlap");
     // SAFETY: every element the product reads or writes is inside its slice: `Mat` checks that its
     // last element is (transposing keeps the span), and `dst` is checked above; `dst` is borrowed

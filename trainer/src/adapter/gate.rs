@@ -1,0 +1,207 @@
+//! The gate: a CRM representation to mixture weights, and back.
+//!
+//! LayerNorm → fc1 → ReLU → dropout → fc2 → / T → softmax (→ square root).
+
+use super::layout::GateLayout;
+use crate::config::AdapterConfig;
+use crate::kernels::pointwise::{axpy, dot};
+
+/// Epsilon of the gate's LayerNorm.
+const LAYER_NORM_EPS: f32 = 1e-5;
+
+/// Gate dropout of one sample while tuning. The mask is a pure function of (key, module, unit), so
+/// it does not depend on which process or thread handles the sample.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// Probability that a hidden unit is dropped, in 0..1. Kept units are scaled by 1 / (1 - p).
+    pub probability: f32,
+    /// Key of the sample (and epoch).
+    pub key: u64,
+}
+
+impl Dropout {
+    /// What a unit is multiplied by: 0 or 1 / (1 - p).
+    fn factor(&self, module: usize, unit: usize) -> f32 {
+        let place = splitmix(((module as u64) << 32) ^ unit as u64);
+        let random = splitmix(self.key ^ place) >> 40;
+        if (random as f32) < self.probability * (1 << 24) as f32 {
+            0.0
+        } else {
+            1.0 / (1.0 - self.probability)
+        }
+    }
+}
+
+/// A well-mixed bijection of 64 bits (SplitMix64's output function).
+fn splitmix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// What a gate's forward computed and its backward reads.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GateState {
+    /// (c - mean) / std `[|c|]`.
+    x_hat: Vec<f32>,
+    /// LayerNorm output `[|c|]`.
+    normed: Vec<f32>,
+    /// Hidden units after ReLU and dropout `[hidden]`.
+    hidden: Vec<f32>,
+    /// d hidden / d pre-activation: 0 where ReLU or dropout closed it `[hidden]`.
+    slope: Vec<f32>,
+    /// Softmax output `[N]`.
+    probability: Vec<f32>,
+    /// Mixture weights `[N]`.
+    pub alpha: Vec<f32>,
+}
+
+impl GateState {
+    /// Plain LoRA: one expert of weight 1.
+    pub fn set_plain(&mut self) {
+        self.alpha.clear();
+        self.alpha.push(1.0);
+    }
+
+    /// Computes `alpha` for representation `c`. `parameters` is the adapter's flat vector.
+    pub fn forward(
+        &mut self,
+        gate: &GateLayout,
+        config: &AdapterConfig,
+        parameters: &[f32],
+        c: &[f32],
+        dropout: Option<(Dropout, usize)>,
+    ) {
+        self.layer_norm(
+            &parameters[gate.norm_weight.clone()],
+            &parameters[gate.norm_bias.clone()],
+            c,
+        );
+        self.hidden.clear();
+        self.slope.clear();
+        let rows = parameters[gate.fc1_weight.clone()].chunks_exact(c.len());
+        for (unit, (row, bias)) in rows.zip(&parameters[gate.fc1_bias.clone()]).enumerate() {
+            let pre = dot(row, &self.normed) + bias;
+            let keep = dropout.map_or(1.0, |(dropout, module)| dropout.factor(module, unit));
+            self.slope.push(if pre > 0.0 { keep } else { 0.0 });
+            self.hidden.push(pre.max(0.0) * keep);
+        }
+        self.probability.clear();
+        let rows = parameters[gate.fc2_weight.clone()].chunks_exact(self.hidden.len());
+        for (row, bias) in rows.zip(&parameters[gate.fc2_bias.clone()]) {
+            self.probability.push((dot(row, &self.hidden) + bias) / config.temperature);
+        }
+        softmax(&mut self.probability);
+        self.alpha.clear();
+        let root = config.sqrt_alpha;
+        self.alpha.extend(self.probability.iter().map(|p| if root { p.sqrt() } else { *p }));
+    }
+
+    fn layer_norm(&mut self, weight: &[f32], bias: &[f32], c: &[f32]) {
+        let n = c.len() as f32;
+        let mean = c.iter().sum::<f32>() / n;
+        let variance = c.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / n;
+        let inv_std = 1.0 / (variance + LAYER_NORM_EPS).sqrt();
+        self.x_hat.clear();
+        self.x_hat.extend(c.iter().map(|x| (x - mean) * inv_std));
+        self.normed.clear();
+        let scaled = self.x_hat.iter().zip(weight).zip(bias);
+        self.normed.extend(scaled.map(|((x, w), b)| x * (1.0 + w) + b));
+    }
+
+    /// Adds the gate's gradients for d loss / d alpha. The representation itself gets none: the CRM
+    /// is frozen.
+    pub fn backward(
+        &self,
+        gate: &GateLayout,
+        config: &AdapterConfig,
+        parameters: &[f32],
+        d_alpha: &[f32],
+        gradient: &mut [f32],
+    ) {
+        // d p_k * p_k, in a form that is finite for p_k = 0 under the square root too.
+        let weighted: Vec<f32> = (self.probability.iter().zip(&self.alpha).zip(d_alpha))
+            .map(|((p, a), d)| if config.sqrt_alpha { 0.5 * a * d } else { p * d })
+            .collect();
+        let total: f32 = weighted.iter().sum();
+        let mut d_hidden = vec![0.0; self.hidden.len()];
+        let width = self.hidden.len();
+        for (k, (w, p)) in weighted.iter().zip(&self.probability).enumerate() {
+            let d_logit = (w - p * total) / config.temperature;
+            gradient[gate.fc2_bias.start + k] += d_logit;
+            let row = gate.fc2_weight.start + k * width;
+            axpy(&mut gradient[row..row + width], d_logit, &self.hidden);
+            axpy(&mut d_hidden, d_logit, &parameters[row..row + width]);
+        }
+        let width = self.normed.len();
+        let mut d_normed = vec![0.0; width];
+        for (unit, (d, slope)) in d_hidden.iter().zip(&self.slope).enumerate() {
+            let d = d * slope;
+            gradient[gate.fc1_bias.start + unit] += d;
+            let row = gate.fc1_weight.start + unit * width;
+            axpy(&mut gradient[row..row + width], d, &self.normed);
+            axpy(&mut d_normed, d, &parameters[row..row + width]);
+        }
+        for ((g, d), x) in
+            gradient[gate.norm_weight.clone()].iter_mut().zip(&d_normed).zip(&self.x_hat)
+        {
+            *g += d * x;
+        }
+        for (g, d) in gradient[gate.norm_bias.clone()].iter_mut().zip(&d_normed) {
+            *g += d;
+        }
+    }
+}
+
+fn softmax(values: &mut [f32]) {
+    let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for v in values.iter_mut() {
+        *v = (*v - max).exp();
+    }
+    let sum: f32 = values.iter().sum();
+    for v in values {
+        *v /= sum;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropout_is_a_function_of_key_module_and_unit() {
+        let dropout = Dropout { probability: 0.3, key: 7 };
+        let mask: Vec<f32> = (0..10_000).map(|unit| dropout.factor(3, unit)).collect();
+        let dropped = mask.iter().filter(|m| **m == 0.0).count() as f32 / 10_000.0;
+        assert!((dropped - 0.3).abs() < 0.02, "{dropped}");
+        assert!(mask.iter().all(|m| *m == 0.0 || *m == 1.0 / 0.7));
+        let again: Vec<f32> = (0..10_000).rev().map(|unit| dropout.factor(3, unit)).collect();
+        assert!(mask.iter().eq(again.iter().rev()));
+        let other_key = Dropout { key: 8, ..dropout };
+        assert!((0..100).any(|u| dropout.factor(3, u) != other_key.factor(3, u)));
+        assert!((0..100).any(|u| dropout.factor(3, u) != dropout.factor(4, u)));
+        let none = Dropout { probability: 0.0, key: 7 };
+        assert!((0..1000).all(|u| none.factor(0, u) == 1.0));
+    }
+
+    #[test]
+    fn one_expert_has_weight_one() {
+        let mut parameters: Vec<f32> = (0..100).map(|i| (i as f32 * 0.37).sin()).collect();
+        let gate = GateLayout {
+            norm_weight: 0..4,
+            norm_bias: 4..8,
+            fc1_weight: 8..20,
+            fc1_bias: 20..23,
+            fc2_weight: 23..26,
+            fc2_bias: 26..27,
+        };
+        let mut state = GateState::default();
+        let config = AdapterConfig { experts: 1, ..AdapterConfig::default() };
+        state.forward(&gate, &config, &parameters, &[0.3, -2.0, 5.0, 1.0], None);
+        assert_eq!(state.alpha, [1.0]);
+        parameters[26] = 1e6;
+        state.forward(&gate, &config, &parameters, &[0.0; 4], None);
+        assert_eq!(state.alpha, [1.0]);
+    }
+}

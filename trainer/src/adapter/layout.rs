@@ -1,0 +1,250 @@
+//! Names, shapes and places of an adapter's parameters, without the parameters.
+
+use std::ops::Range;
+
+use crate::backbone::BackboneConfig;
+use crate::config::{AdapterConfig, MixForm, Projection};
+use crate::error::{Result, TrainerError};
+
+/// Where one tensor lies in the flat parameter vector.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorLayout {
+    /// Full name, e.g. `model.layers.0.self_attn.q_proj.lora_A`.
+    pub name: String,
+    /// Shape, row-major.
+    pub shape: Vec<usize>,
+    /// Range of the flat parameter vector.
+    pub range: Range<usize>,
+}
+
+/// One adapted projection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModuleLayout {
+    /// E.g. `model.layers.0.self_attn.q_proj`.
+    pub name: String,
+    /// Decoder block.
+    pub layer: usize,
+    /// Which projection of the block.
+    pub projection: Projection,
+    /// Inputs.
+    pub d_in: usize,
+    /// Outputs.
+    pub d_out: usize,
+    /// `lora_A` `[N, r, d_in]`.
+    pub a: Range<usize>,
+    /// `lora_B` `[N, d_out, r]`.
+    pub b: Range<usize>,
+    /// The gate; plain LoRA has none.
+    pub gate: Option<GateLayout>,
+}
+
+/// The gate of one adapted projection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GateLayout {
+    /// LayerNorm weight `[|c|]`; the scale is 1 + weight.
+    pub norm_weight: Range<usize>,
+    /// LayerNorm bias `[|c|]`.
+    pub norm_bias: Range<usize>,
+    /// First layer `[hidden, |c|]`.
+    pub fc1_weight: Range<usize>,
+    /// First bias `[hidden]`.
+    pub fc1_bias: Range<usize>,
+    /// Second layer `[N, hidden]`.
+    pub fc2_weight: Range<usize>,
+    /// Second bias `[N]`.
+    pub fc2_bias: Range<usize>,
+}
+
+/// Names, shapes and ranges of all parameters of an adapter. Allocates no parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterLayout {
+    config: AdapterConfig,
+    representation_dim: usize,
+    modules: Vec<ModuleLayout>,
+    tensors: Vec<TensorLayout>,
+    num_parameters: usize,
+}
+
+impl AdapterLayout {
+    /// The layout of an adapter for a backbone. `representation_dim` is ignored for plain LoRA
+    /// (`experts = 1`), which has no gate.
+    ///
+    /// # Errors
+    /// [`TrainerError::Config`] naming the setting that can't work.
+    pub fn new(
+        backbone: &BackboneConfig,
+        config: &AdapterConfig,
+        representation_dim: usize,
+    ) -> Result<Self> {
+        check(config, representation_dim)?;
+        let gated = config.experts > 1;
+        let mut targets = config.targets.clone();
+        targets.sort();
+        let mut layout = Self {
+            config: config.clone(),
+            representation_dim: if gated { representation_dim } else { 0 },
+            modules: Vec::new(),
+            tensors: Vec::new(),
+            num_parameters: 0,
+        };
+        for layer in 0..backbone.num_layers {
+            for &projection in &targets {
+                let (name, d_out) = match projection {
+                    Projection::QProj => ("q_proj", backbone.q_dim()),
+                    Projection::VProj => ("v_proj", backbone.kv_dim()),
+                };
+                let name = format!("model.layers.{layer}.self_attn.{name}");
+                layout.push_module(name, layer, projection, backbone.hidden_size, d_out)?;
+            }
+        }
+        Ok(layout)
+    }
+
+    fn push_module(
+        &mut self,
+        name: String,
+        layer: usize,
+        projection: Projection,
+        d_in: usize,
+        d_out: usize,
+    ) -> Result<()> {
+        let AdapterConfig { experts, rank, gate_hidden, .. } = self.config;
+        let width = self.representation_dim;
+        let a = self.push(&name, "lora_A", &[experts, rank, d_in])?;
+        let b = self.push(&name, "lora_B", &[experts, d_out, rank])?;
+        let gate = if experts > 1 {
+            Some(GateLayout {
+                norm_weight: self.push(&name, "gate.norm.weight", &[width])?,
+                norm_bias: self.push(&name, "gate.norm.bias", &[width])?,
+                fc1_weight: self.push(&name, "gate.fc1.weight", &[gate_hidden, width])?,
+                fc1_bias: self.push(&name, "gate.fc1.bias", &[gate_hidden])?,
+                fc2_weight: self.push(&name, "gate.fc2.weight", &[experts, gate_hidden])?,
+                fc2_bias: self.push(&name, "gate.fc2.bias", &[experts])?,
+            })
+        } else {
+            None
+        };
+        self.modules.push(ModuleLayout { name, layer, projection, d_in, d_out, a, b, gate });
+        Ok(())
+    }
+
+    fn push(&mut self, module: &str, tensor: &str, shape: &[usize]) -> Result<Range<usize>> {
+        let end = shape
+            .iter()
+            .try_fold(1usize, |n, d| n.checked_mul(*d))
+            .and_then(|n| self.num_parameters.checked_add(n))
+            .filter(|end| *end <= isize::MAX as usize / 4);
+        let Some(end) = end else {
+            let what = format!("{module}.{tensor} {shape:?} is too large; lower experts or rank");
+            return Err(TrainerError::config("adapter", what));
+        };
+        let range = self.num_parameters..end;
+        self.num_parameters = end;
+        self.tensors.push(TensorLayout {
+            name: format!("{module}.{tensor}"),
+            shape: shape.to_vec(),
+            range: range.clone(),
+        });
+        Ok(range)
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &AdapterConfig {
+        &self.config
+    }
+
+    /// Width |c| of the representation; 0 for plain LoRA.
+    pub fn representation_dim(&self) -> usize {
+        self.representation_dim
+    }
+
+    /// Adapted projections: q, v of layer 0, q, v of layer 1, …
+    pub fn modules(&self) -> &[ModuleLayout] {
+        &self.modules
+    }
+
+    /// All tensors, in the order of the flat parameter vector.
+    pub fn tensors(&self) -> &[TensorLayout] {
+        &self.tensors
+    }
+
+    /// Number of trained parameters.
+    pub fn num_parameters(&self) -> usize {
+        self.num_parameters
+    }
+
+    /// `lora_alpha / rank`, the factor of every update.
+    pub fn scale(&self) -> f32 {
+        self.config.lora_alpha / self.config.rank as f32
+    }
+
+    /// Rank of a sample's mixed adapter: r in the factor form, N * r in the product form.
+    pub fn mixed_rank(&self) -> usize {
+        match self.config.form {
+            MixForm::Factor => self.config.rank,
+            MixForm::Product => self.config.rank * self.config.experts,
+        }
+    }
+
+    /// The module of a projection of a block, where it is adapted.
+    pub(crate) fn module_index(&self, layer: usize, projection: Projection) -> Option<usize> {
+        self.modules.iter().position(|m| m.layer == layer && m.projection == projection)
+    }
+
+    /// Whether an adapter of this layout fits a backbone.
+    pub(crate) fn fits(&self, backbone: &BackboneConfig) -> bool {
+        let per_layer = self.config.targets.len();
+        self.modules.len() == per_layer * backbone.num_layers
+            && self.modules.iter().all(|m| {
+                let d_out = match m.projection {
+                    Projection::QProj => backbone.q_dim(),
+                    Projection::VProj => backbone.kv_dim(),
+                };
+                m.d_in == backbone.hidden_size && m.d_out == d_out
+            })
+    }
+}
+
+fn check(config: &AdapterConfig, representation_dim: usize) -> Result<()> {
+    let fail =
+        |field: &str, what: String| Err(TrainerError::config(format!("adapter.{field}"), what));
+    let at_least_one = [
+        ("experts", config.experts),
+        ("rank", config.rank),
+        ("gate_hidden", if config.experts > 1 { config.gate_hidden } else { 1 }),
+    ];
+    for (field, value) in at_least_one {
+        if value == 0 {
+            return fail(field, "is 0; it must be at least 1".into());
+        }
+    }
+    if config.experts > 1 && representation_dim == 0 {
+        return fail(
+            "experts",
+            "more than 1 expert needs a CRM representation for the gate".into(),
+        );
+    }
+    if config.experts.checked_mul(config.rank).is_none() {
+        return fail(
+            "rank",
+            format!("{} experts of rank {}: too large", config.experts, config.rank),
+        );
+    }
+    if !config.lora_alpha.is_finite() {
+        return fail("lora_alpha", format!("{} is not a finite number", config.lora_alpha));
+    }
+    if !(config.temperature.is_finite() && config.temperature > 0.0) {
+        return fail("temperature", format!("{} is not a positive number", config.temperature));
+    }
+    if !(0.0..1.0).contains(&config.gate_dropout) {
+        return fail("gate_dropout", format!("{} is not in 0..1", config.gate_dropout));
+    }
+    let mut targets = config.targets.clone();
+    targets.sort();
+    targets.dedup();
+    if targets.is_empty() || targets.len() != config.targets.len() {
+        let what = "must name q_proj, v_proj or both, each once".into();
+        return fail("targets", what);
+    }
+    Ok(())
+}

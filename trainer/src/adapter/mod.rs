@@ -1,0 +1,167 @@
+//! Personalised LoRA: a bank of experts per adapted projection, mixed per sample by a gate.
+//!
+//! All trained numbers are one flat vector, so that optimizer, gradient reduction and checkpoints
+//! need no structure; [`AdapterLayout`] gives names, shapes and ranges.
+
+mod file;
+mod gate;
+mod layout;
+mod mixture;
+mod peft;
+
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use reclora_storage::hash::xxh3_hex;
+
+pub use gate::Dropout;
+pub use layout::{AdapterLayout, GateLayout, ModuleLayout, TensorLayout};
+pub(crate) use mixture::Mixture;
+
+use crate::backbone::BackboneConfig;
+use crate::config::{AdapterConfig, MixForm};
+use crate::error::Result;
+
+/// Every trained parameter of a personalised LoRA.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adapter {
+    layout: AdapterLayout,
+    parameters: Vec<f32>,
+}
+
+/// One projection's mixed adapter: an ordinary LoRA, `y += scale * (x lora_a^T) lora_b^T`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MixedModule {
+    /// The projection, e.g. `model.layers.0.self_attn.q_proj`.
+    pub name: String,
+    /// Rank: r in the factor form, N * r in the product form.
+    pub rank: usize,
+    /// `[rank, d_in]`.
+    pub lora_a: Vec<f32>,
+    /// `[d_out, rank]`; the product form's mixture weights are in here.
+    pub lora_b: Vec<f32>,
+    /// Inputs of the projection.
+    pub d_in: usize,
+    /// Outputs of the projection.
+    pub d_out: usize,
+    /// `lora_alpha / r` of the config (r of one expert in both forms).
+    pub scale: f32,
+}
+
+impl Adapter {
+    /// A new adapter: each expert's A uniform in ±1/√d_in, B zero, gates Kaiming uniform with zero
+    /// biases. So the adapted model is the backbone. Each tensor is a pure function of (seed, name).
+    ///
+    /// # Errors
+    /// A setting that can't work (see [`AdapterLayout::new`]).
+    pub fn new(
+        backbone: &BackboneConfig,
+        config: &AdapterConfig,
+        representation_dim: usize,
+        seed: u64,
+    ) -> Result<Self> {
+        let layout = AdapterLayout::new(backbone, config, representation_dim)?;
+        let mut parameters = vec![0.0; layout.num_parameters()];
+        for tensor in layout.tensors() {
+            // Zero: B, biases, and LayerNorm's weight (its scale is 1 + weight).
+            let uniform = tensor.name.ends_with("lora_A") || tensor.shape.len() == 2;
+            if let (true, Some(fan_in)) = (uniform, tensor.shape.last()) {
+                let bound = 1.0 / (*fan_in as f32).sqrt();
+                fill_uniform(&mut parameters[tensor.range.clone()], bound, seed, &tensor.name);
+            }
+        }
+        Ok(Self { layout, parameters })
+    }
+
+    /// An adapter of this layout with these parameters; `None` when their number is another.
+    pub fn from_parameters(layout: AdapterLayout, parameters: Vec<f32>) -> Option<Self> {
+        (parameters.len() == layout.num_parameters()).then_some(Self { layout, parameters })
+    }
+
+    /// Names, shapes and ranges of the parameters.
+    pub fn layout(&self) -> &AdapterLayout {
+        &self.layout
+    }
+
+    /// The settings it was made with.
+    pub fn config(&self) -> &AdapterConfig {
+        self.layout.config()
+    }
+
+    /// Width |c| of the representation the gates read.
+    pub fn representation_dim(&self) -> usize {
+        self.layout.representation_dim()
+    }
+
+    /// All parameters, in the order of [`Self::tensors`].
+    pub fn parameters(&self) -> &[f32] {
+        &self.parameters
+    }
+
+    /// All parameters, to be updated in place.
+    pub fn parameters_mut(&mut self) -> &mut [f32] {
+        &mut self.parameters
+    }
+
+    /// Number of trained parameters.
+    pub fn num_parameters(&self) -> usize {
+        self.parameters.len()
+    }
+
+    /// Every tensor: name, shape, values.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], &[f32])> {
+        let tensors = self.layout.tensors().iter();
+        tensors.map(|t| (t.name.as_str(), t.shape.as_slice(), &self.parameters[t.range.clone()]))
+    }
+
+    /// Adapted projections, e.g. `model.layers.0.self_attn.q_proj`: q, v of layer 0, q, v of layer 1, …
+    pub fn module_names(&self) -> Vec<String> {
+        self.layout.modules().iter().map(|m| m.name.clone()).collect()
+    }
+
+    /// Mixture weights `[modules][experts]` for a representation, dropout off.
+    ///
+    /// # Errors
+    /// The representation has another width than the adapter's.
+    pub fn alpha(&self, representation: &[f32]) -> Result<Vec<Vec<f32>>> {
+        let mut mixture = Mixture::default();
+        mixture.forward(self, representation, None)?;
+        Ok(mixture.modules.iter().map(|m| m.gate.alpha.clone()).collect())
+    }
+
+    /// The ordinary LoRA that equals this adapter for one representation.
+    ///
+    /// # Errors
+    /// The representation has another width than the adapter's.
+    pub fn mixed(&self, representation: &[f32]) -> Result<Vec<MixedModule>> {
+        let mut mixture = Mixture::default();
+        mixture.forward(self, representation, None)?;
+        let modules = self.layout.modules().iter().zip(mixture.modules);
+        Ok(modules
+            .map(|(module, mixed)| MixedModule {
+                name: module.name.clone(),
+                rank: self.layout.mixed_rank(),
+                lora_a: mixed.a,
+                lora_b: mixed.b,
+                d_in: module.d_in,
+                d_out: module.d_out,
+                scale: self.layout.scale(),
+            })
+            .collect())
+    }
+
+    pub(crate) fn is_product(&self) -> bool {
+        self.config().form == MixForm::Product
+    }
+}
+
+/// Uniform in `-bound..bound`, from a ChaCha8 stream keyed by seed and name.
+fn fill_uniform(values: &mut [f32], bound: f32, seed: u64, name: &str) {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[8..24].copy_from_slice(&xxh3_hex(name.as_bytes()).as_bytes()[..16]);
+    let mut rng = ChaCha8Rng::from_seed(key);
+    for value in values {
+        let unit = (rng.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0;
+        *value = unit * bound;
+    }
+}

@@ -1,0 +1,205 @@
+//! The adapted model: frozen backbone + one sample's mixed adapter, forward and backward.
+//!
+//! A call handles one sequence on the calling thread. Only what the requested positions need is
+//! computed: tokens after the last of them are dropped (attention is causal), and in the last block
+//! queries, output projection and MLP run on those positions alone.
+
+mod backward;
+mod forward;
+mod head;
+mod lora;
+mod workspace;
+
+pub use workspace::{LoraPath, Workspace};
+
+use crate::adapter::Adapter;
+pub use crate::adapter::Dropout;
+use crate::backbone::Backbone;
+use crate::error::{Result, TrainerError};
+use forward::Pass;
+use workspace::Keep;
+
+/// One sequence and what its gates read.
+#[derive(Clone, Copy, Debug)]
+pub struct Prompt<'a> {
+    /// Prompt tokens, plus the answer's tokens but the last.
+    pub tokens: &'a [u32],
+    /// CRM representation `[|c|]`; ignored by plain LoRA and by the bare backbone.
+    pub representation: &'a [f32],
+}
+
+/// One supervised token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Index into the prompt's tokens whose next token is predicted.
+    pub position: usize,
+    /// The token that should follow.
+    pub token: u32,
+}
+
+/// A frozen backbone with a personalised LoRA (or none).
+#[derive(Clone, Copy, Debug)]
+pub struct AdaptedModel<'a> {
+    backbone: &'a Backbone,
+    adapter: Option<&'a Adapter>,
+}
+
+impl<'a> AdaptedModel<'a> {
+    /// The backbone with an adapter. An adapter made for another backbone is an error of every call.
+    pub fn new(backbone: &'a Backbone, adapter: &'a Adapter) -> Self {
+        Self { backbone, adapter: Some(adapter) }
+    }
+
+    /// The backbone alone.
+    pub fn bare(backbone: &'a Backbone) -> Self {
+        Self { backbone, adapter: None }
+    }
+
+    /// The backbone.
+    pub fn backbone(&self) -> &'a Backbone {
+        self.backbone
+    }
+
+    /// Logits of the token after `position`: of `token_ids` in their order, or of the whole
+    /// vocabulary. Forward only, dropout off, no activations kept.
+    ///
+    /// # Errors
+    /// [`TrainerError::Input`] for tokens, positions or a representation the model can't take;
+    /// [`TrainerError::NotFinite`] when a logit is NaN or infinite.
+    pub fn logits_at(
+        &self,
+        ws: &mut Workspace,
+        prompt: &Prompt<'_>,
+        position: usize,
+        token_ids: Option<&[u32]>,
+    ) -> Result<Vec<f32>> {
+        self.check(prompt, &[position], token_ids.unwrap_or_default())?;
+        self.mix(ws, prompt, None)?;
+        let rows = [position as u32];
+        let tokens = &prompt.tokens[..=position];
+        let pass = Pass::new(self.backbone, self.adapter, ws.plan(tokens.len()));
+        pass.forward(ws, tokens, &rows, Keep::Nothing);
+        let logits = head::logits(self.backbone, ws.top.row(0), token_ids);
+        if logits.iter().all(|x| x.is_finite()) {
+            Ok(logits)
+        } else {
+            Err(TrainerError::NotFinite {
+                what: "a logit".into(),
+                hint:
+                    "the adapter or the backbone's weights overflow; was it tuned with too high a \
+                       learning rate?"
+                        .into(),
+            })
+        }
+    }
+
+    /// Mean cross-entropy over `targets` (softmax over the whole vocabulary); adds `weight` times its
+    /// gradient to `gradient`, laid out like the adapter's parameters.
+    ///
+    /// # Errors
+    /// [`TrainerError::Input`] as for [`Self::logits_at`], for no targets, for a gradient of another
+    /// length, and for a model without adapter; [`TrainerError::NotFinite`] for a loss that is NaN or
+    /// infinite (then `gradient` is untouched).
+    pub fn loss_and_gradient(
+        &self,
+        ws: &mut Workspace,
+        prompt: &Prompt<'_>,
+        targets: &[Target],
+        dropout: Option<Dropout>,
+        weight: f32,
+        gradient: &mut [f32],
+    ) -> Result<f32> {
+        let Some(adapter) = self.adapter else {
+            return Err(TrainerError::Input("the bare backbone has no gradient".into()));
+        };
+        if gradient.len() != adapter.num_parameters() {
+            return Err(TrainerError::Input(format!(
+                "the gradient has {} values, the adapter {}",
+                gradient.len(),
+                adapter.num_parameters()
+            )));
+        }
+        let positions: Vec<usize> = targets.iter().map(|t| t.position).collect();
+        let target_tokens: Vec<u32> = targets.iter().map(|t| t.token).collect();
+        self.check(prompt, &positions, &target_tokens)?;
+        self.mix(ws, prompt, dropout)?;
+        let mut rows: Vec<u32> = positions.iter().map(|p| *p as u32).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        let tokens = &prompt.tokens[..=rows[rows.len() - 1] as usize];
+        let pass = Pass::new(self.backbone, self.adapter, ws.plan(tokens.len()));
+        let keep = pass.keep(tokens.len(), ws.activation_budget);
+        pass.forward(ws, tokens, &rows, keep);
+        let loss = head::loss(self.backbone, ws, &rows, targets, weight);
+        if !loss.is_finite() {
+            return Err(TrainerError::NotFinite {
+                what: "the loss".into(),
+                hint: "lower [tune] learning_rate or max_grad_norm".into(),
+            });
+        }
+        pass.backward(ws, tokens.len(), &rows, keep);
+        ws.mixture.backward(adapter, gradient);
+        Ok(loss)
+    }
+
+    /// Mean over all positions of the last hidden states (after the final norm), `[hidden]`.
+    /// The representation is that of a prompt; the bare backbone takes an empty one.
+    ///
+    /// # Errors
+    /// As for [`Self::logits_at`].
+    pub fn hidden_mean(&self, ws: &mut Workspace, prompt: &Prompt<'_>) -> Result<Vec<f32>> {
+        let tokens = prompt.tokens;
+        let Some(last) = tokens.len().checked_sub(1) else {
+            return Err(TrainerError::Input("the prompt has no tokens".into()));
+        };
+        self.check(prompt, &[last], &[])?;
+        self.mix(ws, prompt, None)?;
+        let rows: Vec<u32> = (0..tokens.len() as u32).collect();
+        let pass = Pass::new(self.backbone, self.adapter, ws.plan(tokens.len()));
+        pass.forward(ws, tokens, &rows, Keep::Nothing);
+        let hidden = self.backbone.config.hidden_size;
+        let mut sum = vec![0.0f64; hidden];
+        for row in 0..tokens.len() {
+            for (s, x) in sum.iter_mut().zip(ws.top.row(row)) {
+                *s += f64::from(*x);
+            }
+        }
+        Ok(sum.iter().map(|s| (s / tokens.len() as f64) as f32).collect())
+    }
+
+    /// Everything about the inputs that later code relies on.
+    fn check(&self, prompt: &Prompt<'_>, positions: &[usize], token_ids: &[u32]) -> Result<()> {
+        let config = &self.backbone.config;
+        let fail = |what: String| Err(TrainerError::Input(what));
+        if self.adapter.is_some_and(|a| !a.layout().fits(config)) {
+            return fail("the adapter was made for another backbone".into());
+        }
+        let length = prompt.tokens.len();
+        if length > config.max_position_embeddings {
+            let limit = config.max_position_embeddings;
+            return fail(format!("the prompt has {length} tokens, the backbone takes {limit}"));
+        }
+        if positions.is_empty() {
+            return fail("no position to predict at".into());
+        }
+        if let Some(p) = positions.iter().find(|p| **p >= length) {
+            return fail(format!("position {p} is not in the prompt of {length} tokens"));
+        }
+        let ids = prompt.tokens.iter().chain(token_ids);
+        if let Some(id) = ids.into_iter().find(|id| **id as usize >= config.vocab_size) {
+            let vocab = config.vocab_size;
+            return fail(format!(
+                "token {id} is not in the backbone's vocabulary of {vocab}: is the tokenizer another \
+                 model's?"
+            ));
+        }
+        Ok(())
+    }
+
+    fn mix(&self, ws: &mut Workspace, prompt: &Prompt<'_>, dropout: Option<Dropout>) -> Result<()> {
+        match self.adapter {
+            Some(adapter) => ws.mixture.forward(adapter, prompt.representation, dropout),
+            None => Ok(()),
+        }
+    }
+}
