@@ -53,6 +53,7 @@ kernel! {
 }
 
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "the kernel reads and writes this many buffers")]
 fn attention_body<const FMA: bool>(
     shape: AttentionShape,
     q: &[f32],
@@ -165,6 +166,7 @@ pub(super) fn score_strip<const FMA: bool>(
 #[inline(always)]
 fn softmax_strip<const FMA: bool>(scores: &mut [[f32; LANES]], block: &Block) -> [f32; LANES] {
     for (j, s) in scores.iter_mut().enumerate().skip(block.unmasked) {
+        #[expect(clippy::needless_range_loop, reason = "lanes of several arrays go together")]
         for l in 0..LANES {
             s[l] = if j as u32 <= block.last_key[l] { s[l] } else { f32::NEG_INFINITY };
         }

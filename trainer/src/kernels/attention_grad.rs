@@ -92,6 +92,7 @@ fn softmax_grad<const FMA: bool>(
     delta: &[f32; LANES],
 ) {
     for (j, s) in p.iter_mut().enumerate().skip(block.unmasked) {
+        #[expect(clippy::needless_range_loop, reason = "lanes of several arrays go together")]
         for l in 0..LANES {
             s[l] = if j as u32 <= block.last_key[l] { s[l] } else { f32::NEG_INFINITY };
         }

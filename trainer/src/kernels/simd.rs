@@ -53,7 +53,7 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     p = fma::<FMA>(p, f, 8.333_452e-3);
     p = fma::<FMA>(p, f, 4.166_579_6e-2);
     p = fma::<FMA>(p, f, 1.666_666_5e-1);
-    p = fma::<FMA>(p, f, 5.000_000_1e-1);
+    p = fma::<FMA>(p, f, 0.5);
     let e = fma::<FMA>(p, f * f, f + 1.0);
     e * power_of_two(rounded)
 }
