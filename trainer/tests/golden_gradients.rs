@@ -3,6 +3,8 @@
 //!
 //! "Relative" is per tensor: max|a - b| / max|b|, b the reference.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
+
 use std::path::Path;
 
 use reclora_trainer::adapter::{Adapter, AdapterLayout};

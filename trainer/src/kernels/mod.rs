@@ -2,7 +2,7 @@
 //!
 //! Every kernel runs on the calling thread and in one fixed order, so its result is a pure function
 //! of its inputs on one machine: callers get their parallelism from running different samples on
-//! different threads. Loops are written so that the compiler can vectorise them; [`simd`] compiles
+//! different threads. Loops are written so that the compiler can vectorise them; `simd` compiles
 //! each one for AVX-512, AVX2 + FMA and the baseline, and picks at run time.
 //!
 //! Kernels trust their callers (the model checks every input once): a slice of the wrong length is a
