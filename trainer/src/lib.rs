@@ -14,3 +14,5 @@ pub mod metrics;
 pub mod model;
 pub mod optimizer;
 pub mod progress;
+pub mod retriever;
+pub mod tokenizer;
