@@ -14,5 +14,6 @@ pub mod metrics;
 pub mod model;
 pub mod optimizer;
 pub mod progress;
+pub mod prompt;
 pub mod retriever;
 pub mod tokenizer;
