@@ -7,6 +7,7 @@
 pub mod adapter;
 pub mod backbone;
 pub mod config;
+pub mod crm;
 pub mod distributed;
 pub mod error;
 pub mod kernels;

@@ -80,12 +80,12 @@ impl Adapter {
     }
 }
 
-fn to_bytes(values: &[f32]) -> Vec<u8> {
+pub(crate) fn to_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
 /// A safetensors file of f32 tensors with one metadata entry, as bytes.
-pub(super) fn serialize<'a>(
+pub(crate) fn serialize<'a>(
     path: &Path,
     tensors: impl Iterator<Item = (&'a str, &'a [usize], &'a [f32])>,
     metadata: (&str, String),

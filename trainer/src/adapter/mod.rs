@@ -3,7 +3,7 @@
 //! All trained numbers are one flat vector, so that optimizer, gradient reduction and checkpoints
 //! need no structure; [`AdapterLayout`] gives names, shapes and ranges.
 
-mod file;
+pub(crate) mod file;
 mod gate;
 mod layout;
 mod mixture;

@@ -1,0 +1,287 @@
+//! Forward and backward of DIN over a packed batch.
+
+use super::layers::{Dropout, MlpState, mix};
+use super::{Din, DinShape};
+use crate::config::Representation;
+
+/// One sample, in rows of the shared table.
+#[derive(Clone, Copy, Debug)]
+pub struct CrmInput<'a> {
+    /// One feature per field.
+    pub fields: &'a [u32],
+    /// Item features of the history.
+    pub history_items: &'a [u32],
+    /// Rating features of the history, one per item.
+    pub history_ratings: &'a [u32],
+}
+
+/// Reusable buffers of one thread.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    /// First history row of each sample, and the number of rows at the end.
+    offsets: Vec<usize>,
+    /// `[rows, 2e]`: item and rating of each history row.
+    pairs: Vec<f32>,
+    /// `[rows, e]`: h.
+    history: Vec<f32>,
+    attention: MlpState,
+    prediction: MlpState,
+    row_keys: Vec<u64>,
+    dhistory: Vec<f32>,
+    dattention: Vec<f32>,
+    dpairs: Vec<f32>,
+}
+
+/// What dropout of a training batch is keyed by.
+struct DropoutKeys<'a> {
+    seed: u64,
+    samples: &'a [u64],
+}
+
+impl Din {
+    /// Logit of each sample, and its representation `[dim]` one after the other. Dropout off.
+    ///
+    /// Features outside the table are a defect of the caller and panic.
+    pub fn score(
+        &self,
+        parameters: &[f32],
+        ws: &mut Workspace,
+        inputs: &[CrmInput<'_>],
+    ) -> (Vec<f32>, Vec<f32>) {
+        self.forward(parameters, ws, inputs, None);
+        (ws.prediction.output.clone(), self.representations(parameters, ws, inputs))
+    }
+
+    /// Adds `weight` times the gradient of each sample's binary cross-entropy; returns their sum.
+    /// Dropout is on, a pure function of (`dropout_seed`, sample key, place).
+    #[expect(clippy::too_many_arguments, reason = "what a training step is a function of")]
+    pub fn loss_and_gradient(
+        &self,
+        parameters: &[f32],
+        ws: &mut Workspace,
+        inputs: &[CrmInput<'_>],
+        labels: &[f32],
+        sample_keys: &[u64],
+        dropout_seed: u64,
+        weight: f32,
+        gradient: &mut [f32],
+    ) -> f32 {
+        let keys = DropoutKeys { seed: dropout_seed, samples: sample_keys };
+        self.forward(parameters, ws, inputs, Some(keys).filter(|_| self.config.dropout > 0.0));
+        let mut loss = 0.0;
+        let mut dlogits = Vec::with_capacity(inputs.len());
+        for (&logit, &label) in ws.prediction.output.iter().zip(labels) {
+            // log(1 + e^x) without overflow.
+            loss += logit.max(0.0) - logit * label + (-logit.abs()).exp().ln_1p();
+            dlogits.push(weight * (1.0 / (1.0 + (-logit).exp()) - label));
+        }
+        self.backward(parameters, ws, inputs, &dlogits, gradient);
+        loss
+    }
+
+    fn row<'p>(&self, parameters: &'p [f32], feature: u32) -> &'p [f32] {
+        let e = self.config.embedding_dim;
+        &parameters[feature as usize * e..(feature as usize + 1) * e]
+    }
+
+    fn forward(
+        &self,
+        parameters: &[f32],
+        ws: &mut Workspace,
+        inputs: &[CrmInput<'_>],
+        keys: Option<DropoutKeys<'_>>,
+    ) {
+        self.history_forward(parameters, ws, inputs);
+        self.attention_forward(parameters, ws, inputs, keys.as_ref());
+        self.pool(parameters, ws, inputs);
+        let probability = self.config.dropout;
+        ws.row_keys.clear();
+        if let Some(keys) = &keys {
+            ws.row_keys.extend(keys.samples.iter().map(|sample| mix(keys.seed ^ mix(*sample))));
+        }
+        let dropout = keys.map(|_| Dropout { probability, row_keys: &ws.row_keys });
+        self.prediction.forward(parameters, inputs.len(), dropout, &mut ws.prediction);
+    }
+
+    /// h = ReLU(Linear([E[item]; E[rating]])) for every history row.
+    fn history_forward(&self, parameters: &[f32], ws: &mut Workspace, inputs: &[CrmInput<'_>]) {
+        ws.offsets.clear();
+        ws.pairs.clear();
+        let mut rows = 0;
+        for input in inputs {
+            ws.offsets.push(rows);
+            for (&item, &rating) in input.history_items.iter().zip(input.history_ratings) {
+                ws.pairs.extend_from_slice(self.row(parameters, item));
+                ws.pairs.extend_from_slice(self.row(parameters, rating));
+                rows += 1;
+            }
+        }
+        ws.offsets.push(rows);
+        self.history.forward(parameters, &ws.pairs, rows, &mut ws.history);
+        ws.history.iter_mut().for_each(|value| *value = value.max(0.0));
+    }
+
+    /// a = MLP([q, h, q − h, q ⊙ h]) for every history row.
+    fn attention_forward(
+        &self,
+        parameters: &[f32],
+        ws: &mut Workspace,
+        inputs: &[CrmInput<'_>],
+        keys: Option<&DropoutKeys<'_>>,
+    ) {
+        let e = self.config.embedding_dim;
+        let x = ws.attention.input();
+        x.clear();
+        ws.row_keys.clear();
+        for (sample, input) in inputs.iter().enumerate() {
+            let q = self.row(parameters, input.fields[self.shape.item_field]);
+            for row in ws.offsets[sample]..ws.offsets[sample + 1] {
+                let h = &ws.history[row * e..(row + 1) * e];
+                x.extend_from_slice(q);
+                x.extend_from_slice(h);
+                x.extend(q.iter().zip(h).map(|(q, h)| q - h));
+                x.extend(q.iter().zip(h).map(|(q, h)| q * h));
+                if let Some(keys) = keys {
+                    let place = (row - ws.offsets[sample] + 1) as u64;
+                    ws.row_keys.push(mix(keys.seed ^ mix(keys.samples[sample]) ^ place << 32));
+                }
+            }
+        }
+        let rows = ws.offsets[inputs.len()];
+        let probability = self.config.dropout;
+        let dropout = keys.map(|_| Dropout { probability, row_keys: &ws.row_keys });
+        self.attention.forward(parameters, rows, dropout, &mut ws.attention);
+    }
+
+    /// z = flatten([fields; u]), u = Σ a h.
+    fn pool(&self, parameters: &[f32], ws: &mut Workspace, inputs: &[CrmInput<'_>]) {
+        let e = self.config.embedding_dim;
+        let z = ws.prediction.input();
+        z.clear();
+        for (sample, input) in inputs.iter().enumerate() {
+            for &feature in input.fields {
+                z.extend_from_slice(self.row(parameters, feature));
+            }
+            let start = z.len();
+            z.resize(start + e, 0.0);
+            for row in ws.offsets[sample]..ws.offsets[sample + 1] {
+                let weight = ws.attention.output[row];
+                for (u, h) in z[start..].iter_mut().zip(&ws.history[row * e..(row + 1) * e]) {
+                    *u += weight * h;
+                }
+            }
+        }
+    }
+
+    fn representations(
+        &self,
+        parameters: &[f32],
+        ws: &mut Workspace,
+        inputs: &[CrmInput<'_>],
+    ) -> Vec<f32> {
+        match self.config.representation {
+            Representation::Final => ws.prediction.last_hidden().to_vec(),
+            Representation::Hidden => ws.prediction.input().clone(),
+            Representation::User => {
+                let e = self.config.embedding_dim;
+                let mut users = Vec::with_capacity(inputs.len() * 2 * e);
+                for (sample, input) in inputs.iter().enumerate() {
+                    let user = input.fields[self.shape.user_field];
+                    users.extend_from_slice(self.row(parameters, user));
+                    let start = users.len();
+                    users.resize(start + e, 0.0);
+                    let rows = ws.offsets[sample]..ws.offsets[sample + 1];
+                    let count = rows.len().max(1) as f32;
+                    for h in ws.history[rows.start * e..rows.end * e].chunks_exact(e) {
+                        for (mean, h) in users[start..].iter_mut().zip(h) {
+                            *mean += h / count;
+                        }
+                    }
+                }
+                users
+            }
+        }
+    }
+
+    fn backward(
+        &self,
+        parameters: &[f32],
+        ws: &mut Workspace,
+        inputs: &[CrmInput<'_>],
+        dlogits: &[f32],
+        gradient: &mut [f32],
+    ) {
+        let e = self.config.embedding_dim;
+        let keep = 1.0 - self.config.dropout;
+        let DinShape { fields, item_field, .. } = self.shape;
+        let dz = self.prediction.backward(parameters, dlogits, keep, gradient, &mut ws.prediction);
+        let width = (fields + 1) * e;
+        ws.dhistory.clear();
+        ws.dhistory.resize(ws.history.len(), 0.0);
+        ws.dattention.clear();
+        for (sample, input) in inputs.iter().enumerate() {
+            let dz = &dz[sample * width..(sample + 1) * width];
+            for (index, &feature) in input.fields.iter().enumerate() {
+                add(gradient, feature, e, &dz[index * e..(index + 1) * e]);
+            }
+            let du = &dz[fields * e..];
+            for row in ws.offsets[sample]..ws.offsets[sample + 1] {
+                let range = row * e..(row + 1) * e;
+                let h = &ws.history[range.clone()];
+                ws.dattention.push(du.iter().zip(h).map(|(d, h)| d * h).sum());
+                let weight = ws.attention.output[row];
+                for (dh, d) in ws.dhistory[range].iter_mut().zip(du) {
+                    *dh = weight * d;
+                }
+            }
+        }
+        let dx =
+            self.attention.backward(parameters, &ws.dattention, keep, gradient, &mut ws.attention);
+        let mut dq = vec![0.0; e];
+        for (sample, input) in inputs.iter().enumerate() {
+            let target = input.fields[item_field];
+            let q = self.row(parameters, target);
+            dq.fill(0.0);
+            for row in ws.offsets[sample]..ws.offsets[sample + 1] {
+                let d = &dx[row * 4 * e..(row + 1) * 4 * e];
+                for i in 0..e {
+                    let (h, dh) = (ws.history[row * e + i], &mut ws.dhistory[row * e + i]);
+                    dq[i] += d[i] + d[2 * e + i] + d[3 * e + i] * h;
+                    *dh += d[e + i] - d[2 * e + i] + d[3 * e + i] * q[i];
+                }
+            }
+            add(gradient, target, e, &dq);
+        }
+        self.history_backward(parameters, ws, inputs, gradient);
+    }
+
+    fn history_backward(
+        &self,
+        parameters: &[f32],
+        ws: &mut Workspace,
+        inputs: &[CrmInput<'_>],
+        gradient: &mut [f32],
+    ) {
+        let e = self.config.embedding_dim;
+        for (d, h) in ws.dhistory.iter_mut().zip(&ws.history) {
+            *d = if *h > 0.0 { *d } else { 0.0 };
+        }
+        self.history.backward(parameters, &ws.pairs, &ws.dhistory, gradient, &mut ws.dpairs);
+        let mut rows = ws.dpairs.chunks_exact(2 * e);
+        for input in inputs {
+            let pairs = input.history_items.iter().zip(input.history_ratings);
+            for ((&item, &rating), d) in pairs.zip(&mut rows) {
+                add(gradient, item, e, &d[..e]);
+                add(gradient, rating, e, &d[e..]);
+            }
+        }
+    }
+}
+
+/// Adds to a row of the table's gradient; the table is first in the flat vector.
+fn add(gradient: &mut [f32], feature: u32, e: usize, values: &[f32]) {
+    let start = feature as usize * e;
+    for (sum, value) in gradient[start..start + e].iter_mut().zip(values) {
+        *sum += value;
+    }
+}

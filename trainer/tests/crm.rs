@@ -1,0 +1,161 @@
+//! The CRM against finite differences and a per-sample loop, and its file.
+#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
+
+use proptest::prelude::*;
+use reclora_trainer::config::{CrmConfig, Representation};
+use reclora_trainer::crm::{CrmInput, Din, DinShape, Workspace};
+
+const FEATURES: u32 = 30;
+
+#[derive(Clone, Debug)]
+struct Sample {
+    fields: Vec<u32>,
+    items: Vec<u32>,
+    ratings: Vec<u32>,
+    label: f32,
+}
+
+impl Sample {
+    fn input(&self) -> CrmInput<'_> {
+        CrmInput {
+            fields: &self.fields,
+            history_items: &self.items,
+            history_ratings: &self.ratings,
+        }
+    }
+}
+
+fn samples() -> impl Strategy<Value = Vec<Sample>> {
+    let feature = 0..FEATURES;
+    let pairs = prop::collection::vec((feature.clone(), feature.clone()), 0..6);
+    let sample = (prop::collection::vec(feature, 3), pairs, any::<bool>());
+    let sample = sample.prop_map(|(fields, pairs, label)| {
+        let (items, ratings) = pairs.into_iter().unzip();
+        Sample { fields, items, ratings, label: f32::from(u8::from(label)) }
+    });
+    prop::collection::vec(sample, 1..5)
+}
+
+fn din(dropout: f32, representation: Representation) -> Din {
+    let config = CrmConfig {
+        embedding_dim: 3,
+        hidden_dim: 5,
+        num_layers: 2,
+        num_attention_layers: 2,
+        dropout,
+        representation,
+        ..CrmConfig::default()
+    };
+    let shape = DinShape { features: FEATURES as usize, fields: 3, item_field: 1, user_field: 0 };
+    Din::new(&config, shape).unwrap()
+}
+
+/// Larger than the real initial values: gradients that can be told from rounding.
+fn parameters(din: &Din, seed: u64) -> Vec<f32> {
+    din.init(seed).into_iter().enumerate().map(|(i, v)| v + 0.05 * ((i % 7) as f32 - 3.0)).collect()
+}
+
+fn loss(din: &Din, parameters: &[f32], samples: &[Sample], gradient: &mut [f32]) -> f32 {
+    let inputs: Vec<_> = samples.iter().map(Sample::input).collect();
+    let labels: Vec<_> = samples.iter().map(|sample| sample.label).collect();
+    let keys: Vec<_> = (0..samples.len() as u64).collect();
+    let ws = &mut Workspace::default();
+    din.loss_and_gradient(parameters, ws, &inputs, &labels, &keys, 9, 1.0, gradient)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn gradients_equal_finite_differences(
+        samples in samples(), seed in 0u64..1000, dropout in prop::bool::ANY,
+    ) {
+        let din = din(if dropout { 0.3 } else { 0.0 }, Representation::Final);
+        let parameters = parameters(&din, seed);
+        let mut gradient = vec![0.0; din.num_parameters()];
+        loss(&din, &parameters, &samples, &mut gradient);
+        for index in (0..parameters.len()).step_by(3) {
+            let at = |step: f32| {
+                let mut moved = parameters.clone();
+                moved[index] += step;
+                f64::from(loss(&din, &moved, &samples, &mut vec![0.0; gradient.len()]))
+            };
+            let (before, here, after) = (at(-4e-3), at(0.0), at(4e-3));
+            // The slopes of the two sides differ where ReLU has its kink inside the step.
+            let (left, right) = ((here - before) / 4e-3, (after - here) / 4e-3);
+            let value = f64::from(gradient[index]);
+            prop_assert!(
+                left.min(right) - 3e-3 < value && value < left.max(right) + 3e-3,
+                "parameter {index}: {left}, {right} by differences, {value} by the backward"
+            );
+        }
+    }
+
+    #[test]
+    fn a_batch_equals_its_samples_one_by_one(samples in samples(), seed in 0u64..1000) {
+        for representation in [Representation::Final, Representation::Hidden, Representation::User] {
+            let din = din(0.2, representation);
+            let parameters = parameters(&din, seed);
+            let ws = &mut Workspace::default();
+            let inputs: Vec<_> = samples.iter().map(Sample::input).collect();
+            let (logits, representations) = din.score(&parameters, ws, &inputs);
+            prop_assert_eq!(representations.len(), inputs.len() * din.representation_dim());
+            for (index, input) in inputs.iter().enumerate() {
+                let (logit, one) = din.score(&parameters, ws, &[*input]);
+                prop_assert!((logit[0] - logits[index]).abs() < 1e-5);
+                let dim = din.representation_dim();
+                for (a, b) in one.iter().zip(&representations[index * dim..]) {
+                    prop_assert!((a - b).abs() < 1e-5);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn dropout_depends_on_seed_and_sample_only() {
+    let din = din(0.5, Representation::Final);
+    let parameters = parameters(&din, 4);
+    let sample =
+        Sample { fields: vec![1, 2, 3], items: vec![4, 5], ratings: vec![28, 29], label: 1.0 };
+    let inputs = [sample.input(), sample.input()];
+    let run = |keys: &[u64], seed| {
+        let mut gradient = vec![0.0; din.num_parameters()];
+        let ws = &mut Workspace::default();
+        let inputs = &inputs[..keys.len()];
+        let labels = &[1.0, 1.0][..keys.len()];
+        din.loss_and_gradient(&parameters, ws, inputs, labels, keys, seed, 1.0, &mut gradient)
+    };
+    assert_eq!(run(&[7], 1), run(&[7], 1));
+    assert_ne!(run(&[7], 1), run(&[7], 2));
+    assert_ne!(run(&[7], 1), run(&[8], 1));
+    assert!((run(&[7, 8], 1) - run(&[7], 1) - run(&[8], 1)).abs() < 1e-5);
+}
+
+#[test]
+fn the_file_comes_back_and_damage_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("crm.safetensors");
+    let din = din(0.1, Representation::User);
+    let saved = din.init(3);
+    din.save(&saved, &path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let (loaded, parameters) = Din::load(&path).unwrap();
+    assert_eq!((parameters, loaded.tensors()), (saved.clone(), din.tensors()));
+    din.save(&saved, &path).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "the same bytes each time");
+    for position in (0..bytes.len()).step_by(97) {
+        let mut damaged = bytes.clone();
+        damaged[position] ^= 0x10;
+        std::fs::write(&path, damaged).unwrap();
+        if let Ok((loaded, parameters)) = Din::load(&path) {
+            // Only white space of the header may change without a change of meaning.
+            assert_eq!(
+                (parameters, loaded.tensors()),
+                (saved.clone(), din.tensors()),
+                "{position}"
+            );
+        }
+        std::fs::write(&path, &bytes[..position]).unwrap();
+        assert!(Din::load(&path).unwrap_err().to_string().contains("crm.safetensors"));
+    }
+}
