@@ -6,6 +6,7 @@
 
 pub mod adapter;
 pub mod backbone;
+pub mod baselines;
 pub mod config;
 pub mod crm;
 pub mod distributed;
