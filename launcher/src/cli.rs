@@ -6,7 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::stage_api::Stage;
+use reclora_trainer::stages::Stage;
 
 const ABOUT: &str =
     "Personalised LoRA for recommendation, from raw ratings to an evaluated adapter";

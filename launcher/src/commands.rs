@@ -10,7 +10,7 @@ use crate::cli::{Cli, ConfigCommand, ExportArgs, PredictArgs};
 use crate::config;
 use crate::error::Result;
 use crate::report::{self, RunInfo};
-use crate::stage_api::{RunContext, Stage, export_pair, predict, stage_dir};
+use reclora_trainer::stages::{RunContext, Stage, export_pair, predict, stage_dir};
 
 /// Writes to standard output. A reader that has seen enough (`| head`) is no error.
 pub fn print(text: &str) -> Result<()> {

@@ -16,7 +16,6 @@ mod rendezvous;
 mod report;
 mod run;
 mod signals;
-mod stage_api;
 
 use std::panic::PanicHookInfo;
 

@@ -14,7 +14,7 @@ use crate::gang::{self, Autopsy, GangEnd, GangSpec};
 use crate::progress::display::{Display, say};
 use crate::rendezvous;
 use crate::signals::{self, Polled};
-use crate::stage_api::{RunContext, Stage, stage_dir};
+use reclora_trainer::stages::{RunContext, Stage, stage_dir};
 
 /// Which stages the user asked for.
 #[derive(Clone, Copy, Debug, Default)]

@@ -16,7 +16,7 @@ use crate::config;
 use crate::error::{EXIT_FAILURE, EXIT_OK, EXIT_PEER_LOST, EXIT_USAGE, Result};
 use crate::gang::env;
 use crate::rendezvous::{connect, is_peer_lost};
-use crate::stage_api::{self, RunContext, Stage};
+use reclora_trainer::stages::{self, RunContext, Stage};
 
 /// Directory of the ranks' locks in the run directory.
 pub const RANKS_DIR: &str = ".ranks";
@@ -87,7 +87,7 @@ fn work(role: &Role) -> Result<()> {
     let _lock = RunLock::acquire(&lock_dir, RANK_WAIT)?;
     let mut comm = connect(&config, &role.run_dir, role.rank, role.world_size)?;
     let context = RunContext { run_dir: role.run_dir.clone(), config };
-    stage_api::run(role.stage, &context, comm.as_mut(), &mut Stdout)?;
+    stages::run(role.stage, &context, comm.as_mut(), &mut Stdout)?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use color_eyre::eyre::WrapErr;
 use reclora_comm::rendezvous::{JoinConfig, Store, StoreConfig, join};
 use reclora_comm::{Communicator, Identity, Secret, Solo};
 use reclora_storage::hash::xxh3_file;
-use reclora_trainer::config::{CommBackend, Config};
+use reclora_trainer::config::Config;
 use reclora_trainer::error::TrainerError;
 
 use crate::error::Result;
@@ -68,19 +68,7 @@ pub fn connect(
 
 /// Whether an error is only that another rank did not do its part.
 pub fn is_peer_lost(error: &Report) -> bool {
-    matches!(error.downcast_ref(), Some(TrainerError::Comm(_)))
-}
-
-/// Refuses a backend this build does not have.
-pub fn check_backend(config: &Config) -> Result<()> {
-    match config.runtime.backend {
-        CommBackend::Tcp => Ok(()),
-        CommBackend::Nccl => Err(TrainerError::config(
-            "runtime.backend",
-            "this build has no NCCL; use \"tcp\" (the default)",
-        )
-        .into()),
-    }
+    matches!(error.downcast_ref(), Some(TrainerError::Comm(error)) if error.is_peer_lost())
 }
 
 /// What all processes of a gang must agree on: the executable and the config.

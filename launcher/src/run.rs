@@ -16,8 +16,7 @@ use crate::failure::ERROR_FILE;
 use crate::pipeline::{Pipeline, Selection};
 use crate::progress::display::say;
 use crate::rank::{RANK_WAIT, RANKS_DIR};
-use crate::rendezvous::check_backend;
-use crate::stage_api::{self, RunContext};
+use reclora_trainer::stages::RunContext;
 
 /// How long another launcher may take to let go of the run directory.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
@@ -69,8 +68,7 @@ fn resolve(args: &RunArgs) -> Result<Config> {
     }
     config.run_dir = std::path::absolute(&config.run_dir)
         .map_err(|error| LaunchError::Usage(format!("run directory: {error}")))?;
-    stage_api::validate(&config, config.runtime.nproc_per_node)?;
-    check_backend(&config)?;
+    config.validate(config.runtime.nproc_per_node)?;
     config::check_inputs(&config)?;
     Ok(config)
 }

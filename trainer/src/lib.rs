@@ -18,4 +18,5 @@ pub mod optimizer;
 pub mod progress;
 pub mod prompt;
 pub mod retriever;
+pub mod stages;
 pub mod tokenizer;

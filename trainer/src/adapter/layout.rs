@@ -206,45 +206,10 @@ impl AdapterLayout {
 }
 
 fn check(config: &AdapterConfig, representation_dim: usize) -> Result<()> {
-    let fail =
-        |field: &str, what: String| Err(TrainerError::config(format!("adapter.{field}"), what));
-    let at_least_one = [
-        ("experts", config.experts),
-        ("rank", config.rank),
-        ("gate_hidden", if config.experts > 1 { config.gate_hidden } else { 1 }),
-    ];
-    for (field, value) in at_least_one {
-        if value == 0 {
-            return fail(field, "is 0; it must be at least 1".into());
-        }
-    }
+    config.validate()?;
     if config.experts > 1 && representation_dim == 0 {
-        return fail(
-            "experts",
-            "more than 1 expert needs a CRM representation for the gate".into(),
-        );
-    }
-    if config.experts.checked_mul(config.rank).is_none() {
-        return fail(
-            "rank",
-            format!("{} experts of rank {}: too large", config.experts, config.rank),
-        );
-    }
-    if !config.lora_alpha.is_finite() {
-        return fail("lora_alpha", format!("{} is not a finite number", config.lora_alpha));
-    }
-    if !(config.temperature.is_finite() && config.temperature > 0.0) {
-        return fail("temperature", format!("{} is not a positive number", config.temperature));
-    }
-    if !(0.0..1.0).contains(&config.gate_dropout) {
-        return fail("gate_dropout", format!("{} is not in 0..1", config.gate_dropout));
-    }
-    let mut targets = config.targets.clone();
-    targets.sort();
-    targets.dedup();
-    if targets.is_empty() || targets.len() != config.targets.len() {
-        let what = "must name q_proj, v_proj or both, each once".into();
-        return fail("targets", what);
+        let what = "more than 1 expert needs a CRM representation for the gate";
+        return Err(TrainerError::config("adapter.experts", what));
     }
     Ok(())
 }

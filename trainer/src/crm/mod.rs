@@ -1,6 +1,6 @@
 //! The conventional recommendation model: DIN, or SIM when its history is retrieved.
 //!
-//! A shared table E; h_t = ReLU(Linear([E[item_t]; E[rating_t]])); a_t = MLP([q, h_t, q − h_t, q ⊙ h_t])
+//! A shared table E; `h_t = ReLU(Linear([E[item_t]; E[rating_t]]))`; `a_t = MLP([q, h_t, q − h_t, q ⊙ h_t])`
 //! without softmax; u = Σ a_t h_t; r = MLP(flatten([fields; u])); logit = Linear(r). History rows of a
 //! batch are packed: what is not there is not multiplied.
 
@@ -17,7 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{CrmConfig, Representation};
-use crate::error::{Result, TrainerError};
+use crate::error::Result;
 use layers::{Linear, Mlp};
 
 /// What the network needs to know of the data.
@@ -92,18 +92,7 @@ impl Din {
     /// # Errors
     /// A setting that can't work, by name.
     pub fn new(config: &CrmConfig, shape: DinShape) -> Result<Self> {
-        let positive = [
-            ("crm.embedding_dim", config.embedding_dim),
-            ("crm.hidden_dim", config.hidden_dim),
-            ("crm.num_layers", config.num_layers),
-            ("crm.num_attention_layers", config.num_attention_layers),
-        ];
-        if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(TrainerError::config(*field, "must be at least 1"));
-        }
-        if !(0.0..1.0).contains(&config.dropout) {
-            return Err(TrainerError::config("crm.dropout", "must be at least 0 and below 1"));
-        }
+        config.validate()?;
         let (e, width) = (config.embedding_dim, config.hidden_dim);
         let mut builder = Builder::default();
         builder.tensor("embedding".into(), vec![shape.features, e]);

@@ -3,6 +3,8 @@
 //! Each stage is a function of its own section (plus its inputs and the seed), so a section holds
 //! exactly what its stage reads: changing `[tune]` must not rebuild `dataset/`.
 
+mod validate;
+
 use std::path::PathBuf;
 
 use reclora_storage::protocol::LabelRule;
@@ -117,6 +119,8 @@ pub struct CrmConfig {
     pub weight_decay: f32,
     /// Samples per optimizer step.
     pub batch_size: usize,
+    /// Pieces a batch is cut into: the unit of the canonical sum. A power of two, at least the number of ranks.
+    pub micro_batches: usize,
     /// Largest number of epochs.
     pub epochs: usize,
     /// Stop after this many epochs without a better valid AUC.
@@ -325,6 +329,7 @@ impl Default for CrmConfig {
             learning_rate: 1e-3,
             weight_decay: 0.0,
             batch_size: 256,
+            micro_batches: 8,
             epochs: 10,
             patience: 2,
             representation: Representation::Final,

@@ -1,0 +1,203 @@
+//! Settings that can't work are refused before anything runs, each by its name.
+
+use reclora_storage::protocol::LabelRule;
+
+use super::{AdapterConfig, CommBackend, Config, CrmConfig};
+use crate::error::{Result, TrainerError};
+
+/// Ends the check of a config with the name of a setting and what is wrong with it.
+fn refuse<T>(field: &str, what: impl Into<String>) -> Result<T> {
+    Err(TrainerError::config(field, what))
+}
+
+impl Config {
+    /// Checks every setting that can be checked without reading data or backbone.
+    ///
+    /// # Errors
+    /// The first setting that can't work.
+    pub fn validate(&self, world_size: usize) -> Result<()> {
+        let Self { data, retrieve, crm, adapter, tune, evaluate, .. } = self;
+        let positive = [
+            ("retrieve.pca_dimensions", retrieve.pca_dimensions as u64),
+            ("retrieve.crm_k", retrieve.crm_k as u64),
+            ("crm.batch_size", crm.batch_size as u64),
+            ("crm.epochs", crm.epochs as u64),
+            ("tune.few_shot", tune.few_shot as u64),
+            ("tune.epochs", tune.epochs as u64),
+            ("tune.global_batch", tune.global_batch as u64),
+            ("tune.checkpoint_every", tune.checkpoint_every),
+            ("evaluate.chunk_size", evaluate.chunk_size),
+            ("runtime.nproc_per_node", world_size as u64),
+            ("runtime.collective_timeout", self.runtime.collective_timeout),
+            ("runtime.rendezvous_timeout", self.runtime.rendezvous_timeout),
+        ];
+        if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return refuse(field, "must be at least 1");
+        }
+        if data.split.iter().any(|share| !(0.0..=1.0).contains(share))
+            || (data.split.iter().sum::<f64>() - 1.0).abs() > 1e-6
+        {
+            return refuse("data.split", format!("{:?}: three shares must sum to 1", data.split));
+        }
+        let (LabelRule::Greater(value) | LabelRule::AtLeast(value)) = data.label;
+        if !value.is_finite() {
+            return refuse("data.label", format!("{value} is not a rating"));
+        }
+        crm.validate()?;
+        adapter.validate()?;
+        optimizer("crm", crm.learning_rate, crm.weight_decay)?;
+        optimizer("tune", tune.learning_rate, tune.weight_decay)?;
+        if !(tune.max_grad_norm.is_finite() && tune.max_grad_norm > 0.0) {
+            let what = format!("{} is not a positive number", tune.max_grad_norm);
+            return refuse("tune.max_grad_norm", what);
+        }
+        if let Some(pair) = self.export.pairs.iter().find(|pair| !pair.contains(':')) {
+            return refuse("export.pairs", format!("{pair:?}: write \"user:item\""));
+        }
+        micro_batches("crm.micro_batches", crm.micro_batches, world_size)?;
+        micro_batches("tune.micro_batches", tune.micro_batches, world_size)?;
+        match self.runtime.backend {
+            CommBackend::Tcp => Ok(()),
+            CommBackend::Nccl => {
+                refuse("runtime.backend", "this build has no NCCL; use \"tcp\" (the default)")
+            }
+        }
+    }
+}
+
+/// Ranks share the leaves of a canonical sum evenly, or results would depend on their number.
+fn micro_batches(field: &str, micro_batches: usize, world_size: usize) -> Result<()> {
+    if !micro_batches.is_power_of_two() {
+        return refuse(field, format!("{micro_batches} is not a power of two"));
+    }
+    if !world_size.is_power_of_two() || world_size > micro_batches {
+        let what = format!(
+            "{world_size} ranks can't share {micro_batches} micro-batches ({field}) so that the result \
+             is the same for any number of ranks; use a power of two of at most that many"
+        );
+        return refuse("runtime.nproc_per_node", what);
+    }
+    Ok(())
+}
+
+fn optimizer(section: &str, learning_rate: f32, weight_decay: f32) -> Result<()> {
+    if !(learning_rate.is_finite() && learning_rate > 0.0) {
+        let what = format!("{learning_rate} is not a positive number");
+        return refuse(&format!("{section}.learning_rate"), what);
+    }
+    if !(weight_decay.is_finite() && weight_decay >= 0.0) {
+        let what = format!("{weight_decay} is not a number of at least 0");
+        return refuse(&format!("{section}.weight_decay"), what);
+    }
+    Ok(())
+}
+
+impl CrmConfig {
+    /// Checks what the network is built from.
+    ///
+    /// # Errors
+    /// The first setting that can't work.
+    pub fn validate(&self) -> Result<()> {
+        let positive = [
+            ("crm.embedding_dim", self.embedding_dim),
+            ("crm.hidden_dim", self.hidden_dim),
+            ("crm.num_layers", self.num_layers),
+            ("crm.num_attention_layers", self.num_attention_layers),
+        ];
+        if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return refuse(field, "must be at least 1");
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return refuse("crm.dropout", "must be at least 0 and below 1");
+        }
+        Ok(())
+    }
+}
+
+impl AdapterConfig {
+    /// Checks what the adapter is built from.
+    ///
+    /// # Errors
+    /// The first setting that can't work.
+    pub fn validate(&self) -> Result<()> {
+        let positive = [
+            ("adapter.experts", self.experts),
+            ("adapter.rank", self.rank),
+            ("adapter.gate_hidden", if self.experts > 1 { self.gate_hidden } else { 1 }),
+        ];
+        if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return refuse(field, "is 0; it must be at least 1");
+        }
+        if self.experts.checked_mul(self.rank).is_none() {
+            let what = format!("{} experts of rank {}: too large", self.experts, self.rank);
+            return refuse("adapter.rank", what);
+        }
+        if !self.lora_alpha.is_finite() {
+            let what = format!("{} is not a finite number", self.lora_alpha);
+            return refuse("adapter.lora_alpha", what);
+        }
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            let what = format!("{} is not a positive number", self.temperature);
+            return refuse("adapter.temperature", what);
+        }
+        if !(0.0..1.0).contains(&self.gate_dropout) {
+            return refuse("adapter.gate_dropout", format!("{} is not in 0..1", self.gate_dropout));
+        }
+        let mut targets = self.targets.clone();
+        targets.sort();
+        targets.dedup();
+        if targets.is_empty() || targets.len() != self.targets.len() {
+            return refuse("adapter.targets", "must name q_proj, v_proj or both, each once");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut Config), world_size: usize) -> String {
+        let mut config = Config::default();
+        change(&mut config);
+        config.validate(world_size).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_valid_for_the_ranks_they_can_be_shared_by() {
+        for world_size in [1, 2, 4, 8] {
+            Config::default().validate(world_size).unwrap();
+        }
+        for world_size in [3, 6, 16] {
+            let error = refused(|_| {}, world_size);
+            assert!(error.contains("runtime.nproc_per_node"), "{error}");
+        }
+    }
+
+    #[test]
+    fn each_bad_setting_is_named() {
+        type Change = fn(&mut Config);
+        let cases: [(&str, Change); 16] = [
+            ("retrieve.pca_dimensions", |c| c.retrieve.pca_dimensions = 0),
+            ("data.split", |c| c.data.split = [0.8, 0.1, 0.2]),
+            ("data.split", |c| c.data.split = [f64::NAN, 0.1, 0.2]),
+            ("data.label", |c| c.data.label = LabelRule::Greater(f32::NAN)),
+            ("crm.hidden_dim", |c| c.crm.hidden_dim = 0),
+            ("crm.dropout", |c| c.crm.dropout = f32::NAN),
+            ("crm.learning_rate", |c| c.crm.learning_rate = -1.0),
+            ("crm.micro_batches", |c| c.crm.micro_batches = 6),
+            ("adapter.experts", |c| c.adapter.experts = 0),
+            ("adapter.temperature", |c| c.adapter.temperature = 0.0),
+            ("adapter.targets", |c| c.adapter.targets.clear()),
+            ("tune.weight_decay", |c| c.tune.weight_decay = f32::INFINITY),
+            ("tune.max_grad_norm", |c| c.tune.max_grad_norm = 0.0),
+            ("tune.epochs", |c| c.tune.epochs = 0),
+            ("export.pairs", |c| c.export.pairs = vec!["27".into()]),
+            ("runtime.backend", |c| c.runtime.backend = CommBackend::Nccl),
+        ];
+        for (field, change) in cases {
+            let error = refused(change, 1);
+            assert!(error.starts_with(&format!("config: {field}: ")), "{field}: {error}");
+        }
+    }
+}

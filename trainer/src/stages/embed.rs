@@ -1,0 +1,55 @@
+//! `embed`: every item's text through the frozen backbone, mean-pooled, then PCA.
+
+use rayon::prelude::*;
+use reclora_comm::Communicator;
+
+use super::inputs::dataset;
+use super::{Counts, RunContext, Stage};
+use crate::backbone::Backbone;
+use crate::distributed::chunks::{Chunks, PARTS, Values};
+use crate::error::Result;
+use crate::model::{AdaptedModel, Prompt, Workspace};
+use crate::progress::Progress;
+use crate::retriever::ItemEmbeddings;
+use crate::tokenizer::Tokenizer;
+
+/// File of the item vectors.
+pub const FILE: &str = "embeddings.shard";
+const CHUNK: u64 = 256;
+
+pub fn run(
+    ctx: &RunContext,
+    comm: &mut dyn Communicator,
+    progress: &mut dyn Progress,
+) -> Result<Counts> {
+    let dataset = dataset(ctx)?;
+    let backbone = Backbone::load(&ctx.config.backbone.path)?;
+    let tokenizer = Tokenizer::load(&ctx.config.backbone.path)?;
+    let model = AdaptedModel::bare(&backbone);
+    let limit = backbone.config().max_position_embeddings;
+    let dir = ctx.path(Stage::Embed);
+    let items = dataset.num_items() as u64;
+    let chunks = Chunks::new(&dir.join(PARTS), "states", 0..items, CHUNK);
+    chunks.run("embed items", comm, progress, |range| {
+        let states = range.into_par_iter().map_init(Workspace::new, |ws, item| {
+            let item = item as u32;
+            let title = dataset.item_text(item, "title").unwrap_or_default();
+            let genres = dataset.item_text(item, "genres").unwrap_or_default();
+            let mut tokens = tokenizer.encode(&format!("The movie {title}, genre: {genres}."))?;
+            tokens.truncate(limit);
+            model.hidden_mean(ws, &Prompt { tokens: &tokens, representation: &[] })
+        });
+        let states: Vec<Vec<f32>> = states.collect::<Result<_>>()?;
+        Ok(vec![("states", Values::F32(states.concat()))])
+    })?;
+    if comm.rank() == 0 {
+        let mut rows = Vec::new();
+        for shard in chunks.open()?.shards() {
+            rows.extend_from_slice(shard.f32("states")?);
+        }
+        let hidden = backbone.config().hidden_size;
+        ItemEmbeddings::from_states(&rows, hidden, ctx.config.retrieve.pca_dimensions)?
+            .save(&dir.join(FILE))?;
+    }
+    Ok([("items".to_owned(), items)].into())
+}

@@ -1,0 +1,269 @@
+//! `evaluate`: the test set scored by every model.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use rayon::prelude::*;
+use reclora_comm::Communicator;
+use reclora_storage::dataset::{Dataset, Sample, Split};
+use serde::Serialize;
+
+use super::inputs::{Lens, Neighbours};
+use super::scores::sigmoid;
+use super::text::{Adapters, TextInputs, deciding_logits};
+use super::{Counts, RunContext, Stage, predictions, write_json};
+use crate::adapter::Adapter;
+use crate::baselines::{Interactions, ItemMean, LogisticRegression};
+use crate::distributed::chunks::{Chunks, PARTS, Values};
+use crate::error::{Result, TrainerError};
+use crate::metrics::{CalibrationBin, Metrics, Scored, calibration, roc};
+use crate::model::{AdaptedModel, Prompt};
+use crate::progress::Progress;
+
+/// Bins of the reliability curves.
+const BINS: usize = 10;
+/// Points of the ROC curves.
+const POINTS: usize = 200;
+/// The gates' use is a mean over at most this many test samples, evenly spaced.
+const GATE_SAMPLES: u64 = 4096;
+
+/// `predictions/metrics.json`.
+#[derive(Serialize)]
+struct Evaluation {
+    models: BTreeMap<&'static str, ModelEvaluation>,
+    samples: u64,
+    users: u64,
+    gate: Option<GateUse>,
+}
+
+#[derive(Serialize)]
+struct ModelEvaluation {
+    metrics: Metrics,
+    calibration: Vec<CalibrationBin>,
+    roc: Vec<[f64; 2]>,
+}
+
+#[derive(Serialize)]
+struct GateUse {
+    experts: usize,
+    modules: Vec<ModuleUse>,
+}
+
+#[derive(Serialize)]
+struct ModuleUse {
+    name: String,
+    /// Mean weight of each expert.
+    mean_alpha: Vec<f64>,
+    /// Mean entropy of the weights, in nats.
+    entropy: f64,
+}
+
+pub fn run(
+    ctx: &RunContext,
+    comm: &mut dyn Communicator,
+    progress: &mut dyn Progress,
+) -> Result<Counts> {
+    let text = TextInputs::open(ctx)?;
+    let adapters = Adapters::open(ctx, &text.backbone)?;
+    let neighbours = Neighbours::open(ctx, &text.dataset)?;
+    let lens = Lens::open(ctx, &text.dataset)?;
+    let test = limited(text.dataset.split(Split::Test), ctx.config.evaluate.limit);
+    let parts = ctx.path(Stage::Evaluate).join(PARTS);
+    let chunks = Chunks::new(&parts, "scores", test.clone(), ctx.config.evaluate.chunk_size);
+    score(&chunks, &text, &adapters, &neighbours, &lens, comm, progress)?;
+    if comm.rank() == 0 {
+        let samples: Vec<Sample> =
+            test.clone().map(|index| Ok(text.dataset.sample(index)?)).collect::<Result<_>>()?;
+        let mut models = llm_probabilities(&chunks, adapters.lora.is_some())?;
+        models.extend(baselines(&text.dataset, &lens, &samples)?);
+        let path = ctx.path(Stage::Evaluate).join(predictions::FILE);
+        predictions::write(&path, &text.dataset, &samples, &models)?;
+        let evaluation = Evaluation {
+            models: measure(ctx, &samples, &models)?,
+            samples: samples.len() as u64,
+            users: distinct_users(&samples),
+            gate: gate_use(&adapters.reclora, &lens, test.clone())?,
+        };
+        write_json(&ctx.path(Stage::Evaluate).join("metrics.json"), &evaluation)?;
+    }
+    Ok([("samples".to_owned(), test.end - test.start)].into())
+}
+
+fn limited(range: Range<u64>, limit: u64) -> Range<u64> {
+    match limit {
+        0 => range,
+        limit => range.start..range.end.min(range.start.saturating_add(limit)),
+    }
+}
+
+/// Logits of no and yes, by RecLoRA and by plain LoRA where the run has it.
+type AnswerLogits = ([f32; 2], Option<[f32; 2]>);
+
+/// The answers' logits of each test sample, from both adapters in one pass over the prompts.
+fn score(
+    chunks: &Chunks,
+    text: &TextInputs,
+    adapters: &Adapters,
+    neighbours: &Neighbours,
+    lens: &Lens,
+    comm: &mut dyn Communicator,
+    progress: &mut dyn Progress,
+) -> Result<()> {
+    let prompts = text.prompts()?;
+    let deciding = prompts.answers().deciding();
+    let reclora = AdaptedModel::new(&text.backbone, &adapters.reclora);
+    let lora = adapters.lora.as_ref().map(|lora| AdaptedModel::new(&text.backbone, lora));
+    chunks.run("score test", comm, progress, |range| {
+        let rows = range.into_par_iter().map(|index| {
+            let sample = text.dataset.sample(index)?;
+            let prompt = prompts.build(sample.user, sample.item, neighbours.text(index)?)?;
+            let representation = lens.representation(index)?;
+            let position = prompt.tokens.len() - 1;
+            let prompt = Prompt { tokens: &prompt.tokens, representation: &representation };
+            let of_reclora = deciding_logits(&reclora, &prompt, position, deciding)?;
+            let of_lora =
+                lora.as_ref().map(|lora| deciding_logits(lora, &prompt, position, deciding));
+            Ok((of_reclora, of_lora.transpose()?))
+        });
+        let rows: Vec<AnswerLogits> = rows.collect::<Result<_>>()?;
+        let column = |logit: &dyn Fn(&AnswerLogits) -> Option<f32>| {
+            Values::F32(rows.iter().filter_map(logit).collect())
+        };
+        Ok(vec![
+            ("reclora_no", column(&|row| Some(row.0[0]))),
+            ("reclora_yes", column(&|row| Some(row.0[1]))),
+            ("lora_no", column(&|row| row.1.map(|[no, _]| no))),
+            ("lora_yes", column(&|row| row.1.map(|[_, yes]| yes))),
+        ])
+    })
+}
+
+/// P(like) of each test sample: METHOD's two-way softmax over the answers is sigmoid(yes − no).
+fn llm_probabilities(chunks: &Chunks, with_lora: bool) -> Result<Vec<(&'static str, Vec<f32>)>> {
+    let mut models = vec![("reclora", Vec::new())];
+    if with_lora {
+        models.push(("lora", Vec::new()));
+    }
+    for shard in chunks.open()?.shards() {
+        for (name, probabilities) in &mut models {
+            let no = shard.f32(&format!("{name}_no"))?;
+            let yes = shard.f32(&format!("{name}_yes"))?;
+            probabilities.extend(no.iter().zip(yes).map(|(no, yes)| sigmoid(yes - no)));
+        }
+    }
+    Ok(models)
+}
+
+/// P(like) of the models that read no text.
+fn baselines(
+    dataset: &Dataset,
+    lens: &Lens,
+    samples: &[Sample],
+) -> Result<Vec<(&'static str, Vec<f32>)>> {
+    let train = Columns::of(dataset, dataset.split(Split::Train))?;
+    let valid = Columns::of(dataset, dataset.split(Split::Valid))?;
+    let (users, items) = (dataset.num_users(), dataset.num_items());
+    let mean = ItemMean::fit(train.view(), items);
+    let regression = LogisticRegression::fit(train.view(), valid.view(), users, items);
+    let crm = samples.iter().map(|sample| Ok(sigmoid(lens.logit(sample.index)?)));
+    let regression = samples.iter().map(|sample| regression.predict(sample.user, sample.item));
+    Ok(vec![
+        ("crm", crm.collect::<Result<_>>()?),
+        ("logistic_regression", regression.collect()),
+        ("item_mean", samples.iter().map(|sample| mean.predict(sample.item)).collect()),
+    ])
+}
+
+#[derive(Default)]
+struct Columns {
+    users: Vec<u32>,
+    items: Vec<u32>,
+    labels: Vec<bool>,
+}
+
+impl Columns {
+    fn of(dataset: &Dataset, indices: Range<u64>) -> Result<Self> {
+        let mut columns = Self::default();
+        for index in indices {
+            let sample = dataset.sample(index)?;
+            columns.users.push(sample.user);
+            columns.items.push(sample.item);
+            columns.labels.push(sample.label);
+        }
+        Ok(columns)
+    }
+
+    fn view(&self) -> Interactions<'_> {
+        Interactions { users: &self.users, items: &self.items, labels: &self.labels }
+    }
+}
+
+fn measure(
+    ctx: &RunContext,
+    samples: &[Sample],
+    models: &[(&'static str, Vec<f32>)],
+) -> Result<BTreeMap<&'static str, ModelEvaluation>> {
+    let resamples = ctx.config.evaluate.bootstrap;
+    let measured = models.par_iter().map(|(name, probabilities)| {
+        if probabilities.len() != samples.len() {
+            return Err(TrainerError::Input(format!(
+                "{name}: {} predictions for {} samples; run evaluate again with --force",
+                probabilities.len(),
+                samples.len()
+            )));
+        }
+        let scored: Vec<Scored> = samples
+            .iter()
+            .zip(probabilities)
+            .map(|(sample, &probability)| Scored {
+                user: sample.user,
+                label: sample.label,
+                probability,
+            })
+            .collect();
+        let evaluation = ModelEvaluation {
+            metrics: Metrics::compute(&scored, resamples, ctx.config.seed),
+            calibration: calibration(&scored, BINS),
+            roc: roc(&scored, POINTS),
+        };
+        Ok((*name, evaluation))
+    });
+    measured.collect()
+}
+
+fn distinct_users(samples: &[Sample]) -> u64 {
+    let mut users: Vec<u32> = samples.iter().map(|sample| sample.user).collect();
+    users.sort_unstable();
+    users.dedup();
+    users.len() as u64
+}
+
+/// How the gates mix over the test set; `None` for an adapter without gates.
+fn gate_use(adapter: &Adapter, lens: &Lens, test: Range<u64>) -> Result<Option<GateUse>> {
+    let experts = adapter.config().experts;
+    if experts == 1 || test.is_empty() {
+        return Ok(None);
+    }
+    let step = (test.end - test.start).div_ceil(GATE_SAMPLES);
+    let indices: Vec<u64> = test.step_by(step as usize).collect();
+    let alphas: Vec<Vec<Vec<f32>>> = indices
+        .par_iter()
+        .map(|&index| adapter.alpha(&lens.representation(index)?))
+        .collect::<Result<_>>()?;
+    let modules = adapter.module_names().into_iter().enumerate().map(|(module, name)| {
+        let mut mean_alpha = vec![0.0; experts];
+        let mut entropy = 0.0;
+        for alpha in alphas.iter().filter_map(|modules| modules.get(module)) {
+            // With `sqrt_alpha` the weights do not sum to 1; entropy is that of their shares.
+            let sum: f64 = alpha.iter().copied().map(f64::from).sum();
+            for (mean, &weight) in mean_alpha.iter_mut().zip(alpha) {
+                let weight = f64::from(weight);
+                *mean += weight / indices.len() as f64;
+                let share = weight / sum;
+                entropy -= if share > 0.0 { share * share.ln() } else { 0.0 };
+            }
+        }
+        ModuleUse { name, mean_alpha, entropy: entropy / indices.len() as f64 }
+    });
+    Ok(Some(GateUse { experts, modules: modules.collect() }))
+}

@@ -1,0 +1,204 @@
+//! What stages read: files of the backbone, the dataset, and what earlier stages wrote.
+
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use reclora_storage::dataset::{Dataset, Sample};
+use reclora_storage::shard::Shard;
+
+use super::{RunContext, Stage};
+use crate::crm::CrmInput;
+use crate::distributed::chunks::{ChunkStore, Chunks};
+use crate::error::{Result, TrainerError};
+
+/// Samples per file of `neighbours/` and `lens/`.
+pub const CHUNK: u64 = 4096;
+
+/// The files of a backbone that a result depends on, sorted.
+pub fn backbone_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir).map_err(|error| {
+        TrainerError::file(dir, format!("can't be read ({error}); is backbone.path right?"))
+    })?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name == "config.json"
+                || name == "tokenizer.json"
+                || name == "model.safetensors.index.json"
+                || name.ends_with(".safetensors")
+        })
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+/// Opens the dataset of a run.
+pub fn dataset(ctx: &RunContext) -> Result<Dataset> {
+    Ok(Dataset::open(&ctx.path(Stage::Prepare))?)
+}
+
+/// The chunks of `neighbours/`.
+pub fn neighbour_chunks(ctx: &RunContext, dataset: &Dataset) -> Chunks {
+    Chunks::new(&ctx.path(Stage::Retrieve), "neighbours", 0..dataset.num_samples(), CHUNK)
+}
+
+/// The chunks of `lens/`.
+pub fn lens_chunks(ctx: &RunContext, dataset: &Dataset) -> Chunks {
+    Chunks::new(&ctx.path(Stage::Few2many), "lens", 0..dataset.num_samples(), CHUNK)
+}
+
+/// The history positions that `retrieve` chose for each sample.
+#[derive(Debug)]
+pub struct Neighbours(ChunkStore);
+
+impl Neighbours {
+    /// Opens `neighbours/`.
+    pub fn open(ctx: &RunContext, dataset: &Dataset) -> Result<Self> {
+        Ok(Self(neighbour_chunks(ctx, dataset).open()?))
+    }
+
+    /// Positions shown to the LLM, in the order they are shown.
+    pub fn text(&self, sample: u64) -> Result<&[u32]> {
+        self.positions(sample, "text")
+    }
+
+    /// Positions shown to the CRM.
+    pub fn crm(&self, sample: u64) -> Result<&[u32]> {
+        self.positions(sample, "crm")
+    }
+
+    fn positions(&self, sample: u64, column: &str) -> Result<&[u32]> {
+        let (shard, row) = located(&self.0, sample)?;
+        let offsets = shard.u64(&format!("{column}_offsets"))?;
+        let range = offsets.get(row).zip(offsets.get(row + 1));
+        range
+            .and_then(|(&start, &end)| {
+                shard.u32(&format!("{column}_positions")).ok()?.get(start as usize..end as usize)
+            })
+            .ok_or_else(|| damaged(shard, "neighbours"))
+    }
+}
+
+fn located(store: &ChunkStore, sample: u64) -> Result<(&Shard, usize)> {
+    store.locate(sample).ok_or_else(|| TrainerError::NotFound(format!("no sample {sample}")))
+}
+
+fn damaged(shard: &Shard, what: &str) -> TrainerError {
+    TrainerError::file(
+        shard.path(),
+        format!("its {what} do not fit together; run that stage again"),
+    )
+}
+
+/// What the CRM wrote of each sample.
+#[derive(Debug)]
+pub struct Lens {
+    store: ChunkStore,
+    dim: usize,
+}
+
+impl Lens {
+    /// Opens `lens/`.
+    pub fn open(ctx: &RunContext, dataset: &Dataset) -> Result<Self> {
+        let store = lens_chunks(ctx, dataset).open()?;
+        let mut dim = 0;
+        if let Some(shard) = store.shards().first() {
+            let rows = shard.f32("logit")?.len().max(1);
+            dim = shard.u16("representation")?.len() / rows;
+        }
+        Ok(Self { store, dim })
+    }
+
+    /// Width of a representation.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// The representation of a sample, `[dim]`.
+    pub fn representation(&self, sample: u64) -> Result<Vec<f32>> {
+        let (shard, row) = located(&self.store, sample)?;
+        let bits = shard.u16("representation")?.get(row * self.dim..(row + 1) * self.dim);
+        let bits = bits.ok_or_else(|| damaged(shard, "representations"))?;
+        Ok(bits.iter().map(|&bits| f16::from_bits(bits).to_f32()).collect())
+    }
+
+    /// The CRM's logit of a sample.
+    pub fn logit(&self, sample: u64) -> Result<f32> {
+        let (shard, row) = located(&self.store, sample)?;
+        shard.f32("logit")?.get(row).copied().ok_or_else(|| damaged(shard, "logits"))
+    }
+}
+
+/// A representation as the lens holds it: rounded to f16, and back.
+pub fn as_in_lens(representation: &[f32]) -> Vec<f32> {
+    representation.iter().map(|&value| f16::from_f32(value).to_f32()).collect()
+}
+
+/// CRM inputs of some samples, in rows of the shared table.
+#[derive(Debug, Default)]
+pub struct CrmBatch {
+    fields: Vec<u32>,
+    num_fields: usize,
+    items: Vec<u32>,
+    ratings: Vec<u32>,
+    ends: Vec<usize>,
+}
+
+impl CrmBatch {
+    /// Adds the sample of `user` and `item`, shown with the user's interactions at `positions`.
+    pub fn push(
+        &mut self,
+        dataset: &Dataset,
+        user: u32,
+        item: u32,
+        positions: &[u32],
+    ) -> Result<()> {
+        self.num_fields = dataset.fields().len();
+        dataset.feature_ids(user, item, &mut self.fields);
+        let newest = positions.iter().max().map_or(0, |position| position + 1);
+        let history = dataset.history(user, newest);
+        for &position in positions {
+            let pair =
+                history.items.get(position as usize).zip(history.ratings.get(position as usize));
+            let Some((&item, &level)) = pair else {
+                let what = format!("user {user} has no interaction at position {position}");
+                return Err(TrainerError::Input(what));
+            };
+            self.items.push(dataset.item_feature(item));
+            self.ratings.push(dataset.rating_feature(level));
+        }
+        self.ends.push(self.items.len());
+        Ok(())
+    }
+
+    /// The inputs, in the order they were added.
+    pub fn inputs(&self) -> Vec<CrmInput<'_>> {
+        let mut start = 0;
+        let fields = self.fields.chunks_exact(self.num_fields.max(1));
+        let rows = fields.zip(&self.ends).map(|(fields, &end)| {
+            let range = std::mem::replace(&mut start, end)..end;
+            CrmInput {
+                fields,
+                history_items: &self.items[range.clone()],
+                history_ratings: &self.ratings[range],
+            }
+        });
+        rows.collect()
+    }
+}
+
+/// The CRM inputs of samples `indices`, and the samples.
+pub fn crm_batch(
+    dataset: &Dataset,
+    neighbours: &Neighbours,
+    indices: impl Iterator<Item = u64>,
+) -> Result<(CrmBatch, Vec<Sample>)> {
+    let (mut batch, mut samples) = (CrmBatch::default(), Vec::new());
+    for index in indices {
+        let sample = dataset.sample(index)?;
+        batch.push(dataset, sample.user, sample.item, neighbours.crm(index)?)?;
+        samples.push(sample);
+    }
+    Ok((batch, samples))
+}

@@ -1,0 +1,270 @@
+//! The stages of a run, each a function of (config sections, inputs, seed) to a directory.
+
+mod embed;
+mod evaluate;
+mod export;
+mod few2many;
+mod inputs;
+mod pair;
+mod predict;
+mod predictions;
+mod prepare;
+mod pretrain;
+mod retrieve;
+mod scores;
+mod text;
+mod tune;
+
+pub use export::export_pair;
+pub use predict::{Prediction, predict};
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use reclora_comm::Communicator;
+use reclora_storage::hash::{xxh3_file, xxh3_hex};
+use reclora_storage::manifest::StageDir;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::config::Config;
+use crate::error::{Result, TrainerError};
+use crate::progress::Progress;
+
+/// Raised when a stage writes something else for the same inputs.
+const VERSION: u32 = 1;
+
+/// A stage of the pipeline, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Raw files to samples.
+    Prepare,
+    /// Items to vectors.
+    Embed,
+    /// Samples to the history they are shown with.
+    Retrieve,
+    /// The CRM on all training data.
+    Pretrain,
+    /// The CRM's view of every sample.
+    Few2many,
+    /// The adapters on the few-shot set.
+    Tune,
+    /// All models on the test set.
+    Evaluate,
+    /// Adapters for other programs.
+    Export,
+}
+
+impl Stage {
+    /// All stages, in order.
+    pub const ALL: [Stage; 8] = [
+        Stage::Prepare,
+        Stage::Embed,
+        Stage::Retrieve,
+        Stage::Pretrain,
+        Stage::Few2many,
+        Stage::Tune,
+        Stage::Evaluate,
+        Stage::Export,
+    ];
+
+    /// Name in commands, manifests and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Prepare => "prepare",
+            Stage::Embed => "embed",
+            Stage::Retrieve => "retrieve",
+            Stage::Pretrain => "pretrain",
+            Stage::Few2many => "few2many",
+            Stage::Tune => "tune",
+            Stage::Evaluate => "evaluate",
+            Stage::Export => "export",
+        }
+    }
+
+    /// Directory in the run directory.
+    pub fn directory(self) -> &'static str {
+        match self {
+            Stage::Prepare => "dataset",
+            Stage::Embed => "items",
+            Stage::Retrieve => "neighbours",
+            Stage::Pretrain => "crm",
+            Stage::Few2many => "lens",
+            Stage::Tune => "adapter",
+            Stage::Evaluate => "predictions",
+            Stage::Export => "export",
+        }
+    }
+
+    /// Whether it runs as one process.
+    pub fn single_process(self) -> bool {
+        matches!(self, Stage::Prepare | Stage::Export)
+    }
+
+    /// What it does, in a phrase.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Stage::Prepare => "read raw ratings, make samples and splits",
+            Stage::Embed => "embed item texts with the frozen backbone",
+            Stage::Retrieve => "choose the history each sample is shown with",
+            Stage::Pretrain => "train the recommendation model on all data",
+            Stage::Few2many => "score all data with the recommendation model",
+            Stage::Tune => "tune the adapters on the few-shot set",
+            Stage::Evaluate => "score the test set with every model",
+            Stage::Export => "write adapters for other programs",
+        }
+    }
+
+    /// The stages whose output it reads.
+    fn reads(self) -> &'static [Stage] {
+        match self {
+            Stage::Prepare => &[],
+            Stage::Embed => &[Stage::Prepare],
+            Stage::Retrieve => &[Stage::Prepare, Stage::Embed],
+            Stage::Pretrain => &[Stage::Prepare, Stage::Retrieve],
+            Stage::Few2many => &[Stage::Prepare, Stage::Retrieve, Stage::Pretrain],
+            Stage::Tune | Stage::Export => &[Stage::Prepare, Stage::Retrieve, Stage::Few2many],
+            Stage::Evaluate => &[Stage::Prepare, Stage::Retrieve, Stage::Few2many, Stage::Tune],
+        }
+    }
+
+    /// Whether it reads the backbone.
+    fn reads_backbone(self) -> bool {
+        matches!(self, Stage::Embed | Stage::Tune | Stage::Evaluate | Stage::Export)
+    }
+}
+
+/// One run: its directory and its config, paths absolute.
+#[derive(Clone, Debug)]
+pub struct RunContext {
+    /// The run directory.
+    pub run_dir: PathBuf,
+    /// The experiment.
+    pub config: Config,
+}
+
+impl RunContext {
+    /// The directory a stage writes.
+    pub fn path(&self, stage: Stage) -> PathBuf {
+        self.run_dir.join(stage.directory())
+    }
+}
+
+/// A stage's directory, with the fingerprint of what the stage is a function of.
+///
+/// # Errors
+/// An earlier stage has not finished, or an input file is missing.
+pub fn stage_dir(ctx: &RunContext, stage: Stage) -> Result<StageDir> {
+    Ok(directory(ctx, stage, &inputs_of(ctx, stage)?))
+}
+
+fn directory(ctx: &RunContext, stage: Stage, inputs: &BTreeMap<String, String>) -> StageDir {
+    let fingerprint = xxh3_hex(json!([stage.name(), VERSION, inputs]).to_string().as_bytes());
+    StageDir::new(ctx.path(stage), stage.name(), &fingerprint)
+}
+
+/// Everything a stage is a function of, by name. Nothing of `[runtime]`, no path.
+fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<BTreeMap<String, String>> {
+    let config = &ctx.config;
+    let mut inputs = BTreeMap::new();
+    for &before in stage.reads().iter().chain((stage == Stage::Export).then_some(&Stage::Tune)) {
+        let hash = StageDir::new(ctx.path(before), before.name(), "").content_hash()?;
+        inputs.insert(before.name().to_owned(), hash);
+    }
+    if stage.reads_backbone() {
+        for path in inputs::backbone_files(&config.backbone.path)? {
+            inputs.insert(file_key("backbone", &path), xxh3_file(&path)?);
+        }
+    }
+    let section = match stage {
+        Stage::Prepare => {
+            for path in reclora_storage::raw::files(config.data.format, &config.data.path)? {
+                inputs.insert(file_key("data", &path), xxh3_file(&path)?);
+            }
+            let data = &config.data;
+            json!([data.format, data.k_core, data.min_history, data.label, data.split])
+        }
+        Stage::Embed => json!([config.retrieve.pca_dimensions]),
+        Stage::Retrieve => json!([config.retrieve]),
+        Stage::Pretrain => json!([config.seed, config.crm]),
+        Stage::Few2many => json!([]),
+        Stage::Tune => {
+            let mut tune = json!(config.tune);
+            // How often it is saved does not change what is learnt.
+            tune["checkpoint_every"] = json!(0);
+            json!([config.seed, config.adapter, config.prompt.max_tokens, tune])
+        }
+        Stage::Evaluate => {
+            json!([config.seed, config.prompt.max_tokens, config.evaluate, config.tune.plain_lora])
+        }
+        Stage::Export => json!([config.export, config.prompt.max_tokens]),
+    };
+    if matches!(stage, Stage::Tune | Stage::Evaluate | Stage::Export) {
+        let template = &config.prompt.template;
+        inputs.insert(file_key("prompt", template), xxh3_file(template)?);
+    }
+    inputs.insert("config".into(), section.to_string());
+    Ok(inputs)
+}
+
+fn file_key(kind: &str, path: &Path) -> String {
+    format!("{kind}/{}", path.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Runs a stage on this rank.
+///
+/// # Errors
+/// Whatever the stage can't do, with what to do about it.
+pub fn run(
+    stage: Stage,
+    ctx: &RunContext,
+    comm: &mut dyn Communicator,
+    progress: &mut dyn Progress,
+) -> Result<()> {
+    ctx.config.validate(comm.world_size())?;
+    let started = Instant::now();
+    let inputs = inputs_of(ctx, stage)?;
+    let dir = directory(ctx, stage, &inputs);
+    if comm.rank() == 0 {
+        dir.prepare()?;
+    }
+    comm.barrier("stage begins")?;
+    let work = match stage {
+        Stage::Prepare => prepare::run,
+        Stage::Embed => embed::run,
+        Stage::Retrieve => retrieve::run,
+        Stage::Pretrain => pretrain::run,
+        Stage::Few2many => few2many::run,
+        Stage::Tune => tune::run,
+        Stage::Evaluate => evaluate::run,
+        Stage::Export => export::run,
+    };
+    let counts = work(ctx, comm, progress)?;
+    comm.barrier("stage is written")?;
+    if comm.rank() == 0 {
+        dir.complete(counts, inputs, started.elapsed().as_secs_f64())?;
+    }
+    comm.barrier("stage ends")?;
+    Ok(())
+}
+
+/// Says which stage a run still lacks before its models can be used.
+fn require(ctx: &RunContext) -> Result<()> {
+    for stage in Stage::ALL.into_iter().filter(|stage| *stage <= Stage::Tune) {
+        StageDir::new(ctx.path(stage), stage.name(), "").content_hash()?;
+    }
+    Ok(())
+}
+
+/// What a stage counted, for its manifest.
+type Counts = BTreeMap<String, u64>;
+
+/// Writes JSON, indented, atomically.
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut bytes = serde_json::to_vec_pretty(value)
+        .map_err(|error| TrainerError::file(path, error.to_string()))?;
+    bytes.push(b'\n');
+    Ok(reclora_storage::atomic::write_bytes_atomic(path, &bytes)?)
+}

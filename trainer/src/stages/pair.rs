@@ -1,0 +1,106 @@
+//! A user and an item by their raw ids, with everything the models read of the two.
+
+use super::inputs::{CrmBatch, Lens, Neighbours, as_in_lens};
+use super::{RunContext, Stage, pretrain, retrieve};
+use crate::crm::{Din, Workspace};
+use crate::error::{Result, TrainerError};
+use reclora_storage::dataset::{Dataset, Split};
+
+/// A user and an item.
+pub struct Pair {
+    pub user: u32,
+    pub item: u32,
+    /// Positions of the history shown to the LLM.
+    pub text: Vec<u32>,
+    /// What the gates read.
+    pub representation: Vec<f32>,
+    /// The CRM's logit.
+    pub crm_logit: f32,
+    /// What the user said, where the dataset has it.
+    pub label: Option<bool>,
+}
+
+impl Pair {
+    /// The pair of raw ids: as the stages saw it where it is a sample; otherwise with the history
+    /// before that interaction, or all of the user's if there was none.
+    pub fn find(ctx: &RunContext, dataset: &Dataset, user: &str, item: &str) -> Result<Self> {
+        let missing = |what: &str, id: &str, count: usize| {
+            let core = ctx.config.data.k_core;
+            TrainerError::NotFound(format!(
+                "{what} {id:?} is not among the {count} {what}s of this run; it is not in the data, or \
+                 has fewer than {core} ratings (data.k_core)"
+            ))
+        };
+        let user =
+            dataset.user_index(user).ok_or_else(|| missing("user", user, dataset.num_users()))?;
+        let item =
+            dataset.item_index(item).ok_or_else(|| missing("item", item, dataset.num_items()))?;
+        let history = dataset.history(user, u32::MAX);
+        let position = history.items.iter().position(|&seen| seen == item);
+        let label = position
+            .and_then(|position| history.ratings.get(position))
+            .map(|&level| dataset.is_like(level));
+        let position = position.map_or(history.items.len(), |position| position) as u32;
+        let sample = match label {
+            Some(_) => sample_at(dataset, user, position)?,
+            None => None,
+        };
+        match sample {
+            Some(index) => Self::sample(ctx, dataset, index),
+            None => Self::fresh(ctx, dataset, user, item, position, label),
+        }
+    }
+
+    /// The first sample of the test set.
+    pub fn first_test_sample(ctx: &RunContext, dataset: &Dataset) -> Result<Self> {
+        let test = dataset.split(Split::Test);
+        if test.is_empty() {
+            return Err(TrainerError::config("export.pairs", "is empty, and so is the test set"));
+        }
+        Self::sample(ctx, dataset, test.start)
+    }
+
+    fn sample(ctx: &RunContext, dataset: &Dataset, index: u64) -> Result<Self> {
+        let sample = dataset.sample(index)?;
+        let lens = Lens::open(ctx, dataset)?;
+        Ok(Self {
+            user: sample.user,
+            item: sample.item,
+            text: Neighbours::open(ctx, dataset)?.text(index)?.to_vec(),
+            representation: lens.representation(index)?,
+            crm_logit: lens.logit(index)?,
+            label: Some(sample.label),
+        })
+    }
+
+    fn fresh(
+        ctx: &RunContext,
+        dataset: &Dataset,
+        user: u32,
+        item: u32,
+        position: u32,
+        label: Option<bool>,
+    ) -> Result<Self> {
+        let embeddings = retrieve::embeddings(ctx)?;
+        let config = &ctx.config.retrieve;
+        let [text, crm] = retrieve::positions(config, &embeddings, dataset, user, position, item);
+        let (din, parameters) = Din::load(&ctx.path(Stage::Pretrain).join(pretrain::FILE))?;
+        let mut batch = CrmBatch::default();
+        batch.push(dataset, user, item, &crm)?;
+        let (logits, representation) =
+            din.score(&parameters, &mut Workspace::default(), &batch.inputs());
+        let crm_logit = logits.first().copied().unwrap_or(f32::NAN);
+        let representation = as_in_lens(&representation);
+        Ok(Self { user, item, text, representation, crm_logit, label })
+    }
+}
+
+fn sample_at(dataset: &Dataset, user: u32, position: u32) -> Result<Option<u64>> {
+    for index in 0..dataset.num_samples() {
+        let sample = dataset.sample(index)?;
+        if (sample.user, sample.position) == (user, position) {
+            return Ok(Some(index));
+        }
+    }
+    Ok(None)
+}

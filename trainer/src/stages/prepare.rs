@@ -1,0 +1,31 @@
+//! `prepare`: raw files to a memory-mapped dataset, by the protocol of the paper.
+
+use reclora_comm::Communicator;
+use reclora_storage::protocol::ProtocolConfig;
+use reclora_storage::{dataset, protocol, raw};
+
+use super::{Counts, RunContext, Stage};
+use crate::error::Result;
+use crate::progress::{Event, Progress};
+
+pub fn run(
+    ctx: &RunContext,
+    _comm: &mut dyn Communicator,
+    progress: &mut dyn Progress,
+) -> Result<Counts> {
+    let data = &ctx.config.data;
+    let config = ProtocolConfig {
+        k_core: data.k_core,
+        min_history: data.min_history,
+        label: data.label,
+        split: data.split,
+    };
+    let name = serde_json::to_value(data.format).ok();
+    let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or("dataset").to_owned();
+    let prepared = protocol::prepare(&raw::read(data.format, &data.path)?, &config)?;
+    let counts = dataset::write(&prepared, &name, &ctx.path(Stage::Prepare))?;
+    let list: Vec<String> =
+        counts.iter().map(|(name, count)| format!("{} {count}", name.replace('_', " "))).collect();
+    progress.emit(Event::Message { text: format!("{name}: {}", list.join(", ")) });
+    Ok(counts)
+}

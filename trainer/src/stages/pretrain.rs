@@ -1,0 +1,145 @@
+//! `pretrain`: the CRM on the full train split, selected on valid AUC.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use reclora_comm::Communicator;
+use reclora_storage::dataset::{Dataset, Split};
+
+use super::inputs::{Neighbours, crm_batch, dataset};
+use super::scores::{over_ranks, sigmoid, summary};
+use super::{Counts, RunContext, Stage, write_json};
+use crate::crm::{Din, DinShape, Workspace};
+use crate::distributed::train::{Objective, TrainPlan, train};
+use crate::error::Result;
+use crate::metrics::Scored;
+use crate::progress::Progress;
+
+/// File of the CRM.
+pub const FILE: &str = "crm.safetensors";
+/// Samples scored in one pass of the network.
+pub const BLOCK: usize = 64;
+
+thread_local! {
+    static WORKSPACE: RefCell<Workspace> = RefCell::default();
+}
+
+struct CrmObjective<'a> {
+    din: &'a Din,
+    dataset: &'a Dataset,
+    neighbours: &'a Neighbours,
+    train: Range<u64>,
+    valid: Range<u64>,
+    seed: u64,
+}
+
+impl Objective for CrmObjective<'_> {
+    fn micro_batch(
+        &self,
+        parameters: &[f32],
+        samples: &[u64],
+        epoch: u64,
+        weight: f32,
+        gradient: &mut [f32],
+    ) -> Result<f32> {
+        let indices = samples.iter().map(|position| self.train.start + position);
+        let (batch, rows) = crm_batch(self.dataset, self.neighbours, indices)?;
+        let labels: Vec<f32> = rows.iter().map(|row| f32::from(u8::from(row.label))).collect();
+        let keys: Vec<u64> = rows.iter().map(|row| row.index).collect();
+        let dropout_seed = self.seed.wrapping_add(epoch << 40);
+        Ok(WORKSPACE.with_borrow_mut(|ws| {
+            self.din.loss_and_gradient(
+                parameters,
+                ws,
+                &batch.inputs(),
+                &labels,
+                &keys,
+                dropout_seed,
+                weight,
+                gradient,
+            )
+        }))
+    }
+
+    fn validate(
+        &self,
+        parameters: &[f32],
+        comm: &mut dyn Communicator,
+    ) -> Result<(Option<f64>, Option<f64>)> {
+        let count = (self.valid.end - self.valid.start) as usize;
+        let logits = over_ranks("valid scores of the CRM", count, comm, |row| {
+            let index = self.valid.start + row as u64;
+            let indices = std::iter::once(index);
+            let (batch, _) = crm_batch(self.dataset, self.neighbours, indices)?;
+            let score = |ws: &mut Workspace| self.din.score(parameters, ws, &batch.inputs());
+            let (logits, _) = WORKSPACE.with_borrow_mut(score);
+            Ok(logits.first().copied().unwrap_or(f32::NAN))
+        })?;
+        let scored: Vec<Scored> = logits
+            .iter()
+            .zip(self.valid.clone())
+            .map(|(&logit, index)| {
+                let sample = self.dataset.sample(index)?;
+                let (user, label) = (sample.user, sample.label);
+                Ok(Scored { user, label, probability: sigmoid(logit) })
+            })
+            .collect::<Result<_>>()?;
+        Ok(summary(&scored))
+    }
+}
+
+pub fn run(
+    ctx: &RunContext,
+    comm: &mut dyn Communicator,
+    progress: &mut dyn Progress,
+) -> Result<Counts> {
+    let config = &ctx.config.crm;
+    let dataset = dataset(ctx)?;
+    let neighbours = Neighbours::open(ctx, &dataset)?;
+    let din = Din::new(config, shape(&dataset))?;
+    let dir = ctx.path(Stage::Pretrain);
+    let train_range = dataset.split(Split::Train);
+    let plan = TrainPlan {
+        task: "train CRM".into(),
+        samples: train_range.end - train_range.start,
+        epochs: config.epochs as u64,
+        global_batch: config.batch_size as u64,
+        micro_batches: config.micro_batches,
+        learning_rate: config.learning_rate,
+        decay: false,
+        weight_decay: config.weight_decay,
+        max_grad_norm: None,
+        seed: ctx.config.seed,
+        patience: Some(config.patience as u64),
+        checkpoint_every: 100,
+        checkpoints: dir.join("checkpoints"),
+    };
+    let objective = CrmObjective {
+        din: &din,
+        dataset: &dataset,
+        neighbours: &neighbours,
+        train: train_range,
+        valid: dataset.split(Split::Valid),
+        seed: ctx.config.seed,
+    };
+    let trained = train(&plan, &objective, din.init(ctx.config.seed), comm, progress)?;
+    if comm.rank() == 0 {
+        din.save(&trained.parameters, &dir.join(FILE))?;
+        write_json(&dir.join("history.json"), &trained.history)?;
+    }
+    Ok([
+        ("parameters".to_owned(), din.num_parameters() as u64),
+        ("samples".to_owned(), plan.samples),
+        ("epochs".to_owned(), trained.history.epochs.len() as u64),
+    ]
+    .into())
+}
+
+fn shape(dataset: &Dataset) -> DinShape {
+    DinShape {
+        features: dataset.num_features(),
+        fields: dataset.fields().len(),
+        item_field: dataset.item_field(),
+        user_field: dataset.user_field(),
+    }
+}

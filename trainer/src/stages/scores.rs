@@ -1,0 +1,37 @@
+//! Scores of few samples, spread over ranks and threads, known to every rank.
+
+use rayon::prelude::*;
+use reclora_comm::Communicator;
+
+use crate::error::{Result, TrainerError};
+use crate::metrics::{Scored, auc, log_loss};
+
+/// `score` of 0..count on every rank, each computed once.
+pub fn over_ranks(
+    name: &str,
+    count: usize,
+    comm: &mut dyn Communicator,
+    score: impl Fn(usize) -> Result<f32> + Sync,
+) -> Result<Vec<f32>> {
+    let (rank, world_size) = (comm.rank(), comm.world_size());
+    let block = count * rank / world_size..count * (rank + 1) / world_size;
+    let own: Vec<f32> = block.into_par_iter().map(&score).collect::<Result<_>>()?;
+    let bytes: Vec<u8> = own.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let gathered = comm.all_gather(name, &bytes)?.concat();
+    let (words, _) = gathered.as_chunks::<4>();
+    if words.len() != count {
+        let what = format!("{name}: {} scores came for {count} samples", words.len());
+        return Err(TrainerError::Input(what));
+    }
+    Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
+}
+
+/// AUC and log loss.
+pub fn summary(scored: &[Scored]) -> (Option<f64>, Option<f64>) {
+    (auc(scored), log_loss(scored))
+}
+
+/// 1 / (1 + e^−x).
+pub fn sigmoid(logit: f32) -> f32 {
+    (1.0 / (1.0 + (-f64::from(logit)).exp())) as f32
+}

@@ -1,0 +1,87 @@
+//! What every stage that puts text before the LLM opens: dataset, backbone, tokenizer, template.
+
+use std::cell::RefCell;
+
+use reclora_storage::dataset::Dataset;
+
+use super::{RunContext, Stage, inputs, tune};
+use crate::adapter::Adapter;
+use crate::backbone::Backbone;
+use crate::error::{Result, TrainerError};
+use crate::model::{AdaptedModel, Prompt, Workspace};
+use crate::prompt::{PromptBuilder, PromptTemplate};
+use crate::tokenizer::Tokenizer;
+
+/// Longest prompt of a config that leaves it to the backbone.
+const MAX_TOKENS: usize = 2048;
+
+thread_local! {
+    /// Each thread's buffers of the LLM.
+    pub static WORKSPACE: RefCell<Workspace> = RefCell::new(Workspace::new());
+}
+
+/// The text side of a run.
+pub struct TextInputs {
+    pub dataset: Dataset,
+    pub backbone: Backbone,
+    tokenizer: Tokenizer,
+    template: PromptTemplate,
+    /// Longest prompt, the answer included.
+    pub max_tokens: usize,
+}
+
+impl TextInputs {
+    pub fn open(ctx: &RunContext) -> Result<Self> {
+        let config = &ctx.config;
+        let dataset = inputs::dataset(ctx)?;
+        let backbone = Backbone::load(&config.backbone.path)?;
+        let limit = backbone.config().max_position_embeddings;
+        let max_tokens = match config.prompt.max_tokens {
+            0 => limit.min(MAX_TOKENS),
+            wanted => wanted.min(limit),
+        };
+        Ok(Self {
+            tokenizer: Tokenizer::load(&config.backbone.path)?,
+            template: PromptTemplate::load(&config.prompt.template, &dataset)?,
+            dataset,
+            backbone,
+            max_tokens,
+        })
+    }
+
+    pub fn prompts(&self) -> Result<PromptBuilder<'_>> {
+        PromptBuilder::new(&self.template, &self.tokenizer, &self.dataset, self.max_tokens)
+    }
+}
+
+/// The tuned adapters of a run.
+pub struct Adapters {
+    pub reclora: Adapter,
+    /// Plain LoRA; `None` in runs without that baseline.
+    pub lora: Option<Adapter>,
+}
+
+impl Adapters {
+    pub fn open(ctx: &RunContext, backbone: &Backbone) -> Result<Self> {
+        let dir = ctx.path(Stage::Tune);
+        let load =
+            |path: &std::path::Path| Adapter::load(&path.join(tune::FILE), backbone.config());
+        let plain = ctx.config.tune.plain_lora.then(|| load(&dir.join(tune::PLAIN)));
+        Ok(Self { reclora: load(&dir)?, lora: plain.transpose()? })
+    }
+}
+
+/// Logits of no and yes after `position`.
+pub fn deciding_logits(
+    model: &AdaptedModel<'_>,
+    prompt: &Prompt<'_>,
+    position: usize,
+    deciding: [u32; 2],
+) -> Result<[f32; 2]> {
+    let logits = WORKSPACE
+        .with_borrow_mut(|ws| model.logits_at(ws, prompt, position, Some(deciding.as_slice())))?;
+    match logits[..] {
+        [no, yes] => Ok([no, yes]),
+        _ => Err(TrainerError::Input("the model gave no logits for the answers".into())),
+    }
+}

@@ -1,0 +1,228 @@
+//! `tune`: the adapters on the few-shot set, the backbone frozen.
+
+use rayon::prelude::*;
+use reclora_comm::Communicator;
+use reclora_storage::dataset::{Dataset, Split};
+use reclora_storage::permutation::EpochOrder;
+
+use super::inputs::{Lens, Neighbours};
+use super::scores::{over_ranks, sigmoid, summary};
+use super::text::{TextInputs, WORKSPACE, deciding_logits};
+use super::{Counts, RunContext, Stage, write_json};
+use crate::adapter::{Adapter, AdapterLayout, Dropout};
+use crate::backbone::Backbone;
+use crate::config::AdapterConfig;
+use crate::distributed::train::{Objective, TrainPlan, train};
+use crate::error::{Result, TrainerError};
+use crate::metrics::Scored;
+use crate::model::{AdaptedModel, Prompt};
+use crate::progress::{Event, Progress};
+use crate::prompt::Example;
+
+/// File of an adapter.
+pub const FILE: &str = "adapter_model.safetensors";
+/// Directory of the plain LoRA in the stage's directory.
+pub const PLAIN: &str = "plain_lora";
+/// Sets the few-shot draw apart from the order of epochs, which has the same seed.
+const FEW_SHOT_DRAW: u64 = u64::MAX;
+
+/// The settings of plain LoRA: the same but for experts and gate.
+fn plain(config: &AdapterConfig) -> AdapterConfig {
+    AdapterConfig { experts: 1, sqrt_alpha: false, ..config.clone() }
+}
+
+struct TuneSample {
+    example: Example,
+    representation: Vec<f32>,
+    user: u32,
+    label: bool,
+}
+
+/// Everything that does not change while tuning.
+struct TuneData {
+    backbone: Backbone,
+    train: Vec<TuneSample>,
+    valid: Vec<TuneSample>,
+    deciding: [u32; 2],
+    representation_dim: usize,
+}
+
+impl TuneData {
+    fn load(ctx: &RunContext, progress: &mut dyn Progress) -> Result<Self> {
+        let text = TextInputs::open(ctx)?;
+        let (dataset, max_tokens) = (&text.dataset, text.max_tokens);
+        let neighbours = Neighbours::open(ctx, dataset)?;
+        let lens = Lens::open(ctx, dataset)?;
+        let builder = text.prompts()?;
+        let encode = |index: &u64| {
+            let sample = dataset.sample(*index)?;
+            let prompt = builder.build(sample.user, sample.item, neighbours.text(*index)?)?;
+            let representation = lens.representation(*index)?;
+            let example = builder.example(&prompt, sample.label);
+            let (user, label) = (sample.user, sample.label);
+            Ok((TuneSample { example, representation, user, label }, prompt.dropped))
+        };
+        let indices = few_shot(ctx, dataset);
+        let valid = dataset.split(Split::Valid);
+        let valid: Vec<u64> = valid.take(ctx.config.tune.valid_samples).collect();
+        let encoded: Vec<(TuneSample, usize)> =
+            indices.par_iter().chain(&valid).map(encode).collect::<Result<_>>()?;
+        let cut = encoded.iter().filter(|(_, dropped)| *dropped > 0).count();
+        let tokens: usize = encoded.iter().map(|(sample, _)| sample.example.tokens.len()).sum();
+        let message = format!(
+            "{} few-shot and {} valid prompts, {:.0} tokens on average, {cut} of them cut to \
+             {max_tokens} tokens",
+            indices.len(),
+            valid.len(),
+            tokens as f64 / encoded.len().max(1) as f64
+        );
+        progress.emit(Event::Message { text: message });
+        let mut train: Vec<TuneSample> = encoded.into_iter().map(|(sample, _)| sample).collect();
+        let valid = train.split_off(indices.len());
+        let deciding = builder.answers().deciding();
+        drop(builder);
+        let backbone = text.backbone;
+        Ok(Self { backbone, train, valid, deciding, representation_dim: lens.dim() })
+    }
+}
+
+/// The few-shot set: the first of one fixed random order of train, so that smaller sets are prefixes
+/// of larger ones.
+fn few_shot(ctx: &RunContext, dataset: &Dataset) -> Vec<u64> {
+    let train = dataset.split(Split::Train);
+    let order = EpochOrder::new(train.end - train.start, ctx.config.seed, FEW_SHOT_DRAW);
+    let count = order.len().min(ctx.config.tune.few_shot as u64);
+    (0..count).map(|position| train.start + order.at(position)).collect()
+}
+
+struct TuneObjective<'a> {
+    data: &'a TuneData,
+    layout: AdapterLayout,
+    dropout: f32,
+    seed: u64,
+}
+
+impl TuneObjective<'_> {
+    fn adapter(&self, parameters: &[f32]) -> Result<Adapter> {
+        Adapter::from_parameters(self.layout.clone(), parameters.to_vec()).ok_or_else(|| {
+            TrainerError::Input("a checkpoint of another adapter; use --force".into())
+        })
+    }
+}
+
+impl Objective for TuneObjective<'_> {
+    fn micro_batch(
+        &self,
+        parameters: &[f32],
+        samples: &[u64],
+        epoch: u64,
+        weight: f32,
+        gradient: &mut [f32],
+    ) -> Result<f32> {
+        let adapter = self.adapter(parameters)?;
+        let model = AdaptedModel::new(&self.data.backbone, &adapter);
+        let mut loss = 0.0;
+        for &index in samples {
+            let sample = &self.data.train[index as usize];
+            let Example { tokens, targets } = &sample.example;
+            let prompt = Prompt { tokens, representation: &sample.representation };
+            let key = self.seed ^ (epoch << 40 | index).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let dropout = Dropout { probability: self.dropout, key };
+            let dropout = (self.dropout > 0.0).then_some(dropout);
+            loss += WORKSPACE.with_borrow_mut(|ws| {
+                model.loss_and_gradient(ws, &prompt, targets, dropout, weight, gradient)
+            })?;
+        }
+        Ok(loss)
+    }
+
+    fn validate(
+        &self,
+        parameters: &[f32],
+        comm: &mut dyn Communicator,
+    ) -> Result<(Option<f64>, Option<f64>)> {
+        let adapter = self.adapter(parameters)?;
+        let model = AdaptedModel::new(&self.data.backbone, &adapter);
+        let valid = &self.data.valid;
+        let probabilities = over_ranks("valid scores", valid.len(), comm, |row| {
+            let sample = &valid[row];
+            let position = sample.example.targets.first().map_or(0, |target| target.position);
+            let (tokens, representation) = (&sample.example.tokens, &sample.representation);
+            let prompt = Prompt { tokens, representation };
+            let [no, yes] = deciding_logits(&model, &prompt, position, self.data.deciding)?;
+            Ok(sigmoid(yes - no))
+        })?;
+        let scored: Vec<Scored> = probabilities
+            .into_iter()
+            .zip(valid)
+            .map(|(probability, sample)| Scored {
+                user: sample.user,
+                label: sample.label,
+                probability,
+            })
+            .collect();
+        Ok(summary(&scored))
+    }
+}
+
+pub fn run(
+    ctx: &RunContext,
+    comm: &mut dyn Communicator,
+    progress: &mut dyn Progress,
+) -> Result<Counts> {
+    let data = TuneData::load(ctx, progress)?;
+    let dir = ctx.path(Stage::Tune);
+    let mut variants = vec![("RecLoRA", dir.clone(), ctx.config.adapter.clone())];
+    if ctx.config.tune.plain_lora {
+        variants.push(("plain LoRA", dir.join(PLAIN), plain(&ctx.config.adapter)));
+    }
+    let mut counts = Counts::from([("samples".to_owned(), data.train.len() as u64)]);
+    for (name, dir, config) in variants {
+        let parameters = tune(ctx, &data, name, &dir, &config, comm, progress)?;
+        counts.insert(format!("{} parameters", name.replace(' ', "_")), parameters);
+    }
+    Ok(counts)
+}
+
+/// Tunes one variant into `dir`; returns its number of trained parameters.
+fn tune(
+    ctx: &RunContext,
+    data: &TuneData,
+    name: &str,
+    dir: &std::path::Path,
+    config: &AdapterConfig,
+    comm: &mut dyn Communicator,
+    progress: &mut dyn Progress,
+) -> Result<u64> {
+    let tune = &ctx.config.tune;
+    let seed = ctx.config.seed;
+    let initial = Adapter::new(data.backbone.config(), config, data.representation_dim, seed)?;
+    let plan = TrainPlan {
+        task: format!("tune {name}"),
+        samples: data.train.len() as u64,
+        epochs: tune.epochs as u64,
+        global_batch: tune.global_batch as u64,
+        micro_batches: tune.micro_batches,
+        learning_rate: tune.learning_rate,
+        decay: true,
+        weight_decay: tune.weight_decay,
+        max_grad_norm: Some(tune.max_grad_norm),
+        seed,
+        patience: None,
+        checkpoint_every: tune.checkpoint_every,
+        checkpoints: ctx.path(Stage::Tune).join("checkpoints").join(name.replace(' ', "_")),
+    };
+    let objective = TuneObjective {
+        data,
+        layout: initial.layout().clone(),
+        dropout: config.gate_dropout,
+        seed,
+    };
+    let trained = train(&plan, &objective, initial.parameters().to_vec(), comm, progress)?;
+    if comm.rank() == 0 {
+        reclora_storage::atomic::create_dir_all(dir)?;
+        objective.adapter(&trained.parameters)?.save(&dir.join(FILE))?;
+        write_json(&dir.join("history.json"), &trained.history)?;
+    }
+    Ok(initial.num_parameters() as u64)
+}
