@@ -133,7 +133,7 @@ fn advice(outcome: Outcome, explained: bool) -> Vec<String> {
         _ => None,
     };
     let mut all: Vec<String> = specific.into_iter().map(str::to_owned).collect();
-    all.push("then continue from what is complete with the command below".to_owned());
+    all.push("run the command below: it continues from what is complete".to_owned());
     all
 }
 

@@ -1,9 +1,11 @@
 //! The machine says no: directories, ports, locks.
+#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 mod common;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{experiment, fails};
+use common::{experiment, fails, launch, small};
 use nix::fcntl::{Flock, FlockArg};
 
 #[test]
@@ -59,11 +61,66 @@ fn a_rank_left_by_an_earlier_launcher_is_waited_for_and_named() {
     assert!(start.elapsed() < Duration::from_secs(60));
 }
 
-#[allow(clippy::unwrap_used)]
 /// Takes the lock in a directory, as a process with pid 4242 would.
 fn hold(dir: &std::path::Path) -> Flock<std::fs::File> {
     let path = dir.join(".lock");
     std::fs::write(&path, "4242\n").unwrap();
     let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error).unwrap()
+}
+
+/// A disk that fills up: each time a clear error, nothing half-written is used, and with more space
+/// the same command goes on to the end.
+#[test]
+fn e2e_a_full_disk_is_said_and_the_run_goes_on_with_more_space() {
+    if !may_mount() {
+        eprintln!("skipped: not root, a small file system cannot be mounted");
+        return;
+    }
+    let (_dir, config) = small();
+    let disk = Disk::new("40k");
+    let run_dir = disk.0.path().join("run");
+    let args = ["run", &config, "--run-dir", run_dir.to_str().unwrap()];
+    for (size, code) in [("40k", 3), ("400k", 3), ("2m", 3)] {
+        disk.resize(size);
+        let error = fails(&args, code);
+        assert!(error.contains("No space left on device"), "{size}: {error}");
+        assert!(error.contains("free some space"), "{size}: {error}");
+    }
+    disk.resize("64m");
+    launch(&args).assert().success();
+}
+
+/// Whether this process may mount file systems (CAP_SYS_ADMIN).
+fn may_mount() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or("0");
+    u64::from_str_radix(line.trim(), 16).unwrap_or(0) & (1 << 21) != 0
+}
+
+/// A small file system in memory, unmounted on drop.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    fn new(size: &str) -> Self {
+        let disk = Self(tempfile::tempdir().unwrap());
+        disk.mount(&format!("size={size}"));
+        disk
+    }
+
+    fn resize(&self, size: &str) {
+        self.mount(&format!("remount,size={size}"));
+    }
+
+    fn mount(&self, options: &str) {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(self.0.path());
+        assert!(mount.status().expect("mount runs").success(), "tmpfs mounts");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
 }

@@ -51,3 +51,53 @@ pub fn experiment(text: &str) -> (tempfile::TempDir, String) {
     std::fs::write(&config, text).unwrap();
     (dir, config.display().to_string())
 }
+
+/// A config of every stage on the shipped data and backbone, small enough to run in seconds.
+pub fn small() -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let configs = configs();
+    let path = |name: &str| configs.join(name).display().to_string();
+    let text = format!(
+        r#"
+name = "small"
+seed = 5
+[data]
+path = "{}"
+k_core = 12
+[backbone]
+path = "{}"
+[prompt]
+template = "{}"
+[retrieve]
+pca_dimensions = 16
+text_k = 2
+crm_k = 10
+[crm]
+embedding_dim = 8
+hidden_dim = 16
+batch_size = 128
+epochs = 2
+[adapter]
+experts = 4
+rank = 4
+gate_hidden = 16
+[tune]
+few_shot = 96
+epochs = 2
+global_batch = 16
+checkpoint_every = 3
+learning_rate = 0.01
+valid_samples = 32
+[evaluate]
+limit = 160
+chunk_size = 16
+bootstrap = 50
+"#,
+        path("data/movietweetings-100k"),
+        path("models/stories260k"),
+        path("prompts/movietweetings.toml")
+    );
+    let config = dir.path().join("small.toml");
+    std::fs::write(&config, text).unwrap();
+    (dir, config.display().to_string())
+}

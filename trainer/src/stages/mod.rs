@@ -125,8 +125,17 @@ impl Stage {
             Stage::Retrieve => &[Stage::Prepare, Stage::Embed],
             Stage::Pretrain => &[Stage::Prepare, Stage::Retrieve],
             Stage::Few2many => &[Stage::Prepare, Stage::Retrieve, Stage::Pretrain],
-            Stage::Tune | Stage::Export => &[Stage::Prepare, Stage::Retrieve, Stage::Few2many],
+            Stage::Tune => &[Stage::Prepare, Stage::Retrieve, Stage::Few2many],
             Stage::Evaluate => &[Stage::Prepare, Stage::Retrieve, Stage::Few2many, Stage::Tune],
+            // A pair that is no sample is embedded, scored and retrieved for afresh.
+            Stage::Export => &[
+                Stage::Prepare,
+                Stage::Embed,
+                Stage::Retrieve,
+                Stage::Pretrain,
+                Stage::Few2many,
+                Stage::Tune,
+            ],
         }
     }
 
@@ -169,7 +178,7 @@ fn directory(ctx: &RunContext, stage: Stage, inputs: &BTreeMap<String, String>) 
 fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<BTreeMap<String, String>> {
     let config = &ctx.config;
     let mut inputs = BTreeMap::new();
-    for &before in stage.reads().iter().chain((stage == Stage::Export).then_some(&Stage::Tune)) {
+    for &before in stage.reads() {
         let hash = StageDir::new(ctx.path(before), before.name(), "").content_hash()?;
         inputs.insert(before.name().to_owned(), hash);
     }
@@ -228,6 +237,9 @@ pub fn run(
     let inputs = inputs_of(ctx, stage)?;
     let dir = directory(ctx, stage, &inputs);
     if comm.rank() == 0 {
+        for before in stage.reads() {
+            StageDir::new(ctx.path(*before), before.name(), "").verify()?;
+        }
         dir.prepare()?;
     }
     comm.barrier("stage begins")?;

@@ -1,0 +1,153 @@
+//! Whole runs, from raw ratings to predictions: the guarantees a user relies on, byte for byte.
+#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
+
+mod common;
+#[path = "common/gang.rs"]
+mod gang;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+
+use common::{launch, small, stdout};
+use gang::{Victim, kill_at};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::RowAccessor;
+
+/// What a run is for, as bytes.
+const RESULTS: [&str; 5] = [
+    "adapter/adapter_model.safetensors",
+    "adapter/plain_lora/adapter_model.safetensors",
+    "predictions/test.parquet",
+    "predictions/metrics.json",
+    "export/bank.safetensors",
+];
+
+fn results(run_dir: &Path) -> BTreeMap<&'static str, Vec<u8>> {
+    RESULTS.into_iter().map(|name| (name, std::fs::read(run_dir.join(name)).unwrap())).collect()
+}
+
+fn assert_same(expected: &BTreeMap<&'static str, Vec<u8>>, run_dir: &Path, what: &str) {
+    for (name, bytes) in results(run_dir) {
+        assert!(bytes == expected[name], "{what}: {name} has other bytes");
+    }
+}
+
+fn run(config: &str, run_dir: &Path, extra: &[&str]) {
+    let args = ["run", config, "--run-dir", run_dir.to_str().unwrap()];
+    launch(&args).args(extra).assert().success();
+}
+
+/// D-1: the number of ranks changes no bit. D-3: each test sample is scored exactly once.
+#[test]
+fn e2e_d1_d3_the_number_of_ranks_changes_no_bit() {
+    let (dir, config) = small();
+    let one = dir.path().join("one");
+    run(&config, &one, &["--nproc-per-node", "1"]);
+    let expected = results(&one);
+    for ranks in ["2", "4"] {
+        let run_dir = dir.path().join(ranks);
+        run(&config, &run_dir, &["--nproc-per-node", ranks]);
+        assert_same(&expected, &run_dir, &format!("{ranks} ranks"));
+        assert_scored_once(&run_dir, 160);
+    }
+    // Another seed gives another adapter, or the comparison above would prove nothing.
+    let other = dir.path().join("other");
+    run(&config, &other, &["--set", "seed=6"]);
+    assert!(results(&other)[RESULTS[0]] != expected[RESULTS[0]]);
+}
+
+fn assert_scored_once(run_dir: &Path, samples: i64) {
+    let file = File::open(run_dir.join("predictions/test.parquet")).unwrap();
+    let reader = SerializedFileReader::new(file).unwrap();
+    let rows: Vec<_> = reader.get_row_iter(None).unwrap().map(Result::unwrap).collect();
+    let keys: Vec<i64> = rows.iter().map(|row| row.get_long(0).unwrap()).collect();
+    assert_eq!(keys.len() as i64, samples);
+    assert!(keys.windows(2).all(|pair| pair[1] == pair[0] + 1), "{keys:?}");
+    for row in &rows {
+        for column in 5..10 {
+            let probability = row.get_float(column).unwrap();
+            assert!((0.0..=1.0).contains(&probability), "{row}");
+        }
+    }
+}
+
+/// D-2: whatever is killed, and whenever, the same command ends with the same bytes.
+#[test]
+fn e2e_d2_a_killed_run_continues_to_the_same_bytes() {
+    let (dir, config) = small();
+    let undisturbed = dir.path().join("undisturbed");
+    let started = std::time::Instant::now();
+    run(&config, &undisturbed, &["--nproc-per-node", "2"]);
+    let time = started.elapsed();
+    let expected = results(&undisturbed);
+    let mut random = gang::Random::from_clock();
+    let mut killed = 0;
+    for attempt in 0..10_u32 {
+        let victim = if attempt % 2 == 0 { Victim::Rank } else { Victim::Launcher };
+        let moment = time.mul_f64((f64::from(attempt) + random.unit()) / 10.0);
+        let run_dir = dir.path().join(format!("killed_{attempt}"));
+        let what = format!("{victim:?} killed after {moment:?} of {time:?}");
+        killed += u32::from(kill_at(&config, &run_dir, victim, moment, &mut random, &what));
+        run(&config, &run_dir, &["--nproc-per-node", "2"]);
+        assert_same(&expected, &run_dir, &what);
+        std::fs::remove_dir_all(&run_dir).unwrap();
+    }
+    assert!(killed >= 5, "only {killed} of 10 runs were still running when something was killed");
+}
+
+/// What is done is not done again; what a setting changes, and only that, is.
+#[test]
+fn e2e_a_finished_run_is_up_to_date_and_a_change_redoes_what_depends_on_it() {
+    let (dir, config) = small();
+    let run_dir = dir.path().join("run");
+    run(&config, &run_dir, &[]);
+    let args = ["run", &config, "--run-dir", run_dir.to_str().unwrap()];
+    let again = |extra: &[&str]| {
+        let output = launch(&args).args(extra).assert().success().get_output().stderr.clone();
+        let text = String::from_utf8(output).unwrap();
+        let stages = text.lines().filter(|line| line.contains("done in"));
+        stages.map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(again(&[]), [] as [&str; 0]);
+    assert_eq!(again(&["--set", "evaluate.bootstrap=60"]), ["evaluate"]);
+    let slower = ["--set", "evaluate.bootstrap=60", "--set", "tune.learning_rate=0.001"];
+    assert_eq!(again(&slower), ["tune", "evaluate", "export"]);
+    // No setting of the machine changes a result, so none redoes anything.
+    let machine = ["--set", "runtime.threads_per_rank=1", "--nproc-per-node", "2"];
+    assert_eq!(again(&[&slower[..], &machine].concat()), [] as [&str; 0]);
+}
+
+/// A pair that is a sample is predicted with the very bits of `evaluate`, and exported as PEFT.
+#[test]
+fn e2e_predict_and_export_agree_with_evaluate() {
+    let (dir, config) = small();
+    let run_dir = dir.path().join("run");
+    run(&config, &run_dir, &[]);
+    let run_dir = run_dir.to_str().unwrap();
+    let file = File::open(Path::new(run_dir).join("predictions/test.parquet")).unwrap();
+    let reader = SerializedFileReader::new(file).unwrap();
+    let row = reader.get_row_iter(None).unwrap().nth(3).unwrap().unwrap();
+    let (user, item) = (row.get_string(1).unwrap(), row.get_string(2).unwrap());
+    let pair = ["--user", user.as_str(), "--item", item.as_str()];
+    let text = stdout(&[&["predict", run_dir, "--json"], &pair[..]].concat());
+    let prediction: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(prediction["liked"], row.get_bool(4).unwrap());
+    for (column, name) in [(5, "reclora"), (6, "lora"), (7, "crm")] {
+        let probability = f64::from(row.get_float(column).unwrap());
+        let predicted = prediction[name].as_f64().unwrap();
+        assert!((predicted as f32).to_bits() == (probability as f32).to_bits(), "{name}: {text}");
+    }
+    let out = dir.path().join("peft");
+    let export = [&["export", run_dir, "--out", out.to_str().unwrap()], &pair[..]].concat();
+    stdout(&export);
+    stdout(&export);
+    for name in ["adapter_config.json", "adapter_model.safetensors", "example.json"] {
+        assert!(out.join(name).is_file(), "{name}");
+    }
+    let unknown = common::fails(&["predict", run_dir, "--user", "no-one", "--item", pair[3]], 1);
+    assert!(unknown.contains("user \"no-one\""), "{unknown}");
+    let foreign = [&["export", run_dir, "--out", run_dir], &pair[..]].concat();
+    let refused = common::fails(&foreign, 1);
+    assert!(refused.contains("not an exported adapter"), "{refused}");
+}
