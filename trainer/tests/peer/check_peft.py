@@ -1,0 +1,56 @@
+"""An exported adapter, loaded by Hugging Face PEFT, gives the logits this project computed.
+
+Run by hand; needs the network once:
+
+    python3 -m venv venv && venv/bin/pip install torch transformers peft
+    venv/bin/python trainer/tests/peer/check_peft.py BACKBONE_DIR PEFT_DIR...
+
+A PEFT_DIR is what `reclora-launch export` (or the stage `export`) wrote: its example.json holds the
+tokens of a prompt and the logits of the whole vocabulary after them. Exit code 1 when any logit is more
+than 1e-4 away, or when the adapter changes nothing.
+"""
+
+import json
+import pathlib
+import sys
+
+import peft
+import torch
+import transformers
+
+TOLERANCE = 1e-4
+
+
+def last_logits(model, tokens):
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([tokens])).logits[0, -1]
+
+
+def check(backbone_dir, peft_dir):
+    example = json.loads((pathlib.Path(peft_dir) / "example.json").read_text())
+    expected = torch.tensor(example["logits"], dtype=torch.float32)
+    backbone = transformers.LlamaForCausalLM.from_pretrained(backbone_dir, dtype=torch.float32).eval()
+    bare = last_logits(backbone, example["tokens"])
+    adapted = peft.PeftModel.from_pretrained(backbone, peft_dir).eval()
+    logits = last_logits(adapted, example["tokens"])
+    difference = (logits - expected).abs().max().item()
+    effect = (logits - bare).abs().max().item()
+    passed = difference <= TOLERANCE and effect > TOLERANCE
+    print(
+        f"{'ok' if passed else 'FAILED'}: {peft_dir}: {len(example['tokens'])} tokens, "
+        f"{len(expected)} logits, largest difference {difference:.3g}, "
+        f"largest effect of the adapter {effect:.3g}"
+    )
+    return passed
+
+
+def main():
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}")
+    results = [check(sys.argv[1], peft_dir) for peft_dir in sys.argv[2:]]
+    sys.exit(0 if all(results) else 1)
+
+
+if __name__ == "__main__":
+    main()
