@@ -25,9 +25,9 @@ Examples:
       Run the shipped experiment; then open runs/quickstart/report/index.html
   reclora-launch run configs/quickstart.toml --set tune.epochs=3 --run-dir runs/three
       The same with one setting changed, kept apart
-  reclora-launch predict runs/quickstart --user 1 --item 2
+  reclora-launch predict runs/quickstart --user 27 --item 1483013
       How likely a user is to like an item, and the prompt that was used
-  reclora-launch export runs/quickstart --user 1 --item 2 --out lora/
+  reclora-launch export runs/quickstart --user 27 --item 1483013 --out lora/
       That user's adapter for that item, as a directory Hugging Face PEFT loads
   reclora-launch config reference
       Every setting with its meaning and default
@@ -79,14 +79,14 @@ pub enum Command {
     Run(RunArgs),
     /// Write the mixed adapter of a user and an item as a PEFT directory
     #[command(
-        after_help = "Examples:\n  reclora-launch export runs/quickstart --user 1 --item 2 --out lora/\n\n\
+        after_help = "Examples:\n  reclora-launch export runs/quickstart --user 27 --item 1483013 --out lora/\n\n\
         The run must have finished its tune stage. Ids are those of the raw rating files."
     )]
     Export(ExportArgs),
     /// Predict whether a user likes an item
     #[command(
-        after_help = "Examples:\n  reclora-launch predict runs/quickstart --user 1 --item 2\n  \
-        reclora-launch predict runs/quickstart --user 1 --item 2 --json\n\n\
+        after_help = "Examples:\n  reclora-launch predict runs/quickstart --user 27 --item 1483013\n  \
+        reclora-launch predict runs/quickstart --user 27 --item 1483013 --json\n\n\
         The run must have finished its tune stage. Ids are those of the raw rating files."
     )]
     Predict(PredictArgs),
