@@ -1,4 +1,5 @@
 //! A stage from start to end, and the end of a launcher that is killed.
+#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 mod common;
 use std::path::Path;
@@ -73,7 +74,6 @@ fn s4_an_interrupt_ends_ranks_and_says_how_to_go_on() {
 }
 
 /// Starts a run and waits for its first rank: returns both.
-#[allow(clippy::unwrap_used)]
 fn start(config: &str, run_dir: &Path) -> (Child, Option<Pid>) {
     let mut launcher = Command::new(assert_cmd::cargo::cargo_bin("reclora-launch"))
         .args(["run", config, "--run-dir", run_dir.to_str().unwrap(), "--only", "prepare"])

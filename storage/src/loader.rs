@@ -57,7 +57,10 @@ impl<T: Send + 'static> Prefetch<T> {
     /// The next item, or `None` when the producer has ended.
     ///
     /// A panic of the producer is passed on to the caller: it must not look like the end.
-    #[allow(clippy::should_implement_trait)]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "waits and passes panics on, unlike most iterators"
+    )]
     pub fn next(&mut self) -> Option<T> {
         let start = Instant::now();
         let item = match &self.source {

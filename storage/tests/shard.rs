@@ -26,7 +26,7 @@ struct ColumnHeader {
 }
 
 #[derive(Clone, Copy, Serialize)]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "all types of the format; not each is written here")]
 enum DType {
     U8,
     U16,

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use reclora_storage::hash::{xxh3_file, xxh3_hex};
 use serde::Deserialize;
 
 use super::{Backbone, BackboneConfig, BlockWeights, TensorFile};
@@ -19,7 +18,6 @@ pub(super) fn load(dir: &Path) -> Result<Backbone> {
     let config_path = dir.join("config.json");
     let config = BackboneConfig::parse(&config_path, &read(&config_path)?)?;
     let mut weights = Weights::open(dir)?;
-    let content_hash = content_hash(dir, &weights)?;
     let (hidden, vocab) = (config.hidden_size, config.vocab_size);
     let embedding = weights.read("model.embed_tokens.weight", &[vocab, hidden])?;
     let blocks = (0..config.num_layers)
@@ -31,7 +29,7 @@ pub(super) fn load(dir: &Path) -> Result<Backbone> {
     } else {
         Some(weights.read("lm_head.weight", &[vocab, hidden])?)
     };
-    Ok(Backbone { config, path: dir.to_path_buf(), content_hash, embedding, blocks, norm, head })
+    Ok(Backbone { config, path: dir.to_path_buf(), embedding, blocks, norm, head })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -154,16 +152,4 @@ fn open_shard(dir: &Path, index: &Path, name: &str) -> Result<TensorFile> {
         return Err(TrainerError::file(path, what));
     }
     TensorFile::open(&path)
-}
-
-fn content_hash(dir: &Path, weights: &Weights) -> Result<String> {
-    let mut paths = vec![dir.join("config.json")];
-    paths.extend(weights.files.iter().map(|f| f.path().to_path_buf()));
-    paths.push(dir.join("tokenizer.json"));
-    let mut text = String::new();
-    for path in paths.iter().filter(|p| p.exists()) {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        text += &format!("{name} {}\n", xxh3_file(path)?);
-    }
-    Ok(xxh3_hex(text.as_bytes()))
 }

@@ -36,7 +36,6 @@ pub(crate) struct BlockWeights {
 pub struct Backbone {
     pub(crate) config: BackboneConfig,
     pub(crate) path: PathBuf,
-    pub(crate) content_hash: String,
     /// `[vocab, hidden]`.
     pub(crate) embedding: Vec<f32>,
     pub(crate) blocks: Vec<BlockWeights>,
@@ -65,11 +64,6 @@ impl Backbone {
     /// The directory it was read from.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// xxh3 of config.json, the weight files and tokenizer.json (where there is one), 16 hex digits.
-    pub fn content_hash(&self) -> &str {
-        &self.content_hash
     }
 
     /// Rows of the output head, `[vocab, hidden]`.

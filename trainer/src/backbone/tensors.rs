@@ -54,11 +54,6 @@ impl TensorFile {
         Ok(Self { path: path.to_path_buf(), file, metadata, data_start })
     }
 
-    /// The file's path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Names of all tensors, in file order.
     pub fn names(&self) -> Vec<String> {
         self.metadata.offset_keys()

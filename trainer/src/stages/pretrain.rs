@@ -7,12 +7,11 @@ use reclora_comm::Communicator;
 use reclora_storage::dataset::{Dataset, Split};
 
 use super::inputs::{Neighbours, crm_batch, dataset};
-use super::scores::{over_ranks, sigmoid, summary};
+use super::scores::valid_metrics;
 use super::{Counts, RunContext, Stage, write_json};
 use crate::crm::{Din, DinShape, Workspace};
 use crate::distributed::train::{Objective, TrainPlan, train};
 use crate::error::Result;
-use crate::metrics::Scored;
 use crate::progress::Progress;
 
 /// File of the CRM.
@@ -66,25 +65,18 @@ impl Objective for CrmObjective<'_> {
         parameters: &[f32],
         comm: &mut dyn Communicator,
     ) -> Result<(Option<f64>, Option<f64>)> {
-        let count = (self.valid.end - self.valid.start) as usize;
-        let logits = over_ranks("valid scores of the CRM", count, comm, |row| {
-            let index = self.valid.start + row as u64;
-            let indices = std::iter::once(index);
+        let samples = self.valid.clone().map(|index| {
+            let sample = self.dataset.sample(index)?;
+            Ok((sample.user, sample.label))
+        });
+        let samples: Vec<(u32, bool)> = samples.collect::<Result<_>>()?;
+        valid_metrics(&samples, comm, |row| {
+            let indices = std::iter::once(self.valid.start + row as u64);
             let (batch, _) = crm_batch(self.dataset, self.neighbours, indices)?;
             let score = |ws: &mut Workspace| self.din.score(parameters, ws, &batch.inputs());
             let (logits, _) = WORKSPACE.with_borrow_mut(score);
             Ok(logits.first().copied().unwrap_or(f32::NAN))
-        })?;
-        let scored: Vec<Scored> = logits
-            .iter()
-            .zip(self.valid.clone())
-            .map(|(&logit, index)| {
-                let sample = self.dataset.sample(index)?;
-                let (user, label) = (sample.user, sample.label);
-                Ok(Scored { user, label, probability: sigmoid(logit) })
-            })
-            .collect::<Result<_>>()?;
-        Ok(summary(&scored))
+        })
     }
 }
 

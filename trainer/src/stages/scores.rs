@@ -7,7 +7,7 @@ use crate::error::{Result, TrainerError};
 use crate::metrics::{Scored, auc, log_loss};
 
 /// `score` of 0..count on every rank, each computed once.
-pub fn over_ranks(
+fn over_ranks(
     name: &str,
     count: usize,
     comm: &mut dyn Communicator,
@@ -26,9 +26,19 @@ pub fn over_ranks(
     Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
 }
 
-/// AUC and log loss.
-pub fn summary(scored: &[Scored]) -> (Option<f64>, Option<f64>) {
-    (auc(scored), log_loss(scored))
+/// AUC and log loss of samples of (user, label), scored over the ranks; `logit` is that of like.
+pub fn valid_metrics(
+    samples: &[(u32, bool)],
+    comm: &mut dyn Communicator,
+    logit: impl Fn(usize) -> Result<f32> + Sync,
+) -> Result<(Option<f64>, Option<f64>)> {
+    let logits = over_ranks("valid scores", samples.len(), comm, logit)?;
+    let scored: Vec<Scored> = samples
+        .iter()
+        .zip(logits)
+        .map(|(&(user, label), logit)| Scored { user, label, probability: sigmoid(logit) })
+        .collect();
+    Ok((auc(&scored), log_loss(&scored)))
 }
 
 /// 1 / (1 + e^−x).

@@ -6,7 +6,7 @@ use reclora_storage::dataset::{Dataset, Split};
 use reclora_storage::permutation::EpochOrder;
 
 use super::inputs::{Lens, Neighbours};
-use super::scores::{over_ranks, sigmoid, summary};
+use super::scores::valid_metrics;
 use super::text::{TextInputs, WORKSPACE, deciding_logits};
 use super::{Counts, RunContext, Stage, write_json};
 use crate::adapter::{Adapter, AdapterLayout, Dropout};
@@ -14,7 +14,6 @@ use crate::backbone::Backbone;
 use crate::config::AdapterConfig;
 use crate::distributed::train::{Objective, TrainPlan, train};
 use crate::error::{Result, TrainerError};
-use crate::metrics::Scored;
 use crate::model::{AdaptedModel, Prompt};
 use crate::progress::{Event, Progress};
 use crate::prompt::Example;
@@ -144,24 +143,16 @@ impl Objective for TuneObjective<'_> {
         let adapter = self.adapter(parameters)?;
         let model = AdaptedModel::new(&self.data.backbone, &adapter);
         let valid = &self.data.valid;
-        let probabilities = over_ranks("valid scores", valid.len(), comm, |row| {
+        let samples: Vec<(u32, bool)> =
+            valid.iter().map(|sample| (sample.user, sample.label)).collect();
+        valid_metrics(&samples, comm, |row| {
             let sample = &valid[row];
             let position = sample.example.targets.first().map_or(0, |target| target.position);
             let (tokens, representation) = (&sample.example.tokens, &sample.representation);
             let prompt = Prompt { tokens, representation };
             let [no, yes] = deciding_logits(&model, &prompt, position, self.data.deciding)?;
-            Ok(sigmoid(yes - no))
-        })?;
-        let scored: Vec<Scored> = probabilities
-            .into_iter()
-            .zip(valid)
-            .map(|(probability, sample)| Scored {
-                user: sample.user,
-                label: sample.label,
-                probability,
-            })
-            .collect();
-        Ok(summary(&scored))
+            Ok(yes - no)
+        })
     }
 }
 
