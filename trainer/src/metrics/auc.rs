@@ -38,16 +38,23 @@ pub(super) fn area(groups: impl Iterator<Item = (u64, u64)>) -> Option<f64> {
 /// AUC within each user, weighted by the user's number of samples; users whose samples are of one
 /// class have no AUC and are left out. `None` if no user is left.
 pub fn group_auc(scored: &[Scored]) -> Option<f64> {
+    weighted_mean(user_aucs(scored).into_iter())
+}
+
+/// (AUC, samples) of each user who has one, by user.
+pub(super) fn user_aucs(scored: &[Scored]) -> Vec<(f64, f64)> {
     let mut by_user = scored.to_vec();
     by_user.sort_by_key(|sample| sample.user);
-    let (mut weighted, mut weight) = (0.0, 0.0);
-    for group in by_user.chunk_by(|a, b| a.user == b.user) {
-        if let Some(value) = auc(group) {
-            weighted += value * group.len() as f64;
-            weight += group.len() as f64;
-        }
-    }
-    (weight > 0.0).then(|| weighted / weight)
+    let groups = by_user.chunk_by(|a, b| a.user == b.user);
+    groups.filter_map(|group| Some((auc(group)?, group.len() as f64))).collect()
+}
+
+/// Mean of (value, weight); `None` of none.
+pub(super) fn weighted_mean(values: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
+    let (sum, weights) = values.fold((0.0, 0.0), |(sum, weights), (value, weight)| {
+        (sum + value * weight, weights + weight)
+    });
+    (weights > 0.0).then(|| sum / weights)
 }
 
 /// Points (false positive rate, true positive rate) of the ROC curve from (0, 0) to (1, 1), at most

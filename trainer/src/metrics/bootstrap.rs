@@ -1,9 +1,10 @@
-//! Percentile bootstrap of the AUC (Efron, 1979).
+//! Percentile bootstrap of AUC and group AUC (Efron, 1979).
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Scored, auc::area};
+use super::Scored;
+use super::auc::{area, user_aucs, weighted_mean};
 
 /// The 95 % percentile interval of the AUC over `resamples` resamples of whole samples.
 ///
@@ -15,8 +16,23 @@ pub fn auc_interval(scored: &[Scored], resamples: usize, seed: u64) -> Option<[f
     order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut counts = vec![0u64; order.len()];
-    let mut values: Vec<f64> =
-        (0..resamples).filter_map(|_| resampled_auc(&order, &mut counts, &mut random)).collect();
+    interval((0..resamples).filter_map(|_| resampled_auc(&order, &mut counts, &mut random)))
+}
+
+/// The 95 % percentile interval of the group AUC over `resamples` resamples of whole users: the
+/// samples of a user are not independent. `None` when no user has an AUC.
+pub fn group_auc_interval(scored: &[Scored], resamples: usize, seed: u64) -> Option<[f64; 2]> {
+    let users = user_aucs(scored);
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    interval((0..resamples).filter_map(|_| {
+        let draws = (0..users.len()).map(|_| random.random_range(0..users.len() as u64));
+        weighted_mean(draws.filter_map(|user| users.get(user as usize).copied()))
+    }))
+}
+
+/// The 2.5 % and 97.5 % quantiles, with linear interpolation.
+fn interval(values: impl Iterator<Item = f64>) -> Option<[f64; 2]> {
+    let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let quantile = |share: f64| {
         let at = share * values.len().saturating_sub(1) as f64;
@@ -72,6 +88,23 @@ mod tests {
             widths.push(high - low);
         }
         assert!(widths[1] < widths[0] / 2.0, "{widths:?}");
+    }
+
+    #[test]
+    fn the_group_interval_resamples_users() {
+        // Half of the users are ranked perfectly, half not at all.
+        let mut scored = Vec::new();
+        for user in 0..200 {
+            let good = user % 2 == 0;
+            for label in [true, false] {
+                let probability = if label == good { 0.9 } else { 0.1 };
+                scored.push(Scored { user, label, probability });
+            }
+        }
+        let [low, high] = group_auc_interval(&scored, 1000, 3).unwrap();
+        // A mean of 200 coins: 0.5 ± 1.96 · 0.5 / √200.
+        assert!((low - 0.4307).abs() < 0.02 && (high - 0.5693).abs() < 0.02, "{low} {high}");
+        assert_eq!(group_auc_interval(&scored[..1], 10, 3), None);
     }
 
     #[test]

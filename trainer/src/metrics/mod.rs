@@ -7,7 +7,7 @@ mod bootstrap;
 mod calibration;
 
 pub use auc::{auc, group_auc, roc};
-pub use bootstrap::auc_interval;
+pub use bootstrap::{auc_interval, group_auc_interval};
 pub use calibration::{CalibrationBin, calibration};
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,8 @@ pub struct Metrics {
     pub gauc: Option<f64>,
     /// Percentile bootstrap interval of the AUC, 95 %.
     pub auc_ci95: Option<[f64; 2]>,
+    /// The same of the group AUC, over resamples of users.
+    pub gauc_ci95: Option<[f64; 2]>,
 }
 
 impl Metrics {
@@ -47,6 +49,7 @@ impl Metrics {
             accuracy: accuracy(scored),
             gauc: group_auc(scored),
             auc_ci95: auc_interval(scored, resamples, seed),
+            gauc_ci95: group_auc_interval(scored, resamples, seed),
         }
     }
 }
@@ -97,6 +100,6 @@ pub(crate) mod tests {
         let metrics = Metrics::compute(&[], 10, 1);
         assert_eq!(serde_json::to_value(&metrics).unwrap()["auc"], serde_json::Value::Null);
         assert_eq!((metrics.auc, metrics.log_loss, metrics.accuracy), (None, None, None));
-        assert_eq!((metrics.gauc, metrics.auc_ci95), (None, None));
+        assert_eq!((metrics.gauc, metrics.auc_ci95, metrics.gauc_ci95), (None, None, None));
     }
 }
