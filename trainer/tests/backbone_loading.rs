@@ -251,24 +251,24 @@ fn architectures_that_can_not_be_run_are_refused_by_name() {
         dir.change_config(|config| config["architectures"] = json!([name]));
         dir.refused("config.json", &[name, "supported", "LlamaForCausalLM"]);
     }
-    let cases = [
-        ("model_type", json!("mistral")),
-        ("hidden_act", json!("gelu")),
-        ("attention_bias", json!(true)),
-        ("mlp_bias", json!(true)),
-        ("rope_scaling", json!({ "type": "linear", "factor": 2.0 })),
-        ("rope_parameters", json!({ "rope_type": "llama3", "rope_theta": 5e5 })),
-        ("rope_parameters", json!({ "partial_rotary_factor": 0.5 })),
-        ("quantization_config", json!({ "quant_method": "gptq" })),
-        ("sliding_window", json!(4096)),
-        ("pretraining_tp", json!(2)),
+    let unsupported = [
+        ("model_type", json!({ "model_type": "mistral" })),
+        ("hidden_act", json!({ "hidden_act": "gelu" })),
+        ("attention_bias", json!({ "attention_bias": true })),
+        ("mlp_bias", json!({ "mlp_bias": true })),
+        ("rope_scaling", json!({ "rope_scaling": { "type": "linear", "factor": 2.0 } })),
+        ("llama3", json!({ "rope_parameters": { "rope_type": "llama3" } })),
+        ("partial_rotary", json!({ "rope_parameters": { "partial_rotary_factor": 0.5 } })),
+        ("quantization_config", json!({ "quantization_config": { "quant_method": "gptq" } })),
+        ("sliding_window", json!({ "sliding_window": 4096 })),
+        ("pretraining_tp", json!({ "pretraining_tp": 2 })),
     ];
-    for (field, value) in cases {
+    for (name, fields) in unsupported {
         let dir = Directory::new();
-        dir.change_config(|config| config[field] = value);
-        let name = if field == "rope_parameters" { "rot" } else { field };
-        let name = if name == "rot" { "not supported" } else { name };
-        dir.refused("config.json", &[name, "supported: "]);
+        dir.change_config(|config| {
+            config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        });
+        dir.refused("config.json", &[name, "not supported; supported: "]);
     }
 }
 
@@ -304,5 +304,118 @@ fn sizes_that_can_not_be_are_refused_by_name() {
         let dir = Directory::new();
         dir.change_config(|config| config[field] = value);
         dir.refused("config.json", &[field, what]);
+    }
+}
+
+#[test]
+fn corrupt_configs_are_refused() {
+    let dir = Directory::new();
+    let text = dir.read("config.json");
+    for length in 0..text.len() {
+        dir.write("config.json", &text[..length]);
+        dir.refused("config.json", &["is not valid JSON", DOWNLOAD]);
+    }
+    for text in ["[]", "null", "3", "\"llama\""] {
+        dir.write("config.json", text);
+        dir.refused("config.json", &["is not a JSON object", DOWNLOAD]);
+    }
+    dir.write("config.json", "[".repeat(100_000));
+    dir.refused("config.json", &[DOWNLOAD]);
+    dir.write("config.json", [0xff, 0xfe, b'{']);
+    dir.refused("config.json", &[DOWNLOAD]);
+    for field in ["architectures", "hidden_size", "intermediate_size", "num_hidden_layers"] {
+        dir.change_config(|config| {
+            config.as_object_mut().unwrap().remove(field);
+        });
+        dir.refused("config.json", &[&format!("has no \"{field}\""), DOWNLOAD]);
+    }
+    dir.change_config(|config| config["num_hidden_layers"] = json!(1 << 24));
+    dir.refused(SINGLE, &["tensor model.layers.2.", DOWNLOAD]);
+}
+
+/// Three shards with an index; the tensors of one block are in different shards.
+fn sharded() -> (Directory, Value) {
+    let dir = Directory::new();
+    let mut shards = vec![Tensors::new(); 3];
+    let mut map = serde_json::Map::new();
+    for (index, (name, tensor)) in tiny::tensors(&Sizes::default(), 1).into_iter().enumerate() {
+        map.insert(name.clone(), json!(shard(index % 3)));
+        shards[index % 3].insert(name, tensor);
+    }
+    for (index, tensors) in shards.iter().enumerate() {
+        tiny::save(&dir.file(&shard(index)), tensors);
+    }
+    let index = json!({ "metadata": { "total_size": 1 }, "weight_map": map });
+    dir.write(INDEX, index.to_string());
+    dir.remove(SINGLE);
+    (dir, index)
+}
+
+fn shard(index: usize) -> String {
+    format!("model-{:05}-of-00003.safetensors", index + 1)
+}
+
+#[test]
+fn shards_are_the_same_backbone_as_one_file() {
+    assert!(sharded().0.logits() == Directory::new().logits());
+}
+
+#[test]
+fn missing_and_damaged_shards_are_named() {
+    for index in 0..3 {
+        let (dir, _) = sharded();
+        let bytes = dir.read(&shard(index));
+        dir.write(&shard(index), &bytes[..bytes.len() / 2]);
+        dir.refused(&shard(index), &["truncated", DOWNLOAD]);
+        dir.remove(&shard(index));
+        dir.refused(&shard(index), &["is missing", INDEX, DOWNLOAD]);
+    }
+}
+
+#[test]
+fn an_index_that_is_wrong_about_a_tensor_is_refused() {
+    let name = "model.layers.1.mlp.up_proj.weight";
+    let (dir, mut index) = sharded();
+    let other = if index["weight_map"][name] == shard(0) { shard(1) } else { shard(0) };
+    index["weight_map"][name] = json!(other);
+    dir.write(INDEX, index.to_string());
+    dir.refused(&other, &[&format!("tensor {name}: is missing"), DOWNLOAD]);
+    index["weight_map"].as_object_mut().unwrap().remove(name);
+    dir.write(INDEX, index.to_string());
+    dir.refused(INDEX, &[&format!("tensor {name}: is missing from the weight map"), DOWNLOAD]);
+}
+
+#[test]
+fn corrupt_indexes_are_refused() {
+    let (dir, index) = sharded();
+    let text = index.to_string();
+    for length in (0..text.len()).step_by(13) {
+        dir.write(INDEX, &text[..length]);
+        dir.refused(INDEX, &["is not a weight index", DOWNLOAD]);
+    }
+    let deep = "[".repeat(100_000);
+    for text in ["[]", "{}", r#"{"weight_map":[]}"#, r#"{"weight_map":{"a":1}}"#, &deep] {
+        dir.write(INDEX, text);
+        dir.refused(INDEX, &["is not a weight index", DOWNLOAD]);
+    }
+    dir.write(INDEX, r#"{"weight_map":{}}"#);
+    dir.refused(INDEX, &["tensor model.embed_tokens.weight: is missing", DOWNLOAD]);
+}
+
+/// S-3: an index reaches no file outside the backbone's directory, not even one that is there.
+#[test]
+fn an_index_can_not_name_files_elsewhere() {
+    let outside = Directory::new();
+    let absolute = outside.file(SINGLE).display().to_string();
+    let sibling = outside.0.path().file_name().unwrap().to_string_lossy().into_owned();
+    let up = format!("../{sibling}/{SINGLE}");
+    let (dir, index) = sharded();
+    std::fs::create_dir(dir.file("sub")).unwrap();
+    let names = [&absolute, &up, "../x", "sub/../../x", "sub/x", "./x", "..", ".", "", "/"];
+    for name in names {
+        let mut index = index.clone();
+        index["weight_map"]["model.norm.weight"] = json!(name);
+        dir.write(INDEX, index.to_string());
+        dir.refused(INDEX, &[&format!("{name:?}"), "not a plain file name", DOWNLOAD]);
     }
 }
