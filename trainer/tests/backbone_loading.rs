@@ -5,7 +5,7 @@
 
 mod tiny;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use half::{bf16, f16};
 use rand::{Rng, SeedableRng};
@@ -14,66 +14,11 @@ use reclora_trainer::backbone::Backbone;
 use reclora_trainer::model::{AdaptedModel, Prompt, Workspace};
 use safetensors::Dtype;
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use tiny::{Sizes, Tensor, Tensors};
+use tiny::{Directory, Sizes, Tensor, Tensors, WEIGHTS};
 
 const TOKENS: [u32; 4] = [1, 7, 3, 10];
 const DOWNLOAD: &str = "copy or download";
-const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-
-/// A directory that is whole until a test damages it.
-struct Directory(TempDir);
-
-impl Directory {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        tiny::write(dir.path(), &Sizes::default(), 1);
-        Self(dir)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn read(&self, name: &str) -> Vec<u8> {
-        std::fs::read(self.file(name)).unwrap()
-    }
-
-    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
-        std::fs::write(self.file(name), bytes).unwrap();
-    }
-
-    fn remove(&self, name: &str) {
-        std::fs::remove_file(self.file(name)).unwrap();
-    }
-
-    fn change_config(&self, change: impl FnOnce(&mut Value)) {
-        let mut config = tiny::config(&Sizes::default());
-        change(&mut config);
-        self.write("config.json", config.to_string());
-    }
-
-    fn change_tensors(&self, change: impl FnOnce(&mut Tensors)) {
-        let mut tensors = tiny::tensors(&Sizes::default(), 1);
-        change(&mut tensors);
-        tiny::save(&self.file(SINGLE), &tensors);
-    }
-
-    /// The error begins with the file and has these parts: what is wrong, and what to do.
-    fn refused(&self, file: &str, parts: &[&str]) {
-        let error = Backbone::load(self.0.path()).unwrap_err().to_string();
-        let file = format!("{}: ", self.file(file).display());
-        assert!(error.starts_with(&file), "not about {file}{error}");
-        for part in parts {
-            assert!(error.contains(part), "no {part:?} in: {error}");
-        }
-    }
-
-    fn logits(&self) -> Vec<f32> {
-        logits(self.0.path()).unwrap()
-    }
-}
 
 fn logits(dir: &Path) -> Result<Vec<f32>, String> {
     let backbone = Backbone::load(dir).map_err(|error| error.to_string())?;
@@ -85,9 +30,9 @@ fn logits(dir: &Path) -> Result<Vec<f32>, String> {
 
 #[test]
 fn missing_files_are_named() {
-    let dir = Directory::new();
-    dir.remove(SINGLE);
-    dir.refused(SINGLE, &[DOWNLOAD]);
+    let dir = Directory::whole();
+    dir.remove(WEIGHTS);
+    dir.refused(WEIGHTS, &[DOWNLOAD]);
     dir.remove("config.json");
     dir.refused("config.json", &["a backbone is a Hugging Face directory"]);
     let nowhere = dir.file("nowhere");
@@ -97,8 +42,8 @@ fn missing_files_are_named() {
 
 #[test]
 fn a_directory_in_place_of_a_file_is_refused() {
-    for name in ["config.json", SINGLE] {
-        let dir = Directory::new();
+    for name in ["config.json", WEIGHTS] {
+        let dir = Directory::whole();
         dir.remove(name);
         std::fs::create_dir(dir.file(name)).unwrap();
         dir.refused(name, &[]);
@@ -108,18 +53,18 @@ fn a_directory_in_place_of_a_file_is_refused() {
 #[test]
 fn each_missing_tensor_is_named() {
     for name in tiny::tensors(&Sizes::default(), 1).keys() {
-        let dir = Directory::new();
+        let dir = Directory::whole();
         dir.change_tensors(|tensors| {
             tensors.remove(name);
         });
-        dir.refused(SINGLE, &[&format!("tensor {name}: is missing"), DOWNLOAD]);
+        dir.refused(WEIGHTS, &[&format!("tensor {name}: is missing"), DOWNLOAD]);
     }
 }
 
 #[test]
 fn each_tensor_of_another_shape_is_named() {
     for name in tiny::tensors(&Sizes::default(), 1).keys() {
-        let dir = Directory::new();
+        let dir = Directory::whole();
         let mut expected = String::new();
         dir.change_tensors(|tensors| {
             let tensor = tensors.get_mut(name).unwrap();
@@ -127,7 +72,7 @@ fn each_tensor_of_another_shape_is_named() {
             // As many values: only the shape is wrong.
             tensor.shape.insert(0, 1);
         });
-        dir.refused(SINGLE, &[&format!("tensor {name}: has shape [1, "), &expected, DOWNLOAD]);
+        dir.refused(WEIGHTS, &[&format!("tensor {name}: has shape [1, "), &expected, DOWNLOAD]);
     }
 }
 
@@ -135,14 +80,14 @@ fn each_tensor_of_another_shape_is_named() {
 fn each_tensor_of_an_unsupported_type_is_named() {
     for (name, tensor) in tiny::tensors(&Sizes::default(), 1) {
         for dtype in [Dtype::I32, Dtype::F64, Dtype::I8, Dtype::F8_E4M3] {
-            let dir = Directory::new();
+            let dir = Directory::whole();
             let bytes = vec![1; tensor.shape.iter().product::<usize>() * dtype.bitsize() / 8];
             let changed = Tensor { dtype, shape: tensor.shape.clone(), bytes };
             dir.change_tensors(|tensors| {
                 tensors.insert(name.clone(), changed);
             });
             let what = format!("tensor {name}: has type {dtype:?}; supported: F32, F16, BF16");
-            dir.refused(SINGLE, &[&what]);
+            dir.refused(WEIGHTS, &[&what]);
         }
     }
 }
@@ -156,7 +101,7 @@ fn half_precision_is_read_exactly() {
         (Dtype::BF16, |x| (bf16::from_f32(x).to_f32(), bf16::from_f32(x).to_le_bytes())),
     ];
     for (dtype, round) in types {
-        let (narrow, wide) = (Directory::new(), Directory::new());
+        let (narrow, wide) = (Directory::whole(), Directory::whole());
         let values = |tensor: &Tensor| -> Vec<(f32, [u8; 2])> {
             let values = tensor.bytes.as_chunks().0.iter();
             values.map(|bytes| round(f32::from_le_bytes(*bytes))).collect()
@@ -173,22 +118,22 @@ fn half_precision_is_read_exactly() {
                 *tensor = tiny::f32_tensor(&tensor.shape, &values);
             }
         });
-        assert!(narrow.logits() == wide.logits(), "{dtype:?}");
+        assert!(logits(narrow.0.path()).unwrap() == logits(wide.0.path()).unwrap(), "{dtype:?}");
     }
 }
 
 #[test]
 fn weights_of_any_other_length_are_refused() {
-    let dir = Directory::new();
-    let bytes = dir.read(SINGLE);
+    let dir = Directory::whole();
+    let bytes = dir.read(WEIGHTS);
     let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let lengths = (0..header + 8).chain((header..bytes.len()).step_by(501));
     for length in lengths.chain([bytes.len() - 1]) {
-        dir.write(SINGLE, &bytes[..length]);
-        dir.refused(SINGLE, &[DOWNLOAD]);
+        dir.write(WEIGHTS, &bytes[..length]);
+        dir.refused(WEIGHTS, &[DOWNLOAD]);
     }
-    dir.write(SINGLE, [&bytes[..], &[0]].concat());
-    dir.refused(SINGLE, &["truncated or damaged", DOWNLOAD]);
+    dir.write(WEIGHTS, [&bytes[..], &[0]].concat());
+    dir.refused(WEIGHTS, &["truncated or damaged", DOWNLOAD]);
 }
 
 /// What a header may claim and a file must not get away with.
@@ -212,23 +157,23 @@ fn hostile_safetensors_headers_are_refused() {
         format!(r#"{{"a":{},"b":{}}}"#, f32_at(json!([4]), 0, 16), f32_at(json!([4]), 8, 24)),
         r#"{"a":{"dtype":"Q4","shape":[4],"data_offsets":[0,16]}}"#.to_owned(),
     ];
-    let dir = Directory::new();
+    let dir = Directory::whole();
     for header in headers {
         let length = (header.len() as u64).to_le_bytes();
-        dir.write(SINGLE, [&length[..], header.as_bytes(), &[0; 16]].concat());
-        dir.refused(SINGLE, &[DOWNLOAD]);
+        dir.write(WEIGHTS, [&length[..], header.as_bytes(), &[0; 16]].concat());
+        dir.refused(WEIGHTS, &[DOWNLOAD]);
     }
     for length in [u64::MAX, u64::MAX - 7, 1 << 62, 100_000_001] {
-        dir.write(SINGLE, [&length.to_le_bytes()[..], b"{}"].concat());
-        dir.refused(SINGLE, &["header", DOWNLOAD]);
+        dir.write(WEIGHTS, [&length.to_le_bytes()[..], b"{}"].concat());
+        dir.refused(WEIGHTS, &["header", DOWNLOAD]);
     }
 }
 
 /// Weights have no hash: a changed byte of them is another model, but never a panic.
 #[test]
 fn changed_bytes_never_panic() {
-    let dir = Directory::new();
-    let bytes = dir.read(SINGLE);
+    let dir = Directory::whole();
+    let bytes = dir.read(WEIGHTS);
     let mut random = ChaCha8Rng::seed_from_u64(3);
     for _ in 0..2000 {
         let mut damaged = bytes.clone();
@@ -236,9 +181,9 @@ fn changed_bytes_never_panic() {
             let at = random.random_range(0..damaged.len());
             damaged[at] = random.random();
         }
-        dir.write(SINGLE, damaged);
+        dir.write(WEIGHTS, damaged);
         if let Err(error) = logits(dir.0.path()) {
-            let known = error.contains(SINGLE) || error.contains("not finite");
+            let known = error.contains(WEIGHTS) || error.contains("not finite");
             assert!(known, "{error}");
         }
     }
@@ -247,7 +192,7 @@ fn changed_bytes_never_panic() {
 #[test]
 fn architectures_that_can_not_be_run_are_refused_by_name() {
     for name in ["MistralForCausalLM", "Qwen2ForCausalLM", "GPT2LMHeadModel"] {
-        let dir = Directory::new();
+        let dir = Directory::whole();
         dir.change_config(|config| config["architectures"] = json!([name]));
         dir.refused("config.json", &[name, "supported", "LlamaForCausalLM"]);
     }
@@ -264,7 +209,7 @@ fn architectures_that_can_not_be_run_are_refused_by_name() {
         ("pretraining_tp", json!({ "pretraining_tp": 2 })),
     ];
     for (name, fields) in unsupported {
-        let dir = Directory::new();
+        let dir = Directory::whole();
         dir.change_config(|config| {
             config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         });
@@ -286,7 +231,7 @@ fn sizes_that_can_not_be_are_refused_by_name() {
     ];
     for field in fields {
         for value in [json!(0), json!(-1), json!(1.5), json!("8"), json!(1_u64 << 40), json!([8])] {
-            let dir = Directory::new();
+            let dir = Directory::whole();
             dir.change_config(|config| config[field] = value);
             dir.refused("config.json", &[field, "is not an integer in 1..="]);
         }
@@ -301,7 +246,7 @@ fn sizes_that_can_not_be_are_refused_by_name() {
         ("eos_token_id", json!([2, "end"]), "not a token id"),
     ];
     for (field, value, what) in cases {
-        let dir = Directory::new();
+        let dir = Directory::whole();
         dir.change_config(|config| config[field] = value);
         dir.refused("config.json", &[field, what]);
     }
@@ -309,7 +254,7 @@ fn sizes_that_can_not_be_are_refused_by_name() {
 
 #[test]
 fn corrupt_configs_are_refused() {
-    let dir = Directory::new();
+    let dir = Directory::whole();
     let text = dir.read("config.json");
     for length in 0..text.len() {
         dir.write("config.json", &text[..length]);
@@ -330,12 +275,12 @@ fn corrupt_configs_are_refused() {
         dir.refused("config.json", &[&format!("has no \"{field}\""), DOWNLOAD]);
     }
     dir.change_config(|config| config["num_hidden_layers"] = json!(1 << 24));
-    dir.refused(SINGLE, &["tensor model.layers.2.", DOWNLOAD]);
+    dir.refused(WEIGHTS, &["tensor model.layers.2.", DOWNLOAD]);
 }
 
 /// Three shards with an index; the tensors of one block are in different shards.
 fn sharded() -> (Directory, Value) {
-    let dir = Directory::new();
+    let dir = Directory::whole();
     let mut shards = vec![Tensors::new(); 3];
     let mut map = serde_json::Map::new();
     for (index, (name, tensor)) in tiny::tensors(&Sizes::default(), 1).into_iter().enumerate() {
@@ -347,7 +292,7 @@ fn sharded() -> (Directory, Value) {
     }
     let index = json!({ "metadata": { "total_size": 1 }, "weight_map": map });
     dir.write(INDEX, index.to_string());
-    dir.remove(SINGLE);
+    dir.remove(WEIGHTS);
     (dir, index)
 }
 
@@ -357,7 +302,7 @@ fn shard(index: usize) -> String {
 
 #[test]
 fn shards_are_the_same_backbone_as_one_file() {
-    assert!(sharded().0.logits() == Directory::new().logits());
+    assert!(logits(sharded().0.0.path()).unwrap() == logits(Directory::whole().0.path()).unwrap());
 }
 
 #[test]
@@ -405,10 +350,10 @@ fn corrupt_indexes_are_refused() {
 /// S-3: an index reaches no file outside the backbone's directory, not even one that is there.
 #[test]
 fn an_index_can_not_name_files_elsewhere() {
-    let outside = Directory::new();
-    let absolute = outside.file(SINGLE).display().to_string();
+    let outside = Directory::whole();
+    let absolute = outside.file(WEIGHTS).display().to_string();
     let sibling = outside.0.path().file_name().unwrap().to_string_lossy().into_owned();
-    let up = format!("../{sibling}/{SINGLE}");
+    let up = format!("../{sibling}/{WEIGHTS}");
     let (dir, index) = sharded();
     std::fs::create_dir(dir.file("sub")).unwrap();
     let names = [&absolute, &up, "../x", "sub/../../x", "sub/x", "./x", "..", ".", "", "/"];

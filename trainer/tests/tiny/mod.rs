@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses the part it needs")]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -11,6 +11,10 @@ use reclora_trainer::backbone::Backbone;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// The file of all weights.
+pub const WEIGHTS: &str = "model.safetensors";
 
 /// Sizes of a backbone. The default has what real models have and toys often lack: grouped queries,
 /// heads that are not `hidden / heads` wide, an MLP that fills no whole vector register.
@@ -135,11 +139,60 @@ pub fn save(path: &Path, tensors: &Tensors) {
 /// Writes `config.json` and `model.safetensors`.
 pub fn write(dir: &Path, sizes: &Sizes, seed: u64) {
     std::fs::write(dir.join("config.json"), config(sizes).to_string()).unwrap();
-    save(&dir.join("model.safetensors"), &tensors(sizes, seed));
+    save(&dir.join(WEIGHTS), &tensors(sizes, seed));
 }
 
 pub fn backbone(sizes: &Sizes, seed: u64) -> Backbone {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), sizes, seed);
     Backbone::load(dir.path()).unwrap()
+}
+
+/// A directory that is whole until a test damages it.
+pub struct Directory(pub TempDir);
+
+impl Directory {
+    pub fn whole() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), &Sizes::default(), 1);
+        Self(dir)
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.file(name)).unwrap()
+    }
+
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        std::fs::write(self.file(name), bytes).unwrap();
+    }
+
+    pub fn remove(&self, name: &str) {
+        std::fs::remove_file(self.file(name)).unwrap();
+    }
+
+    pub fn change_config(&self, change: impl FnOnce(&mut Value)) {
+        let mut config = config(&Sizes::default());
+        change(&mut config);
+        self.write("config.json", config.to_string());
+    }
+
+    pub fn change_tensors(&self, change: impl FnOnce(&mut Tensors)) {
+        let mut tensors = tensors(&Sizes::default(), 1);
+        change(&mut tensors);
+        save(&self.file(WEIGHTS), &tensors);
+    }
+
+    /// The error begins with the file and has these parts: what is wrong, and what to do.
+    pub fn refused(&self, file: &str, parts: &[&str]) {
+        let error = Backbone::load(self.0.path()).unwrap_err().to_string();
+        let file = format!("{}: ", self.file(file).display());
+        assert!(error.starts_with(&file), "not about {file}{error}");
+        for part in parts {
+            assert!(error.contains(part), "no {part:?} in: {error}");
+        }
+    }
 }
