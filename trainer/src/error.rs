@@ -52,6 +52,15 @@ impl TrainerError {
         Self::File { path: path.into(), what: what.into() }
     }
 
+    /// Adds to an error of a file what to do about it: known to who asked for the file, not to its
+    /// reader.
+    pub(crate) fn advise(self, advice: &str) -> Self {
+        match self {
+            Self::File { path, what } => Self::File { path, what: format!("{what}; {advice}") },
+            other => other,
+        }
+    }
+
     /// A [`TrainerError::Config`].
     pub fn config(field: impl Into<String>, what: impl Into<String>) -> Self {
         Self::Config { field: field.into(), what: what.into() }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reclora_trainer::adapter::{Adapter, AdapterLayout};
+use reclora_trainer::adapter::{Adapter, AdapterLayout, GateLayout};
 use reclora_trainer::backbone::{Backbone, BackboneConfig};
 use reclora_trainer::config::{AdapterConfig, MixForm};
-use reclora_trainer::model::{AdaptedModel, Dropout, LoraPath, Prompt, Target, Workspace};
+use reclora_trainer::model::{AdaptedModel, LoraPath, Prompt, Workspace};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -50,6 +50,14 @@ fn logits(model: AdaptedModel<'_>, representation: &[f32]) -> Vec<f32> {
     model.logits_at(&mut Workspace::new(), &prompt, TOKENS.len() - 1, None).unwrap()
 }
 
+/// With LoRA applied in one of the two ways.
+fn logits_by(path: LoraPath, model: AdaptedModel<'_>, representation: &[f32]) -> Vec<f32> {
+    let mut workspace = Workspace::new();
+    workspace.set_lora_path(Some(path));
+    let prompt = Prompt { tokens: &TOKENS, representation };
+    model.logits_at(&mut workspace, &prompt, TOKENS.len() - 1, None).unwrap()
+}
+
 fn assert_close(got: &[f32], expected: &[f32], tolerance: f32, what: &str) {
     assert_eq!(got.len(), expected.len(), "{what}");
     let largest = expected.iter().fold(1e-12_f32, |max, x| max.max(x.abs()));
@@ -77,15 +85,94 @@ fn plain(
 #[test]
 fn m1_a_new_adapter_leaves_the_backbone_as_it_is() {
     let backbone = stories();
-    let bare = logits(AdaptedModel::bare(&backbone), &[]);
+    let bits = |logits: Vec<f32>| logits.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+    let bare = bits(logits(AdaptedModel::bare(&backbone), &[]));
     for form in FORMS {
-        for experts in [1, 4, 16] {
-            let config = AdapterConfig { experts, form, ..AdapterConfig::default() };
+        for (experts, sqrt_alpha) in [(1, false), (4, true), (16, false)] {
+            let config = AdapterConfig { experts, form, sqrt_alpha, ..AdapterConfig::default() };
             let adapter = Adapter::new(backbone.config(), &config, WIDTH, 3).unwrap();
-            let adapted = logits(AdaptedModel::new(&backbone, &adapter), &representation(1));
-            assert!(adapted == bare, "{form:?}, {experts} experts");
+            let model = AdaptedModel::new(&backbone, &adapter);
+            for path in [LoraPath::Merged, LoraPath::Beside] {
+                let adapted = bits(logits_by(path, model, &representation(1)));
+                assert!(adapted == bare, "{form:?}, {experts} experts, {path:?}");
+            }
         }
     }
+}
+
+/// Each expert's A by itself uniform in ±1/√d_in, its B zero; the gate's weights uniform, biases zero.
+#[test]
+fn a_new_adapter_is_a_function_of_the_seed_with_kaiming_uniform_experts() {
+    let backbone = stories();
+    let new = |seed| Adapter::new(backbone.config(), &settings(FORMS[0]), WIDTH, seed).unwrap();
+    let adapter = new(9);
+    assert!(adapter == new(9) && adapter.parameters() != new(10).parameters());
+    for (name, shape, values) in adapter.tensors() {
+        let largest = values.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+        if name.ends_with("lora_A")
+            || name.ends_with(".fc1.weight")
+            || name.ends_with(".fc2.weight")
+        {
+            let bound = 1.0 / (*shape.last().unwrap() as f32).sqrt();
+            assert!(largest <= bound && largest > 0.9 * bound, "{name}: {largest} of {bound}");
+            let mean = values.iter().sum::<f32>() / values.len() as f32;
+            // Four standard deviations of the mean of a uniform variable.
+            let spread = bound / (3.0 * values.len() as f32).sqrt();
+            assert!(mean.abs() < 4.0 * spread, "{name}: mean {mean}");
+        } else {
+            assert_eq!(largest, 0.0, "{name}");
+        }
+    }
+    for module in adapter.layout().modules() {
+        let a = &adapter.parameters()[module.a.clone()];
+        let (first, others) = a.split_at(a.len() / 4);
+        assert!(others.chunks_exact(first.len()).all(|expert| expert != first), "{}", module.name);
+    }
+}
+
+/// α = softmax(W2 ReLU(W1 LayerNorm(c) + b1) + b2, over T), or its square root: in f64, line by line.
+#[test]
+fn mixture_weights_are_the_gates_formula() {
+    let backbone = stories();
+    for (seed, sqrt_alpha) in [(1, false), (2, true)] {
+        let config = AdapterConfig { sqrt_alpha, ..settings(MixForm::Factor) };
+        let adapter = random_adapter(&backbone, &config, seed);
+        let (c, mut other) = (representation(seed), representation(seed + 10));
+        let alphas = adapter.alpha(&c).unwrap();
+        for (module, alpha) in adapter.layout().modules().iter().zip(&alphas) {
+            let expected = gate_formula(&adapter, module.gate.as_ref().unwrap(), &c);
+            assert_close(alpha, &expected, 1e-5, &module.name);
+            let power = if sqrt_alpha { 2 } else { 1 };
+            let sum: f32 = alpha.iter().map(|a| a.powi(power)).sum();
+            assert!((sum - 1.0).abs() < 1e-5, "{sum}");
+        }
+        assert!(alphas != adapter.alpha(&other).unwrap(), "personal");
+        assert!(alphas[0] != alphas[1], "each module has its own gate");
+        other.pop();
+        assert!(adapter.alpha(&other).unwrap_err().to_string().contains("11 values"));
+    }
+}
+
+fn gate_formula(adapter: &Adapter, gate: &GateLayout, c: &[f32]) -> Vec<f32> {
+    let wide = |values: &[f32]| values.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+    let get = |range: &std::ops::Range<usize>| wide(&adapter.parameters()[range.clone()]);
+    let linear = |weight: Vec<f64>, bias: Vec<f64>, x: &[f64]| -> Vec<f64> {
+        let rows = weight.chunks_exact(x.len()).zip(bias);
+        rows.map(|(row, b)| b + row.iter().zip(x).map(|(w, x)| w * x).sum::<f64>()).collect()
+    };
+    let (c, n) = (wide(c), c.len() as f64);
+    let mean = c.iter().sum::<f64>() / n;
+    let deviation = (c.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n + 1e-5).sqrt();
+    let affine = get(&gate.norm_weight).into_iter().zip(get(&gate.norm_bias));
+    let normed: Vec<f64> =
+        c.iter().zip(affine).map(|(x, (w, b))| (x - mean) / deviation * (1.0 + w) + b).collect();
+    let mut hidden = linear(get(&gate.fc1_weight), get(&gate.fc1_bias), &normed);
+    hidden.iter_mut().for_each(|x| *x = x.max(0.0));
+    let logits = linear(get(&gate.fc2_weight), get(&gate.fc2_bias), &hidden);
+    let config = adapter.config();
+    let exp: Vec<f64> = logits.iter().map(|g| (g / f64::from(config.temperature)).exp()).collect();
+    let softmax = exp.iter().map(|x| x / exp.iter().sum::<f64>());
+    softmax.map(|p| if config.sqrt_alpha { p.sqrt() } else { p } as f32).collect()
 }
 
 #[test]
@@ -95,6 +182,12 @@ fn one_expert_is_plain_lora_and_reads_no_representation() {
         let config = AdapterConfig { experts: 1, ..settings(form) };
         let adapter = random_adapter(&backbone, &config, 1);
         assert_eq!(adapter.representation_dim(), 0);
+        assert!(adapter.layout().modules().iter().all(|module| module.gate.is_none()));
+        for (module, mixed) in adapter.layout().modules().iter().zip(adapter.mixed(&[]).unwrap()) {
+            assert!(mixed.lora_a == adapter.parameters()[module.a.clone()]);
+            assert!(mixed.lora_b == adapter.parameters()[module.b.clone()]);
+            assert_eq!((mixed.rank, mixed.scale), (3, 16.0 / 3.0));
+        }
         let model = AdaptedModel::new(&backbone, &adapter);
         let expected = logits(AdaptedModel::bare(&merged(&adapter, &[])), &[]);
         let got = logits(model, &[]);
@@ -141,6 +234,26 @@ fn at_infinite_temperature_it_is_the_mean_expert() {
     assert!(got == logits(AdaptedModel::new(&backbone, &adapter), &representation(6)));
 }
 
+/// In the product form it is the mean of the experts' updates: all of them, as one adapter of rank
+/// N r, a quarter each.
+#[test]
+fn at_infinite_temperature_the_product_form_is_the_mean_update() {
+    let backbone = stories();
+    let config = AdapterConfig { temperature: 1e12, ..settings(MixForm::Product) };
+    let adapter = random_adapter(&backbone, &config, 11);
+    let mixed = adapter.mixed(&representation(5)).unwrap();
+    for (module, mixed) in adapter.layout().modules().iter().zip(&mixed) {
+        let (a, b) = (module.a.clone(), module.b.clone());
+        assert!(mixed.lora_a == adapter.parameters()[a], "the experts' A, one below the other");
+        let experts: Vec<&[f32]> = adapter.parameters()[b].chunks_exact(module.d_out * 3).collect();
+        for (row, values) in mixed.lora_b.chunks_exact(12).enumerate() {
+            let side_by_side = experts.iter().flat_map(|expert| &expert[row * 3..(row + 1) * 3]);
+            let quarters: Vec<f32> = side_by_side.map(|value| 0.25 * value).collect();
+            assert_close(values, &quarters, 1e-6, &module.name);
+        }
+    }
+}
+
 /// Σ α_k B_k A_k x, expert by expert, for several samples, against what `mixed` multiplies.
 #[test]
 fn the_product_form_is_a_loop_over_experts() {
@@ -184,11 +297,8 @@ fn merged_weights_equal_the_adapter_beside_them() {
         let expected = logits(AdaptedModel::bare(&merged(&adapter, &c)), &[]);
         let model = AdaptedModel::new(&backbone, &adapter);
         for path in [LoraPath::Merged, LoraPath::Beside] {
-            let mut workspace = Workspace::new();
-            workspace.set_lora_path(Some(path));
-            let prompt = Prompt { tokens: &TOKENS, representation: &c };
-            let got = model.logits_at(&mut workspace, &prompt, TOKENS.len() - 1, None).unwrap();
-            assert_close(&got, &expected, 2e-5, &format!("{form:?}, {path:?}"));
+            let got = logits_by(path, model, &c);
+            assert_close(&got, &expected, 1e-5, &format!("{form:?}, {path:?}"));
         }
         let bare = logits(AdaptedModel::bare(&backbone), &[]);
         assert!(bare != expected, "the adapter does something");
@@ -232,43 +342,21 @@ fn merged(adapter: &Adapter, c: &[f32]) -> Backbone {
     Backbone::load(dir.path()).unwrap()
 }
 
-/// Gradients along random directions against central differences, for what the golden files of
-/// PyTorch do not have: `sqrt_alpha`, and dropout in the gate.
+/// Plain LoRA's r (d_in + d_out); per expert as much, and per gate the LayerNorm's 2 |c|, 60 (|c| + 1)
+/// and N 61.
 #[test]
-fn gradients_agree_with_differences_of_the_loss() {
-    let backbone = stories();
-    let targets = [Target { position: 4, token: 20 }, Target { position: 6, token: 7 }];
-    for (seed, form) in FORMS.into_iter().cycle().take(6).enumerate() {
-        let config = AdapterConfig { sqrt_alpha: seed % 3 != 0, ..settings(form) };
-        let adapter = random_adapter(&backbone, &config, seed as u64);
-        let dropout = (seed % 2 == 1).then_some(Dropout { probability: 0.3, key: 77 });
-        let c = representation(seed as u64);
-        let prompt = Prompt { tokens: &TOKENS, representation: &c };
-        let mut gradient = vec![0.0; adapter.num_parameters()];
-        let loss = |adapter: &Adapter, gradient: &mut [f32]| {
-            let model = AdaptedModel::new(&backbone, adapter);
-            let ws = &mut Workspace::new();
-            model.loss_and_gradient(ws, &prompt, &targets, dropout, 1.0, gradient).unwrap()
-        };
-        loss(&adapter, &mut gradient);
-        let mut random = ChaCha8Rng::seed_from_u64(100 + seed as u64);
-        for _ in 0..3 {
-            let direction = uniform(gradient.len(), 1.0, &mut random);
-            let slope: f64 =
-                gradient.iter().zip(&direction).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
-            // Small enough for the curvature, large enough for the loss's 1e-7 of rounding.
-            let step = 2e-4;
-            let at = |step: f32| {
-                let mut moved = adapter.clone();
-                for (parameter, d) in moved.parameters_mut().iter_mut().zip(&direction) {
-                    *parameter += step * d;
-                }
-                f64::from(loss(&moved, &mut vec![0.0; gradient.len()]))
-            };
-            let difference = (at(step) - at(-step)) / f64::from(2.0 * step);
-            let error = (difference - slope).abs();
-            assert!(error < 0.005 * slope.abs() + 0.01, "{form:?} {seed}: {difference} {slope}");
-        }
+fn each_module_has_its_experts_and_its_own_gate() {
+    let (r, d_in, d_out, width): (_, usize, _, _) = (8, 64, [64, 32], 256);
+    for experts in [2, 4, 8, 16] {
+        let config = AdapterConfig { experts, ..AdapterConfig::default() };
+        let layout = AdapterLayout::new(stories().config(), &config, width).unwrap();
+        let gate = 2 * width + 60 * (width + 1) + experts * 61;
+        let module = |d_out: usize| experts * r * (d_in + d_out) + gate;
+        assert_eq!(layout.num_parameters(), 5 * d_out.map(module).iter().sum::<usize>());
+        let gates = layout.modules().iter().map(|module| module.gate.clone().unwrap());
+        let mut starts: Vec<usize> = gates.map(|gate| gate.fc1_weight.start).collect();
+        starts.dedup();
+        assert_eq!(starts.len(), 10, "q and v of five blocks");
     }
 }
 

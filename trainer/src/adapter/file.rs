@@ -1,4 +1,4 @@
-//! The adapter's own file: safetensors with its settings and a hash in the header.
+//! The adapter's own file: safetensors with its settings and a hash of everything in the header.
 
 use std::path::Path;
 
@@ -15,15 +15,31 @@ use crate::error::{Result, TrainerError};
 
 /// The header's one metadata entry (one: so that the file's bytes are a function of the adapter).
 const KEY: &str = "reclora";
-const FORMAT: u32 = 1;
+/// Format 1 had a hash of the parameters only: damaged settings were another adapter.
+const FORMAT: u32 = 2;
+const ADVICE: &str = "copy it again, or rebuild it with `reclora-launch run CONFIG --from tune`";
 
 #[derive(Serialize, Deserialize)]
 struct Header {
     format: u32,
+    settings: Settings,
+    /// See [`Settings::hash`].
+    xxh3: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Settings {
     config: AdapterConfig,
     representation_dim: usize,
-    /// xxh3 of all parameters, little-endian, in layout order.
-    parameters_xxh3: String,
+}
+
+impl Settings {
+    /// xxh3 of the settings as JSON, and of all parameters, little-endian, in layout order.
+    fn hash(&self, parameters: &[f32]) -> serde_json::Result<String> {
+        let mut bytes = serde_json::to_vec(self)?;
+        bytes.extend(to_bytes(parameters));
+        Ok(xxh3_hex(&bytes))
+    }
 }
 
 impl Adapter {
@@ -33,16 +49,18 @@ impl Adapter {
     /// # Errors
     /// The file can't be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let header = Header {
-            format: FORMAT,
-            config: self.config().clone(),
-            representation_dim: self.representation_dim(),
-            parameters_xxh3: xxh3_hex(&to_bytes(self.parameters())),
-        };
-        let header = serde_json::to_string(&header)
+        let header = self
+            .header()
             .map_err(|e| TrainerError::file(path, format!("can't be written: {e}")))?;
         let bytes = serialize(path, self.tensors(), (KEY, header))?;
         Ok(write_bytes_atomic(path, &bytes)?)
+    }
+
+    fn header(&self) -> serde_json::Result<String> {
+        let (config, representation_dim) = (self.config().clone(), self.representation_dim());
+        let settings = Settings { config, representation_dim };
+        let xxh3 = settings.hash(self.parameters())?;
+        serde_json::to_string(&Header { format: FORMAT, settings, xxh3 })
     }
 
     /// Reads a file of [`Adapter::save`], and checks that it is whole and fits the backbone.
@@ -50,17 +68,19 @@ impl Adapter {
     /// # Errors
     /// A file that is missing, truncated, damaged, of another format, or made for another backbone.
     pub fn load(path: &Path, backbone: &BackboneConfig) -> Result<Self> {
+        Self::read(path, backbone).map_err(|error| error.advise(ADVICE))
+    }
+
+    fn read(path: &Path, backbone: &BackboneConfig) -> Result<Self> {
         let fail = |what: String| TrainerError::file(path, what);
         let mut file = TensorFile::open(path)?;
         let text = file.metadata(KEY).ok_or_else(|| {
             fail(format!("is not an adapter of this program: no {KEY:?} in its header"))
         })?;
-        let header: Header = serde_json::from_str(text)
-            .map_err(|e| fail(format!("adapter header can't be read: {e}")))?;
-        if header.format != FORMAT {
-            return Err(fail(format!("has format {}, this program reads {FORMAT}", header.format)));
-        }
-        let layout = AdapterLayout::new(backbone, &header.config, header.representation_dim)?;
+        let header = parse(text).map_err(fail)?;
+        let Settings { config, representation_dim } = &header.settings;
+        let layout = AdapterLayout::new(backbone, config, *representation_dim)
+            .map_err(|e| fail(format!("its settings can't work: {e}")))?;
         let mut names = file.names();
         names.retain(|name| !layout.tensors().iter().any(|t| t.name == *name));
         if let Some(name) = names.first() {
@@ -70,14 +90,27 @@ impl Adapter {
         for tensor in layout.tensors() {
             parameters.extend(file.read(&tensor.name, &tensor.shape)?);
         }
-        let hash = xxh3_hex(&to_bytes(&parameters));
-        if hash != header.parameters_xxh3 {
-            let what =
-                format!("is damaged: its values hash to {hash}, not {}", header.parameters_xxh3);
-            return Err(fail(what));
+        let hash = header.settings.hash(&parameters);
+        let hash = hash.map_err(|e| fail(format!("its settings can't be hashed: {e}")))?;
+        if hash != header.xxh3 {
+            return Err(fail(format!("is damaged: it hashes to {hash}, not {}", header.xxh3)));
         }
         Ok(Self { layout, parameters })
     }
+}
+
+/// The header, or what is wrong with it. The format comes first: other formats have other headers.
+fn parse(text: &str) -> Result<Header, String> {
+    #[derive(Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let unreadable = |e| format!("adapter header can't be read: {e}");
+    let Version { format } = serde_json::from_str(text).map_err(unreadable)?;
+    if format != FORMAT {
+        return Err(format!("has format {format}, this program reads {FORMAT}"));
+    }
+    serde_json::from_str(text).map_err(unreadable)
 }
 
 pub(crate) fn to_bytes(values: &[f32]) -> Vec<u8> {

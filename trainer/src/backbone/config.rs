@@ -37,6 +37,9 @@ pub struct BackboneConfig {
     pub eos_token_ids: Vec<u32>,
 }
 
+/// What to do about a config that is not one.
+const ADVICE: &str = "copy or download the backbone's config.json again";
+
 /// Upper limit of every size in a config: larger ones are mistakes or attacks.
 const MAX_SIZE: u64 = 1 << 24;
 
@@ -69,9 +72,9 @@ impl BackboneConfig {
     /// Reads `config.json`; `path` is named in errors.
     pub(super) fn parse(path: &Path, text: &[u8]) -> Result<Self> {
         let value: Value = serde_json::from_slice(text)
-            .map_err(|e| TrainerError::file(path, format!("is not valid JSON: {e}")))?;
+            .map_err(|e| TrainerError::file(path, format!("is not valid JSON: {e}; {ADVICE}")))?;
         let Value::Object(map) = value else {
-            return Err(TrainerError::file(path, "is not a JSON object"));
+            return Err(TrainerError::file(path, format!("is not a JSON object; {ADVICE}")));
         };
         let fields = Fields { path, map };
         fields.refuse_unsupported()?;
@@ -126,7 +129,7 @@ impl Fields<'_> {
             Some(other) => {
                 return self.fail(format!("architectures {other} not supported; {supported}"));
             }
-            None => return self.fail(format!("has no \"architectures\"; {supported}")),
+            None => return self.fail(format!("has no \"architectures\"; {supported}; {ADVICE}")),
         }
         if let Some(other) = self.get("model_type").filter(|v| *v != "llama") {
             return self.fail(format!("model_type {other} not supported; {supported}"));
@@ -189,7 +192,7 @@ impl Fields<'_> {
     fn need_size(&self, name: &str) -> Result<usize> {
         match self.size(name)? {
             Some(n) => Ok(n),
-            None => self.fail(format!("has no \"{name}\"")),
+            None => self.fail(format!("has no \"{name}\"; {ADVICE}")),
         }
     }
 

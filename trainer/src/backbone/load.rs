@@ -14,9 +14,16 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
+/// What to do about weights that can't be read or are not those of config.json.
+const ADVICE: &str = "weights and config.json must be one whole model: copy or download both again";
+
 pub(super) fn load(dir: &Path) -> Result<Backbone> {
     let config_path = dir.join("config.json");
     let config = BackboneConfig::parse(&config_path, &read(&config_path)?)?;
+    load_weights(dir, config).map_err(|error| error.advise(ADVICE))
+}
+
+fn load_weights(dir: &Path, config: BackboneConfig) -> Result<Backbone> {
     let mut weights = Weights::open(dir)?;
     let (hidden, vocab) = (config.hidden_size, config.vocab_size);
     let embedding = weights.read("model.embed_tokens.weight", &[vocab, hidden])?;
@@ -148,7 +155,7 @@ fn open_shard(dir: &Path, index: &Path, name: &str) -> Result<TensorFile> {
     }
     let path = dir.join(name);
     if !path.exists() {
-        let what = format!("is missing, but {} names it: copy or download it", index.display());
+        let what = format!("is missing, but {} names it", index.display());
         return Err(TrainerError::file(path, what));
     }
     TensorFile::open(&path)

@@ -47,8 +47,7 @@ impl TensorFile {
         let expected = data_start.saturating_add(metadata.data_len() as u64);
         if expected != length {
             return Err(fail(format!(
-                "is {length} bytes long, its header describes {expected}: truncated or damaged; \
-                 copy or download it again"
+                "is {length} bytes long, its header describes {expected}: truncated or damaged"
             )));
         }
         Ok(Self { path: path.to_path_buf(), file, metadata, data_start })

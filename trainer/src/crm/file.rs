@@ -14,6 +14,8 @@ use crate::error::{Result, TrainerError};
 
 const KEY: &str = "reclora-crm";
 const FORMAT: u32 = 1;
+const ADVICE: &str =
+    "copy it again, or rebuild it with `reclora-launch run CONFIG --from pretrain`";
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -48,6 +50,10 @@ impl Din {
     /// # Errors
     /// A file that is missing, truncated, damaged or of another format.
     pub fn load(path: &Path) -> Result<(Self, Vec<f32>)> {
+        Self::read(path).map_err(|error| error.advise(ADVICE))
+    }
+
+    fn read(path: &Path) -> Result<(Self, Vec<f32>)> {
         let fail = |what: String| TrainerError::file(path, what);
         let mut file = TensorFile::open(path)?;
         let text = file.metadata(KEY).ok_or_else(|| fail("is not a CRM of this program".into()))?;

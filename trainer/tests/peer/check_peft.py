@@ -1,13 +1,15 @@
 """An exported adapter, loaded by Hugging Face PEFT, gives the logits this project computed.
 
-Run by hand; needs the network once:
+Run by hand; needs the network once, and room for torch (PyPI's brings CUDA along; the CPU is enough):
 
-    python3 -m venv venv && venv/bin/pip install torch transformers peft
+    python3 -m venv venv
+    venv/bin/pip install torch==2.15.0 transformers==5.23.0 peft==0.21.2 safetensors==0.8.0
     venv/bin/python trainer/tests/peer/check_peft.py BACKBONE_DIR PEFT_DIR...
 
 A PEFT_DIR is what `reclora-launch export` (or the stage `export`) wrote: its example.json holds the
-tokens of a prompt and the logits of the whole vocabulary after them. Exit code 1 when any logit is more
-than 1e-4 away, or when the adapter changes nothing.
+tokens of a prompt and the logits of the whole vocabulary after them. Everything is computed in float32.
+One line for each PEFT_DIR, PASS or FAIL; exit code 1 when any logit is more than 1e-4 away, or when the
+adapter changes nothing.
 """
 
 import json
@@ -37,8 +39,8 @@ def check(backbone_dir, peft_dir):
     effect = (logits - bare).abs().max().item()
     passed = difference <= TOLERANCE and effect > TOLERANCE
     print(
-        f"{'ok' if passed else 'FAILED'}: {peft_dir}: {len(example['tokens'])} tokens, "
-        f"{len(expected)} logits, largest difference {difference:.3g}, "
+        f"{'PASS' if passed else 'FAIL'}: {peft_dir}: {len(example['tokens'])} tokens, "
+        f"{len(expected)} logits, max abs difference {difference:.3g}, "
         f"largest effect of the adapter {effect:.3g}"
     )
     return passed

@@ -1,0 +1,252 @@
+//! Every gradient of `loss_and_gradient`, coordinate by coordinate, against differences of the loss.
+//!
+//! The reference is the four-point central difference. With step h it is wrong by h⁴/30 of the fifth
+//! derivative, here at most `RELATIVE` of a tensor's largest entry, and by 1.5/h times the rounding of
+//! the loss: the f32 forward pass is good for about 6e-7 of a loss up to 5, which makes `NOISE` / h. A
+//! tensor whose gradient is not well above that noise fails: agreement would say nothing.
+
+#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
+
+mod tiny;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use reclora_trainer::adapter::{Adapter, AdapterLayout};
+use reclora_trainer::backbone::Backbone;
+use reclora_trainer::config::{AdapterConfig, MixForm, Projection};
+use reclora_trainer::model::{AdaptedModel, Dropout, LoraPath, Prompt, Target, Workspace};
+use tiny::{Sizes, uniform};
+
+const RELATIVE: f32 = 2e-3;
+const NOISE: f32 = 1e-6;
+const WIDTH: usize = 5;
+const TOKENS: [u32; 6] = [1, 7, 3, 3, 10, 5];
+/// Out of order, two of them at one position, and none at the last.
+const TARGETS: [Target; 4] = [
+    Target { position: 4, token: 2 },
+    Target { position: 1, token: 9 },
+    Target { position: 4, token: 6 },
+    Target { position: 3, token: 0 },
+];
+
+/// One model, one sample.
+struct Case {
+    backbone: Backbone,
+    adapter: Adapter,
+    representation: Vec<f32>,
+    targets: Vec<Target>,
+    dropout: Option<Dropout>,
+}
+
+impl Case {
+    fn new(seed: u64, sizes: &Sizes, config: &AdapterConfig) -> Self {
+        let backbone = tiny::backbone(sizes, seed);
+        let mut random = ChaCha8Rng::seed_from_u64(1000 + seed);
+        let representation = uniform(WIDTH, 1.0, &mut random);
+        let adapter = trained(&backbone, config, &mut random);
+        Self { backbone, adapter, representation, targets: TARGETS.to_vec(), dropout: None }
+    }
+
+    fn loss_and_gradient(&self, adapter: &Adapter, ws: &mut Workspace) -> (f32, Vec<f32>) {
+        let model = AdaptedModel::new(&self.backbone, adapter);
+        let prompt = Prompt { tokens: &TOKENS, representation: &self.representation };
+        let mut gradient = vec![0.0; adapter.num_parameters()];
+        let loss = model
+            .loss_and_gradient(ws, &prompt, &self.targets, self.dropout, 1.0, &mut gradient)
+            .unwrap();
+        (loss, gradient)
+    }
+
+    /// The gradient by differences, of all parameters.
+    fn differences(&self) -> Vec<f32> {
+        let mut adapter = self.adapter.clone();
+        let ws = &mut Workspace::new();
+        let mut difference = |index: usize, step: f32| {
+            let center = adapter.parameters()[index];
+            let mut at = |steps: f32| {
+                adapter.parameters_mut()[index] = center + steps * step;
+                f64::from(self.loss_and_gradient(&adapter, ws).0)
+            };
+            let (near, far) = (at(1.0) - at(-1.0), at(2.0) - at(-2.0));
+            adapter.parameters_mut()[index] = center;
+            ((8.0 * near - far) / (12.0 * f64::from(step))) as f32
+        };
+        let mut gradient = Vec::new();
+        for tensor in self.adapter.layout().tensors() {
+            gradient
+                .extend(tensor.range.clone().map(|index| difference(index, step(&tensor.name))));
+        }
+        gradient
+    }
+
+    /// Each tensor of the gradient agrees with the differences, however it is computed.
+    fn check(&self, what: &str) {
+        let expected = self.differences();
+        for path in [LoraPath::Merged, LoraPath::Beside] {
+            for budget in [usize::MAX, 0] {
+                let mut ws = Workspace::new();
+                ws.set_lora_path(Some(path));
+                ws.set_activation_budget(budget);
+                let (_, gradient) = self.loss_and_gradient(&self.adapter, &mut ws);
+                let what = format!("{what}, {path:?}, budget {budget}");
+                assert_close(self.adapter.layout(), &gradient, &expected, &what);
+            }
+        }
+    }
+}
+
+/// The loss bends more quickly along the experts and what the gates' hidden units are multiplied by.
+fn step(tensor: &str) -> f32 {
+    let quick = ["lora_A", "lora_B", "fc2.weight"];
+    if quick.iter().any(|name| tensor.ends_with(name)) { 0.015 } else { 0.05 }
+}
+
+fn assert_close(layout: &AdapterLayout, got: &[f32], expected: &[f32], what: &str) {
+    for tensor in layout.tensors() {
+        let name = &tensor.name;
+        let (got, expected) = (&got[tensor.range.clone()], &expected[tensor.range.clone()]);
+        let largest = expected.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+        let worst = got.iter().zip(expected).fold(0.0_f32, |max, (a, b)| max.max((a - b).abs()));
+        let noise = NOISE / step(name);
+        assert!(largest > 3.0 * noise, "{what}: {name}: too small to check: {largest}");
+        let tolerance = RELATIVE * largest + noise;
+        assert!(worst <= tolerance, "{what}: {name}: wrong by {worst} of {largest}");
+    }
+}
+
+/// An adapter as after much training: nothing is zero, and every hidden unit of the gates is so far
+/// from the corner of its ReLU that no step crosses it, half of them closed.
+fn trained(backbone: &Backbone, config: &AdapterConfig, random: &mut ChaCha8Rng) -> Adapter {
+    let layout = AdapterLayout::new(backbone.config(), config, WIDTH).unwrap();
+    let mut parameters = vec![0.0; layout.num_parameters()];
+    for tensor in layout.tensors() {
+        let expert = tensor.name.ends_with("lora_A") || tensor.name.ends_with("lora_B");
+        let values = uniform(tensor.range.len(), if expert { 0.5 } else { 0.3 }, random);
+        parameters[tensor.range.clone()].copy_from_slice(&values);
+    }
+    for gate in layout.modules().iter().filter_map(|module| module.gate.as_ref()) {
+        // LayerNorm's output is at most 1.3 √5 + 0.3 √5 < 3.6 long and a row of fc1 0.3 √5 < 0.7:
+        // their product is below 2.6, and a step of 0.1 adds at most 0.3.
+        for (unit, bias) in parameters[gate.fc1_bias.clone()].iter_mut().enumerate() {
+            *bias = if unit % 2 == 0 { 3.2 } else { -3.2 };
+        }
+    }
+    Adapter::from_parameters(layout, parameters).unwrap()
+}
+
+fn settings(form: MixForm, sqrt_alpha: bool) -> AdapterConfig {
+    AdapterConfig {
+        experts: 3,
+        rank: 2,
+        lora_alpha: 3.0,
+        temperature: 0.6,
+        form,
+        sqrt_alpha,
+        gate_hidden: 10,
+        gate_dropout: 0.4,
+        targets: vec![Projection::QProj, Projection::VProj],
+    }
+}
+
+/// Both forms, with the weights and with their square roots.
+fn variants() -> impl Iterator<Item = AdapterConfig> {
+    let forms = [MixForm::Factor, MixForm::Product].into_iter();
+    forms.flat_map(|form| [false, true].map(|sqrt_alpha| settings(form, sqrt_alpha)))
+}
+
+fn describe(config: &AdapterConfig) -> String {
+    format!("{:?}, sqrt_alpha {}", config.form, config.sqrt_alpha)
+}
+
+#[test]
+fn grouped_queries_in_both_forms_with_and_without_the_root() {
+    for seed in 0..4 {
+        for config in variants() {
+            let case = Case::new(seed, &Sizes::default(), &config);
+            case.check(&format!("seed {seed}, {}", describe(&config)));
+        }
+    }
+}
+
+#[test]
+fn multi_head_attention_with_a_tied_head() {
+    let sizes = Sizes { kv_heads: 4, head_dim: 4, hidden: 16, tied: true, ..Sizes::default() };
+    for config in variants() {
+        Case::new(10, &sizes, &config).check(&describe(&config));
+    }
+}
+
+#[test]
+fn one_key_head_for_all_queries_and_three_blocks() {
+    let sizes = Sizes { kv_heads: 1, layers: 3, ..Sizes::default() };
+    for config in variants() {
+        Case::new(17, &sizes, &config).check(&describe(&config));
+    }
+}
+
+/// The mask is a function of the key, so the loss is one function of the parameters.
+#[test]
+fn gate_dropout_at_a_fixed_key() {
+    for (key, config) in (5..).zip(variants()) {
+        let mut case = Case::new(12, &Sizes::default(), &config);
+        let ws = &mut Workspace::new();
+        let (without, _) = case.loss_and_gradient(&case.adapter, ws);
+        case.dropout = Some(Dropout { probability: config.gate_dropout, key });
+        let (with, _) = case.loss_and_gradient(&case.adapter, ws);
+        assert!(with != without, "dropout does something");
+        case.check(&format!("key {key}, {}", describe(&config)));
+    }
+}
+
+#[test]
+fn a_single_adapted_projection() {
+    for projection in [Projection::QProj, Projection::VProj] {
+        for config in variants() {
+            let config = AdapterConfig { targets: vec![projection], ..config };
+            let case = Case::new(13, &Sizes::default(), &config);
+            case.check(&format!("{projection:?}, {}", describe(&config)));
+        }
+    }
+}
+
+#[test]
+fn plain_lora() {
+    for config in variants() {
+        let config = AdapterConfig { experts: 1, ..config };
+        Case::new(14, &Sizes::default(), &config).check(&describe(&config));
+    }
+}
+
+/// The last block handles all positions, some, or one in different ways.
+#[test]
+fn targets_at_one_position_and_at_every_position() {
+    let last = vec![Target { position: TOKENS.len() - 1, token: 4 }];
+    let every: Vec<Target> =
+        (0..TOKENS.len()).map(|position| Target { position, token: TOKENS[position] }).collect();
+    for (what, targets) in [("last", last), ("every", every)] {
+        for config in variants() {
+            let mut case = Case::new(15, &Sizes::default(), &config);
+            case.targets.clone_from(&targets);
+            case.check(&format!("{what} position, {}", describe(&config)));
+        }
+    }
+}
+
+#[test]
+fn the_gradient_is_added_times_the_weight() {
+    for config in variants() {
+        let case = Case::new(16, &Sizes::default(), &config);
+        let (loss, once) = case.loss_and_gradient(&case.adapter, &mut Workspace::new());
+        let model = AdaptedModel::new(&case.backbone, &case.adapter);
+        let prompt = Prompt { tokens: &TOKENS, representation: &case.representation };
+        let mut sum = vec![1.0; once.len()];
+        let ws = &mut Workspace::new();
+        let weighted =
+            model.loss_and_gradient(ws, &prompt, &TARGETS, None, -0.25, &mut sum).unwrap();
+        assert_eq!(weighted, loss, "the weight is the gradient's alone");
+        for (sum, once) in sum.iter().zip(&once) {
+            // Only the additions round: the weight is a power of two.
+            assert!((sum - (1.0 - 0.25 * once)).abs() < 1e-6, "{sum} {once}");
+        }
+    }
+}
