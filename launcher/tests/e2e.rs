@@ -7,9 +7,11 @@ mod gang;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
-use common::{launch, small, stdout};
+use common::{configs, launch, small, stdout};
+use flate2::read::GzDecoder;
 use gang::{Victim, kill_at};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::RowAccessor;
@@ -118,6 +120,43 @@ fn e2e_a_finished_run_is_up_to_date_and_a_change_redoes_what_depends_on_it() {
     assert_eq!(again(&[&slower[..], &machine].concat()), [] as [&str; 0]);
 }
 
+/// A pair that is no sample is scored afresh: one that was never rated, and one rated with too short a
+/// history before it.
+fn assert_fresh_pairs(run_dir: &str, user: &str, item: &str) {
+    let predict = |user: &str, item: &str| -> serde_json::Value {
+        let args = ["predict", run_dir, "--json", "--user", user, "--item", item];
+        serde_json::from_str(&stdout(&args)).unwrap()
+    };
+    let ratings = configs().join("data/movietweetings-100k/ratings.dat.gz");
+    let mut text = String::new();
+    GzDecoder::new(File::open(ratings).unwrap()).read_to_string(&mut text).unwrap();
+    let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split("::").collect()).collect();
+    let rated = |user: &str, item: &str| rows.iter().any(|row| row[0] == user && row[1] == item);
+    let stranger = rows.iter().map(|row| row[0]).find(|other| {
+        let known = ["predict", run_dir, "--user", other, "--item", item];
+        !rated(other, item) && launch(&known).output().unwrap().status.success()
+    });
+    let unseen = predict(stranger.unwrap(), item);
+    assert!(unseen["liked"].is_null(), "{unseen}");
+    assert!(unseen["history_items"].as_u64().unwrap() > 0, "{unseen}");
+    let mut own: Vec<&Vec<&str>> = rows.iter().filter(|row| row[0] == user).collect();
+    own.sort_by_key(|row| row[3].parse::<u64>().unwrap());
+    // The first of the user's ratings that the k-core kept.
+    let first = own.iter().find(|row| {
+        let known = ["predict", run_dir, "--user", user, "--item", row[1]];
+        launch(&known).output().unwrap().status.success()
+    });
+    let first = predict(user, first.unwrap()[1]);
+    assert!(first["liked"].is_boolean(), "{first}");
+    assert_eq!(first["history_items"], 0, "{first}");
+    for prediction in [unseen, first] {
+        for model in ["reclora", "lora", "crm"] {
+            let probability = prediction[model].as_f64().unwrap();
+            assert!(probability > 0.0 && probability < 1.0, "{model}: {prediction}");
+        }
+    }
+}
+
 /// A pair that is a sample is predicted with the very bits of `evaluate`, and exported as PEFT.
 #[test]
 fn e2e_predict_and_export_agree_with_evaluate() {
@@ -138,6 +177,7 @@ fn e2e_predict_and_export_agree_with_evaluate() {
         let predicted = prediction[name].as_f64().unwrap();
         assert!((predicted as f32).to_bits() == (probability as f32).to_bits(), "{name}: {text}");
     }
+    assert_fresh_pairs(run_dir, user, item);
     let out = dir.path().join("peft");
     let export = [&["export", run_dir, "--out", out.to_str().unwrap()], &pair[..]].concat();
     stdout(&export);

@@ -15,6 +15,7 @@ pub mod kernels;
 pub mod metrics;
 pub mod model;
 pub mod optimizer;
+mod parameter_file;
 pub mod progress;
 pub mod prompt;
 pub mod retriever;

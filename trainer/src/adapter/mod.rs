@@ -3,7 +3,7 @@
 //! All trained numbers are one flat vector, so that optimizer, gradient reduction and checkpoints
 //! need no structure; [`AdapterLayout`] gives names, shapes and ranges.
 
-pub(crate) mod file;
+mod file;
 mod gate;
 mod layout;
 mod mixture;
@@ -108,7 +108,7 @@ impl Adapter {
     }
 
     /// Every tensor: name, shape, values.
-    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], &[f32])> {
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], &[f32])> + Clone {
         let tensors = self.layout.tensors().iter();
         tensors.map(|t| (t.name.as_str(), t.shape.as_slice(), &self.parameters[t.range.clone()]))
     }

@@ -5,9 +5,10 @@ use std::path::Path;
 use reclora_storage::atomic::{create_dir_all, write_bytes_atomic};
 use serde_json::{Value, json};
 
-use super::{Adapter, file::serialize};
+use super::Adapter;
 use crate::config::Projection;
 use crate::error::{Result, TrainerError};
+use crate::parameter_file::serialize;
 
 impl Adapter {
     /// Writes the adapter mixed for `representation` as `adapter_config.json` and

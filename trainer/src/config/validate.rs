@@ -5,6 +5,9 @@ use reclora_storage::protocol::LabelRule;
 use super::{AdapterConfig, CommBackend, Config, CrmConfig};
 use crate::error::{Result, TrainerError};
 
+/// Largest width and depth of the CRM.
+const MAX_CRM_SIZE: usize = 1 << 14;
+
 /// Ends the check of a config with the name of a setting and what is wrong with it.
 fn refuse<T>(field: &str, what: impl Into<String>) -> Result<T> {
     Err(TrainerError::config(field, what))
@@ -107,6 +110,10 @@ impl CrmConfig {
         if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return refuse(field, "must be at least 1");
         }
+        // Far more than is of use, and no product of sizes overflows.
+        if let Some((field, _)) = positive.iter().find(|(_, value)| *value > MAX_CRM_SIZE) {
+            return refuse(field, format!("must be at most {MAX_CRM_SIZE}"));
+        }
         if !(0.0..1.0).contains(&self.dropout) {
             return refuse("crm.dropout", "must be at least 0 and below 1");
         }
@@ -177,12 +184,13 @@ mod tests {
     #[test]
     fn each_bad_setting_is_named() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change); 16] = [
+        let cases: [(&str, Change); 17] = [
             ("retrieve.pca_dimensions", |c| c.retrieve.pca_dimensions = 0),
             ("data.split", |c| c.data.split = [0.8, 0.1, 0.2]),
             ("data.split", |c| c.data.split = [f64::NAN, 0.1, 0.2]),
             ("data.label", |c| c.data.label = LabelRule::Greater(f32::NAN)),
             ("crm.hidden_dim", |c| c.crm.hidden_dim = 0),
+            ("crm.num_layers", |c| c.crm.num_layers = usize::MAX),
             ("crm.dropout", |c| c.crm.dropout = f32::NAN),
             ("crm.learning_rate", |c| c.crm.learning_rate = -1.0),
             ("crm.micro_batches", |c| c.crm.micro_batches = 6),

@@ -17,7 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{CrmConfig, Representation};
-use crate::error::Result;
+use crate::error::{Result, TrainerError};
 use layers::{Linear, Mlp};
 
 /// What the network needs to know of the data.
@@ -31,6 +31,21 @@ pub struct DinShape {
     pub item_field: usize,
     /// Index of the user field.
     pub user_field: usize,
+}
+
+impl DinShape {
+    /// Shapes come from files too: no product of sizes may overflow.
+    fn check(self) -> Result<()> {
+        let Self { features, fields, item_field, user_field } = self;
+        let fits = features <= u32::MAX as usize
+            && fields <= usize::from(u16::MAX)
+            && item_field.max(user_field) < fields;
+        if fits {
+            Ok(())
+        } else {
+            Err(TrainerError::Input(format!("{self:?} is no shape of a CRM")))
+        }
+    }
 }
 
 /// A named piece of the flat parameter vector.
@@ -93,6 +108,7 @@ impl Din {
     /// A setting that can't work, by name.
     pub fn new(config: &CrmConfig, shape: DinShape) -> Result<Self> {
         config.validate()?;
+        shape.check()?;
         let (e, width) = (config.embedding_dim, config.hidden_dim);
         let mut builder = Builder::default();
         builder.tensor("embedding".into(), vec![shape.features, e]);
@@ -181,6 +197,15 @@ mod tests {
         ] {
             let error = Din::new(&config, shape).unwrap_err().to_string();
             assert!(error.contains(field), "{error}");
+        }
+        // What a file may claim: no panic, no overflow.
+        for shape in [
+            DinShape { features: usize::MAX, ..shape },
+            DinShape { fields: usize::MAX, ..shape },
+            DinShape { item_field: 2, ..shape },
+        ] {
+            let error = Din::new(&CrmConfig::default(), shape).unwrap_err().to_string();
+            assert!(error.contains("no shape of a CRM"), "{error}");
         }
     }
 }
