@@ -180,7 +180,7 @@ fn multi_head_attention_with_a_tied_head() {
 fn one_key_head_for_all_queries_and_three_blocks() {
     let sizes = Sizes { kv_heads: 1, layers: 3, ..Sizes::default() };
     for config in variants() {
-        Case::new(17, &sizes, &config).check(&describe(&config));
+        Case::new(18, &sizes, &config).check(&describe(&config));
     }
 }
 

@@ -26,7 +26,7 @@ fn dot_body<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
 
 /// Sum of the lanes, as a tree.
 #[inline(always)]
-fn sum_lanes(acc: &[f32; LANES]) -> f32 {
+pub(super) fn sum_lanes(acc: &[f32; LANES]) -> f32 {
     let mut acc = *acc;
     let mut half = LANES / 2;
     while half > 0 {

@@ -1,6 +1,6 @@
 //! Run-time choice of the instruction set, and the few primitives kernels are made of.
 
-/// Queries (or elements) handled side by side: one AVX-512 register, two AVX2 registers.
+/// Elements handled side by side: one AVX-512 register, two AVX2 registers.
 pub const LANES: usize = 16;
 
 /// `a * b + c`: fused where the instruction set has it (`FMA`), two roundings elsewhere (a fused

@@ -136,8 +136,8 @@ pub(super) struct Scratch {
     pub lora_x: Vec<f32>,
     /// `dy B` `[T, rank]`.
     pub lora_dy: Vec<f32>,
-    /// Strips of the attention kernels.
-    pub attention: Vec<[f32; 16]>,
+    /// Tiles of the attention kernels.
+    pub attention: Vec<f32>,
     /// Gradient of the residual stream above `[R, hidden]`.
     pub d_rows: Vec<f32>,
     /// Gradient of the block's input `[T, hidden]`.
