@@ -7,6 +7,11 @@
 //! median batch), the peak resident memory, and the share of the matrix products' peak, measured in
 //! the same process just before.
 
+#![allow(clippy::unwrap_used, reason = "the random models are those of the tests")]
+
+#[path = "../tests/tiny/mod.rs"]
+mod tiny;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
@@ -19,8 +24,7 @@ use reclora_trainer::backbone::Backbone;
 use reclora_trainer::config::AdapterConfig;
 use reclora_trainer::kernels::{Mat, matmul};
 use reclora_trainer::model::{AdaptedModel, Prompt, Target, Workspace};
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
+use tiny::Sizes;
 
 type AnyResult<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -52,6 +56,19 @@ impl Shape {
         self.hidden / self.heads * self.kv_heads
     }
 
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            hidden: self.hidden,
+            intermediate: self.mlp,
+            layers: self.layers,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.hidden / self.heads,
+            vocab: self.vocab,
+            tied: true,
+        }
+    }
+
     /// FLOP a token needs: two products with each frozen matrix (forward, and backward to its input),
     /// less what the last block computes at the answer alone and the lowest block does not need.
     fn flop_per_token(&self) -> f64 {
@@ -69,63 +86,25 @@ impl Shape {
     }
 }
 
-fn write_model(dir: &Path, shape: &Shape) -> AnyResult<()> {
-    let config = serde_json::json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.mlp,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "vocab_size": shape.vocab,
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "tie_word_embeddings": true,
-        "hidden_act": "silu",
-        "torch_dtype": "float32",
-    });
-    let (h, kv, mlp) = (shape.hidden, shape.kv(), shape.mlp);
-    let mut shapes = vec![
-        ("model.embed_tokens.weight".to_owned(), vec![shape.vocab, h]),
-        ("model.norm.weight".to_owned(), vec![h]),
-    ];
-    for layer in 0..shape.layers {
-        let parts = [
-            ("self_attn.q_proj", vec![h, h]),
-            ("self_attn.k_proj", vec![kv, h]),
-            ("self_attn.v_proj", vec![kv, h]),
-            ("self_attn.o_proj", vec![h, h]),
-            ("mlp.gate_proj", vec![mlp, h]),
-            ("mlp.up_proj", vec![mlp, h]),
-            ("mlp.down_proj", vec![h, mlp]),
-            ("input_layernorm", vec![h]),
-            ("post_attention_layernorm", vec![h]),
-        ];
-        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-        shapes.extend(parts.map(|(part, shape)| (name(part), shape)));
+/// Random weights of this shape, in a directory that lacks them. A directory of another shape is an
+/// error: its speed would be reported under the wrong name.
+fn load_model(dir: &Path, shape: &Shape) -> AnyResult<Backbone> {
+    let sizes = shape.sizes();
+    let mut config = tiny::config(&sizes);
+    config["max_position_embeddings"] = 2048.into();
+    let path = dir.join("config.json");
+    if !path.exists() {
+        std::fs::create_dir_all(dir)?;
+        tiny::save(&dir.join(tiny::WEIGHTS), &tiny::tensors(&sizes, 1));
+        std::fs::write(&path, config.to_string())?;
     }
-    let mut random = ChaCha8Rng::seed_from_u64(1);
-    let mut data = BTreeMap::new();
-    for (name, shape) in shapes {
-        let length: usize = shape.iter().product();
-        let value = |random: &mut ChaCha8Rng| match shape.len() {
-            1 => 1.0f32,
-            _ => random.random_range(-0.035..0.035),
-        };
-        let bytes: Vec<u8> = (0..length).flat_map(|_| value(&mut random).to_le_bytes()).collect();
-        data.insert(name, (shape, bytes));
+    let found: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    if found != config {
+        return Err(
+            format!("{} is not of this shape: name another model=DIR", path.display()).into()
+        );
     }
-    let views = data
-        .iter()
-        .map(|(name, (shape, bytes))| {
-            Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?))
-        })
-        .collect::<AnyResult<Vec<_>>>()?;
-    std::fs::create_dir_all(dir)?;
-    std::fs::write(dir.join("model.safetensors"), safetensors::serialize(views, None)?)?;
-    Ok(std::fs::write(dir.join("config.json"), config.to_string())?)
+    Ok(Backbone::load(dir)?)
 }
 
 /// GFLOP/s of large products, both threads: the best of several, so that it is a limit.
@@ -152,7 +131,16 @@ fn peak_resident_mib() -> AnyResult<f64> {
     Ok(kib.parse::<f64>()? / 1024.0)
 }
 
-fn main() -> AnyResult<()> {
+struct Options {
+    shape_name: String,
+    shape: Shape,
+    adapter: AdapterConfig,
+    adapter_name: String,
+    seconds: f64,
+    model: String,
+}
+
+fn options() -> AnyResult<Options> {
     let mut options = BTreeMap::new();
     // cargo bench adds --bench.
     for argument in std::env::args().skip(1).filter(|a| a != "--bench") {
@@ -160,76 +148,93 @@ fn main() -> AnyResult<()> {
         options.insert(key.to_owned(), value.to_owned());
     }
     let mut option = |key: &str, default: &str| options.remove(key).unwrap_or(default.to_owned());
-    let shape_name = option("shape", "S");
-    let adapter_name = option("adapter", "reclora");
-    let seconds: f64 = option("seconds", "5").parse()?;
-    let model = option("model", "");
+    let (shape_name, adapter_name) = (option("shape", "S"), option("adapter", "reclora"));
+    let (seconds, model) = (option("seconds", "5").parse()?, option("model", ""));
     if let Some(key) = options.keys().next() {
-        return Err(format!("unknown option {key}; see the top of the source").into());
+        return Err(format!("{key}: shape, adapter, seconds and model are the options").into());
     }
+    let experts = match adapter_name.as_str() {
+        "reclora" => 8,
+        "plain" => 1,
+        other => return Err(format!("adapter={other}: reclora or plain").into()),
+    };
+    let adapter = AdapterConfig { experts, rank: 8, ..AdapterConfig::default() };
     let shape = Shape::named(&shape_name)?;
-    rayon::ThreadPoolBuilder::new().num_threads(THREADS).build_global()?;
-    let temporary = tempfile::tempdir()?;
-    let dir = if model.is_empty() { temporary.path() } else { Path::new(&model) };
-    if !dir.join("config.json").exists() {
-        write_model(dir, &shape)?;
-    }
-    let peak = gemm_peak();
-    let backbone = Backbone::load(dir)?;
-    let experts = if adapter_name == "plain" { 1 } else { 8 };
-    let config = AdapterConfig { experts, rank: 8, ..AdapterConfig::default() };
-    let adapter = Adapter::new(backbone.config(), &config, REPRESENTATION, 1)?;
-    let model = AdaptedModel::new(&backbone, &adapter);
-    let samples: Vec<(Vec<u32>, Vec<f32>)> = (0..shape.batch)
-        .map(|sample| {
-            let mut random = ChaCha8Rng::seed_from_u64(sample as u64);
-            let token = |_| random.random_range(0..shape.vocab as u32);
-            let tokens = (0..shape.sequence).map(token).collect();
-            (tokens, (0..REPRESENTATION).map(|_| random.random_range(-1.0..1.0)).collect())
-        })
-        .collect();
+    Ok(Options { shape_name, shape, adapter, adapter_name, seconds, model })
+}
+
+/// Tokens and representation of one sample.
+fn sample(shape: &Shape, seed: u64) -> (Vec<u32>, Vec<f32>) {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let vocab = shape.vocab as u32;
+    let tokens = (0..shape.sequence).map(|_| random.random_range(0..vocab)).collect();
+    (tokens, tiny::uniform(REPRESENTATION, 1.0, &mut random))
+}
+
+/// Mean loss, and the sorted seconds of batches run for at least `seconds`.
+fn measure(
+    model: &AdaptedModel<'_>,
+    parameters: usize,
+    options: &Options,
+) -> AnyResult<(f32, Vec<f64>)> {
+    let shape = &options.shape;
+    let samples: Vec<_> = (0..shape.batch).map(|seed| sample(shape, seed as u64)).collect();
     let targets = [Target { position: shape.sequence - 1, token: 5 }];
-    let mut workers: Vec<(Workspace, Vec<f32>)> =
-        (0..THREADS).map(|_| (Workspace::new(), vec![0.0; adapter.num_parameters()])).collect();
-    let mut step = || {
-        let share = shape.batch / THREADS;
-        let losses = workers.par_iter_mut().zip(samples.par_chunks(share)).map(
-            |((workspace, gradient), samples)| {
-                gradient.fill(0.0);
-                let mut loss = 0.0;
-                for (tokens, representation) in samples {
-                    let prompt = Prompt { tokens, representation };
-                    let weight = 1.0 / shape.batch as f32;
-                    loss += model
-                        .loss_and_gradient(workspace, &prompt, &targets, None, weight, gradient)?;
-                }
-                Ok(loss)
-            },
-        );
+    let worker = |_| (Workspace::new(), vec![0.0; parameters]);
+    let mut workers: Vec<(Workspace, Vec<f32>)> = (0..THREADS).map(worker).collect();
+    let weight = 1.0 / shape.batch as f32;
+    let mut batch = || {
+        let parts = workers.par_iter_mut().zip(samples.par_chunks(shape.batch / THREADS));
+        let losses = parts.map(|((workspace, gradient), samples)| {
+            gradient.fill(0.0);
+            let mut loss = 0.0;
+            for (tokens, representation) in samples {
+                let prompt = Prompt { tokens, representation };
+                loss += model
+                    .loss_and_gradient(workspace, &prompt, &targets, None, weight, gradient)?;
+            }
+            Ok(loss)
+        });
         losses.sum::<reclora_trainer::error::Result<f32>>()
     };
-    let loss = step()? / shape.batch as f32;
+    let loss = batch()? * weight;
     let mut times = Vec::new();
     let start = Instant::now();
-    while start.elapsed().as_secs_f64() < seconds || times.len() < 3 {
+    while start.elapsed().as_secs_f64() < options.seconds || times.len() < 3 {
         let start = Instant::now();
-        step()?;
+        batch()?;
         times.push(start.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);
+    Ok((loss, times))
+}
+
+fn main() -> AnyResult<()> {
+    let options = options()?;
+    let shape = &options.shape;
+    rayon::ThreadPoolBuilder::new().num_threads(THREADS).build_global()?;
+    let temporary = tempfile::tempdir()?;
+    let given = Path::new(&options.model);
+    let dir = if options.model.is_empty() { temporary.path() } else { given };
+    let backbone = load_model(dir, shape)?;
+    let peak = gemm_peak();
+    let adapter = Adapter::new(backbone.config(), &options.adapter, REPRESENTATION, 1)?;
+    let model = AdaptedModel::new(&backbone, &adapter);
+    let (loss, times) = measure(&model, adapter.num_parameters(), &options)?;
     let speed = |time: f64| (shape.batch * shape.sequence) as f64 / time;
+    let median = speed(times[times.len() / 2]);
     let needed = shape.flop_per_token();
     let result = serde_json::json!({
-        "shape": shape_name,
-        "adapter": adapter_name,
+        "shape": options.shape_name,
+        "adapter": options.adapter_name,
         "loss": loss,
         "batches": times.len(),
-        "tokens_per_second": speed(times[times.len() / 2]).round(),
+        "tokens_per_second": median.round(),
         "tokens_per_second_best": speed(times[0]).round(),
         "peak_rss_mib": peak_resident_mib()?.round(),
         "gemm_peak_gflops": peak.round(),
         "mflop_per_token": (needed / 1e4).round() / 100.0,
-        "share_of_gemm_peak": (speed(times[times.len() / 2]) * needed / peak / 1e7).round() / 100.0,
+        "share_of_gemm_peak": (median * needed / peak / 1e7).round() / 100.0,
     });
     println!("{result}");
     Ok(())
