@@ -9,7 +9,7 @@ mod tensors;
 
 use std::path::{Path, PathBuf};
 
-pub use config::BackboneConfig;
+pub use config::{BackboneConfig, RopeScaling};
 pub(crate) use tensors::TensorFile;
 
 use crate::error::Result;

@@ -3,11 +3,16 @@
 //! Attention reads each head as a contiguous `[rows, padded_dim]` matrix, `padded_dim` being the head
 //! dimension rounded up to a multiple of 8 (the rest is zero, which changes no product).
 
+use std::f64::consts::TAU;
+
+use crate::backbone::RopeScaling;
+
 /// Cosines and sines of the rotary embedding, `[positions, head_dim / 2]` each.
 #[derive(Debug, Default)]
 pub struct RopeTable {
-    theta: f32,
-    half: usize,
+    /// Base, scaling and head dimension it is for.
+    made_for: Option<(f32, RopeScaling, usize)>,
+    frequencies: Vec<f32>,
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
@@ -15,16 +20,15 @@ pub struct RopeTable {
 impl RopeTable {
     /// Makes the table cover `positions` positions for these settings. Angles are formed in `f32`
     /// as the reference implementations do.
-    pub fn prepare(&mut self, theta: f32, head_dim: usize, positions: usize) {
-        let half = head_dim / 2;
-        if self.theta != theta || self.half != half {
-            *self = Self { theta, half, ..Self::default() };
+    pub fn prepare(&mut self, theta: f32, scaling: RopeScaling, head_dim: usize, positions: usize) {
+        let made_for = Some((theta, scaling, head_dim));
+        if self.made_for != made_for {
+            let frequencies = rope_frequencies(theta, scaling, head_dim);
+            *self = Self { made_for, frequencies, ..Self::default() };
         }
-        let have = self.cos.len().checked_div(half).unwrap_or(positions);
+        let have = self.cos.len().checked_div(self.frequencies.len()).unwrap_or(positions);
         for position in have..positions {
-            for i in 0..half {
-                let exponent = 2.0 * i as f64 / head_dim as f64;
-                let frequency = (1.0 / f64::from(theta).powf(exponent)) as f32;
+            for frequency in &self.frequencies {
                 let angle = f64::from(position as f32 * frequency);
                 self.cos.push(angle.cos() as f32);
                 self.sin.push(angle.sin() as f32);
@@ -33,9 +37,42 @@ impl RopeTable {
     }
 
     fn at(&self, position: usize) -> (&[f32], &[f32]) {
-        let range = position * self.half..(position + 1) * self.half;
+        let half = self.frequencies.len();
+        let range = position * half..(position + 1) * half;
         (&self.cos[range.clone()], &self.sin[range])
     }
+}
+
+/// Radians per position of each pair, `[head_dim / 2]`: step by step in `f32`, as transformers (its
+/// division by a tensor is a product with the reciprocal), so that they agree at distant positions.
+fn rope_frequencies(theta: f32, scaling: RopeScaling, head_dim: usize) -> Vec<f32> {
+    let frequency = |i: usize| {
+        let exponent = (2 * i) as f32 / head_dim as f32;
+        let frequency = 1.0 / f64::from(theta).powf(f64::from(exponent)) as f32;
+        match scaling {
+            RopeScaling::None => frequency,
+            RopeScaling::Linear { factor } => frequency / factor,
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => {
+                let original = original_max_position_embeddings as f32;
+                let wavelength = 1.0 / frequency * TAU as f32;
+                if wavelength < original / high_freq_factor {
+                    frequency
+                } else if wavelength > original / low_freq_factor {
+                    frequency / factor
+                } else {
+                    let turns = 1.0 / wavelength * original;
+                    let kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                    (1.0 - kept) * frequency / factor + kept * frequency
+                }
+            }
+        }
+    };
+    (0..head_dim / 2).map(frequency).collect()
 }
 
 /// Where the heads of one projection lie in a token-major row.
@@ -115,6 +152,81 @@ pub fn merge_heads_grad(
                     *d = g * scale;
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn llama3(factor: f32) -> RopeScaling {
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192,
+        }
+    }
+
+    /// Bits of every fourth frequency as transformers 5.23.0 computes them.
+    #[test]
+    fn frequencies_are_those_of_transformers() {
+        let cases: [(f32, RopeScaling, usize, &[u32]); 5] = [
+            (
+                10_000.0,
+                RopeScaling::None,
+                128,
+                &[
+                    0x3f800000, 0x3f0ff59a, 0x3ea1e89b, 0x3e361887, 0x3dcccccd, 0x3d6655c2,
+                    0x3d0186e3, 0x3c91ad39, 0x3c23d70a, 0x3bb8449c, 0x3b4f3e38, 0x3ae91528,
+                    0x3a83126f, 0x3a136a16, 0x39a5cb60, 0x393a7753,
+                ],
+            ),
+            (
+                1_000_000.0,
+                RopeScaling::None,
+                128,
+                &[
+                    0x3f800000, 0x3ed7e89b, 0x3e361887, 0x3d99940d, 0x3d0186e3, 0x3c5a7bf2,
+                    0x3bb8449c, 0x3b1b690d, 0x3a83126f, 0x39dd1725, 0x393a7753, 0x389d43a4,
+                    0x3804a2b2, 0x375fba4f, 0x36bcb0c1, 0x361f23e4,
+                ],
+            ),
+            (
+                10_000.0,
+                RopeScaling::Linear { factor: 3.0 },
+                128,
+                &[
+                    0x3eaaaaab, 0x3e3ff223, 0x3dd7e0cf, 0x3d72cb5f, 0x3d088889, 0x3c998e81,
+                    0x3c2cb3d9, 0x3bc23c4c, 0x3b5a740d, 0x3af5b0d0, 0x3a8a297b, 0x3a1b6370,
+                    0x39aec33f, 0x39448d73, 0x38dd0f2b, 0x38789f19,
+                ],
+            ),
+            (
+                500_000.0,
+                llama3(8.0),
+                128,
+                &[
+                    0x3f800000, 0x3ee177bc, 0x3e4693b0, 0x3daee4ad, 0x3d1a08c8, 0x3c87a9c3,
+                    0x3beef74f, 0x3b527720, 0x3a0995d2, 0x38a3418d, 0x380fc8f8, 0x377d45c3,
+                    0x36df10c4, 0x36447610, 0x35ad07a7, 0x351864a7,
+                ],
+            ),
+            (
+                500_000.0,
+                llama3(32.0),
+                64,
+                &[
+                    0x3f800000, 0x3e4693b0, 0x3d1a08c8, 0x3beef74f, 0x39e13620, 0x370fc8f8,
+                    0x35df10c4, 0x34ad07a7,
+                ],
+            ),
+        ];
+        for (theta, scaling, head_dim, expected) in cases {
+            let frequencies = rope_frequencies(theta, scaling, head_dim);
+            let bits: Vec<u32> = frequencies.iter().step_by(4).map(|f| f.to_bits()).collect();
+            assert_eq!(bits, expected, "{scaling:?}");
         }
     }
 }

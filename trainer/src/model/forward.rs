@@ -62,7 +62,7 @@ impl<'a> Pass<'a> {
     pub fn forward(&self, ws: &mut Workspace, tokens: &[u32], rows: &[u32], keep: Keep) {
         let config = &self.backbone.config;
         let (layers, hidden) = (config.num_layers, config.hidden_size);
-        ws.rope.prepare(config.rope_theta, config.head_dim, tokens.len());
+        ws.rope.prepare(config.rope_theta, config.rope_scaling, config.head_dim, tokens.len());
         ws.positions.clear();
         ws.positions.extend(0..tokens.len() as u32);
         let states = if keep == Keep::Everything { layers } else { 1 };
