@@ -10,7 +10,7 @@ use std::path::Path;
 use reclora_trainer::adapter::{Adapter, AdapterLayout};
 use reclora_trainer::backbone::Backbone;
 use reclora_trainer::config::{AdapterConfig, MixForm};
-use reclora_trainer::model::{AdaptedModel, LoraPath, Prompt, Target, Workspace};
+use reclora_trainer::model::{AdaptedModel, Prompt, Target, Workspace};
 use safetensors::SafeTensors;
 
 const TOLERANCE: f32 = 1e-4;
@@ -38,7 +38,7 @@ fn assert_close(what: &str, got: &[f32], reference: &[f32]) {
     assert!(worst / largest < TOLERANCE, "{what}: {worst} of {largest}: {}", worst / largest);
 }
 
-fn check(file: &str, form: MixForm, path: Option<LoraPath>, budget: usize) {
+fn check(file: &str, form: MixForm, budget: usize) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let backbone = Backbone::load(&root.join("../configs/models/stories260k")).unwrap();
     let bytes = std::fs::read(root.join("tests/golden").join(file)).unwrap();
@@ -59,7 +59,6 @@ fn check(file: &str, form: MixForm, path: Option<LoraPath>, budget: usize) {
     let adapter = Adapter::from_parameters(layout, parameters).unwrap();
     let model = AdaptedModel::new(&backbone, &adapter);
     let mut ws = Workspace::new();
-    ws.set_lora_path(path);
     ws.set_activation_budget(budget);
     let (ids, lens) = (golden.i64("ids"), golden.i64("lens"));
     let (c, labels) = (golden.f32("c"), golden.i64("label"));
@@ -93,18 +92,16 @@ fn check(file: &str, form: MixForm, path: Option<LoraPath>, budget: usize) {
 
 #[test]
 fn factor_form() {
-    check("reclora-factor.safetensors", MixForm::Factor, None, usize::MAX);
+    check("reclora-factor.safetensors", MixForm::Factor, usize::MAX);
 }
 
 #[test]
 fn product_form() {
-    check("reclora-product.safetensors", MixForm::Product, None, usize::MAX);
+    check("reclora-product.safetensors", MixForm::Product, usize::MAX);
 }
 
 #[test]
-fn each_lora_path_and_recomputed_blocks() {
-    for path in [LoraPath::Merged, LoraPath::Beside] {
-        check("reclora-factor.safetensors", MixForm::Factor, Some(path), 0);
-        check("reclora-product.safetensors", MixForm::Product, Some(path), 0);
-    }
+fn recomputed_blocks() {
+    check("reclora-factor.safetensors", MixForm::Factor, 0);
+    check("reclora-product.safetensors", MixForm::Product, 0);
 }

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout, GateLayout};
 use reclora_trainer::backbone::{Backbone, BackboneConfig};
 use reclora_trainer::config::{AdapterConfig, MixForm};
-use reclora_trainer::model::{AdaptedModel, LoraPath, Prompt, Workspace};
+use reclora_trainer::model::{AdaptedModel, Prompt, Workspace};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -50,14 +50,6 @@ fn logits(model: AdaptedModel<'_>, representation: &[f32]) -> Vec<f32> {
     model.logits_at(&mut Workspace::new(), &prompt, TOKENS.len() - 1, None).unwrap()
 }
 
-/// With LoRA applied in one of the two ways.
-fn logits_by(path: LoraPath, model: AdaptedModel<'_>, representation: &[f32]) -> Vec<f32> {
-    let mut workspace = Workspace::new();
-    workspace.set_lora_path(Some(path));
-    let prompt = Prompt { tokens: &TOKENS, representation };
-    model.logits_at(&mut workspace, &prompt, TOKENS.len() - 1, None).unwrap()
-}
-
 fn assert_close(got: &[f32], expected: &[f32], tolerance: f32, what: &str) {
     assert_eq!(got.len(), expected.len(), "{what}");
     let largest = expected.iter().fold(1e-12_f32, |max, x| max.max(x.abs()));
@@ -92,10 +84,8 @@ fn m1_a_new_adapter_leaves_the_backbone_as_it_is() {
             let config = AdapterConfig { experts, form, sqrt_alpha, ..AdapterConfig::default() };
             let adapter = Adapter::new(backbone.config(), &config, WIDTH, 3).unwrap();
             let model = AdaptedModel::new(&backbone, &adapter);
-            for path in [LoraPath::Merged, LoraPath::Beside] {
-                let adapted = bits(logits_by(path, model, &representation(1)));
-                assert!(adapted == bare, "{form:?}, {experts} experts, {path:?}");
-            }
+            let adapted = bits(logits(model, &representation(1)));
+            assert!(adapted == bare, "{form:?}, {experts} experts");
         }
     }
 }
@@ -286,8 +276,7 @@ fn times(matrix: &[f32], x: &[f32]) -> Vec<f32> {
     rows.map(|row| row.iter().zip(x).map(|(a, b)| a * b).sum()).collect()
 }
 
-/// The mixed adapter added to the frozen weights, in f64, gives the same model; so do both ways the
-/// model has to apply it.
+/// The mixed adapter added to the frozen weights, in f64, gives the same model.
 #[test]
 fn merged_weights_equal_the_adapter_beside_them() {
     let backbone = stories();
@@ -296,10 +285,7 @@ fn merged_weights_equal_the_adapter_beside_them() {
         let c = representation(8);
         let expected = logits(AdaptedModel::bare(&merged(&adapter, &c)), &[]);
         let model = AdaptedModel::new(&backbone, &adapter);
-        for path in [LoraPath::Merged, LoraPath::Beside] {
-            let got = logits_by(path, model, &c);
-            assert_close(&got, &expected, 1e-5, &format!("{form:?}, {path:?}"));
-        }
+        assert_close(&logits(model, &c), &expected, 1e-5, &format!("{form:?}"));
         let bare = logits(AdaptedModel::bare(&backbone), &[]);
         assert!(bare != expected, "the adapter does something");
     }

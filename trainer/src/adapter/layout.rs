@@ -89,12 +89,7 @@ impl AdapterLayout {
         };
         for layer in 0..backbone.num_layers {
             for &projection in &targets {
-                let (name, d_out) = match projection {
-                    Projection::QProj => ("q_proj", backbone.q_dim()),
-                    Projection::VProj => ("v_proj", backbone.kv_dim()),
-                };
-                let name = format!("model.layers.{layer}.self_attn.{name}");
-                layout.push_module(name, layer, projection, backbone.hidden_size, d_out)?;
+                layout.push_module(layer, projection, backbone.projection(projection))?;
             }
         }
         Ok(layout)
@@ -102,12 +97,11 @@ impl AdapterLayout {
 
     fn push_module(
         &mut self,
-        name: String,
         layer: usize,
         projection: Projection,
-        d_in: usize,
-        d_out: usize,
+        [d_out, d_in]: [usize; 2],
     ) -> Result<()> {
+        let name = projection.module(layer);
         let AdapterConfig { experts, rank, gate_hidden, .. } = self.config;
         let width = self.representation_dim;
         let a = self.push(&name, "lora_A", &[experts, rank, d_in])?;
@@ -158,7 +152,7 @@ impl AdapterLayout {
         self.representation_dim
     }
 
-    /// Adapted projections: q, v of layer 0, q, v of layer 1, …
+    /// Adapted projections: those of layer 0 (in the order of [`Projection::ALL`]), of layer 1, …
     pub fn modules(&self) -> &[ModuleLayout] {
         &self.modules
     }
@@ -195,13 +189,7 @@ impl AdapterLayout {
     pub(crate) fn fits(&self, backbone: &BackboneConfig) -> bool {
         let per_layer = self.config.targets.len();
         self.modules.len() == per_layer * backbone.num_layers
-            && self.modules.iter().all(|m| {
-                let d_out = match m.projection {
-                    Projection::QProj => backbone.q_dim(),
-                    Projection::VProj => backbone.kv_dim(),
-                };
-                m.d_in == backbone.hidden_size && m.d_out == d_out
-            })
+            && self.modules.iter().all(|m| backbone.projection(m.projection) == [m.d_out, m.d_in])
     }
 }
 

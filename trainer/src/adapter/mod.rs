@@ -113,7 +113,7 @@ impl Adapter {
         tensors.map(|t| (t.name.as_str(), t.shape.as_slice(), &self.parameters[t.range.clone()]))
     }
 
-    /// Adapted projections, e.g. `model.layers.0.self_attn.q_proj`: q, v of layer 0, q, v of layer 1, …
+    /// Adapted projections, e.g. `model.layers.0.self_attn.q_proj`, in the order of the layout's modules.
     pub fn module_names(&self) -> Vec<String> {
         self.layout.modules().iter().map(|m| m.name.clone()).collect()
     }

@@ -6,7 +6,6 @@ use reclora_storage::atomic::{create_dir_all, write_bytes_atomic};
 use serde_json::{Value, json};
 
 use super::Adapter;
-use crate::config::Projection;
 use crate::error::{Result, TrainerError};
 use crate::parameter_file::serialize;
 
@@ -51,10 +50,7 @@ impl Adapter {
         // PEFT's field is an integer by convention; a fraction is written as it is.
         let whole = lora_alpha.fract() == 0.0 && lora_alpha.abs() < 1e15;
         let lora_alpha = if whole { json!(lora_alpha as i64) } else { json!(lora_alpha) };
-        let targets = self.config().targets.iter().map(|target| match target {
-            Projection::QProj => "q_proj",
-            Projection::VProj => "v_proj",
-        });
+        let targets = self.config().targets.iter().map(|target| target.name());
         let mut targets: Vec<&str> = targets.collect();
         targets.sort_unstable();
         json!({

@@ -5,7 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Backbone, BackboneConfig, BlockWeights, TensorFile};
+use super::{Backbone, BackboneConfig, BlockWeights, FrozenLinear, TensorFile, Weight};
+use crate::config::{Projection, WeightType};
 use crate::error::{Result, TrainerError};
 
 /// `model.safetensors.index.json`: which file holds which tensor.
@@ -17,24 +18,25 @@ struct Index {
 /// What to do about weights that can't be read or are not those of config.json.
 const ADVICE: &str = "weights and config.json must be one whole model: copy or download both again";
 
-pub(super) fn load(dir: &Path) -> Result<Backbone> {
+pub(super) fn load(dir: &Path, weight_type: WeightType) -> Result<Backbone> {
     let config_path = dir.join("config.json");
     let config = BackboneConfig::parse(&config_path, &read(&config_path)?)?;
-    load_weights(dir, config).map_err(|error| error.advise(ADVICE))
+    load_weights(dir, config, weight_type).map_err(|error| error.advise(ADVICE))
 }
 
-fn load_weights(dir: &Path, config: BackboneConfig) -> Result<Backbone> {
+fn load_weights(dir: &Path, config: BackboneConfig, weight_type: WeightType) -> Result<Backbone> {
     let mut weights = Weights::open(dir)?;
     let (hidden, vocab) = (config.hidden_size, config.vocab_size);
-    let embedding = weights.read("model.embed_tokens.weight", &[vocab, hidden])?;
+    let table = [vocab, hidden];
+    let embedding = weights.matrix("model.embed_tokens.weight", table, weight_type)?;
     let blocks = (0..config.num_layers)
-        .map(|layer| load_block(&mut weights, &config, layer))
+        .map(|layer| load_block(&mut weights, &config, layer, weight_type))
         .collect::<Result<_>>()?;
-    let norm = weights.read("model.norm.weight", &[hidden])?;
+    let norm = weights.vector("model.norm.weight", hidden)?;
     let head = if config.tie_word_embeddings {
         None
     } else {
-        Some(weights.read("lm_head.weight", &[vocab, hidden])?)
+        Some(weights.matrix("lm_head.weight", table, weight_type)?)
     };
     Ok(Backbone { config, path: dir.to_path_buf(), embedding, blocks, norm, head })
 }
@@ -51,50 +53,34 @@ fn load_block(
     weights: &mut Weights,
     config: &BackboneConfig,
     layer: usize,
+    weight_type: WeightType,
 ) -> Result<BlockWeights> {
-    let hidden = config.hidden_size;
-    let (mlp, padded) = (config.intermediate_size, config.padded_intermediate());
-    let (q, kv) = (config.q_dim(), config.kv_dim());
-    let mut read = |name: &str, shape: &[usize]| {
-        weights.read(&format!("model.layers.{layer}.{name}.weight"), shape)
+    let mut linear = |projection: Projection| -> Result<FrozenLinear> {
+        let name = projection.module(layer);
+        let shape = config.projection(projection);
+        let weight = weights.matrix(&format!("{name}.weight"), shape, weight_type)?;
+        let bias = config.has_bias(projection);
+        let bias = bias.then(|| weights.vector(&format!("{name}.bias"), shape[0])).transpose()?;
+        Ok(FrozenLinear { weight, bias })
     };
-    // Each matrix is allocated after its parts were read: sizes that no file backs allocate nothing.
-    let parts = [
-        (read("self_attn.q_proj", &[q, hidden])?, 0),
-        (read("self_attn.k_proj", &[kv, hidden])?, q),
-        (read("self_attn.v_proj", &[kv, hidden])?, q + kv),
-    ];
-    let qkv = side_by_side(&parts, hidden, config.qkv_dim());
-    let o = side_by_side(&[(read("self_attn.o_proj", &[hidden, q])?, 0)], q, hidden);
-    let parts = [
-        (read("mlp.gate_proj", &[mlp, hidden])?, 0),
-        (read("mlp.up_proj", &[mlp, hidden])?, padded),
-    ];
-    let gate_up = side_by_side(&parts, hidden, 2 * padded);
-    let down = read("mlp.down_proj", &[hidden, mlp])?;
-    let mut down = side_by_side(&[(down, 0)], mlp, hidden);
-    down.resize(padded * hidden, 0.0);
+    let [q, k, v, o, gate, up, down] = Projection::ALL;
+    let projections =
+        [linear(q)?, linear(k)?, linear(v)?, linear(o)?, linear(gate)?, linear(up)?, linear(down)?];
+    let mut norm = |name: &str, width: usize| {
+        weights.vector(&format!("model.layers.{layer}.{name}.weight"), width)
+    };
+    let qk_norm = if config.qk_norm {
+        let width = config.head_dim;
+        Some([norm("self_attn.q_norm", width)?, norm("self_attn.k_norm", width)?])
+    } else {
+        None
+    };
     Ok(BlockWeights {
-        input_norm: read("input_layernorm", &[hidden])?,
-        qkv,
-        o,
-        mlp_norm: read("post_attention_layernorm", &[hidden])?,
-        gate_up,
-        down,
+        input_norm: norm("input_layernorm", config.hidden_size)?,
+        mlp_norm: norm("post_attention_layernorm", config.hidden_size)?,
+        qk_norm,
+        projections,
     })
-}
-
-/// Joins `[outputs, inputs]` weights into one `[inputs, stride]` matrix, each from its own column on.
-fn side_by_side(parts: &[(Vec<f32>, usize)], inputs: usize, stride: usize) -> Vec<f32> {
-    let mut joined = vec![0.0; inputs * stride];
-    for (weight, offset) in parts {
-        for (output, row) in weight.chunks_exact(inputs).enumerate() {
-            for (x, dst) in row.iter().zip(joined.chunks_exact_mut(stride)) {
-                dst[offset + output] = *x;
-            }
-        }
-    }
-    joined
 }
 
 /// The weight files of a directory.
@@ -133,15 +119,21 @@ impl Weights {
         Ok(Self { files, root: index, map })
     }
 
-    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    fn vector(&mut self, name: &str, width: usize) -> Result<Vec<f32>> {
+        self.file(name)?.read(name, &[width])
+    }
+
+    fn matrix(&mut self, name: &str, shape: [usize; 2], weight_type: WeightType) -> Result<Weight> {
+        self.file(name)?.weight(name, shape, weight_type)
+    }
+
+    /// The file that holds a tensor.
+    fn file(&mut self, name: &str) -> Result<&mut TensorFile> {
         let at = if self.map.is_empty() { Some(0) } else { self.map.get(name).copied() };
-        match at.and_then(|at| self.files.get_mut(at)) {
-            Some(file) => file.read(name, shape),
-            None => Err(TrainerError::file(
-                &self.root,
-                format!("tensor {name}: is missing from the weight map"),
-            )),
-        }
+        at.and_then(|at| self.files.get_mut(at)).ok_or_else(|| {
+            let what = format!("tensor {name}: is missing from the weight map");
+            TrainerError::file(&self.root, what)
+        })
     }
 }
 

@@ -1,59 +1,83 @@
 //! The frozen LLM: a LLaMA decoder read from a Hugging Face directory.
 //!
-//! Weights are kept as the forward pass wants them (input-major, projections that share an input side
-//! by side) and nothing here has a gradient.
+//! Matrices stay as files hold them (`[outputs, inputs]`), mapped where possible, and nothing here has
+//! a gradient.
 
 mod config;
 mod load;
 mod tensors;
+mod weight;
 
 use std::path::{Path, PathBuf};
 
 pub use config::{BackboneConfig, RopeScaling};
 pub(crate) use tensors::TensorFile;
+pub(crate) use weight::Weight;
 
+use crate::config::{Projection, WeightType};
 use crate::error::Result;
 
-/// Weights of one decoder block. Matrices are input-major: `[inputs, outputs]`.
+/// A frozen projection.
+#[derive(Debug)]
+pub(crate) struct FrozenLinear {
+    pub weight: Weight,
+    /// `[outputs]`, where the family has one.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// Weights of one decoder block.
 #[derive(Debug)]
 pub(crate) struct BlockWeights {
     /// RMSNorm before attention `[hidden]`.
     pub input_norm: Vec<f32>,
-    /// Query, key and value projections side by side `[hidden, q + 2 kv]`.
-    pub qkv: Vec<f32>,
-    /// Output projection of attention `[q, hidden]`.
-    pub o: Vec<f32>,
     /// RMSNorm before the MLP `[hidden]`.
     pub mlp_norm: Vec<f32>,
-    /// Gate and up projections side by side `[hidden, 2 * intermediate_padded]`.
-    pub gate_up: Vec<f32>,
-    /// Down projection `[intermediate_padded, hidden]`.
-    pub down: Vec<f32>,
+    /// RMSNorms of each query head and each key head `[head_dim]`, where the family has them.
+    pub qk_norm: Option<[Vec<f32>; 2]>,
+    /// In the order of [`Projection::ALL`].
+    projections: [FrozenLinear; 7],
 }
 
-/// A frozen LLaMA decoder. Shared by all threads.
+impl BlockWeights {
+    /// One of the projections.
+    pub fn projection(&self, projection: Projection) -> &FrozenLinear {
+        &self.projections[projection as usize]
+    }
+}
+
+/// A frozen LLaMA-family decoder. Shared by all threads.
 #[derive(Debug)]
 pub struct Backbone {
     pub(crate) config: BackboneConfig,
     pub(crate) path: PathBuf,
     /// `[vocab, hidden]`.
-    pub(crate) embedding: Vec<f32>,
+    pub(crate) embedding: Weight,
     pub(crate) blocks: Vec<BlockWeights>,
     /// Final RMSNorm `[hidden]`.
     pub(crate) norm: Vec<f32>,
     /// `[vocab, hidden]`; `None` when tied to the embedding.
-    pub(crate) head: Option<Vec<f32>>,
+    head: Option<Weight>,
 }
 
 impl Backbone {
     /// Reads `config.json` and `model.safetensors` (or the shards of `model.safetensors.index.json`)
-    /// of a Hugging Face directory. F32, F16 and BF16 tensors become f32.
+    /// of a Hugging Face directory, with weights in f32.
+    ///
+    /// # Errors
+    /// See [`Self::load_as`].
+    pub fn load(path: &Path) -> Result<Self> {
+        Self::load_as(path, WeightType::F32)
+    }
+
+    /// Like [`Self::load`], with matrices stored as `weight_type`. Tensors of the file may be F32, F16
+    /// or BF16; a matrix that the file has in the wanted type is mapped, so that all processes of a
+    /// machine share its memory.
     ///
     /// # Errors
     /// A file that is missing, truncated or malformed, an unsupported architecture or feature, a
     /// tensor that is missing or has another shape or type: each names the file and the tensor.
-    pub fn load(dir: &Path) -> Result<Self> {
-        load::load(dir)
+    pub fn load_as(path: &Path, weight_type: WeightType) -> Result<Self> {
+        load::load(path, weight_type)
     }
 
     /// Sizes and settings.
@@ -61,13 +85,13 @@ impl Backbone {
         &self.config
     }
 
-    /// The directory it was read from.
+    /// Where it was read from.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Rows of the output head, `[vocab, hidden]`.
-    pub(crate) fn head(&self) -> &[f32] {
-        self.head.as_deref().unwrap_or(&self.embedding)
+    /// The output head, `[vocab, hidden]`.
+    pub(crate) fn head(&self) -> &Weight {
+        self.head.as_ref().unwrap_or(&self.embedding)
     }
 }

@@ -1,13 +1,17 @@
-//! One safetensors file: checked header, tensors read one at a time as f32.
+//! One safetensors file: checked header, tensors read one at a time as f32, or used where they are.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use half::{bf16, f16};
+use reclora_storage::mmap::{Access, Mapped};
 use safetensors::Dtype;
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo};
 
+use super::weight::Weight;
+use crate::config::WeightType;
 use crate::error::{Result, TrainerError};
 
 /// Largest header read: that of the safetensors format itself.
@@ -20,6 +24,8 @@ pub(crate) struct TensorFile {
     file: File,
     metadata: Metadata,
     data_start: u64,
+    /// The whole file, once a tensor is used in place.
+    map: Option<Arc<Mapped>>,
 }
 
 impl TensorFile {
@@ -50,7 +56,7 @@ impl TensorFile {
                 "is {length} bytes long, its header describes {expected}: truncated or damaged"
             )));
         }
-        Ok(Self { path: path.to_path_buf(), file, metadata, data_start })
+        Ok(Self { path: path.to_path_buf(), file, metadata, data_start, map: None })
     }
 
     /// Names of all tensors, in file order.
@@ -65,27 +71,70 @@ impl TensorFile {
 
     /// Reads a tensor of exactly this shape as f32.
     pub fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let path = &self.path;
-        let fail = |what: String| TrainerError::file(path, format!("tensor {name}: {what}"));
-        let info = self.metadata.info(name).ok_or_else(|| fail("is missing".into()))?;
-        if info.shape != shape {
-            return Err(fail(format!("has shape {:?}, expected {shape:?}", info.shape)));
-        }
-        if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-            return Err(fail(format!("has type {:?}; supported: F32, F16, BF16", info.dtype)));
-        }
-        // The header was checked: the range is inside the file and as long as shape and type say.
-        let (start, end) = info.data_offsets;
+        let info = self.info(name, shape)?;
+        let (dtype, (start, end)) = (info.dtype, info.data_offsets);
         let mut bytes = vec![0; end - start];
         self.file
             .seek(SeekFrom::Start(self.data_start + start as u64))
             .and_then(|_| self.file.read_exact(&mut bytes))
-            .map_err(|e| fail(format!("can't be read: {e}")))?;
-        Ok(match info.dtype {
+            .map_err(|e| self.fail(name, format!("can't be read: {e}")))?;
+        Ok(match dtype {
             Dtype::F16 => pairs(&bytes).map(|b| f16::from_le_bytes(b).to_f32()).collect(),
             Dtype::BF16 => pairs(&bytes).map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
             _ => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
         })
+    }
+
+    /// A matrix of exactly this shape, stored as `weight_type`: used where it is in the file if that
+    /// has it so, otherwise read and converted.
+    pub fn weight(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        weight_type: WeightType,
+    ) -> Result<Weight> {
+        let info = self.info(name, &shape)?;
+        let (dtype, start) = (info.dtype, info.data_offsets.0);
+        let as_it_is = matches!(
+            (dtype, weight_type),
+            (Dtype::F32, WeightType::F32) | (Dtype::BF16, WeightType::Bf16)
+        );
+        // Files are little-endian.
+        if as_it_is && cfg!(target_endian = "little") {
+            let offset = self.data_start as usize + start;
+            if let Some(weight) = Weight::mapped(self.mapped()?, offset, shape, weight_type) {
+                return Ok(weight);
+            }
+        }
+        let [outputs, inputs] = shape;
+        Ok(Weight::from_f32(outputs, inputs, self.read(name, &shape)?, weight_type))
+    }
+
+    fn mapped(&mut self) -> Result<&Arc<Mapped>> {
+        let map = match self.map.take() {
+            Some(map) => map,
+            None => Arc::new(Mapped::open(&self.path, Access::Automatic)?),
+        };
+        Ok(self.map.insert(map))
+    }
+
+    /// Where a tensor of exactly this shape is. The header was checked: the range is inside the file
+    /// and as long as shape and type say.
+    fn info(&self, name: &str, shape: &[usize]) -> Result<&TensorInfo> {
+        let info = self.metadata.info(name).ok_or_else(|| self.fail(name, "is missing".into()))?;
+        if info.shape != shape {
+            let what = format!("has shape {:?}, expected {shape:?}", info.shape);
+            return Err(self.fail(name, what));
+        }
+        if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            let what = format!("has type {:?}; supported: F32, F16, BF16", info.dtype);
+            return Err(self.fail(name, what));
+        }
+        Ok(info)
+    }
+
+    fn fail(&self, name: &str, what: String) -> TrainerError {
+        TrainerError::file(&self.path, format!("tensor {name}: {what}"))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use reclora_storage::protocol::LabelRule;
 
-use super::{AdapterConfig, CommBackend, Config, CrmConfig};
+use super::{AdapterConfig, CommBackend, Config, CrmConfig, Projection};
 use crate::error::{Result, TrainerError};
 
 /// Largest width and depth of the CRM.
@@ -154,7 +154,8 @@ impl AdapterConfig {
         targets.sort();
         targets.dedup();
         if targets.is_empty() || targets.len() != self.targets.len() {
-            return refuse("adapter.targets", "must name q_proj, v_proj or both, each once");
+            let names = Projection::ALL.map(Projection::name).join(", ");
+            return refuse("adapter.targets", format!("must name some of {names}, each once"));
         }
         Ok(())
     }

@@ -5,6 +5,8 @@
 //!
 //! Queries come scaled by `log2(e) / sqrt(dim)`: scores are in base 2.
 
+use std::ops::Range;
+
 use super::pointwise::sum_lanes;
 use super::simd::{LANES, exp2_nonpositive, kernel};
 use super::{Mat, matmul};
@@ -28,6 +30,8 @@ pub struct AttentionShape {
     pub queries: usize,
     /// Number of keys.
     pub keys: usize,
+    /// How many latest keys a query sees, its own position included; all of them if `None`.
+    pub window: Option<usize>,
 }
 
 impl AttentionShape {
@@ -44,8 +48,8 @@ impl AttentionShape {
 
 /// Causal attention.
 ///
-/// `q` `[heads, queries, padded]`, `k` and `v` `[kv_heads, keys, padded]`; query `i` sees keys
-/// `0..=positions[i]`, positions ascending. `out` `[queries, heads * dim]`; `log_sum` gets the
+/// `q` `[heads, queries, padded]`, `k` and `v` `[kv_heads, keys, padded]`; query `i` sees keys up to
+/// `positions[i]` (the last `window` of them), positions ascending. `out` `[queries, heads * dim]`; `log_sum` gets the
 /// base-2 log of each softmax's denominator `[heads, queries]`. `scratch` is reused between calls.
 #[expect(clippy::too_many_arguments, reason = "kernels take plain slices and sizes")]
 pub fn attention(
@@ -62,17 +66,17 @@ pub fn attention(
     for head in 0..heads {
         let kv = shape.kv_head(head) * shape.kv_len();
         for first in (0..queries).step_by(TILE) {
-            let tile = Tile::new(&positions[..queries], first);
+            let tile = Tile::new(&positions[..queries], first, shape.window);
             let (rows, keys) = (tile.rows(), tile.keys());
+            let kv = kv + tile.first_key * padded;
             scratch.resize(rows * keys, 0.0);
             let q = Mat::new(&q[(head * queries + first) * padded..], rows, padded);
             matmul(scratch, keys, q, Mat::new(&k[kv..], keys, padded).t(), 1.0, false);
             let log_sum = &mut log_sum[head * queries + first..][..rows];
-            let scores = scratch.chunks_exact_mut(keys).zip(tile.last_keys);
-            for ((scores, last_key), log) in scores.zip(log_sum) {
-                let (seen, hidden) = scores.split_at_mut(*last_key as usize + 1);
-                *log = softmax_base_2(seen);
-                hidden.fill(0.0);
+            for (row, (scores, log)) in scratch.chunks_exact_mut(keys).zip(log_sum).enumerate() {
+                let seen = tile.seen(row);
+                *log = softmax_base_2(&mut scores[seen.clone()]);
+                tile.hide(seen, scores);
             }
             let v = Mat::strided(&v[kv..], keys, dim, padded);
             let out = &mut out[(first * heads + head) * dim..];
@@ -81,15 +85,22 @@ pub fn attention(
     }
 }
 
-/// Up to [`TILE`] consecutive queries.
+/// Up to [`TILE`] consecutive queries, and the keys that any of them sees.
 pub(super) struct Tile<'a> {
     /// Position of each query: the last key it sees.
-    pub last_keys: &'a [u32],
+    last_keys: &'a [u32],
+    window: usize,
+    /// The first key that any of the queries sees.
+    pub first_key: usize,
 }
 
 impl<'a> Tile<'a> {
-    pub fn new(positions: &'a [u32], first: usize) -> Self {
-        Self { last_keys: &positions[first..positions.len().min(first + TILE)] }
+    pub fn new(positions: &'a [u32], first: usize, window: Option<usize>) -> Self {
+        let last_keys = &positions[first..positions.len().min(first + TILE)];
+        let window = window.unwrap_or(usize::MAX);
+        let first_key =
+            last_keys.first().map_or(0, |last| (*last as usize + 1).saturating_sub(window));
+        Self { last_keys, window, first_key }
     }
 
     /// Queries.
@@ -97,9 +108,21 @@ impl<'a> Tile<'a> {
         self.last_keys.len()
     }
 
-    /// Keys that any of the queries sees.
+    /// Keys, from `first_key` on.
     pub fn keys(&self) -> usize {
-        self.last_keys.last().map_or(0, |last| *last as usize + 1)
+        self.last_keys.last().map_or(0, |last| *last as usize + 1 - self.first_key)
+    }
+
+    /// The keys that a query sees, counted from `first_key`.
+    pub fn seen(&self, row: usize) -> Range<usize> {
+        let end = self.last_keys[row] as usize + 1;
+        end.saturating_sub(self.window) - self.first_key..end - self.first_key
+    }
+
+    /// Zeroes what a query does not see.
+    pub fn hide(&self, seen: Range<usize>, row: &mut [f32]) {
+        row[..seen.start].fill(0.0);
+        row[seen.end..].fill(0.0);
     }
 }
 

@@ -32,8 +32,9 @@ pub fn attention_grad(
     for head in 0..heads {
         let kv = shape.kv_head(head) * shape.kv_len();
         for first in (0..queries).step_by(TILE) {
-            let tile = Tile::new(&positions[..queries], first);
+            let tile = Tile::new(&positions[..queries], first, shape.window);
             let (rows, keys) = (tile.rows(), tile.keys());
+            let kv = kv + tile.first_key * padded;
             scratch.resize(2 * rows * keys, 0.0);
             let (p, ds) = scratch.split_at_mut(rows * keys);
             let from = (head * queries + first) * padded;
@@ -44,15 +45,15 @@ pub fn attention_grad(
             let d_out_tile = Mat::strided(&d_out[at..], rows, dim, heads * dim);
             matmul(p, keys, q, k.t(), 1.0, false);
             matmul(ds, keys, d_out_tile, v.t(), 1.0, false);
-            for (row, last_key) in tile.last_keys.iter().enumerate() {
+            for row in 0..rows {
                 let at = at + row * heads * dim;
                 let delta = dot(&out[at..at + dim], &d_out[at..at + dim]);
                 let log = log_sum[head * queries + first + row];
-                let (seen, here) = (*last_key as usize + 1, row * keys..(row + 1) * keys);
+                let (seen, here) = (tile.seen(row), row * keys..(row + 1) * keys);
                 let (p, ds) = (&mut p[here.clone()], &mut ds[here]);
-                softmax_grad(&mut p[..seen], &mut ds[..seen], log, delta);
-                p[seen..].fill(0.0);
-                ds[seen..].fill(0.0);
+                softmax_grad(&mut p[seen.clone()], &mut ds[seen.clone()], log, delta);
+                tile.hide(seen.clone(), p);
+                tile.hide(seen, ds);
             }
             let (p, ds) = (Mat::new(p, rows, keys), Mat::new(ds, rows, keys));
             matmul(&mut dq[from..], padded, ds, k, 1.0, false);

@@ -34,6 +34,18 @@ impl<'a> Mat<'a> {
         }
     }
 
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// `count` columns from `first` on (no copy).
+    pub fn columns(self, first: usize, count: usize) -> Self {
+        assert!(first + count <= self.cols, "columns {first}..{} of {}", first + count, self.cols);
+        let data = if self.rows == 0 { self.data } else { &self.data[first * self.col_stride..] };
+        Self { data, cols: count, ..self }
+    }
+
     fn span(&self) -> usize {
         span(self.rows, self.cols, self.row_stride, self.col_stride)
     }

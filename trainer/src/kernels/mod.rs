@@ -10,9 +10,11 @@
 
 pub mod attention;
 pub mod attention_grad;
+pub mod frozen;
 pub mod heads;
 pub mod matmul;
 pub mod pointwise;
 mod simd;
 
+pub use frozen::{FrozenBuffers, FrozenMat, FrozenValues, project, project_grad};
 pub use matmul::{Mat, matmul};

@@ -169,3 +169,15 @@ fn add_body<const FMA: bool>(y: &mut [f32], x: &[f32]) {
         *y += x;
     }
 }
+
+kernel! {
+    /// Adds `x` to every row of `y`; rows are `stride` elements apart, the last one may be cut short.
+    pub fn add_to_rows = add_to_rows_body(y: &mut [f32], stride: usize, x: &[f32])
+}
+
+#[inline(always)]
+fn add_to_rows_body<const FMA: bool>(y: &mut [f32], stride: usize, x: &[f32]) {
+    for row in y.chunks_mut(stride) {
+        add_body::<FMA>(row, x);
+    }
+}

@@ -1,35 +1,51 @@
 //! Backward pass: gradients of the activations and of the mixed adapters, never of frozen weights.
 
-use super::forward::{Context, Pass};
-use super::lora;
-use super::workspace::{BlockState, Keep, LoraPath, Scratch, Workspace, fit};
+use super::forward::{Context, Pass, copy};
+use super::linear::Rows;
+use super::workspace::{BlockState, Keep, NormedHeads, SEGMENT, Scratch, Workspace, fit};
 use crate::adapter::Mixture;
+use crate::config::Projection::{DownProj, GateProj, KProj, OProj, QProj, UpProj, VProj};
 use crate::kernels::attention_grad::attention_grad;
-use crate::kernels::heads::merge_heads_grad;
-use crate::kernels::pointwise::{add, rms_norm_grad, swiglu_grad};
-use crate::kernels::{Mat, matmul};
+use crate::kernels::heads::{HeadsView, merge_heads_grad};
+use crate::kernels::pointwise::{add, rms_norm_grad, swiglu, swiglu_grad};
 
 impl Pass<'_> {
     /// From `ws.top.d_norm` to the gradients of every module's mixed A and B. The pass ends at the
-    /// lowest block's projections: nothing below is trained.
+    /// lowest adapted projection: nothing below is trained.
     pub fn backward(&self, ws: &mut Workspace, tokens: usize, rows: &[u32], keep: Keep) {
         let (layers, hidden) = (self.backbone.config.num_layers, self.backbone.config.hidden_size);
         let d_rows = fit(&mut ws.scratch.d_rows, rows.len() * hidden);
         d_rows.fill(0.0);
         rms_norm_grad(&ws.top.x, &self.backbone.norm, &ws.top.inv_rms, &ws.top.d_norm, d_rows);
         for layer in (0..layers).rev() {
+            if keep == Keep::Inputs && (layer + 1 == layers || (layer + 1) % SEGMENT == 0) {
+                self.recompute(ws, layer, rows);
+            }
             let rows = if layer + 1 == layers { rows } else { &ws.positions[..tokens] };
             let context = Context { rope: &ws.rope, positions: &ws.positions, rows };
-            let state = if keep == Keep::Everything {
-                &mut ws.blocks[layer]
-            } else {
-                let state = &mut ws.blocks[0];
-                state.x.clone_from(&ws.inputs[layer]);
-                self.block(layer, &context, &ws.mixture, state, &mut ws.scratch);
-                state
-            };
+            let at = if keep == Keep::Everything { layer } else { layer % SEGMENT };
+            let state = &mut ws.blocks[at];
             self.block_grad(layer, &context, &mut ws.mixture, state, &mut ws.scratch);
             std::mem::swap(&mut ws.scratch.d_rows, &mut ws.scratch.d_x);
+        }
+    }
+
+    /// Runs the blocks of a segment again, up to its last one, so that `ws.blocks` has their states.
+    fn recompute(&self, ws: &mut Workspace, last: usize, rows: &[u32]) {
+        let (segment, layers) = (last / SEGMENT, self.backbone.config.num_layers);
+        let (first, count) = (segment * SEGMENT, last % SEGMENT + 1);
+        if ws.blocks.len() < count {
+            ws.blocks.resize_with(count, BlockState::default);
+        }
+        copy(&ws.inputs[segment], &mut ws.blocks[0].x);
+        for at in 0..count {
+            let layer = first + at;
+            let rows = if layer + 1 == layers { rows } else { &ws.positions };
+            let context = Context { rope: &ws.rope, positions: &ws.positions, rows };
+            self.block(layer, &context, &ws.mixture, &mut ws.blocks[at], &mut ws.scratch);
+            if at + 1 < count {
+                std::mem::swap(&mut ws.blocks[at + 1].x, &mut ws.scratch.out);
+            }
         }
     }
 
@@ -39,32 +55,76 @@ impl Pass<'_> {
         layer: usize,
         context: &Context<'_>,
         mixture: &mut Mixture,
-        state: &BlockState,
+        state: &mut BlockState,
         scratch: &mut Scratch,
     ) {
-        self.mlp_grad(layer, context.rows.len(), state, scratch);
-        self.attend_grad(layer, context, state, scratch);
-        self.project_grad(layer, context, mixture, state, scratch);
+        let below = layer > 0;
+        let sites = &self.sites[layer];
+        self.mlp_grad(layer, context.rows.len(), mixture, state, scratch);
+        if below || sites.any(&[QProj, KProj, VProj, OProj]) {
+            self.output_grad(layer, mixture, state, scratch);
+        }
+        if below || sites.any(&[QProj, KProj, VProj]) {
+            self.attend_grad(layer, context, state, scratch);
+            self.project_grad(layer, context, mixture, state, scratch);
+        }
+        if below {
+            self.input_norm_grad(layer, context, state, scratch);
+        }
     }
 
     /// Adds to `scratch.d_rows` (gradient of the block's output) what reaches `mid` through the MLP.
-    fn mlp_grad(&self, layer: usize, rows: usize, state: &BlockState, scratch: &mut Scratch) {
+    fn mlp_grad(
+        &self,
+        layer: usize,
+        rows: usize,
+        mixture: &mut Mixture,
+        state: &mut BlockState,
+        scratch: &mut Scratch,
+    ) {
         let config = &self.backbone.config;
-        let weights = &self.backbone.blocks[layer];
-        let (hidden, width) = (config.hidden_size, config.padded_intermediate());
-        let d_act = fit(&mut scratch.act, rows * width);
-        let down = Mat::new(&weights.down, width, hidden);
-        matmul(d_act, width, Mat::new(&scratch.d_rows, rows, hidden), down.t(), 1.0, false);
-        let d_gate_up = fit(&mut scratch.d_gate_up, rows * 2 * width);
+        let (hidden, width) = (config.hidden_size, config.intermediate_size);
+        let sites = &self.sites[layer];
+        if sites.any(&[GateProj, UpProj]) {
+            self.mid_norm(layer, state, scratch);
+        }
+        let Scratch { d_rows, act, d_gate_up, d_norm, mid_norm, linear: buffers, .. } = scratch;
+        let d_act = fit(act, rows * width);
+        let d_gate_up = fit(d_gate_up, rows * 2 * width);
+        // The input of the down projection lies where the gradient of gate and up will be.
+        let act = &mut d_gate_up[..rows * width];
+        if sites.any(&[DownProj]) {
+            swiglu(&state.gate_up, width, act);
+        }
+        let dy = Rows { data: d_rows, count: rows, stride: hidden };
+        self.linear(layer, DownProj).grad(act, dy, Some((&mut *d_act, false)), mixture, buffers);
         swiglu_grad(&state.gate_up, width, d_act, d_gate_up);
-        let d_norm = fit(&mut scratch.mid_norm, rows * hidden);
-        let gate_up = Mat::new(&weights.gate_up, hidden, 2 * width);
-        matmul(d_norm, hidden, Mat::new(d_gate_up, rows, 2 * width), gate_up.t(), 1.0, false);
-        let d_rows = &mut scratch.d_rows;
-        rms_norm_grad(&state.mid, &weights.mlp_norm, &state.mid_inv_rms, d_norm, d_rows);
+        let d_norm = fit(d_norm, rows * hidden);
+        for (projection, offset) in [(GateProj, 0), (UpProj, width)] {
+            let dy = Rows { data: &d_gate_up[offset..], count: rows, stride: 2 * width };
+            let dx = Some((&mut *d_norm, offset > 0));
+            self.linear(layer, projection).grad(mid_norm, dy, dx, mixture, buffers);
+        }
+        let weight = &self.backbone.blocks[layer].mlp_norm;
+        rms_norm_grad(&state.mid, weight, &state.mid_inv_rms, d_norm, d_rows);
     }
 
-    /// From `scratch.d_rows` (gradient of `mid`) to that of the projections, in `scratch.qkv` (and
+    /// From `scratch.d_rows` (gradient of `mid`) to that of the attention's output.
+    fn output_grad(
+        &self,
+        layer: usize,
+        mixture: &mut Mixture,
+        state: &BlockState,
+        scratch: &mut Scratch,
+    ) {
+        let Scratch { d_rows, d_attention, linear: buffers, .. } = scratch;
+        let stride = self.backbone.config.hidden_size;
+        let dy = Rows { data: d_rows, count: d_rows.len() / stride, stride };
+        let dx = Some((fit(d_attention, state.attention.len()), false));
+        self.linear(layer, OProj).grad(&state.attention, dy, dx, mixture, buffers);
+    }
+
+    /// From `scratch.d_attention` to the gradient of the projections, in `scratch.qkv` (and
     /// `scratch.q_rows`).
     fn attend_grad(
         &self,
@@ -74,14 +134,11 @@ impl Pass<'_> {
         scratch: &mut Scratch,
     ) {
         let config = &self.backbone.config;
-        let shape = self.shape(context);
-        let (rows, q_dim, hidden) = (shape.queries, config.q_dim(), config.hidden_size);
-        let d_attention = fit(&mut scratch.d_attention, rows * q_dim);
-        let o = Mat::new(&self.backbone.blocks[layer].o, q_dim, hidden);
-        matmul(d_attention, q_dim, Mat::new(&scratch.d_rows, rows, hidden), o.t(), 1.0, false);
-        let d_q = fit(&mut scratch.d_q, state.q.len());
-        let d_k = fit(&mut scratch.d_k, state.k.len());
-        let d_v = fit(&mut scratch.d_v, state.v.len());
+        let shape = self.shape(layer, context);
+        let Scratch { d_attention, d_q, d_k, d_v, qkv, q_rows, heads_row, .. } = scratch;
+        let d_q = fit(d_q, state.q.len());
+        let d_k = fit(d_k, state.k.len());
+        let d_v = fit(d_v, state.v.len());
         attention_grad(
             shape,
             &state.q,
@@ -96,70 +153,57 @@ impl Pass<'_> {
             d_v,
             &mut scratch.attention,
         );
-        let (q_view, k_view, v_view) = self.views(context);
+        let [q_view, k_view, v_view] = self.views(context);
         let q_scale = 1.0 / (config.head_dim as f32).sqrt();
-        let tokens = context.positions.len();
-        let q_rope = Some((context.rope, context.rows));
-        let k_rope = Some((context.rope, context.positions));
-        let d_qkv = fit(&mut scratch.qkv, tokens * config.qkv_dim());
-        if context.selects() {
-            let d_q_rows = fit(&mut scratch.q_rows, rows * q_dim);
-            merge_heads_grad(q_view, d_q, q_rope, q_scale, d_q_rows);
-        } else {
-            merge_heads_grad(q_view, d_q, q_rope, q_scale, d_qkv);
-        }
+        let d_qkv = fit(qkv, context.positions.len() * config.qkv_dim());
         // The kernel's dk is with respect to base-2 scores.
-        merge_heads_grad(k_view, d_k, k_rope, std::f32::consts::LN_2, d_qkv);
+        let k_scale = std::f32::consts::LN_2;
+        merge_heads_grad(k_view, d_k, Some((context.rope, context.positions)), k_scale, d_qkv);
         merge_heads_grad(v_view, d_v, None, 1.0, d_qkv);
+        let d_queries = if context.selects() {
+            fit(q_rows, context.rows.len() * config.q_dim())
+        } else {
+            &mut *d_qkv
+        };
+        merge_heads_grad(q_view, d_q, Some((context.rope, context.rows)), q_scale, d_queries);
+        if let Some([q_norm, k_norm]) = &self.backbone.blocks[layer].qk_norm {
+            norm_heads_grad(q_view, q_norm, &state.q_normed, d_queries, heads_row);
+            norm_heads_grad(k_view, k_norm, &state.k_normed, qkv, heads_row);
+        }
     }
 
     /// Gradients of the adapters from those of the projections; and, above the lowest block, of the
-    /// block's input: `scratch.d_x`.
+    /// normed input: `scratch.d_norm` (and `scratch.d_norm_rows`).
     fn project_grad(
         &self,
         layer: usize,
         context: &Context<'_>,
         mixture: &mut Mixture,
-        state: &BlockState,
+        state: &mut BlockState,
         scratch: &mut Scratch,
     ) {
         let config = &self.backbone.config;
-        let (hidden, q, stride) = (config.hidden_size, config.q_dim(), config.qkv_dim());
-        let (tokens, rows) = (context.positions.len(), context.rows.len());
-        let merged = self.path == LoraPath::Merged && !self.sites[layer].is_empty();
-        let lowest = layer == 0;
-        let selects = context.selects();
-        let weight = if merged { &state.qkv_weight } else { &self.backbone.blocks[layer].qkv };
-        // Gradient of the normed input: of all tokens, and of the selected rows (queries) apart.
-        let mut d_norm_rows = Vec::new();
-        if !lowest {
-            let d_norm = fit(&mut scratch.out, tokens * hidden);
-            let first = if selects { q } else { 0 };
-            let dy = Mat::strided(&scratch.qkv[first..], tokens, stride - first, stride);
-            let w = Mat::strided(&weight[first..], hidden, stride - first, stride);
-            matmul(d_norm, hidden, dy, w.t(), 1.0, false);
-            if selects {
-                let w = Mat::strided(weight, hidden, q, stride);
-                let dy = Mat::new(&scratch.q_rows, rows, q);
-                matmul(fit(&mut d_norm_rows, rows * hidden), hidden, dy, w.t(), 1.0, false);
-            }
+        let (hidden, q, kv) = (config.hidden_size, config.q_dim(), config.kv_dim());
+        let (below, selects) = (layer > 0, context.selects());
+        if self.sites[layer].any(&[QProj, KProj, VProj]) {
+            self.input_norm(layer, context, state, scratch);
         }
-        for site in &self.sites[layer] {
-            let on_rows = selects && site.is_query();
-            let (x, dy, stride) = if on_rows {
-                (&state.x_norm_rows, &scratch.q_rows[..], q)
-            } else {
-                (&state.x_norm, &scratch.qkv[site.offset..], stride)
-            };
-            let (lora_x, lora_dy) = (&mut scratch.lora_x, &mut scratch.lora_dy);
-            lora::gradients(site, mixture, x, dy, stride, lora_x, lora_dy);
-            if !lowest && !merged {
-                let dx = if on_rows { &mut d_norm_rows } else { &mut scratch.out };
-                lora::input_gradient(site, mixture, &scratch.lora_dy, dx);
-            }
-        }
-        if !lowest {
-            self.input_norm_grad(layer, context, &d_norm_rows, state, scratch);
+        let Scratch { x_norm, x_norm_rows, qkv, q_rows, d_norm, d_norm_rows, linear, .. } = scratch;
+        let d_norm = fit(d_norm, context.positions.len() * hidden);
+        let d_norm_rows = fit(d_norm_rows, if selects { context.rows.len() * hidden } else { 0 });
+        let (count, stride) = (context.positions.len(), config.qkv_dim());
+        let mut grad = |projection, x: &[f32], dy: Rows<'_>, dx: &mut [f32], accumulate| {
+            let dx = below.then_some((dx, accumulate));
+            self.linear(layer, projection).grad(x, dy, dx, mixture, linear);
+        };
+        let columns = |offset: usize| Rows { data: &qkv[offset..], count, stride };
+        grad(KProj, x_norm, columns(q), d_norm, false);
+        grad(VProj, x_norm, columns(q + kv), d_norm, true);
+        if selects {
+            let dy = Rows { data: q_rows, count: context.rows.len(), stride: q };
+            grad(QProj, x_norm_rows, dy, d_norm_rows, false);
+        } else {
+            grad(QProj, x_norm, columns(0), d_norm, true);
         }
     }
 
@@ -168,25 +212,43 @@ impl Pass<'_> {
         &self,
         layer: usize,
         context: &Context<'_>,
-        d_norm_rows: &[f32],
         state: &BlockState,
         scratch: &mut Scratch,
     ) {
         let hidden = self.backbone.config.hidden_size;
-        let tokens = context.positions.len();
-        let d_x = fit(&mut scratch.d_x, tokens * hidden);
+        let Scratch { d_x, d_rows, d_norm, d_norm_rows, .. } = scratch;
+        let d_x = fit(d_x, context.positions.len() * hidden);
         if context.selects() {
             d_x.fill(0.0);
             for (i, row) in context.rows.iter().enumerate() {
                 let at = *row as usize * hidden;
                 let here = i * hidden..(i + 1) * hidden;
-                d_x[at..at + hidden].copy_from_slice(&scratch.d_rows[here.clone()]);
-                add(&mut scratch.out[at..at + hidden], &d_norm_rows[here]);
+                d_x[at..at + hidden].copy_from_slice(&d_rows[here.clone()]);
+                add(&mut d_norm[at..at + hidden], &d_norm_rows[here]);
             }
         } else {
-            d_x.copy_from_slice(&scratch.d_rows);
+            d_x.copy_from_slice(d_rows);
         }
-        let norm = &self.backbone.blocks[layer].input_norm;
-        rms_norm_grad(&state.x, norm, &state.x_inv_rms, &scratch.out, d_x);
+        let weight = &self.backbone.blocks[layer].input_norm;
+        rms_norm_grad(&state.x, weight, &state.x_inv_rms, d_norm, d_x);
+    }
+}
+
+/// Backward of the heads' RMSNorm, in place: the gradient of its output becomes that of its input.
+fn norm_heads_grad(
+    view: HeadsView,
+    weight: &[f32],
+    state: &NormedHeads,
+    rows: &mut [f32],
+    scratch: &mut Vec<f32>,
+) {
+    let width = view.heads * view.dim;
+    let d_heads = fit(scratch, width);
+    let saved = state.raw.chunks_exact(width).zip(state.inv_rms.chunks_exact(view.heads));
+    for (row, (raw, inv_rms)) in rows.chunks_exact_mut(view.stride).zip(saved) {
+        let heads = &mut row[view.offset..view.offset + width];
+        d_heads.copy_from_slice(heads);
+        heads.fill(0.0);
+        rms_norm_grad(raw, weight, inv_rms, d_heads, heads);
     }
 }

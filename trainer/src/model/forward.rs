@@ -1,20 +1,19 @@
 //! Forward pass, block by block.
 
-use super::lora::{self, Site};
-use super::workspace::{BlockState, Keep, LoraPath, Plan, Scratch, Workspace, fit};
+use super::linear::{Linear, Sites};
+use super::workspace::{BlockState, Keep, NormedHeads, SEGMENT, Scratch, Workspace, fit};
 use crate::adapter::{Adapter, Mixture};
-use crate::backbone::{Backbone, BlockWeights};
+use crate::backbone::{Backbone, Weight};
+use crate::config::Projection;
 use crate::kernels::attention::{AttentionShape, attention};
 use crate::kernels::heads::{HeadsView, RopeTable, split_heads};
 use crate::kernels::pointwise::{rms_norm, swiglu};
-use crate::kernels::{Mat, matmul};
 
 /// One sequence through the model.
 pub(super) struct Pass<'a> {
     pub backbone: &'a Backbone,
     /// Adapted projections of each block.
-    pub sites: Vec<Vec<Site>>,
-    pub path: LoraPath,
+    pub sites: Vec<Sites>,
 }
 
 /// What every block of a pass reads.
@@ -34,27 +33,22 @@ impl Context<'_> {
 }
 
 impl<'a> Pass<'a> {
-    pub fn new(backbone: &'a Backbone, adapter: Option<&Adapter>, plan: Plan) -> Self {
-        let config = &backbone.config;
-        let (q, kv) = (config.q_dim(), config.kv_dim());
-        let sites = (0..config.num_layers)
-            .map(|layer| match adapter {
-                Some(adapter) => lora::sites(adapter.layout(), layer, q, kv).collect(),
-                None => Vec::new(),
-            })
-            .collect();
-        let path =
-            plan.lora_path.unwrap_or_else(|| LoraPath::choose(plan.tokens, config.hidden_size, q));
-        Self { backbone, sites, path }
+    pub fn new(backbone: &'a Backbone, adapter: Option<&Adapter>) -> Self {
+        let sites = |layer| adapter.map_or(Sites::default(), |a| Sites::of(a.layout(), layer));
+        Self { backbone, sites: (0..backbone.config.num_layers).map(sites).collect() }
+    }
+
+    pub fn linear(&self, layer: usize, projection: Projection) -> Linear<'a> {
+        Linear::new(&self.backbone.blocks[layer], &self.sites[layer], projection)
     }
 
     /// How much the forward keeps for a backward within a budget in bytes.
     pub fn keep(&self, tokens: usize, budget: usize) -> Keep {
         let c = &self.backbone.config;
-        let per_token =
-            4 * c.hidden_size + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.padded_intermediate();
-        let merged = if self.path == LoraPath::Merged { c.hidden_size * c.qkv_dim() } else { 0 };
-        let bytes = (per_token * tokens + merged) * c.num_layers * size_of::<f32>();
+        let normed = if c.qk_norm { c.q_dim() + c.kv_dim() } else { 0 };
+        let residual_and_attention = 2 * c.hidden_size + 2 * c.q_dim() + 2 * c.kv_dim() + normed;
+        let per_token = residual_and_attention + 2 * c.intermediate_size;
+        let bytes = per_token * tokens * c.num_layers * size_of::<f32>();
         if bytes <= budget { Keep::Everything } else { Keep::Inputs }
     }
 
@@ -65,18 +59,15 @@ impl<'a> Pass<'a> {
         ws.rope.prepare(config.rope_theta, config.rope_scaling, config.head_dim, tokens.len());
         ws.positions.clear();
         ws.positions.extend(0..tokens.len() as u32);
-        let states = if keep == Keep::Everything { layers } else { 1 };
-        if ws.blocks.len() < states {
-            ws.blocks.resize_with(states, BlockState::default);
-        }
-        if keep == Keep::Inputs {
-            ws.inputs.resize_with(layers, Vec::new);
-        }
-        embed(&self.backbone.embedding, hidden, tokens, &mut ws.blocks[0].x);
+        ws.blocks
+            .resize_with(if keep == Keep::Everything { layers } else { 1 }, BlockState::default);
+        ws.inputs
+            .resize_with(if keep == Keep::Inputs { layers.div_ceil(SEGMENT) } else { 0 }, Vec::new);
+        embed(&self.backbone.embedding, tokens, &mut ws.blocks[0].x);
         for layer in 0..layers {
             let at = if keep == Keep::Everything { layer } else { 0 };
-            if keep == Keep::Inputs {
-                ws.inputs[layer].clone_from(&ws.blocks[0].x);
+            if keep == Keep::Inputs && layer % SEGMENT == 0 {
+                copy(&ws.blocks[0].x, &mut ws.inputs[layer / SEGMENT]);
             }
             let rows = if layer + 1 == layers { rows } else { &ws.positions };
             let context = Context { rope: &ws.rope, positions: &ws.positions, rows };
@@ -106,87 +97,94 @@ impl<'a> Pass<'a> {
         state: &mut BlockState,
         scratch: &mut Scratch,
     ) {
-        let config = &self.backbone.config;
-        let weights = &self.backbone.blocks[layer];
-        let (hidden, eps) = (config.hidden_size, config.rms_norm_eps);
-        let tokens = context.positions.len();
-        let x_norm = fit(&mut state.x_norm, tokens * hidden);
-        let inv_rms = fit(&mut state.x_inv_rms, tokens);
-        rms_norm(&state.x, &weights.input_norm, eps, x_norm, inv_rms);
-        if context.selects() {
-            gather(&state.x_norm, hidden, context.rows, &mut state.x_norm_rows);
-        }
-        self.project(layer, context, mixture, state, scratch);
-        self.attend(context, state, scratch);
-        let rows = context.rows.len();
+        let hidden = self.backbone.config.hidden_size;
+        self.input_norm(layer, context, state, scratch);
+        self.project(layer, context, mixture, scratch);
+        self.attend(layer, context, state, scratch);
         if context.selects() {
             gather(&state.x, hidden, context.rows, &mut state.mid);
         } else {
-            state.mid.clone_from(&state.x);
+            copy(&state.x, &mut state.mid);
         }
-        let attention = Mat::new(&state.attention, rows, config.q_dim());
-        let o = Mat::new(&weights.o, config.q_dim(), hidden);
-        matmul(&mut state.mid, hidden, attention, o, 1.0, true);
-        self.mlp(weights, rows, state, scratch);
+        let o = self.linear(layer, Projection::OProj);
+        o.forward(&state.attention, &mut state.mid, hidden, true, mixture, &mut scratch.linear);
+        self.mlp(layer, context.rows.len(), mixture, state, scratch);
     }
 
-    /// Queries, keys and values with LoRA: `state.x_norm` to `scratch.qkv` (and `scratch.q_rows`).
+    /// `scratch.x_norm` (and `scratch.x_norm_rows`) of `state.x`.
+    pub fn input_norm(
+        &self,
+        layer: usize,
+        context: &Context<'_>,
+        state: &mut BlockState,
+        scratch: &mut Scratch,
+    ) {
+        let config = &self.backbone.config;
+        let x_norm = fit(&mut scratch.x_norm, state.x.len());
+        let inv_rms = fit(&mut state.x_inv_rms, context.positions.len());
+        let weight = &self.backbone.blocks[layer].input_norm;
+        rms_norm(&state.x, weight, config.rms_norm_eps, x_norm, inv_rms);
+        if context.selects() {
+            gather(x_norm, config.hidden_size, context.rows, &mut scratch.x_norm_rows);
+        }
+    }
+
+    /// `scratch.mid_norm` of `state.mid`.
+    pub fn mid_norm(&self, layer: usize, state: &mut BlockState, scratch: &mut Scratch) {
+        let config = &self.backbone.config;
+        let norm = fit(&mut scratch.mid_norm, state.mid.len());
+        let inv_rms = fit(&mut state.mid_inv_rms, state.mid.len() / config.hidden_size);
+        let weight = &self.backbone.blocks[layer].mlp_norm;
+        rms_norm(&state.mid, weight, config.rms_norm_eps, norm, inv_rms);
+    }
+
+    /// Queries, keys and values: `scratch.x_norm` to `scratch.qkv` (and `scratch.q_rows`).
     fn project(
         &self,
         layer: usize,
         context: &Context<'_>,
         mixture: &Mixture,
+        scratch: &mut Scratch,
+    ) {
+        let config = &self.backbone.config;
+        let (q, kv, stride) = (config.q_dim(), config.kv_dim(), config.qkv_dim());
+        let Scratch { x_norm, x_norm_rows, qkv, q_rows, linear: buffers, .. } = scratch;
+        let qkv = fit(qkv, context.positions.len() * stride);
+        let linear = |projection| self.linear(layer, projection);
+        if context.selects() {
+            let q_rows = fit(q_rows, context.rows.len() * q);
+            linear(Projection::QProj).forward(x_norm_rows, q_rows, q, false, mixture, buffers);
+        } else {
+            linear(Projection::QProj).forward(x_norm, qkv, stride, false, mixture, buffers);
+        }
+        for (projection, offset) in [(Projection::KProj, q), (Projection::VProj, q + kv)] {
+            let y = &mut qkv[offset..];
+            linear(projection).forward(x_norm, y, stride, false, mixture, buffers);
+        }
+    }
+
+    /// Head norms, rotary embedding and attention: `scratch.qkv` to `state.attention`.
+    fn attend(
+        &self,
+        layer: usize,
+        context: &Context<'_>,
         state: &mut BlockState,
         scratch: &mut Scratch,
     ) {
         let config = &self.backbone.config;
-        let (hidden, q, stride) = (config.hidden_size, config.q_dim(), config.qkv_dim());
-        let sites = &self.sites[layer];
-        let frozen = &self.backbone.blocks[layer].qkv;
-        let merged = self.path == LoraPath::Merged && !sites.is_empty();
-        if merged {
-            lora::merge(frozen, stride, sites, mixture, state);
+        let shape = self.shape(layer, context);
+        let [q_view, k_view, v_view] = self.views(context);
+        let selects = context.selects();
+        if let Some([q_norm, k_norm]) = &self.backbone.blocks[layer].qk_norm {
+            let eps = config.rms_norm_eps;
+            let queries = if selects { &mut scratch.q_rows } else { &mut scratch.qkv };
+            norm_heads(q_view, q_norm, eps, queries, &mut state.q_normed);
+            norm_heads(k_view, k_norm, eps, &mut scratch.qkv, &mut state.k_normed);
         }
-        let weight = if merged { &state.qkv_weight } else { frozen };
-        let x = Mat::new(&state.x_norm, context.positions.len(), hidden);
-        let qkv = fit(&mut scratch.qkv, context.positions.len() * stride);
-        if context.selects() {
-            let kv = Mat::strided(&weight[q..], hidden, stride - q, stride);
-            matmul(&mut qkv[q..], stride, x, kv, 1.0, false);
-            let rows = context.rows.len();
-            let x_rows = Mat::new(&state.x_norm_rows, rows, hidden);
-            let q_rows = fit(&mut scratch.q_rows, rows * q);
-            matmul(q_rows, q, x_rows, Mat::strided(weight, hidden, q, stride), 1.0, false);
-        } else {
-            matmul(qkv, stride, x, Mat::new(weight, hidden, stride), 1.0, false);
-        }
-        if !merged {
-            for site in sites {
-                let on_rows = context.selects() && site.is_query();
-                let (x, y, stride) = if on_rows {
-                    (&state.x_norm_rows, &mut scratch.q_rows[..], q)
-                } else {
-                    (&state.x_norm, &mut scratch.qkv[site.offset..], stride)
-                };
-                lora::apply(site, mixture, x, &mut scratch.lora_x, y, stride);
-            }
-        }
-    }
-
-    /// Rotary embedding and attention: `scratch.qkv` to `state.attention`.
-    fn attend(&self, context: &Context<'_>, state: &mut BlockState, scratch: &mut Scratch) {
-        let config = &self.backbone.config;
-        let shape = self.shape(context);
-        let (q_view, k_view, v_view) = self.views(context);
+        let q_src = if selects { &scratch.q_rows } else { &scratch.qkv };
         let q = fit(&mut state.q, config.num_heads * shape.queries * shape.padded);
-        let q_src = if context.selects() { &scratch.q_rows } else { &scratch.qkv };
-        split_heads(
-            q_view,
-            q_src,
-            Some((context.rope, context.rows)),
-            query_scale(config.head_dim),
-            q,
-        );
+        let rope = Some((context.rope, context.rows));
+        split_heads(q_view, q_src, rope, query_scale(config.head_dim), q);
         let k = fit(&mut state.k, config.num_kv_heads * shape.keys * shape.padded);
         split_heads(k_view, &scratch.qkv, Some((context.rope, context.positions)), 1.0, k);
         let v = fit(&mut state.v, config.num_kv_heads * shape.keys * shape.padded);
@@ -196,30 +194,32 @@ impl<'a> Pass<'a> {
         attention(shape, q, k, v, context.rows, out, log_sum, &mut scratch.attention);
     }
 
-    /// `scratch.out = mid + down(swiglu(gate_up(norm(mid))))`.
+    /// `scratch.out = mid + down(swiglu(gate, up))`, gate and up of the normed `mid`.
     fn mlp(
         &self,
-        weights: &BlockWeights,
+        layer: usize,
         rows: usize,
+        mixture: &Mixture,
         state: &mut BlockState,
         scratch: &mut Scratch,
     ) {
         let config = &self.backbone.config;
-        let (hidden, width) = (config.hidden_size, config.padded_intermediate());
-        let norm = fit(&mut scratch.mid_norm, rows * hidden);
-        let inv_rms = fit(&mut state.mid_inv_rms, rows);
-        rms_norm(&state.mid, &weights.mlp_norm, config.rms_norm_eps, norm, inv_rms);
+        let (hidden, width) = (config.hidden_size, config.intermediate_size);
+        self.mid_norm(layer, state, scratch);
+        let Scratch { mid_norm, act, out, linear: buffers, .. } = scratch;
         let gate_up = fit(&mut state.gate_up, rows * 2 * width);
-        let weight = Mat::new(&weights.gate_up, hidden, 2 * width);
-        matmul(gate_up, 2 * width, Mat::new(norm, rows, hidden), weight, 1.0, false);
-        let act = fit(&mut scratch.act, rows * width);
+        for (projection, offset) in [(Projection::GateProj, 0), (Projection::UpProj, width)] {
+            let y = &mut gate_up[offset..];
+            self.linear(layer, projection).forward(mid_norm, y, 2 * width, false, mixture, buffers);
+        }
+        let act = fit(act, rows * width);
         swiglu(gate_up, width, act);
-        scratch.out.clone_from(&state.mid);
-        let down = Mat::new(&weights.down, width, hidden);
-        matmul(&mut scratch.out, hidden, Mat::new(act, rows, width), down, 1.0, true);
+        copy(&state.mid, out);
+        let down = self.linear(layer, Projection::DownProj);
+        down.forward(act, out, hidden, true, mixture, buffers);
     }
 
-    pub fn shape(&self, context: &Context<'_>) -> AttentionShape {
+    pub fn shape(&self, layer: usize, context: &Context<'_>) -> AttentionShape {
         let config = &self.backbone.config;
         AttentionShape {
             heads: config.num_heads,
@@ -228,12 +228,13 @@ impl<'a> Pass<'a> {
             dim: config.head_dim,
             queries: context.rows.len(),
             keys: context.positions.len(),
+            window: config.sliding_windows[layer],
         }
     }
 
     /// Where queries, keys and values lie in `scratch.qkv` (queries of selected rows: in
     /// `scratch.q_rows`).
-    pub fn views(&self, context: &Context<'_>) -> (HeadsView, HeadsView, HeadsView) {
+    pub fn views(&self, context: &Context<'_>) -> [HeadsView; 3] {
         let config = &self.backbone.config;
         let (q, kv, stride) = (config.q_dim(), config.kv_dim(), config.qkv_dim());
         let view = |heads, offset, stride| HeadsView {
@@ -244,11 +245,11 @@ impl<'a> Pass<'a> {
             stride,
         };
         let q_stride = if context.selects() { q } else { stride };
-        (
+        [
             view(config.num_heads, 0, q_stride),
             view(config.num_kv_heads, q, stride),
             view(config.num_kv_heads, q + kv, stride),
-        )
+        ]
     }
 }
 
@@ -257,14 +258,43 @@ fn query_scale(dim: usize) -> f32 {
     (std::f64::consts::LOG2_E / (dim as f64).sqrt()) as f32
 }
 
-fn embed(table: &[f32], width: usize, tokens: &[u32], out: &mut Vec<f32>) {
-    gather(table, width, tokens, out);
+/// RMSNorm of every head in place; what the backward needs goes to `state`.
+fn norm_heads(
+    view: HeadsView,
+    weight: &[f32],
+    eps: f32,
+    rows: &mut [f32],
+    state: &mut NormedHeads,
+) {
+    let width = view.heads * view.dim;
+    let count = rows.len() / view.stride;
+    let raw = fit(&mut state.raw, count * width).chunks_exact_mut(width);
+    let inv_rms = fit(&mut state.inv_rms, count * view.heads).chunks_exact_mut(view.heads);
+    for ((row, raw), inv_rms) in rows.chunks_exact_mut(view.stride).zip(raw).zip(inv_rms) {
+        let heads = &mut row[view.offset..view.offset + width];
+        raw.copy_from_slice(heads);
+        rms_norm(raw, weight, eps, heads, inv_rms);
+    }
+}
+
+fn embed(table: &Weight, tokens: &[u32], out: &mut Vec<f32>) {
+    let table = table.mat();
+    let width = table.inputs();
+    let rows = fit(out, tokens.len() * width).chunks_exact_mut(width);
+    for (token, row) in tokens.iter().zip(rows) {
+        table.widen(*token as usize, row);
+    }
 }
 
 /// `out[i] = src[rows[i]]`.
 fn gather(src: &[f32], width: usize, rows: &[u32], out: &mut Vec<f32>) {
-    out.clear();
-    for row in rows {
-        out.extend_from_slice(&src[*row as usize * width..][..width]);
+    let out = fit(out, rows.len() * width).chunks_exact_mut(width);
+    for (row, out) in rows.iter().zip(out) {
+        out.copy_from_slice(&src[*row as usize * width..][..width]);
     }
+}
+
+/// Makes `out` a copy of `src`.
+pub(super) fn copy(src: &[f32], out: &mut Vec<f32>) {
+    fit(out, src.len()).copy_from_slice(src);
 }

@@ -3,17 +3,25 @@
 use super::Target;
 use super::workspace::{Workspace, fit};
 use crate::backbone::Backbone;
-use crate::kernels::pointwise::{axpy, dot};
+use crate::kernels::pointwise::dot;
+use crate::kernels::{Mat, project, project_grad};
 
-/// Logits of a final hidden state: of some tokens (checked by the caller), or of all.
-pub(super) fn logits(backbone: &Backbone, hidden: &[f32], token_ids: Option<&[u32]>) -> Vec<f32> {
-    let width = hidden.len();
-    let head = backbone.head();
+/// Logits of the first of the final hidden states: of some tokens (checked by the caller), or of all.
+pub(super) fn logits(
+    backbone: &Backbone,
+    ws: &mut Workspace,
+    token_ids: Option<&[u32]>,
+) -> Vec<f32> {
+    let head = backbone.head().mat();
+    let hidden = ws.top.row(0);
+    let mut row = vec![0.0; hidden.len()];
+    let mut logit = |token| {
+        head.widen(token, &mut row);
+        dot(&row, hidden)
+    };
     match token_ids {
-        None => head.chunks_exact(width).map(|row| dot(row, hidden)).collect(),
-        Some(ids) => {
-            ids.iter().map(|id| dot(&head[*id as usize * width..][..width], hidden)).collect()
-        }
+        None => (0..head.outputs()).map(logit).collect(),
+        Some(ids) => ids.iter().map(|id| logit(*id as usize)).collect(),
     }
 }
 
@@ -26,28 +34,37 @@ pub(super) fn loss(
     targets: &[Target],
     weight: f32,
 ) -> f32 {
-    let width = ws.top.width;
-    let share = weight / targets.len() as f32;
+    let head = backbone.head().mat();
+    let (vocab, width) = (head.outputs(), ws.top.width);
+    let share = f64::from(weight) / targets.len() as f64;
+    let buffers = &mut ws.scratch.linear.frozen;
+    let hidden = Mat::new(&ws.top.norm, rows.len(), width);
+    let logits = fit(&mut ws.top.logits, rows.len() * vocab);
+    project(logits, vocab, hidden, head, false, buffers);
     let mut total = 0.0f64;
-    fit(&mut ws.top.d_norm, rows.len() * width).fill(0.0);
-    for (row, position) in rows.iter().enumerate() {
-        let logits = logits(backbone, ws.top.row(row), None);
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let exp: Vec<f64> = logits.iter().map(|x| f64::from(x - max).exp()).collect();
-        let sum: f64 = exp.iter().sum();
+    for (logits, position) in logits.chunks_exact_mut(vocab).zip(rows) {
         let here = targets.iter().filter(|t| t.position == *position as usize);
-        let mut probability_share = 0.0f64;
-        let d_norm = &mut ws.top.d_norm[row * width..(row + 1) * width];
-        let head = backbone.head();
-        for target in here {
-            let token = target.token as usize;
-            total += sum.ln() - f64::from(logits[token] - max);
-            probability_share += f64::from(share);
-            axpy(d_norm, -share, &head[token * width..][..width]);
-        }
-        for (p, row) in exp.iter().zip(head.chunks_exact(width)) {
-            axpy(d_norm, (p / sum * probability_share) as f32, row);
-        }
+        total += cross_entropy(logits, here.map(|t| t.token as usize), share);
     }
+    let d_norm = fit(&mut ws.top.d_norm, rows.len() * width);
+    project_grad(d_norm, Mat::new(logits, rows.len(), vocab), head, false, buffers);
     (total / targets.len() as f64) as f32
+}
+
+/// Sum of the cross-entropies of some tokens under one row of logits; the row becomes `share` times
+/// the gradient of that sum.
+fn cross_entropy(row: &mut [f32], tokens: impl Iterator<Item = usize>, share: f64) -> f64 {
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let exp = |logit: f32| f64::from(logit - max).exp();
+    let sum: f64 = row.iter().map(|logit| exp(*logit)).sum();
+    let tokens: Vec<usize> = tokens.collect();
+    let loss: f64 = tokens.iter().map(|token| sum.ln() - f64::from(row[*token] - max)).sum();
+    let scale = share * tokens.len() as f64 / sum;
+    for logit in row.iter_mut() {
+        *logit = (exp(*logit) * scale) as f32;
+    }
+    for token in tokens {
+        row[token] -= share as f32;
+    }
+    loss
 }

@@ -7,10 +7,10 @@
 mod backward;
 mod forward;
 mod head;
-mod lora;
+mod linear;
 mod workspace;
 
-pub use workspace::{LoraPath, Workspace};
+pub use workspace::Workspace;
 
 use crate::adapter::Adapter;
 pub use crate::adapter::Dropout;
@@ -77,9 +77,9 @@ impl<'a> AdaptedModel<'a> {
         self.mix(ws, prompt, None)?;
         let rows = [position as u32];
         let tokens = &prompt.tokens[..=position];
-        let pass = Pass::new(self.backbone, self.adapter, ws.plan(tokens.len()));
+        let pass = Pass::new(self.backbone, self.adapter);
         pass.forward(ws, tokens, &rows, Keep::Nothing);
-        let logits = head::logits(self.backbone, ws.top.row(0), token_ids);
+        let logits = head::logits(self.backbone, ws, token_ids);
         if logits.iter().all(|x| x.is_finite()) {
             Ok(logits)
         } else {
@@ -127,7 +127,7 @@ impl<'a> AdaptedModel<'a> {
         rows.sort_unstable();
         rows.dedup();
         let tokens = &prompt.tokens[..=rows[rows.len() - 1] as usize];
-        let pass = Pass::new(self.backbone, self.adapter, ws.plan(tokens.len()));
+        let pass = Pass::new(self.backbone, self.adapter);
         let keep = pass.keep(tokens.len(), ws.activation_budget);
         pass.forward(ws, tokens, &rows, keep);
         let loss = head::loss(self.backbone, ws, &rows, targets, weight);
@@ -155,7 +155,7 @@ impl<'a> AdaptedModel<'a> {
         self.check(prompt, &[last], &[])?;
         self.mix(ws, prompt, None)?;
         let rows: Vec<u32> = (0..tokens.len() as u32).collect();
-        let pass = Pass::new(self.backbone, self.adapter, ws.plan(tokens.len()));
+        let pass = Pass::new(self.backbone, self.adapter);
         pass.forward(ws, tokens, &rows, Keep::Nothing);
         let hidden = self.backbone.config.hidden_size;
         let mut sum = vec![0.0f64; hidden];

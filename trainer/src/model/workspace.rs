@@ -1,6 +1,7 @@
 //! Reusable buffers: after the first call of a size, nothing large is allocated.
 
 use crate::adapter::Mixture;
+use crate::kernels::FrozenBuffers;
 use crate::kernels::heads::RopeTable;
 
 /// What a forward pass keeps for the backward.
@@ -8,33 +9,27 @@ use crate::kernels::heads::RopeTable;
 pub(super) enum Keep {
     /// Nothing: scoring.
     Nothing,
-    /// Each block's input; the backward recomputes the block.
+    /// The input of every [`SEGMENT`]th block; the backward recomputes a segment at a time.
     Inputs,
     /// Everything the backward reads.
     Everything,
 }
 
-/// How a sample's LoRA is applied. Both are the same function up to rounding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoraPath {
-    /// Add `scale * B A` to a copy of the projection's weight once per sample: least work for long
-    /// sequences through narrow projections.
-    Merged,
-    /// Multiply by A, then by B, next to the frozen weight.
-    Beside,
-}
+/// Blocks that are recomputed together. Each kept input is a small part of a block's activations
+/// (about 1/10), so memory is least for segments of a few blocks; with three a further layer adds
+/// about 1/30 of a block's activations.
+pub(super) const SEGMENT: usize = 3;
 
 /// Buffers of one thread. Any model and any sequence can use it; a call's result never depends on
 /// what it held before.
 #[derive(Debug)]
 pub struct Workspace {
     pub(super) activation_budget: usize,
-    pub(super) lora_path: Option<LoraPath>,
     pub(super) rope: RopeTable,
     /// 0, 1, 2, …
     pub(super) positions: Vec<u32>,
     pub(super) blocks: Vec<BlockState>,
-    /// Block inputs where blocks are recomputed.
+    /// Inputs of segments where blocks are recomputed.
     pub(super) inputs: Vec<Vec<f32>>,
     pub(super) mixture: Mixture,
     pub(super) scratch: Scratch,
@@ -52,7 +47,6 @@ impl Workspace {
     pub fn new() -> Self {
         Self {
             activation_budget: 1 << 30,
-            lora_path: None,
             rope: RopeTable::default(),
             positions: Vec::new(),
             blocks: Vec::new(),
@@ -64,49 +58,39 @@ impl Workspace {
     }
 
     /// Bytes of activations a gradient may keep (default 1 GiB); a sequence that would need more
-    /// keeps block inputs only and recomputes each block in the backward. The bits are the same.
+    /// keeps a few blocks' inputs only and recomputes the blocks in the backward. The bits are the
+    /// same.
     pub fn set_activation_budget(&mut self, bytes: usize) {
         self.activation_budget = bytes;
     }
 
-    /// Forces how LoRA is applied; `None` (the default) chooses by the amount of work, which depends
-    /// on the sequence's length and the model's sizes only.
-    pub fn set_lora_path(&mut self, path: Option<LoraPath>) {
-        self.lora_path = path;
+    /// Bytes of the activations that are kept from the forward pass to the backward, as of the last
+    /// gradient: block states and kept inputs.
+    pub fn activation_bytes(&self) -> usize {
+        let states: usize = self.blocks.iter().map(BlockState::capacity).sum();
+        let inputs: usize = self.inputs.iter().map(Vec::capacity).sum();
+        (states + inputs) * size_of::<f32>()
     }
-
-    /// What a pass over this many tokens needs to know of the workspace's settings.
-    pub(super) fn plan(&self, tokens: usize) -> Plan {
-        Plan { tokens, lora_path: self.lora_path }
-    }
-}
-
-/// See [`Workspace::plan`].
-pub(super) struct Plan {
-    pub tokens: usize,
-    pub lora_path: Option<LoraPath>,
 }
 
 /// What one block's forward computes and its backward reads. T tokens, R rows (all tokens but in the
-/// last block, where they are the positions asked for).
+/// last block, where they are the positions asked for). What is quickly computed again is not here.
 #[derive(Debug, Default)]
 pub(super) struct BlockState {
     /// Input `[T, hidden]`.
     pub x: Vec<f32>,
     /// 1 / rms of each input row `[T]`.
     pub x_inv_rms: Vec<f32>,
-    /// Normed input `[T, hidden]`.
-    pub x_norm: Vec<f32>,
-    /// Normed input of the rows, where these are not all tokens `[R, hidden]`.
-    pub x_norm_rows: Vec<f32>,
-    /// This sample's merged q/k/v weight `[hidden, q + 2 kv]`, where LoRA is merged.
-    pub qkv_weight: Vec<f32>,
     /// Rotated, scaled queries `[heads, R, padded]`.
     pub q: Vec<f32>,
     /// Rotated keys `[kv_heads, T, padded]`.
     pub k: Vec<f32>,
     /// Values `[kv_heads, T, padded]`.
     pub v: Vec<f32>,
+    /// Queries and keys before their norms, where the family has these.
+    pub q_normed: NormedHeads,
+    /// See `q_normed`.
+    pub k_normed: NormedHeads,
     /// Attention output `[R, heads * dim]`.
     pub attention: Vec<f32>,
     /// Base-2 log of the softmax denominators `[heads, R]`.
@@ -119,29 +103,64 @@ pub(super) struct BlockState {
     pub gate_up: Vec<f32>,
 }
 
+impl BlockState {
+    fn capacity(&self) -> usize {
+        let Self { x, x_inv_rms, q, k, v, q_normed, k_normed, .. } = self;
+        let Self { attention, log_sum, mid, mid_inv_rms, gate_up, .. } = self;
+        let (qn, kn) = (q_normed, k_normed);
+        let normed = [&qn.raw, &qn.inv_rms, &kn.raw, &kn.inv_rms];
+        let buffers = [x, x_inv_rms, q, k, v, attention, log_sum, mid, mid_inv_rms, gate_up];
+        buffers.into_iter().chain(normed).map(Vec::capacity).sum()
+    }
+}
+
+/// Heads before their RMSNorm.
+#[derive(Debug, Default)]
+pub(super) struct NormedHeads {
+    /// `[rows, heads * dim]`.
+    pub raw: Vec<f32>,
+    /// `[rows, heads]`.
+    pub inv_rms: Vec<f32>,
+}
+
+/// Buffers of one projection's products.
+#[derive(Debug, Default)]
+pub(super) struct LinearBuffers {
+    pub frozen: FrozenBuffers,
+    /// `x A^T` `[rows, rank]`.
+    pub lora_x: Vec<f32>,
+    /// `dy B` `[rows, rank]`.
+    pub lora_dy: Vec<f32>,
+}
+
 /// Buffers no one reads after the step that filled them.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
+    pub linear: LinearBuffers,
     /// Block output `[R, hidden]`.
     pub out: Vec<f32>,
+    /// Normed input of the attention `[T, hidden]`.
+    pub x_norm: Vec<f32>,
+    /// Normed input of the rows, where these are not all tokens `[R, hidden]`.
+    pub x_norm_rows: Vec<f32>,
     /// Projections `[T, q + 2 kv]`, and their gradient.
     pub qkv: Vec<f32>,
     /// Queries of the rows where these are not all tokens `[R, q]`, and their gradient.
     pub q_rows: Vec<f32>,
-    /// Normed `mid`, and its gradient `[R, hidden]`.
+    /// Normed `mid` `[R, hidden]`.
     pub mid_norm: Vec<f32>,
     /// MLP activations, and their gradient `[R, intermediate]`.
     pub act: Vec<f32>,
-    /// `x A^T` `[T, rank]`.
-    pub lora_x: Vec<f32>,
-    /// `dy B` `[T, rank]`.
-    pub lora_dy: Vec<f32>,
     /// Tiles of the attention kernels.
     pub attention: Vec<f32>,
     /// Gradient of the residual stream above `[R, hidden]`.
     pub d_rows: Vec<f32>,
     /// Gradient of the block's input `[T, hidden]`.
     pub d_x: Vec<f32>,
+    /// Gradient of a normed input `[T, hidden]`.
+    pub d_norm: Vec<f32>,
+    /// Gradient of the normed input of the rows, where these are not all tokens `[R, hidden]`.
+    pub d_norm_rows: Vec<f32>,
     /// Gradient of the attention output `[R, q]`.
     pub d_attention: Vec<f32>,
     /// Gradient of gate and up `[R, 2 * intermediate]`.
@@ -152,6 +171,8 @@ pub(super) struct Scratch {
     pub d_k: Vec<f32>,
     /// See `d_q`.
     pub d_v: Vec<f32>,
+    /// One row of heads.
+    pub heads_row: Vec<f32>,
 }
 
 /// The last block's output rows and their final norm.
@@ -166,6 +187,8 @@ pub(super) struct Top {
     pub norm: Vec<f32>,
     /// Gradient of `norm` `[R, hidden]`.
     pub d_norm: Vec<f32>,
+    /// Logits `[R, vocab]`, and their gradient.
+    pub logits: Vec<f32>,
 }
 
 impl Top {
@@ -177,6 +200,8 @@ impl Top {
 
 /// Makes a buffer exactly this long; what it holds is then overwritten by the caller.
 pub(super) fn fit(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
+    // Not more than is needed: these are the large allocations of the process.
+    buffer.reserve_exact(length.saturating_sub(buffer.len()));
     buffer.resize(length, 0.0);
     buffer
 }

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::config::Projection;
 use crate::error::{Result, TrainerError};
 use family::Family;
 use fields::Fields;
@@ -80,14 +81,30 @@ impl BackboneConfig {
         self.head_dim.next_multiple_of(8)
     }
 
-    /// MLP width as laid out in memory: whole vector registers, zero beyond `intermediate_size`.
-    pub(crate) fn padded_intermediate(&self) -> usize {
-        self.intermediate_size.next_multiple_of(16)
-    }
-
     /// Outputs of the query, key and value projections together.
     pub(crate) fn qkv_dim(&self) -> usize {
         self.q_dim() + 2 * self.kv_dim()
+    }
+
+    /// Outputs and inputs of a projection: the shape of its weight.
+    pub fn projection(&self, projection: Projection) -> [usize; 2] {
+        let (hidden, mlp) = (self.hidden_size, self.intermediate_size);
+        match projection {
+            Projection::QProj => [self.q_dim(), hidden],
+            Projection::KProj | Projection::VProj => [self.kv_dim(), hidden],
+            Projection::OProj => [hidden, self.q_dim()],
+            Projection::GateProj | Projection::UpProj => [mlp, hidden],
+            Projection::DownProj => [hidden, mlp],
+        }
+    }
+
+    /// Whether a projection has a bias.
+    pub fn has_bias(&self, projection: Projection) -> bool {
+        match projection {
+            Projection::QProj | Projection::KProj | Projection::VProj => self.qkv_bias,
+            Projection::OProj => self.o_bias,
+            Projection::GateProj | Projection::UpProj | Projection::DownProj => false,
+        }
     }
 
     /// Reads `config.json`; `path` is named in errors.

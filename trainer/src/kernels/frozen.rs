@@ -1,0 +1,189 @@
+//! Products with a frozen weight: forward, and backward to the input. A gradient of the weight does
+//! not exist here.
+//!
+//! Weights are `[outputs, inputs]`, as files hold them, so that a mapped file is used in place.
+
+use half::bf16;
+
+use super::{Mat, matmul};
+
+/// Values that are widened to f32 at a time, where a product has no kernel of its own: a panel that
+/// stays in the second-level cache.
+const PANEL: usize = 1 << 17;
+
+/// A frozen weight `[outputs, inputs]`, row-major.
+#[derive(Clone, Copy, Debug)]
+pub struct FrozenMat<'a> {
+    values: FrozenValues<'a>,
+    outputs: usize,
+    inputs: usize,
+}
+
+/// How the values of a frozen weight are stored.
+#[derive(Clone, Copy, Debug)]
+pub enum FrozenValues<'a> {
+    /// 4 bytes each.
+    F32(&'a [f32]),
+    /// 2 bytes each: the upper half of an f32.
+    Bf16(&'a [bf16]),
+}
+
+/// Reusable buffers of the products.
+#[derive(Debug, Default)]
+pub struct FrozenBuffers {
+    /// Weights widened to f32.
+    panel: Vec<f32>,
+}
+
+impl<'a> FrozenMat<'a> {
+    /// A weight of these sizes.
+    pub fn new(values: FrozenValues<'a>, outputs: usize, inputs: usize) -> Self {
+        let length = match values {
+            FrozenValues::F32(values) => values.len(),
+            FrozenValues::Bf16(values) => values.len(),
+        };
+        assert_eq!(length, outputs * inputs, "values of a weight of {outputs}x{inputs}");
+        Self { values, outputs, inputs }
+    }
+
+    /// Rows.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Columns.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Rows `first..first + out.len() / inputs` as f32.
+    pub fn widen(&self, first: usize, out: &mut [f32]) {
+        let range = first * self.inputs..first * self.inputs + out.len();
+        match self.values {
+            FrozenValues::F32(values) => out.copy_from_slice(&values[range]),
+            FrozenValues::Bf16(values) => {
+                for (out, value) in out.iter_mut().zip(&values[range]) {
+                    *out = value.to_f32();
+                }
+            }
+        }
+    }
+
+    /// Calls `work(first, panel)` for all rows, some at a time, widened to f32.
+    fn panels(&self, buffer: &mut Vec<f32>, mut work: impl FnMut(usize, Mat<'_>)) {
+        let step = (PANEL / self.inputs.max(1)).max(1);
+        for first in (0..self.outputs).step_by(step) {
+            let rows = step.min(self.outputs - first);
+            buffer.resize(rows * self.inputs, 0.0);
+            self.widen(first, buffer);
+            work(first, Mat::new(buffer, rows, self.inputs));
+        }
+    }
+}
+
+/// Forward: `dst = x wᵀ`, or `dst += x wᵀ` with `accumulate`. `x` `[rows, inputs]`; `dst`
+/// `[rows, outputs]` with rows `stride` elements apart.
+pub fn project(
+    dst: &mut [f32],
+    stride: usize,
+    x: Mat<'_>,
+    w: FrozenMat<'_>,
+    accumulate: bool,
+    buffers: &mut FrozenBuffers,
+) {
+    if let FrozenValues::F32(values) = w.values {
+        let w = Mat::new(values, w.outputs, w.inputs);
+        return matmul(dst, stride, x, w.t(), 1.0, accumulate);
+    }
+    w.panels(&mut buffers.panel, |first, panel| {
+        matmul(&mut dst[first..], stride, x, panel.t(), 1.0, accumulate);
+    });
+}
+
+/// Backward to the input: `dx = dy w`, or `dx += dy w` with `accumulate`. `dy` `[rows, outputs]`;
+/// `dx` `[rows, inputs]`, dense.
+pub fn project_grad(
+    dx: &mut [f32],
+    dy: Mat<'_>,
+    w: FrozenMat<'_>,
+    accumulate: bool,
+    buffers: &mut FrozenBuffers,
+) {
+    let inputs = w.inputs;
+    if let FrozenValues::F32(values) = w.values {
+        return matmul(dx, inputs, dy, Mat::new(values, w.outputs, inputs), 1.0, accumulate);
+    }
+    w.panels(&mut buffers.panel, |first, panel| {
+        let dy = dy.columns(first, panel.rows());
+        matmul(dx, inputs, dy, panel, 1.0, accumulate || first > 0);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(n: usize, seed: u32) -> Vec<f32> {
+        (0..n).map(|i| ((i as u32 * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0).collect()
+    }
+
+    fn narrow(values: &[f32]) -> Vec<bf16> {
+        values.iter().map(|x| bf16::from_f32(*x)).collect()
+    }
+
+    /// Sizes on both sides of a panel; every storage gives the product with its own values.
+    #[test]
+    fn both_products_equal_the_definition() {
+        for (rows, outputs, inputs) in [(1, 1, 1), (3, 5, 7), (2, 700, 200), (5, 172, 64)] {
+            let (x, w) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2));
+            let dy = numbers(rows * outputs, 3);
+            let narrowed = narrow(&w);
+            for values in [FrozenValues::F32(&w), FrozenValues::Bf16(&narrowed)] {
+                let mat = FrozenMat::new(values, outputs, inputs);
+                let mut widened = vec![0.0; outputs * inputs];
+                mat.widen(0, &mut widened);
+                let mut buffers = FrozenBuffers::default();
+                let stride = outputs + 2;
+                let mut y = vec![0.5; rows * stride];
+                project(&mut y, stride, Mat::new(&x, rows, inputs), mat, true, &mut buffers);
+                let mut dx = vec![0.5; rows * inputs];
+                project_grad(&mut dx, Mat::new(&dy, rows, outputs), mat, true, &mut buffers);
+                let product = |a: &dyn Fn(usize) -> f32, b: &dyn Fn(usize) -> f32, n: usize| {
+                    (0..n).map(|i| f64::from(a(i)) * f64::from(b(i))).sum::<f64>() + 0.5
+                };
+                let close = |got: f32, exact: f64, terms: usize| {
+                    let tolerance =
+                        2e-7 * terms as f64 + tolerance_of_inputs(&values) * terms as f64;
+                    assert!((f64::from(got) - exact).abs() <= tolerance, "{got} {exact}");
+                };
+                for row in 0..rows {
+                    for output in 0..outputs {
+                        let exact = product(
+                            &|i| x[row * inputs + i],
+                            &|i| widened[output * inputs + i],
+                            inputs,
+                        );
+                        close(y[row * stride + output], exact, inputs);
+                    }
+                    assert_eq!(&y[row * stride + outputs..][..2], &[0.5; 2]);
+                    for input in 0..inputs {
+                        let exact = product(
+                            &|i| dy[row * outputs + i],
+                            &|i| widened[i * inputs + input],
+                            outputs,
+                        );
+                        close(dx[row * inputs + input], exact, outputs);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What rounding the other factor to bf16 may cost per term of size 1.
+    fn tolerance_of_inputs(values: &FrozenValues<'_>) -> f64 {
+        match values {
+            FrozenValues::F32(_) => 0.0,
+            FrozenValues::Bf16(_) => 1.0 / 512.0,
+        }
+    }
+}

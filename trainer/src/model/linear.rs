@@ -1,0 +1,122 @@
+//! One projection of a block: frozen weight, bias, and LoRA beside it; forward and backward.
+
+use super::workspace::{LinearBuffers, fit};
+use crate::adapter::{AdapterLayout, Mixture};
+use crate::backbone::{BlockWeights, FrozenLinear};
+use crate::config::Projection;
+use crate::kernels::pointwise::add_to_rows;
+use crate::kernels::{Mat, matmul, project, project_grad};
+
+/// An adapted projection: its module and sizes.
+#[derive(Clone, Copy, Debug)]
+struct Site {
+    module: usize,
+    rank: usize,
+    scale: f32,
+}
+
+/// The adapted projections of a block.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sites([Option<Site>; 7]);
+
+impl Sites {
+    /// Those of one block of a layout.
+    pub fn of(layout: &AdapterLayout, layer: usize) -> Self {
+        Self(Projection::ALL.map(|projection| {
+            let module = layout.module_index(layer, projection)?;
+            Some(Site { module, rank: layout.mixed_rank(), scale: layout.scale() })
+        }))
+    }
+
+    /// Whether any of these projections is adapted.
+    pub fn any(&self, projections: &[Projection]) -> bool {
+        projections.iter().any(|projection| self.0[*projection as usize].is_some())
+    }
+}
+
+/// A projection of a block.
+#[derive(Clone, Copy)]
+pub(super) struct Linear<'a> {
+    frozen: &'a FrozenLinear,
+    site: Option<Site>,
+}
+
+/// Rows of a matrix that is part of a wider one.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub data: &'a [f32],
+    /// Number of rows.
+    pub count: usize,
+    /// Elements from one row to the next.
+    pub stride: usize,
+}
+
+impl<'a> Linear<'a> {
+    pub fn new(block: &'a BlockWeights, sites: &Sites, projection: Projection) -> Self {
+        Self { frozen: block.projection(projection), site: sites.0[projection as usize] }
+    }
+
+    /// `y = W x + b + scale * B A x` for every row of `x` (dense); rows of `y` are `stride` apart.
+    /// With `accumulate` this is added to `y`.
+    pub fn forward(
+        &self,
+        x: &[f32],
+        y: &mut [f32],
+        stride: usize,
+        accumulate: bool,
+        mixture: &Mixture,
+        buffers: &mut LinearBuffers,
+    ) {
+        let weight = self.frozen.weight.mat();
+        let (inputs, outputs) = (weight.inputs(), weight.outputs());
+        let rows = x.len() / inputs;
+        let x = Mat::new(x, rows, inputs);
+        project(y, stride, x, weight, accumulate, &mut buffers.frozen);
+        if let Some(bias) = &self.frozen.bias {
+            add_to_rows(y, stride, bias);
+        }
+        if let Some(Site { module, rank, scale }) = self.site {
+            let mixed = &mixture.modules[module];
+            let lora_x = fit(&mut buffers.lora_x, rows * rank);
+            matmul(lora_x, rank, x, Mat::new(&mixed.a, rank, inputs).t(), 1.0, false);
+            let b = Mat::new(&mixed.b, outputs, rank);
+            matmul(y, stride, Mat::new(lora_x, rows, rank), b.t(), scale, true);
+        }
+    }
+
+    /// Sets the gradients of the mixed A and B where the projection is adapted; and, where asked for,
+    /// the gradient of the input: `dx = dy W + scale * (dy B) A`, or added to `dx` with `accumulate`.
+    /// `x` is as in the forward (not read where nothing is adapted), `dy` the gradient of the output.
+    pub fn grad(
+        &self,
+        x: &[f32],
+        dy: Rows<'_>,
+        mut dx: Option<(&mut [f32], bool)>,
+        mixture: &mut Mixture,
+        buffers: &mut LinearBuffers,
+    ) {
+        let weight = self.frozen.weight.mat();
+        let (inputs, outputs) = (weight.inputs(), weight.outputs());
+        let rows = dy.count;
+        let dy = Mat::strided(dy.data, rows, outputs, dy.stride);
+        if let Some((dx, accumulate)) = &mut dx {
+            project_grad(dx, dy, weight, *accumulate, &mut buffers.frozen);
+        }
+        let Some(Site { module, rank, scale }) = self.site else { return };
+        let mixed = &mut mixture.modules[module];
+        let x = Mat::new(x, rows, inputs);
+        let a = Mat::new(&mixed.a, rank, inputs);
+        let lora_x = fit(&mut buffers.lora_x, rows * rank);
+        matmul(lora_x, rank, x, a.t(), 1.0, false);
+        let lora_dy = fit(&mut buffers.lora_dy, rows * rank);
+        matmul(lora_dy, rank, dy, Mat::new(&mixed.b, outputs, rank), 1.0, false);
+        let d_b = fit(&mut mixed.d_b, outputs * rank);
+        matmul(d_b, rank, dy.t(), Mat::new(lora_x, rows, rank), scale, false);
+        let lora_dy = Mat::new(lora_dy, rows, rank);
+        let d_a = fit(&mut mixed.d_a, rank * inputs);
+        matmul(d_a, inputs, lora_dy.t(), x, scale, false);
+        if let Some((dx, _)) = dx {
+            matmul(dx, inputs, lora_dy, a, scale, true);
+        }
+    }
+}
