@@ -5,7 +5,7 @@
 
 use half::bf16;
 
-use super::{Mat, matmul};
+use super::{Mat, bf16 as bf16_kernel, matmul};
 
 /// Values that are widened to f32 at a time, where a product has no kernel of its own: a panel that
 /// stays in the second-level cache.
@@ -33,6 +33,8 @@ pub enum FrozenValues<'a> {
 pub struct FrozenBuffers {
     /// Weights widened to f32.
     panel: Vec<f32>,
+    /// For CPUs that multiply bf16.
+    packing: bf16_kernel::Packing,
 }
 
 impl<'a> FrozenMat<'a> {
@@ -69,6 +71,16 @@ impl<'a> FrozenMat<'a> {
         }
     }
 
+    /// The weight for the kernel that rounds the other factor to bf16 too, where this CPU has it.
+    fn multiplied_in_bf16(&self) -> Option<bf16_kernel::Weight<'a>> {
+        match self.values {
+            FrozenValues::Bf16(values) if bf16_kernel::available() => {
+                Some(bf16_kernel::Weight::new(values, self.outputs, self.inputs))
+            }
+            _ => None,
+        }
+    }
+
     /// Calls `work(first, panel)` for all rows, some at a time, widened to f32.
     fn panels(&self, buffer: &mut Vec<f32>, mut work: impl FnMut(usize, Mat<'_>)) {
         let step = (PANEL / self.inputs.max(1)).max(1);
@@ -95,6 +107,9 @@ pub fn project(
         let w = Mat::new(values, w.outputs, w.inputs);
         return matmul(dst, stride, x, w.t(), 1.0, accumulate);
     }
+    if let Some(w) = w.multiplied_in_bf16() {
+        return bf16_kernel::project(dst, stride, x, w, accumulate, &mut buffers.packing);
+    }
     w.panels(&mut buffers.panel, |first, panel| {
         matmul(&mut dst[first..], stride, x, panel.t(), 1.0, accumulate);
     });
@@ -112,6 +127,9 @@ pub fn project_grad(
     let inputs = w.inputs;
     if let FrozenValues::F32(values) = w.values {
         return matmul(dx, inputs, dy, Mat::new(values, w.outputs, inputs), 1.0, accumulate);
+    }
+    if let Some(w) = w.multiplied_in_bf16() {
+        return bf16_kernel::project_grad(dx, inputs, dy, w, accumulate, &mut buffers.packing);
     }
     w.panels(&mut buffers.panel, |first, panel| {
         let dy = dy.columns(first, panel.rows());

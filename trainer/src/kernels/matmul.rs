@@ -34,7 +34,7 @@ impl<'a> Mat<'a> {
         }
     }
 
-    /// Number of rows.
+    /// The number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -46,13 +46,24 @@ impl<'a> Mat<'a> {
         Self { data, cols: count, ..self }
     }
 
+    /// The number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Row `i` of a row-major matrix as a slice; panics on a transposed one.
+    pub fn row(&self, i: usize) -> &'a [f32] {
+        assert!(i < self.rows && (self.col_stride == 1 || self.cols <= 1), "row {i} of {self:?}");
+        if self.cols == 0 { &[] } else { &self.data[i * self.row_stride..][..self.cols] }
+    }
+
     fn span(&self) -> usize {
         span(self.rows, self.cols, self.row_stride, self.col_stride)
     }
 }
 
 /// Elements from the first to the last one of a matrix.
-fn span(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
+pub(super) fn span(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
     if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + (cols - 1) * col_stride + 1 }
 }
 

@@ -10,6 +10,9 @@
 
 pub mod attention;
 pub mod attention_grad;
+pub mod bf16;
+#[cfg(target_arch = "x86_64")]
+mod bf16_avx512;
 pub mod frozen;
 pub mod heads;
 pub mod matmul;

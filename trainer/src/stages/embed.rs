@@ -23,7 +23,7 @@ pub fn run(
     progress: &mut dyn Progress,
 ) -> Result<Counts> {
     let dataset = dataset(ctx)?;
-    let backbone = Backbone::load(&ctx.config.backbone.path)?;
+    let backbone = Backbone::load_as(&ctx.config.backbone.path, ctx.config.backbone.weights)?;
     let tokenizer = Tokenizer::load(&ctx.config.backbone.path)?;
     let model = AdaptedModel::bare(&backbone);
     let limit = backbone.config().max_position_embeddings;

@@ -33,7 +33,7 @@ use crate::error::{Result, TrainerError};
 use crate::progress::Progress;
 
 /// Raised when a stage writes something else for the same inputs.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// A stage of the pipeline, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -183,6 +183,7 @@ fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<BTreeMap<String, String>>
         inputs.insert(before.name().to_owned(), hash);
     }
     if stage.reads_backbone() {
+        inputs.insert("backbone.weights".into(), json!(config.backbone.weights).to_string());
         for path in inputs::backbone_files(&config.backbone.path)? {
             inputs.insert(file_key("backbone", &path), xxh3_file(&path)?);
         }

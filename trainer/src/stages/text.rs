@@ -34,7 +34,7 @@ impl TextInputs {
     pub fn open(ctx: &RunContext) -> Result<Self> {
         let config = &ctx.config;
         let dataset = inputs::dataset(ctx)?;
-        let backbone = Backbone::load(&config.backbone.path)?;
+        let backbone = Backbone::load_as(&config.backbone.path, config.backbone.weights)?;
         let limit = backbone.config().max_position_embeddings;
         let max_tokens = match config.prompt.max_tokens {
             0 => limit.min(MAX_TOKENS),
