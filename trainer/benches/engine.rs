@@ -1,11 +1,12 @@
-//! Speed and memory of one tuning step: forward and backward of a batch, 2 threads.
+//! Speed and memory of one tuning step: forward and backward of a batch.
 //!
 //!     cargo bench -p reclora-trainer --bench engine -- [KEY=VALUE]...
 //!
-//! `shape=S|M`, `adapter=reclora|plain`, `seconds=5`, `model=DIR` (a directory of random weights, made
-//! when missing and kept; without it a temporary one). Prints one JSON object: tokens per second (the
-//! median batch), the peak resident memory, and the share of the matrix products' peak, measured in
-//! the same process just before.
+//! `shape=S|M`, `adapter=reclora|plain`, `seconds=5`, `threads=2`, `model=DIR` (a directory of random
+//! weights, made when missing and kept; without it a temporary one), `dump=FILE` (the tokens and their
+//! target are written there as JSON, so that another program can be given the same). Prints one JSON
+//! object: tokens per second (the median batch), the peak resident memory, and the share of the matrix
+//! products' peak, measured in the same process just before.
 
 #![allow(clippy::unwrap_used, reason = "the random models are those of the tests")]
 
@@ -28,7 +29,6 @@ use tiny::Sizes;
 
 type AnyResult<T> = Result<T, Box<dyn std::error::Error>>;
 
-const THREADS: usize = 2;
 const REPRESENTATION: usize = 256;
 
 struct Shape {
@@ -107,8 +107,8 @@ fn load_model(dir: &Path, shape: &Shape) -> AnyResult<Backbone> {
     Ok(Backbone::load(dir)?)
 }
 
-/// GFLOP/s of large products, both threads: the best of several, so that it is a limit.
-fn gemm_peak() -> f64 {
+/// GFLOP/s of large products, all threads: the best of several, so that it is a limit.
+fn gemm_peak(threads: usize) -> f64 {
     let (m, n, k) = (512, 1536, 576);
     let once = |_| {
         let (a, b) = (vec![0.5f32; m * k], vec![0.25f32; n * k]);
@@ -120,7 +120,7 @@ fn gemm_peak() -> f64 {
         std::hint::black_box(&c);
         4.0 * 2.0 * (m * n * k) as f64 / start.elapsed().as_secs_f64() / 1e9
     };
-    let runs = (0..12).map(|_| (0..THREADS).into_par_iter().map(once).sum::<f64>());
+    let runs = (0..12).map(|_| (0..threads).into_par_iter().map(once).sum::<f64>());
     runs.fold(0.0, f64::max)
 }
 
@@ -137,7 +137,9 @@ struct Options {
     adapter: AdapterConfig,
     adapter_name: String,
     seconds: f64,
+    threads: usize,
     model: String,
+    dump: String,
 }
 
 fn options() -> AnyResult<Options> {
@@ -150,8 +152,10 @@ fn options() -> AnyResult<Options> {
     let mut option = |key: &str, default: &str| options.remove(key).unwrap_or(default.to_owned());
     let (shape_name, adapter_name) = (option("shape", "S"), option("adapter", "reclora"));
     let (seconds, model) = (option("seconds", "5").parse()?, option("model", ""));
+    let (threads, dump) = (option("threads", "2").parse()?, option("dump", ""));
     if let Some(key) = options.keys().next() {
-        return Err(format!("{key}: shape, adapter, seconds and model are the options").into());
+        let known = "shape, adapter, seconds, threads, model and dump";
+        return Err(format!("{key}: {known} are the options").into());
     }
     let experts = match adapter_name.as_str() {
         "reclora" => 8,
@@ -160,15 +164,38 @@ fn options() -> AnyResult<Options> {
     };
     let adapter = AdapterConfig { experts, rank: 8, ..AdapterConfig::default() };
     let shape = Shape::named(&shape_name)?;
-    Ok(Options { shape_name, shape, adapter, adapter_name, seconds, model })
+    if !(1..=shape.batch).contains(&threads) {
+        return Err(
+            format!("threads={threads}: 1 to {}, the samples of a batch", shape.batch).into()
+        );
+    }
+    Ok(Options { shape_name, shape, adapter, adapter_name, seconds, threads, model, dump })
 }
 
-/// Tokens and representation of one sample.
-fn sample(shape: &Shape, seed: u64) -> (Vec<u32>, Vec<f32>) {
+/// Tokens and representation.
+type Sample = (Vec<u32>, Vec<f32>);
+
+fn sample(shape: &Shape, seed: u64) -> Sample {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let vocab = shape.vocab as u32;
     let tokens = (0..shape.sequence).map(|_| random.random_range(0..vocab)).collect();
     (tokens, tiny::uniform(REPRESENTATION, 1.0, &mut random))
+}
+
+fn samples(shape: &Shape) -> Vec<Sample> {
+    (0..shape.batch).map(|seed| sample(shape, seed as u64)).collect()
+}
+
+fn target(shape: &Shape) -> Target {
+    Target { position: shape.sequence - 1, token: 5 }
+}
+
+/// What the batch asks of the backbone, for another program.
+fn dump(path: &str, shape: &Shape) -> AnyResult<()> {
+    let tokens: Vec<_> = samples(shape).into_iter().map(|(tokens, _)| tokens).collect();
+    let Target { position, token } = target(shape);
+    let dump = serde_json::json!({ "tokens": tokens, "position": position, "target": token });
+    Ok(std::fs::write(path, dump.to_string())?)
 }
 
 /// Mean loss, and the sorted seconds of batches run for at least `seconds`.
@@ -178,13 +205,14 @@ fn measure(
     options: &Options,
 ) -> AnyResult<(f32, Vec<f64>)> {
     let shape = &options.shape;
-    let samples: Vec<_> = (0..shape.batch).map(|seed| sample(shape, seed as u64)).collect();
-    let targets = [Target { position: shape.sequence - 1, token: 5 }];
+    let samples = samples(shape);
+    let targets = [target(shape)];
     let worker = |_| (Workspace::new(), vec![0.0; parameters]);
-    let mut workers: Vec<(Workspace, Vec<f32>)> = (0..THREADS).map(worker).collect();
+    let mut workers: Vec<(Workspace, Vec<f32>)> = (0..options.threads).map(worker).collect();
     let weight = 1.0 / shape.batch as f32;
     let mut batch = || {
-        let parts = workers.par_iter_mut().zip(samples.par_chunks(shape.batch / THREADS));
+        let parts =
+            workers.par_iter_mut().zip(samples.par_chunks(shape.batch.div_ceil(options.threads)));
         let losses = parts.map(|((workspace, gradient), samples)| {
             gradient.fill(0.0);
             let mut loss = 0.0;
@@ -212,12 +240,15 @@ fn measure(
 fn main() -> AnyResult<()> {
     let options = options()?;
     let shape = &options.shape;
-    rayon::ThreadPoolBuilder::new().num_threads(THREADS).build_global()?;
+    if !options.dump.is_empty() {
+        dump(&options.dump, shape)?;
+    }
+    rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global()?;
     let temporary = tempfile::tempdir()?;
     let given = Path::new(&options.model);
     let dir = if options.model.is_empty() { temporary.path() } else { given };
     let backbone = load_model(dir, shape)?;
-    let peak = gemm_peak();
+    let peak = gemm_peak(options.threads);
     let adapter = Adapter::new(backbone.config(), &options.adapter, REPRESENTATION, 1)?;
     let model = AdaptedModel::new(&backbone, &adapter);
     let (loss, times) = measure(&model, adapter.num_parameters(), &options)?;
@@ -228,6 +259,7 @@ fn main() -> AnyResult<()> {
         "shape": options.shape_name,
         "adapter": options.adapter_name,
         "loss": loss,
+        "threads": options.threads,
         "batches": times.len(),
         "tokens_per_second": median.round(),
         "tokens_per_second_best": speed(times[0]).round(),
