@@ -112,7 +112,7 @@ impl Case {
 fn assert_close(name: &str, got: &[f32], expected: &[f64]) {
     // Where each query sees one key, dq and dk are exactly 0 and the kernel's a difference of numbers
     // of size 1: hence the least scale.
-    let largest = expected.iter().fold(0.1_f64, |max, x| max.max(x.abs()));
+    let largest = expected.iter().fold(1.0_f64, |max, x| max.max(x.abs()));
     for (index, (got, expected)) in got.iter().zip(expected).enumerate() {
         let wrong = (f64::from(*got) - expected).abs();
         assert!(wrong <= 1e-5 * largest, "{name}[{index}]: {got}, expected {expected}");
