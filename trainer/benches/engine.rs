@@ -2,11 +2,13 @@
 //!
 //!     cargo bench -p reclora-trainer --bench engine -- [KEY=VALUE]...
 //!
-//! `shape=S|M`, `adapter=reclora|plain`, `seconds=5`, `threads=2`, `model=DIR` (a directory of random
-//! weights, made when missing and kept; without it a temporary one), `dump=FILE` (the tokens and their
-//! target are written there as JSON, so that another program can be given the same). Prints one JSON
-//! object: tokens per second (the median batch), the peak resident memory, and the share of the matrix
-//! products' peak, measured in the same process just before.
+//! `shape=S|M` (`layers=N` and `sequence=N` change it), `adapter=reclora|plain`, `weights=f32|bf16`,
+//! `recompute=true` (keep few activations), `seconds=5`, `threads=2`, `model=DIR` (a directory of
+//! random weights, made when missing and kept; without it a temporary one, whose making counts in the
+//! memory), `dump=FILE` (the tokens and their target are written there as JSON, so that another program
+//! can be given the same). Prints one JSON object: tokens per second (the median batch), the peak
+//! resident memory, and the share of the matrix products' peak, measured in the same process just
+//! before.
 
 #![allow(clippy::unwrap_used, reason = "the random models are those of the tests")]
 
@@ -17,13 +19,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
+use half::bf16;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use reclora_trainer::adapter::Adapter;
 use reclora_trainer::backbone::Backbone;
-use reclora_trainer::config::AdapterConfig;
-use reclora_trainer::kernels::{Mat, matmul};
+use reclora_trainer::config::{AdapterConfig, WeightType};
+use reclora_trainer::kernels::{FrozenBuffers, FrozenMat, FrozenValues, Mat, project};
 use reclora_trainer::model::{AdaptedModel, Prompt, Target, Workspace};
 use tiny::Sizes;
 
@@ -88,7 +91,7 @@ impl Shape {
 
 /// Random weights of this shape, in a directory that lacks them. A directory of another shape is an
 /// error: its speed would be reported under the wrong name.
-fn load_model(dir: &Path, shape: &Shape) -> AnyResult<Backbone> {
+fn load_model(dir: &Path, shape: &Shape, weights: WeightType) -> AnyResult<Backbone> {
     let sizes = shape.sizes();
     let mut config = tiny::config(&sizes);
     config["max_position_embeddings"] = 2048.into();
@@ -104,20 +107,29 @@ fn load_model(dir: &Path, shape: &Shape) -> AnyResult<Backbone> {
             format!("{} is not of this shape: name another model=DIR", path.display()).into()
         );
     }
-    Ok(Backbone::load(dir)?)
+    Ok(Backbone::load_as(dir, weights)?)
 }
 
-/// GFLOP/s of large products, all threads: the best of several, so that it is a limit.
-fn gemm_peak(threads: usize) -> f64 {
+/// GFLOP/s of large products with a frozen weight, all threads: the best of several, so that it is a
+/// limit.
+fn gemm_peak(threads: usize, weights: WeightType) -> f64 {
     let (m, n, k) = (512, 1536, 576);
+    let w = vec![0.25f32; n * k];
+    let narrowed: Vec<bf16> = w.iter().map(|x| bf16::from_f32(*x)).collect();
+    let values = match weights {
+        WeightType::F32 => FrozenValues::F32(&w),
+        WeightType::Bf16 => FrozenValues::Bf16(&narrowed),
+    };
     let once = |_| {
-        let (a, b) = (vec![0.5f32; m * k], vec![0.25f32; n * k]);
-        let mut c = vec![0.0f32; m * n];
+        let x = vec![0.5f32; m * k];
+        let mut y = vec![0.0f32; m * n];
+        let mut buffers = FrozenBuffers::default();
         let start = Instant::now();
         for _ in 0..4 {
-            matmul(&mut c, n, Mat::new(&a, m, k), Mat::new(&b, k, n), 1.0, false);
+            let w = FrozenMat::new(values, n, k);
+            project(&mut y, n, Mat::new(&x, m, k), w, false, &mut buffers);
         }
-        std::hint::black_box(&c);
+        std::hint::black_box(&y);
         4.0 * 2.0 * (m * n * k) as f64 / start.elapsed().as_secs_f64() / 1e9
     };
     let runs = (0..12).map(|_| (0..threads).into_par_iter().map(once).sum::<f64>());
@@ -140,6 +152,9 @@ struct Options {
     threads: usize,
     model: String,
     dump: String,
+    weights: WeightType,
+    /// Recompute blocks in the backward.
+    recompute: bool,
 }
 
 fn options() -> AnyResult<Options> {
@@ -153,8 +168,12 @@ fn options() -> AnyResult<Options> {
     let (shape_name, adapter_name) = (option("shape", "S"), option("adapter", "reclora"));
     let (seconds, model) = (option("seconds", "5").parse()?, option("model", ""));
     let (threads, dump) = (option("threads", "2").parse()?, option("dump", ""));
+    let weights = serde_json::from_value(option("weights", "f32").into())?;
+    let recompute = option("recompute", "false").parse()?;
+    let (layers, sequence) = (option("layers", ""), option("sequence", ""));
     if let Some(key) = options.keys().next() {
-        let known = "shape, adapter, seconds, threads, model and dump";
+        let known = "shape, layers, sequence, adapter, weights, recompute, seconds, threads, model \
+                     and dump";
         return Err(format!("{key}: {known} are the options").into());
     }
     let experts = match adapter_name.as_str() {
@@ -163,13 +182,30 @@ fn options() -> AnyResult<Options> {
         other => return Err(format!("adapter={other}: reclora or plain").into()),
     };
     let adapter = AdapterConfig { experts, rank: 8, ..AdapterConfig::default() };
-    let shape = Shape::named(&shape_name)?;
+    let mut shape = Shape::named(&shape_name)?;
+    if !layers.is_empty() {
+        shape.layers = layers.parse()?;
+    }
+    if !sequence.is_empty() {
+        shape.sequence = sequence.parse()?;
+    }
     if !(1..=shape.batch).contains(&threads) {
         return Err(
             format!("threads={threads}: 1 to {}, the samples of a batch", shape.batch).into()
         );
     }
-    Ok(Options { shape_name, shape, adapter, adapter_name, seconds, threads, model, dump })
+    Ok(Options {
+        shape_name,
+        shape,
+        adapter,
+        adapter_name,
+        seconds,
+        threads,
+        model,
+        dump,
+        weights,
+        recompute,
+    })
 }
 
 /// Tokens and representation.
@@ -207,7 +243,13 @@ fn measure(
     let shape = &options.shape;
     let samples = samples(shape);
     let targets = [target(shape)];
-    let worker = |_| (Workspace::new(), vec![0.0; parameters]);
+    let worker = |_| {
+        let mut workspace = Workspace::new();
+        if options.recompute {
+            workspace.set_activation_budget(0);
+        }
+        (workspace, vec![0.0; parameters])
+    };
     let mut workers: Vec<(Workspace, Vec<f32>)> = (0..options.threads).map(worker).collect();
     let weight = 1.0 / shape.batch as f32;
     let mut batch = || {
@@ -247,8 +289,8 @@ fn main() -> AnyResult<()> {
     let temporary = tempfile::tempdir()?;
     let given = Path::new(&options.model);
     let dir = if options.model.is_empty() { temporary.path() } else { given };
-    let backbone = load_model(dir, shape)?;
-    let peak = gemm_peak(options.threads);
+    let backbone = load_model(dir, shape, options.weights)?;
+    let peak = gemm_peak(options.threads, options.weights);
     let adapter = Adapter::new(backbone.config(), &options.adapter, REPRESENTATION, 1)?;
     let model = AdaptedModel::new(&backbone, &adapter);
     let (loss, times) = measure(&model, adapter.num_parameters(), &options)?;
@@ -257,7 +299,11 @@ fn main() -> AnyResult<()> {
     let needed = shape.flop_per_token();
     let result = serde_json::json!({
         "shape": options.shape_name,
+        "layers": shape.layers,
+        "sequence": shape.sequence,
         "adapter": options.adapter_name,
+        "weights": options.weights,
+        "recompute": options.recompute,
         "loss": loss,
         "threads": options.threads,
         "batches": times.len(),

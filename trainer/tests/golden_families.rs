@@ -88,3 +88,8 @@ fn qwen2_with_a_window_from_a_layer_on() {
 fn qwen3() {
     check("qwen3");
 }
+
+#[test]
+fn qwen3_with_biases_and_a_window_by_layer_type() {
+    check("qwen3-window");
+}

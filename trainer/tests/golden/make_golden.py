@@ -139,6 +139,19 @@ CASES = {
             tie_word_embeddings=True,
         ),
     ),
+    "qwen3-window": (
+        "product",
+        config(
+            "Qwen3",
+            "qwen3",
+            head_dim=8,
+            attention_bias=True,
+            rope_parameters={"rope_theta": 100.0, "rope_type": "default"},
+            sliding_window=8,
+            use_sliding_window=True,
+            layer_types=["sliding_attention", "full_attention"],
+        ),
+    ),
 }
 
 
