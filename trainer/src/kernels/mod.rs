@@ -10,9 +10,15 @@
 
 pub mod attention;
 pub mod attention_grad;
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "only the AVX-512 code behind it uses its buffers")
+)]
 pub mod bf16;
 #[cfg(target_arch = "x86_64")]
 mod bf16_avx512;
+#[cfg(target_arch = "x86_64")]
+mod bf16_packing;
 pub mod heads;
 pub mod matmul;
 pub mod pointwise;
