@@ -351,6 +351,19 @@ mod tests {
     }
 
     #[test]
+    fn rows_beyond_a_whole_block_of_rows_are_like_any() {
+        if skipped() {
+            return;
+        }
+        for direction in DIRECTIONS {
+            let case = Case::new(direction, [1030, 3, 600], 0);
+            let (two, six) = (&mut Packing::default(), &mut Packing::default());
+            let (two, six) = (case.run(1026, false, two), case.run(1030, false, six));
+            assert_eq!(bits(&two)[..1026 * 3], bits(&six)[..1026 * 3], "{direction:?}");
+        }
+    }
+
+    #[test]
     fn buffers_are_kept() {
         if skipped() {
             return;
