@@ -22,6 +22,7 @@ mod bf16_packing;
 pub mod heads;
 pub mod matmul;
 pub mod pointwise;
+pub mod q8_0;
 mod simd;
 
 pub use matmul::{Mat, matmul};
