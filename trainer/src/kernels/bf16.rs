@@ -56,7 +56,6 @@ pub struct Packing {
 }
 
 /// The `lines` first lines of a buffer, which grows if it is too small.
-#[cfg(target_arch = "x86_64")]
 pub(super) fn grown(buffer: &mut Vec<Line>, lines: usize) -> &mut [Line] {
     if buffer.len() < lines {
         buffer.resize(lines, Line([0; 16]));
@@ -142,7 +141,7 @@ fn product(
         super::bf16_avx512::multiply(dst, dst_stride, lhs, w, direction, accumulate, packing);
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (accumulate, &packing.rows, &packing.panel);
+    let _ = (accumulate, packing);
 }
 
 #[cfg(test)]
@@ -292,6 +291,7 @@ mod tests {
         }
         let packing = &mut Packing::default();
         for direction in DIRECTIONS {
+            Case::new(direction, [1100, 3, 600], 1).check(false, packing);
             for rows in [1, 4, 5, 19] {
                 for (columns, depth) in
                     [(172, 64), (688, 256), (256, 688), (3, 2047), (5, 2049), (50, 4100), (1, 6145)]
@@ -347,6 +347,19 @@ mod tests {
                     assert_eq!(part[..rows * 102], whole[..rows * 102], "{rows} rows");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn rows_beyond_a_whole_block_of_rows_are_like_any() {
+        if skipped() {
+            return;
+        }
+        for direction in DIRECTIONS {
+            let case = Case::new(direction, [1030, 3, 600], 0);
+            let (two, six) = (&mut Packing::default(), &mut Packing::default());
+            let (two, six) = (case.run(1026, false, two), case.run(1030, false, six));
+            assert_eq!(bits(&two)[..1026 * 3], bits(&six)[..1026 * 3], "{direction:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The AVX-512 BF16 side of `bf16`: rounding, packing and the register tiles.
+//! The AVX-512 BF16 side of `bf16`: blocks, panels and register tiles.
 //!
 //! A product runs panel by panel: up to 48 columns of the result, with the numbers of the weight
 //! that make them packed as `vdpbf16ps` wants them: for every pair of the reduction, one register
@@ -7,18 +7,26 @@
 //! pairs of activations, 11 loads for 24 multiplications, which the load ports can keep up with.
 
 use super::bf16::{Direction, FEW_ROWS, Line, Packing, Weight, grown};
+use super::bf16_packing::{
+    column_masks, interleave, load_bf16, pack_interleaved, pack_transposed, pairs, round, row_pair,
+};
 use super::matmul::Mat;
-use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 /// Rows of a register tile.
 const TILE_ROWS: usize = 8;
 /// Registers of columns of a panel.
-const TILE_VECTORS: usize = 3;
+pub(super) const TILE_VECTORS: usize = 3;
 /// The longest reduction that is summed in registers: a panel of it takes 192 KiB, which leaves most
 /// of a 1 MiB second-level cache to the activations. Longer ones are cut into equal blocks.
 const DEPTH: usize = 2048;
+/// Lines of rounded activations to multiply with the whole weight before the next rows: 512 KiB,
+/// which stay in a second-level cache beside the panel.
+const ROUNDED_LINES: usize = 8192;
+/// But at least so many rows: packing a number of the weight costs as much as multiplying it with
+/// about 4 rows.
+const MIN_ROWS: usize = 512;
 
 /// The blocks of a reduction of length `depth`: all of one length, a multiple of 32 (one line of
 /// bf16), but for the last. At least one, so that an empty reduction gives zeros.
@@ -63,32 +71,36 @@ pub(super) unsafe fn multiply(
         let lines = block.len().div_ceil(32);
         // An odd number of lines apart: rows a power of two apart would share few cache sets.
         let stride = lines | 1;
-        let rounded = grown(&mut packing.rows, lhs.rows() * stride);
-        for (i, row) in rounded.chunks_exact_mut(stride).enumerate() {
-            round(&lhs.row(i)[block.clone()], &mut row[..lines]);
-        }
-        let product = Product {
-            rows: lhs.rows(),
-            rounded: &*rounded,
-            stride,
-            w,
-            block: block.clone(),
-            dst: dst.as_mut_ptr(),
-            dst_stride,
-            add: accumulate || block.start > 0,
-        };
-        // SAFETY: the caller's promise; `rounded` has `stride` lines for every row.
-        unsafe {
-            match direction {
-                _ if lhs.rows() > FEW_ROWS => product.packed(direction, &mut packing.panel),
-                Direction::ToOutputs => product.few_to_outputs(),
-                Direction::ToInputs => product.few_to_inputs(),
+        let height = MIN_ROWS.max(ROUNDED_LINES / stride);
+        for first in (0..lhs.rows()).step_by(height) {
+            let rows = first..(first + height).min(lhs.rows());
+            let rounded = grown(&mut packing.rows, rows.len() * stride);
+            for (i, line) in rows.clone().zip(rounded.chunks_exact_mut(stride)) {
+                round(&lhs.row(i)[block.clone()], &mut line[..lines]);
+            }
+            let product = Product {
+                rows: rows.len(),
+                rounded: &*rounded,
+                stride,
+                w,
+                block: block.clone(),
+                dst: dst[first * dst_stride..].as_mut_ptr(),
+                dst_stride,
+                add: accumulate || block.start > 0,
+            };
+            // SAFETY: the caller's promise; `rounded` has `stride` lines for every row.
+            unsafe {
+                match direction {
+                    _ if lhs.rows() > FEW_ROWS => product.packed(direction, &mut packing.panel),
+                    Direction::ToOutputs => product.few_to_outputs(),
+                    Direction::ToInputs => product.few_to_inputs(),
+                }
             }
         }
     }
 }
 
-/// A product over one block of the reduction.
+/// A product of some rows over one block of the reduction.
 struct Product<'a> {
     rows: usize,
     /// The left-hand side in bf16, zeros up to whole lines, rows `stride` lines apart.
@@ -151,6 +163,11 @@ impl Product<'_> {
         panel: &[Line],
     ) {
         let lhs = self.rounded[first * self.stride..].as_ptr().cast::<i32>();
+        // The place of the result is on its way to the cache while the sums are made.
+        for (r, v) in (0..R).flat_map(|r| (0..V).map(move |v| (r, v))) {
+            let at = (first + r) * self.dst_stride + columns.start + 16 * v;
+            prefetch(self.dst.wrapping_add(at));
+        }
         let mut sums = [[_mm512_setzero_ps(); V]; R];
         for pair in 0..self.block.len().div_ceil(2) {
             // SAFETY: the panel has `V` lines for this pair, each of the rows has it too.
@@ -279,150 +296,10 @@ impl Product<'_> {
     }
 }
 
-/// A register of 16 pairs of bf16 numbers.
+/// Asks for the cache line at an address, to be written.
 #[target_feature(enable = "avx512f")]
-fn pairs(bits: __m512i) -> __m512bh {
-    // SAFETY: two names of the same 512 bits; every bit pattern is valid for both.
-    unsafe { std::mem::transmute::<__m512i, __m512bh>(bits) }
-}
-
-/// The mask of the first `n` of 16 elements (all of them for more).
-fn first_of_16(n: usize) -> __mmask16 {
-    if n >= 16 { !0 } else { (1 << n) - 1 }
-}
-
-/// The masks of `V` registers that hold these columns.
-fn column_masks<const V: usize>(columns: &Range<usize>) -> [__mmask16; V] {
-    std::array::from_fn(|v| first_of_16(columns.len().saturating_sub(16 * v)))
-}
-
-/// Up to 32 bf16 numbers, zeros behind them.
-#[target_feature(enable = "avx512f,avx512bw")]
-fn load_bf16(values: &[bf16]) -> __m512i {
-    let mask = if values.len() >= 32 { !0 } else { (1u32 << values.len()) - 1 };
-    // SAFETY: the mask covers at most the slice's elements; masked ones are not read.
-    unsafe { _mm512_maskz_loadu_epi16(mask, values.as_ptr().cast()) }
-}
-
-/// Rounds a row to bf16, with zeros up to the end of its lines.
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn round(row: &[f32], lines: &mut [Line]) {
-    for (values, line) in row.chunks(32).zip(lines) {
-        let (low, high) = values.split_at(values.len().min(16));
-        // SAFETY: the masks cover the elements of `low` and `high`; a line is one register.
-        unsafe {
-            let low = _mm512_maskz_loadu_ps(first_of_16(low.len()), low.as_ptr());
-            let high = _mm512_maskz_loadu_ps(first_of_16(high.len()), high.as_ptr());
-            let rounded = _mm512_cvtne2ps_pbh(high, low);
-            _mm512_store_si512(
-                (&raw mut *line).cast(),
-                std::mem::transmute::<__m512bh, __m512i>(rounded),
-            );
-        }
-    }
-}
-
-/// Packs the outputs `columns` of the weight for a forward product: pairs of neighbouring inputs.
-#[target_feature(enable = "avx512f,avx512bw")]
-fn pack_transposed(
-    panel: &mut [Line],
-    w: Weight<'_>,
-    columns: &Range<usize>,
-    block: &Range<usize>,
-) {
-    let vectors = columns.len().div_ceil(16);
-    for (v, first) in columns.clone().step_by(16).enumerate() {
-        let count = (columns.end - first).min(16);
-        let chunks = panel.chunks_exact_mut(16 * vectors);
-        for (start, lines) in block.clone().step_by(32).zip(chunks) {
-            let length = (block.end - start).min(32);
-            let mut rows = [_mm512_setzero_si512(); 16];
-            for (i, row) in rows[..count].iter_mut().enumerate() {
-                *row = load_bf16(&w.values[(first + i) * w.inputs + start..][..length]);
-            }
-            for (line, row) in lines.chunks_exact_mut(vectors).zip(transpose(rows)) {
-                // SAFETY: a line is one register.
-                unsafe { _mm512_store_si512((&raw mut line[v]).cast(), row) };
-            }
-        }
-    }
-}
-
-/// The transpose of 16 registers of 16 pairs.
-#[target_feature(enable = "avx512f")]
-fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
-    // Within every quarter register: 4x4 blocks, rows 4g..4g+4 in `quads[4g..]`, where `quads[4g+c]`
-    // holds columns c, 4+c, 8+c and 12+c.
-    let mut quads = rows;
-    for quad in quads.chunks_exact_mut(4) {
-        let low01 = _mm512_unpacklo_epi32(quad[0], quad[1]);
-        let high01 = _mm512_unpackhi_epi32(quad[0], quad[1]);
-        let low23 = _mm512_unpacklo_epi32(quad[2], quad[3]);
-        let high23 = _mm512_unpackhi_epi32(quad[2], quad[3]);
-        quad[0] = _mm512_unpacklo_epi64(low01, low23);
-        quad[1] = _mm512_unpackhi_epi64(low01, low23);
-        quad[2] = _mm512_unpacklo_epi64(high01, high23);
-        quad[3] = _mm512_unpackhi_epi64(high01, high23);
-    }
-    // Then the 4x4 matrix of quarter registers of every c.
-    let mut columns = quads;
-    for c in 0..4 {
-        let low01 = _mm512_shuffle_i32x4::<0x44>(quads[c], quads[4 + c]);
-        let high01 = _mm512_shuffle_i32x4::<0xEE>(quads[c], quads[4 + c]);
-        let low23 = _mm512_shuffle_i32x4::<0x44>(quads[8 + c], quads[12 + c]);
-        let high23 = _mm512_shuffle_i32x4::<0xEE>(quads[8 + c], quads[12 + c]);
-        columns[c] = _mm512_shuffle_i32x4::<0x88>(low01, low23);
-        columns[4 + c] = _mm512_shuffle_i32x4::<0xDD>(low01, low23);
-        columns[8 + c] = _mm512_shuffle_i32x4::<0x88>(high01, high23);
-        columns[12 + c] = _mm512_shuffle_i32x4::<0xDD>(high01, high23);
-    }
-    columns
-}
-
-/// Packs the inputs `columns` of the weight for a backward product: pairs of neighbouring outputs.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn pack_interleaved(
-    panel: &mut [Line],
-    w: Weight<'_>,
-    columns: &Range<usize>,
-    block: &Range<usize>,
-) {
-    let masks = column_masks::<TILE_VECTORS>(columns);
-    let vectors = columns.len().div_ceil(16);
-    for (row, lines) in block.clone().step_by(2).zip(panel.chunks_exact_mut(vectors)) {
-        let (even, odd) = row_pair(w, columns, row, block.end);
-        for (v, line) in lines.iter_mut().enumerate() {
-            // SAFETY: a line is one register.
-            unsafe {
-                _mm512_store_si512((&raw mut *line).cast(), interleave(even, odd, v, masks[v]));
-            }
-        }
-    }
-}
-
-/// The columns of a row of the weight and of the next one (empty at the end of the block).
-fn row_pair<'a>(
-    w: Weight<'a>,
-    columns: &Range<usize>,
-    row: usize,
-    end: usize,
-) -> (&'a [bf16], &'a [bf16]) {
-    let part = |row: usize| &w.values[row * w.inputs..][columns.clone()];
-    (part(row), if row + 1 < end { part(row + 1) } else { &[] })
-}
-
-/// Pairs of the 16 numbers of two rows from element `16 * v` on; `odd` may be empty, for zeros.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn interleave(even: &[bf16], odd: &[bf16], v: usize, mask: __mmask16) -> __m512i {
-    let odd_mask = if odd.is_empty() { 0 } else { mask };
-    // SAFETY: the mask covers the columns that the rows have from element `16 * v` on (none of an
-    // empty row); masked ones are not read.
-    unsafe {
-        let even = _mm256_maskz_loadu_epi16(mask, even.as_ptr().wrapping_add(16 * v).cast());
-        let odd = _mm256_maskz_loadu_epi16(odd_mask, odd.as_ptr().wrapping_add(16 * v).cast());
-        _mm512_or_si512(
-            _mm512_cvtepu16_epi32(even),
-            _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(odd)),
-        )
-    }
+#[allow(unused_unsafe, reason = "needed by the oldest compiler supported, not by later ones")]
+fn prefetch(at: *const f32) {
+    // SAFETY: a hint, which reads nothing, valid for any address.
+    unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) };
 }

@@ -10,13 +10,20 @@
 
 pub mod attention;
 pub mod attention_grad;
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "only the AVX-512 code behind it uses its buffers")
+)]
 pub mod bf16;
 #[cfg(target_arch = "x86_64")]
 mod bf16_avx512;
+#[cfg(target_arch = "x86_64")]
+mod bf16_packing;
 pub mod frozen;
 pub mod heads;
 pub mod matmul;
 pub mod pointwise;
+pub mod q8_0;
 mod simd;
 
 pub use frozen::{FrozenBuffers, FrozenMat, FrozenValues, project, project_grad};
