@@ -1,11 +1,11 @@
-//! Reading a Hugging Face directory into a [`Backbone`].
+//! Reading a Hugging Face directory or a GGUF file into a [`Backbone`].
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Backbone, BackboneConfig, BlockWeights, TensorFile};
+use super::{Backbone, BackboneConfig, BlockWeights, Gguf, TensorFile, is_gguf};
 use crate::error::{Result, TrainerError};
 
 /// `model.safetensors.index.json`: which file holds which tensor.
@@ -17,26 +17,36 @@ struct Index {
 /// What to do about weights that can't be read or are not those of config.json.
 const ADVICE: &str = "weights and config.json must be one whole model: copy or download both again";
 
-pub(super) fn load(dir: &Path) -> Result<Backbone> {
-    let config_path = dir.join("config.json");
+/// Reads a tensor of this Hugging Face name and exactly this shape as f32.
+type Read<'a> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>> + 'a;
+
+pub(super) fn load(path: &Path) -> Result<Backbone> {
+    if is_gguf(path) {
+        let file = Gguf::open(path)?;
+        return load_weights(path, file.config()?, &mut |name, shape| file.read(name, shape));
+    }
+    let config_path = path.join("config.json");
     let config = BackboneConfig::parse(&config_path, &read(&config_path)?)?;
-    load_weights(dir, config).map_err(|error| error.advise(ADVICE))
+    let load = || {
+        let mut weights = Weights::open(path)?;
+        load_weights(path, config, &mut |name, shape| weights.read(name, shape))
+    };
+    load().map_err(|error| error.advise(ADVICE))
 }
 
-fn load_weights(dir: &Path, config: BackboneConfig) -> Result<Backbone> {
-    let mut weights = Weights::open(dir)?;
+fn load_weights(path: &Path, config: BackboneConfig, read: &mut Read<'_>) -> Result<Backbone> {
     let (hidden, vocab) = (config.hidden_size, config.vocab_size);
-    let embedding = weights.read("model.embed_tokens.weight", &[vocab, hidden])?;
+    let embedding = read("model.embed_tokens.weight", &[vocab, hidden])?;
     let blocks = (0..config.num_layers)
-        .map(|layer| load_block(&mut weights, &config, layer))
+        .map(|layer| load_block(read, &config, layer))
         .collect::<Result<_>>()?;
-    let norm = weights.read("model.norm.weight", &[hidden])?;
+    let norm = read("model.norm.weight", &[hidden])?;
     let head = if config.tie_word_embeddings {
         None
     } else {
-        Some(weights.read("lm_head.weight", &[vocab, hidden])?)
+        Some(read("lm_head.weight", &[vocab, hidden])?)
     };
-    Ok(Backbone { config, path: dir.to_path_buf(), embedding, blocks, norm, head })
+    Ok(Backbone { config, path: path.to_path_buf(), embedding, blocks, norm, head })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -47,17 +57,12 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
-fn load_block(
-    weights: &mut Weights,
-    config: &BackboneConfig,
-    layer: usize,
-) -> Result<BlockWeights> {
+fn load_block(read: &mut Read<'_>, config: &BackboneConfig, layer: usize) -> Result<BlockWeights> {
     let hidden = config.hidden_size;
     let (mlp, padded) = (config.intermediate_size, config.padded_intermediate());
     let (q, kv) = (config.q_dim(), config.kv_dim());
-    let mut read = |name: &str, shape: &[usize]| {
-        weights.read(&format!("model.layers.{layer}.{name}.weight"), shape)
-    };
+    let mut read =
+        |name: &str, shape: &[usize]| read(&format!("model.layers.{layer}.{name}.weight"), shape);
     // Each matrix is allocated after its parts were read: sizes that no file backs allocate nothing.
     let parts = [
         (read("self_attn.q_proj", &[q, hidden])?, 0),

@@ -1,15 +1,17 @@
-//! The frozen LLM: a LLaMA decoder read from a Hugging Face directory.
+//! The frozen LLM: a LLaMA decoder read from a Hugging Face directory or a GGUF file.
 //!
 //! Weights are kept as the forward pass wants them (input-major, projections that share an input side
 //! by side) and nothing here has a gradient.
 
 mod config;
+mod gguf;
 mod load;
 mod tensors;
 
 use std::path::{Path, PathBuf};
 
 pub use config::BackboneConfig;
+pub(crate) use gguf::{Gguf, is_gguf};
 pub(crate) use tensors::TensorFile;
 
 use crate::error::Result;
@@ -47,13 +49,14 @@ pub struct Backbone {
 
 impl Backbone {
     /// Reads `config.json` and `model.safetensors` (or the shards of `model.safetensors.index.json`)
-    /// of a Hugging Face directory. F32, F16 and BF16 tensors become f32.
+    /// of a Hugging Face directory, F32, F16 and BF16; or a GGUF file, whose tensors may also be
+    /// Q8_0, Q4_0 and Q4_1. All become f32.
     ///
     /// # Errors
     /// A file that is missing, truncated or malformed, an unsupported architecture or feature, a
     /// tensor that is missing or has another shape or type: each names the file and the tensor.
-    pub fn load(dir: &Path) -> Result<Self> {
-        load::load(dir)
+    pub fn load(path: &Path) -> Result<Self> {
+        load::load(path)
     }
 
     /// Sizes and settings.
@@ -61,7 +64,7 @@ impl Backbone {
         &self.config
     }
 
-    /// The directory it was read from.
+    /// The directory or file it was read from.
     pub fn path(&self) -> &Path {
         &self.path
     }
