@@ -2,7 +2,7 @@
 //!
 //!     cargo bench -p reclora-trainer --bench engine -- [KEY=VALUE]...
 //!
-//! `shape=S|M` (`layers=N` and `sequence=N` change it), `adapter=reclora|plain`, `weights=f32|bf16`,
+//! `shape=S|M` (`layers=N` and `sequence=N` change it), `adapter=reclora|plain`, `weights=f32|bf16|q8_0`,
 //! `recompute=true` (keep few activations), `seconds=5`, `threads=2`, `model=DIR` (a directory of
 //! random weights, made when missing and kept; without it a temporary one, whose making counts in the
 //! memory), `dump=FILE` (the tokens and their target are written there as JSON, so that another program
@@ -26,6 +26,7 @@ use rayon::prelude::*;
 use reclora_trainer::adapter::Adapter;
 use reclora_trainer::backbone::Backbone;
 use reclora_trainer::config::{AdapterConfig, WeightType};
+use reclora_trainer::kernels::q8_0::quantize_row;
 use reclora_trainer::kernels::{FrozenBuffers, FrozenMat, FrozenValues, Mat, project};
 use reclora_trainer::model::{AdaptedModel, Prompt, Target, Workspace};
 use tiny::Sizes;
@@ -116,9 +117,11 @@ fn gemm_peak(threads: usize, weights: WeightType) -> f64 {
     let (m, n, k) = (512, 1536, 576);
     let w = vec![0.25f32; n * k];
     let narrowed: Vec<bf16> = w.iter().map(|x| bf16::from_f32(*x)).collect();
+    let blocks = quantize_row(&w).unwrap();
     let values = match weights {
         WeightType::F32 => FrozenValues::F32(&w),
         WeightType::Bf16 => FrozenValues::Bf16(&narrowed),
+        WeightType::Q8_0 => FrozenValues::Q8_0(&blocks),
     };
     let once = |_| {
         let x = vec![0.5f32; m * k];

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use tokenizers::Tokenizer as Inner;
 
+use crate::backbone::{Gguf, is_gguf};
 use crate::error::{Result, TrainerError};
 
-/// A Hugging Face `tokenizer.json`.
+/// A Hugging Face `tokenizer.json`, or that of a GGUF file.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     inner: Inner,
@@ -14,15 +15,22 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Loads `tokenizer.json` of a backbone's directory.
+    /// Loads `tokenizer.json` of a backbone's directory, or the tokenizer in a GGUF file.
     ///
     /// # Errors
     /// The file is missing or not a tokenizer.
-    pub fn load(dir: &Path) -> Result<Self> {
-        let path = dir.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|error| {
-            TrainerError::file(&path, format!("can't be read ({error}); is backbone.path right?"))
-        })?;
+    pub fn load(backbone: &Path) -> Result<Self> {
+        let (path, bytes) = if is_gguf(backbone) {
+            let json = Gguf::open(backbone)?.tokenizer_json()?;
+            (backbone.to_path_buf(), json.to_string().into_bytes())
+        } else {
+            let path = backbone.join("tokenizer.json");
+            let bytes = std::fs::read(&path).map_err(|error| {
+                let what = format!("can't be read ({error}); is backbone.path right?");
+                TrainerError::file(&path, what)
+            })?;
+            (path, bytes)
+        };
         let mut inner = Inner::from_bytes(&bytes).map_err(|error| {
             let what = format!("is not a tokenizer ({error}); copy it again from the model");
             TrainerError::file(&path, what)

@@ -1,11 +1,13 @@
-//! Reading a Hugging Face directory into a [`Backbone`].
+//! Reading a Hugging Face directory or a GGUF file into a [`Backbone`].
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Backbone, BackboneConfig, BlockWeights, FrozenLinear, TensorFile, Weight};
+use super::{
+    Backbone, BackboneConfig, BlockWeights, FrozenLinear, Gguf, TensorFile, Weight, is_gguf,
+};
 use crate::config::{Projection, WeightType};
 use crate::error::{Result, TrainerError};
 
@@ -18,27 +20,47 @@ struct Index {
 /// What to do about weights that can't be read or are not those of config.json.
 const ADVICE: &str = "weights and config.json must be one whole model: copy or download both again";
 
-pub(super) fn load(dir: &Path, weight_type: WeightType) -> Result<Backbone> {
-    let config_path = dir.join("config.json");
-    let config = BackboneConfig::parse(&config_path, &read(&config_path)?)?;
-    load_weights(dir, config, weight_type).map_err(|error| error.advise(ADVICE))
+/// Tensors by their Hugging Face names.
+trait Tensors {
+    /// A tensor of this width, as f32.
+    fn vector(&mut self, name: &str, width: usize) -> Result<Vec<f32>>;
+
+    /// A matrix of exactly this shape, stored as `weight_type`.
+    fn matrix(&mut self, name: &str, shape: [usize; 2], weight_type: WeightType) -> Result<Weight>;
 }
 
-fn load_weights(dir: &Path, config: BackboneConfig, weight_type: WeightType) -> Result<Backbone> {
-    let mut weights = Weights::open(dir)?;
+pub(super) fn load(path: &Path, weight_type: WeightType) -> Result<Backbone> {
+    if is_gguf(path) {
+        let mut file = Gguf::open(path)?;
+        let config = file.config()?;
+        return load_weights(path, config, &mut file, weight_type);
+    }
+    let config_path = path.join("config.json");
+    let config = BackboneConfig::parse(&config_path, &read(&config_path)?)?;
+    Shards::open(path)
+        .and_then(|mut shards| load_weights(path, config, &mut shards, weight_type))
+        .map_err(|error| error.advise(ADVICE))
+}
+
+fn load_weights(
+    path: &Path,
+    config: BackboneConfig,
+    tensors: &mut dyn Tensors,
+    weight_type: WeightType,
+) -> Result<Backbone> {
     let (hidden, vocab) = (config.hidden_size, config.vocab_size);
     let table = [vocab, hidden];
-    let embedding = weights.matrix("model.embed_tokens.weight", table, weight_type)?;
+    let embedding = tensors.matrix("model.embed_tokens.weight", table, weight_type)?;
     let blocks = (0..config.num_layers)
-        .map(|layer| load_block(&mut weights, &config, layer, weight_type))
+        .map(|layer| load_block(tensors, &config, layer, weight_type))
         .collect::<Result<_>>()?;
-    let norm = weights.vector("model.norm.weight", hidden)?;
+    let norm = tensors.vector("model.norm.weight", hidden)?;
     let head = if config.tie_word_embeddings {
         None
     } else {
-        Some(weights.matrix("lm_head.weight", table, weight_type)?)
+        Some(tensors.matrix("lm_head.weight", table, weight_type)?)
     };
-    Ok(Backbone { config, path: dir.to_path_buf(), embedding, blocks, norm, head })
+    Ok(Backbone { config, path: path.to_path_buf(), embedding, blocks, norm, head })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -50,7 +72,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn load_block(
-    weights: &mut Weights,
+    tensors: &mut dyn Tensors,
     config: &BackboneConfig,
     layer: usize,
     weight_type: WeightType,
@@ -58,16 +80,16 @@ fn load_block(
     let mut linear = |projection: Projection| -> Result<FrozenLinear> {
         let name = projection.module(layer);
         let shape = config.projection(projection);
-        let weight = weights.matrix(&format!("{name}.weight"), shape, weight_type)?;
+        let weight = tensors.matrix(&format!("{name}.weight"), shape, weight_type)?;
         let bias = config.has_bias(projection);
-        let bias = bias.then(|| weights.vector(&format!("{name}.bias"), shape[0])).transpose()?;
+        let bias = bias.then(|| tensors.vector(&format!("{name}.bias"), shape[0])).transpose()?;
         Ok(FrozenLinear { weight, bias })
     };
     let [q, k, v, o, gate, up, down] = Projection::ALL;
     let projections =
         [linear(q)?, linear(k)?, linear(v)?, linear(o)?, linear(gate)?, linear(up)?, linear(down)?];
     let mut norm = |name: &str, width: usize| {
-        weights.vector(&format!("model.layers.{layer}.{name}.weight"), width)
+        tensors.vector(&format!("model.layers.{layer}.{name}.weight"), width)
     };
     let qk_norm = if config.qk_norm {
         let width = config.head_dim;
@@ -84,7 +106,7 @@ fn load_block(
 }
 
 /// The weight files of a directory.
-struct Weights {
+struct Shards {
     files: Vec<TensorFile>,
     /// The file where every tensor should be: named in errors.
     root: PathBuf,
@@ -92,7 +114,7 @@ struct Weights {
     map: BTreeMap<String, usize>,
 }
 
-impl Weights {
+impl Shards {
     fn open(dir: &Path) -> Result<Self> {
         let single = dir.join("model.safetensors");
         let index = dir.join("model.safetensors.index.json");
@@ -119,14 +141,6 @@ impl Weights {
         Ok(Self { files, root: index, map })
     }
 
-    fn vector(&mut self, name: &str, width: usize) -> Result<Vec<f32>> {
-        self.file(name)?.read(name, &[width])
-    }
-
-    fn matrix(&mut self, name: &str, shape: [usize; 2], weight_type: WeightType) -> Result<Weight> {
-        self.file(name)?.weight(name, shape, weight_type)
-    }
-
     /// The file that holds a tensor.
     fn file(&mut self, name: &str) -> Result<&mut TensorFile> {
         let at = if self.map.is_empty() { Some(0) } else { self.map.get(name).copied() };
@@ -134,6 +148,26 @@ impl Weights {
             let what = format!("tensor {name}: is missing from the weight map");
             TrainerError::file(&self.root, what)
         })
+    }
+}
+
+impl Tensors for Shards {
+    fn vector(&mut self, name: &str, width: usize) -> Result<Vec<f32>> {
+        self.file(name)?.read(name, &[width])
+    }
+
+    fn matrix(&mut self, name: &str, shape: [usize; 2], weight_type: WeightType) -> Result<Weight> {
+        self.file(name)?.weight(name, shape, weight_type)
+    }
+}
+
+impl Tensors for Gguf {
+    fn vector(&mut self, name: &str, width: usize) -> Result<Vec<f32>> {
+        self.read(name, &[width])
+    }
+
+    fn matrix(&mut self, name: &str, shape: [usize; 2], weight_type: WeightType) -> Result<Weight> {
+        self.weight(name, shape, weight_type)
     }
 }
 

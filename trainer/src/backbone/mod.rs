@@ -1,9 +1,10 @@
-//! The frozen LLM: a LLaMA decoder read from a Hugging Face directory.
+//! The frozen LLM: a LLaMA decoder read from a Hugging Face directory or a GGUF file.
 //!
 //! Matrices stay as files hold them (`[outputs, inputs]`), mapped where possible, and nothing here has
 //! a gradient.
 
 mod config;
+mod gguf;
 mod load;
 mod tensors;
 mod weight;
@@ -11,6 +12,7 @@ mod weight;
 use std::path::{Path, PathBuf};
 
 pub use config::{BackboneConfig, RopeScaling};
+pub(crate) use gguf::{Gguf, is_gguf};
 pub(crate) use tensors::TensorFile;
 pub(crate) use weight::Weight;
 
@@ -61,7 +63,7 @@ pub struct Backbone {
 
 impl Backbone {
     /// Reads `config.json` and `model.safetensors` (or the shards of `model.safetensors.index.json`)
-    /// of a Hugging Face directory, with weights in f32.
+    /// of a Hugging Face directory, or a GGUF file; with weights in f32.
     ///
     /// # Errors
     /// See [`Self::load_as`].
@@ -70,8 +72,8 @@ impl Backbone {
     }
 
     /// Like [`Self::load`], with matrices stored as `weight_type`. Tensors of the file may be F32, F16
-    /// or BF16; a matrix that the file has in the wanted type is mapped, so that all processes of a
-    /// machine share its memory.
+    /// or BF16, in GGUF also Q8_0, Q4_0 and Q4_1; a matrix that the file has in the wanted type is
+    /// mapped, so that all processes of a machine share its memory.
     ///
     /// # Errors
     /// A file that is missing, truncated or malformed, an unsupported architecture or feature, a
@@ -85,7 +87,7 @@ impl Backbone {
         &self.config
     }
 
-    /// Where it was read from.
+    /// The directory or file it was read from.
     pub fn path(&self) -> &Path {
         &self.path
     }

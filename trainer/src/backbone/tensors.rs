@@ -99,15 +99,15 @@ impl TensorFile {
             (dtype, weight_type),
             (Dtype::F32, WeightType::F32) | (Dtype::BF16, WeightType::Bf16)
         );
-        // Files are little-endian.
-        if as_it_is && cfg!(target_endian = "little") {
+        if as_it_is {
             let offset = self.data_start as usize + start;
             if let Some(weight) = Weight::mapped(self.mapped()?, offset, shape, weight_type) {
                 return Ok(weight);
             }
         }
-        let [outputs, inputs] = shape;
-        Ok(Weight::from_f32(outputs, inputs, self.read(name, &shape)?, weight_type))
+        let values = self.read(name, &shape)?;
+        Weight::from_f32(shape, values, weight_type)
+            .map_err(|error| self.fail(name, format!("can't be kept as q8_0: {error}")))
     }
 
     fn mapped(&mut self) -> Result<&Arc<Mapped>> {

@@ -7,6 +7,7 @@ use half::slice::HalfBitsSliceExt;
 use reclora_storage::mmap::{Mapped, Pod};
 
 use crate::config::WeightType;
+use crate::kernels::q8_0::{BLOCK, BLOCK_BYTES, QuantizeError, quantize_row};
 use crate::kernels::{FrozenMat, FrozenValues};
 
 /// A frozen matrix `[outputs, inputs]`, row-major.
@@ -22,6 +23,8 @@ enum Values {
     F32(Numbers<f32>),
     /// Bits of bf16.
     Bf16(Numbers<u16>),
+    /// Blocks, byte by byte.
+    Q8_0(Numbers<u8>),
 }
 
 /// Numbers of a file or of this process.
@@ -54,23 +57,34 @@ impl<T: Pod> Numbers<T> {
 impl Weight {
     /// A matrix of f32 values, stored as `weight_type` says. The caller knows their number is right.
     pub fn from_f32(
-        outputs: usize,
-        inputs: usize,
+        [outputs, inputs]: [usize; 2],
         values: Vec<f32>,
         weight_type: WeightType,
-    ) -> Self {
+    ) -> Result<Self, QuantizeError> {
         let values = match weight_type {
             WeightType::F32 => Values::F32(Numbers::Owned(values)),
             WeightType::Bf16 => {
                 let bits = values.iter().map(|x| bf16::from_f32(*x).to_bits()).collect();
                 Values::Bf16(Numbers::Owned(bits))
             }
+            WeightType::Q8_0 => {
+                let mut bytes = Vec::with_capacity(values.len() / BLOCK * BLOCK_BYTES);
+                for row in values.chunks_exact(inputs) {
+                    bytes.extend_from_slice(quantize_row(row)?.as_flattened());
+                }
+                Values::Q8_0(Numbers::Owned(bytes))
+            }
         };
-        Self { outputs, inputs, values }
+        Ok(Self { outputs, inputs, values })
+    }
+
+    /// A matrix of Q8_0 blocks, row after row. The caller knows their number is right.
+    pub fn from_q8_0([outputs, inputs]: [usize; 2], blocks: Vec<u8>) -> Self {
+        Self { outputs, inputs, values: Values::Q8_0(Numbers::Owned(blocks)) }
     }
 
     /// A matrix used in place, of a file whose values at `offset` are of type `weight_type`; `None`
-    /// where they are not aligned for it.
+    /// where they can't be: files are little-endian, and may not be aligned.
     pub fn mapped(
         file: &Arc<Mapped>,
         offset: usize,
@@ -79,6 +93,11 @@ impl Weight {
     ) -> Option<Self> {
         let count = outputs * inputs;
         let values = match weight_type {
+            WeightType::Q8_0 => {
+                let bytes = count / BLOCK * BLOCK_BYTES;
+                Values::Q8_0(Numbers::mapped(file, offset, bytes)?)
+            }
+            _ if cfg!(target_endian = "big") => return None,
             WeightType::F32 => Values::F32(Numbers::mapped(file, offset, count)?),
             WeightType::Bf16 => Values::Bf16(Numbers::mapped(file, offset, count)?),
         };
@@ -90,6 +109,7 @@ impl Weight {
         let values = match &self.values {
             Values::F32(values) => FrozenValues::F32(values.as_slice()),
             Values::Bf16(bits) => FrozenValues::Bf16(bits.as_slice().reinterpret_cast()),
+            Values::Q8_0(bytes) => FrozenValues::Q8_0(bytes.as_slice().as_chunks().0),
         };
         FrozenMat::new(values, self.outputs, self.inputs)
     }

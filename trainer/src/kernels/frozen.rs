@@ -5,6 +5,7 @@
 
 use half::bf16;
 
+use super::q8_0::{BLOCK, BlockQ8_0, dequantize};
 use super::{Mat, bf16 as bf16_kernel, matmul};
 
 /// Values that are widened to f32 at a time, where a product has no kernel of its own: a panel that
@@ -26,6 +27,8 @@ pub enum FrozenValues<'a> {
     F32(&'a [f32]),
     /// 2 bytes each: the upper half of an f32.
     Bf16(&'a [bf16]),
+    /// 34 bytes for 32: GGUF's Q8_0. Rows are whole blocks.
+    Q8_0(&'a [BlockQ8_0]),
 }
 
 /// Reusable buffers of the products.
@@ -43,6 +46,10 @@ impl<'a> FrozenMat<'a> {
         let length = match values {
             FrozenValues::F32(values) => values.len(),
             FrozenValues::Bf16(values) => values.len(),
+            FrozenValues::Q8_0(blocks) => {
+                assert!(inputs.is_multiple_of(BLOCK), "rows of {inputs} in blocks of {BLOCK}");
+                blocks.len() * BLOCK
+            }
         };
         assert_eq!(length, outputs * inputs, "values of a weight of {outputs}x{inputs}");
         Self { values, outputs, inputs }
@@ -67,6 +74,9 @@ impl<'a> FrozenMat<'a> {
                 for (out, value) in out.iter_mut().zip(&values[range]) {
                     *out = value.to_f32();
                 }
+            }
+            FrozenValues::Q8_0(blocks) => {
+                dequantize(&blocks[range.start / BLOCK..range.end / BLOCK], out);
             }
         }
     }
@@ -139,6 +149,7 @@ pub fn project_grad(
 
 #[cfg(test)]
 mod tests {
+    use super::super::q8_0::quantize_row;
     use super::*;
 
     fn numbers(n: usize, seed: u32) -> Vec<f32> {
@@ -152,11 +163,14 @@ mod tests {
     /// Sizes on both sides of a panel; every storage gives the product with its own values.
     #[test]
     fn both_products_equal_the_definition() {
-        for (rows, outputs, inputs) in [(1, 1, 1), (3, 5, 7), (2, 700, 200), (5, 172, 64)] {
+        for (rows, outputs, inputs) in [(1, 1, 1), (3, 5, 7), (2, 700, 224), (5, 172, 64)] {
             let (x, w) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2));
             let dy = numbers(rows * outputs, 3);
             let narrowed = narrow(&w);
-            for values in [FrozenValues::F32(&w), FrozenValues::Bf16(&narrowed)] {
+            let mut storages = vec![FrozenValues::F32(&w), FrozenValues::Bf16(&narrowed)];
+            let blocks = quantize_row(&w).ok().filter(|_| inputs.is_multiple_of(BLOCK));
+            storages.extend(blocks.as_deref().map(FrozenValues::Q8_0));
+            for values in storages {
                 let mat = FrozenMat::new(values, outputs, inputs);
                 let mut widened = vec![0.0; outputs * inputs];
                 mat.widen(0, &mut widened);
@@ -200,7 +214,7 @@ mod tests {
     /// What rounding the other factor to bf16 may cost per term of size 1.
     fn tolerance_of_inputs(values: &FrozenValues<'_>) -> f64 {
         match values {
-            FrozenValues::F32(_) => 0.0,
+            FrozenValues::F32(_) | FrozenValues::Q8_0(_) => 0.0,
             FrozenValues::Bf16(_) => 1.0 / 512.0,
         }
     }

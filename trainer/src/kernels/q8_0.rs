@@ -212,7 +212,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "2 blocks in 63")]
     fn a_destination_of_another_size_is_a_bug() {
-        let block = BlockQ8_0 { scale: f16::ONE, values: [1; 32] };
+        let block = block(f16::ONE, [1; 32]);
         dequantize(&[block; 2], &mut [0.0; 63]);
     }
 }

@@ -7,6 +7,7 @@ use reclora_storage::dataset::{Dataset, Sample};
 use reclora_storage::shard::Shard;
 
 use super::{RunContext, Stage};
+use crate::backbone::is_gguf;
 use crate::crm::CrmInput;
 use crate::distributed::chunks::{ChunkStore, Chunks};
 use crate::error::{Result, TrainerError};
@@ -14,8 +15,11 @@ use crate::error::{Result, TrainerError};
 /// Samples per file of `neighbours/` and `lens/`.
 pub const CHUNK: u64 = 4096;
 
-/// The files of a backbone that a result depends on, sorted.
+/// The files of a backbone that a result depends on, sorted: of a directory, or a GGUF file alone.
 pub fn backbone_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    if is_gguf(dir) {
+        return Ok(vec![dir.to_path_buf()]);
+    }
     let entries = std::fs::read_dir(dir).map_err(|error| {
         TrainerError::file(dir, format!("can't be read ({error}); is backbone.path right?"))
     })?;

@@ -1,0 +1,473 @@
+//! GGUF files: a whole one is the same model as the Hugging Face directory it was made of, bit for
+//! bit; everything else is refused with the file, the key or tensor, and what to do.
+
+#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
+
+mod gguf_file;
+mod tiny;
+
+use std::path::Path;
+
+use gguf_file::{BF16, F16, F32, GgufFile, Q4_0, Q4_1, Q8_0, Value, file_name, in_file_order};
+use half::{bf16, f16};
+use proptest::prelude::*;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use reclora_trainer::backbone::Backbone;
+use reclora_trainer::model::{AdaptedModel, Prompt, Workspace};
+use tempfile::TempDir;
+use tiny::{Sizes, Tensors};
+
+const TOKENS: [u32; 5] = [1, 7, 3, 10, 2];
+
+/// Rows of whole blocks.
+const WIDE: Sizes = Sizes {
+    hidden: 64,
+    intermediate: 96,
+    layers: 2,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 16,
+    vocab: 11,
+    tied: false,
+};
+
+fn logits(path: &Path) -> Result<Vec<f32>, String> {
+    let backbone = Backbone::load(path).map_err(|error| error.to_string())?;
+    let prompt = Prompt { tokens: &TOKENS, representation: &[] };
+    let model = AdaptedModel::bare(&backbone);
+    let logits = model.logits_at(&mut Workspace::new(), &prompt, TOKENS.len() - 1, None);
+    logits.map_err(|error| error.to_string())
+}
+
+fn logits_of_directory(sizes: &Sizes, tensors: &Tensors) -> Vec<f32> {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.json"), tiny::config(sizes).to_string()).unwrap();
+    tiny::save(&dir.path().join(tiny::WEIGHTS), tensors);
+    logits(dir.path()).unwrap()
+}
+
+fn logits_of_file(file: &GgufFile) -> Result<Vec<f32>, String> {
+    let dir = tempfile::tempdir().unwrap();
+    logits(&file.write(dir.path()))
+}
+
+/// The error of a tiny file after `change`: it begins with the file and has these parts.
+fn refused(parts: &[&str], change: impl FnOnce(&mut GgufFile)) {
+    let mut file = GgufFile::tiny();
+    change(&mut file);
+    refused_bytes(parts, &file.bytes());
+}
+
+fn refused_bytes(parts: &[&str], bytes: &[u8]) {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("model.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    let error = Backbone::load(&path).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{}: ", path.display())), "{error}");
+    for part in parts {
+        assert!(error.contains(part), "no {part:?} in: {error}");
+    }
+}
+
+#[test]
+fn a_file_is_the_directory_it_was_made_of_bit_for_bit() {
+    let untied = Sizes::default();
+    let tied = Sizes { tied: true, ..untied };
+    let ungrouped = Sizes { kv_heads: 4, head_dim: 8, ..untied };
+    for (seed, sizes) in [untied, tied, ungrouped, WIDE].into_iter().enumerate() {
+        let tensors = tiny::tensors(&sizes, seed as u64);
+        let expected = logits_of_directory(&sizes, &tensors);
+        for version in [2, 3] {
+            let mut file = GgufFile::of(&sizes, &tensors);
+            file.version = version;
+            assert!(logits_of_file(&file).unwrap() == expected, "version {version}: {sizes:?}");
+        }
+    }
+}
+
+#[test]
+fn the_order_of_rows_matters() {
+    let (sizes, tensors) = (Sizes::default(), tiny::tensors(&Sizes::default(), 1));
+    for name in ["model.layers.0.self_attn.q_proj.weight", "model.layers.1.self_attn.k_proj.weight"]
+    {
+        let mut file = GgufFile::of(&sizes, &tensors);
+        file.tensor(&file_name(name)).bytes = tensors[name].bytes.clone();
+        assert!(logits_of_file(&file).unwrap() != logits_of_directory(&sizes, &tensors), "{name}");
+    }
+}
+
+#[test]
+fn defaults_of_absent_keys() {
+    let sizes = Sizes { kv_heads: 4, head_dim: 3 * 2, hidden: 24, ..Sizes::default() };
+    let tensors = tiny::tensors(&sizes, 5);
+    let mut file = GgufFile::of(&sizes, &tensors);
+    for key in ["key_length", "value_length", "head_count_kv"] {
+        file.remove(&format!("llama.attention.{key}"));
+    }
+    file.remove("llama.rope.dimension_count");
+    assert!(logits_of_file(&file).unwrap() == logits_of_directory(&sizes, &tensors));
+    file.remove("llama.rope.freq_base");
+    assert!(logits_of_file(&file).unwrap() != logits_of_directory(&sizes, &tensors));
+}
+
+#[test]
+fn another_alignment() {
+    for alignment in [8, 64, 4096] {
+        let mut file = GgufFile::tiny();
+        file.alignment = alignment;
+        file.set("general.alignment", alignment);
+        assert!(logits_of_file(&file) == logits_of_file(&GgufFile::tiny()), "{alignment}");
+    }
+}
+
+/// Random values of a type: as the file has them, and what they are.
+fn random_values(kind: u32, count: usize, random: &mut ChaCha8Rng) -> (Vec<u8>, Vec<f32>) {
+    let (mut bytes, mut values) = (Vec::new(), Vec::new());
+    if matches!(kind, F16 | BF16) {
+        for _ in 0..count {
+            let x = random.random_range(-0.3_f32..0.3);
+            let (half, brain) = (f16::from_f32(x), bf16::from_f32(x));
+            bytes.extend(if kind == F16 { half.to_le_bytes() } else { brain.to_le_bytes() });
+            values.push(if kind == F16 { half.to_f32() } else { brain.to_f32() });
+        }
+        return (bytes, values);
+    }
+    for _ in 0..count / 32 {
+        let scale = f16::from_f32(random.random_range(0.001..0.003));
+        let offset = f16::from_f32(random.random_range(-0.3..0.1));
+        let (scale, scale_bytes) = (scale.to_f32(), scale.to_le_bytes());
+        bytes.extend(scale_bytes);
+        if kind == Q8_0 {
+            let quants: [i8; 32] = random.random();
+            bytes.extend(quants.map(|q| q as u8));
+            values.extend(quants.map(|q| f32::from(q) * scale));
+            continue;
+        }
+        let quants: [u8; 32] = std::array::from_fn(|_| random.random_range(0..16));
+        if kind == Q4_1 {
+            bytes.extend(offset.to_le_bytes());
+        }
+        bytes.extend((0..16).map(|i| quants[i] | (quants[i + 16] << 4)));
+        values.extend(quants.map(|q| match kind {
+            Q4_0 => (f32::from(q) - 8.0) * scale,
+            _ => f32::from(q) * scale + offset.to_f32(),
+        }));
+    }
+    (bytes, values)
+}
+
+#[test]
+fn other_types_are_their_values_in_f32() {
+    let mut random = ChaCha8Rng::seed_from_u64(2);
+    for kind in [F16, BF16, Q8_0, Q4_0, Q4_1] {
+        let mut tensors = tiny::tensors(&WIDE, 3);
+        let mut file = GgufFile::of(&WIDE, &tensors);
+        for (name, tensor) in &mut tensors {
+            let &[rows, inputs] = tensor.shape.as_slice() else { continue };
+            let (bytes, values) = random_values(kind, rows * inputs, &mut random);
+            *tensor = tiny::f32_tensor(&[rows, inputs], &values);
+            let in_file = file.tensor(&file_name(name));
+            in_file.kind = kind;
+            in_file.bytes = in_file_order(name, &WIDE, &bytes, rows);
+        }
+        let found = logits_of_file(&file).unwrap();
+        assert!(found == logits_of_directory(&WIDE, &tensors), "type {kind}");
+    }
+}
+
+#[test]
+fn a_path_that_is_no_file_and_a_file_that_is_no_gguf() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Backbone::load(&dir.path().join("none.gguf")).unwrap_err().to_string();
+    assert!(error.contains("none.gguf: can't be read") && error.contains("backbone.path"));
+    refused_bytes(&["does not begin with \"GGUF\""], b"");
+    refused_bytes(&["does not begin with \"GGUF\""], b"{\"architectures\": []}");
+}
+
+#[test]
+fn truncated_anywhere() {
+    let file = GgufFile::tiny();
+    let (bytes, header) = (file.bytes(), file.header().len());
+    for length in (4..header).chain((header..bytes.len()).step_by(7)) {
+        refused_bytes(&["truncated"], &bytes[..length]);
+    }
+}
+
+#[test]
+fn headers_that_claim_too_much() {
+    refused(&["version 1", "supported: 2, 3"], |file| file.version = 1);
+    refused(&["version 4"], |file| file.version = 4);
+    refused(&["big-endian"], |file| file.version = 3_u32.swap_bytes());
+    let whole = GgufFile::tiny().bytes();
+    for (at, what) in [(8, "tensors"), (16, "metadata entries")] {
+        for count in [1_u64 << 20, 1 << 40, u64::MAX] {
+            let mut bytes = whole.clone();
+            bytes[at..at + 8].copy_from_slice(&count.to_le_bytes());
+            refused_bytes(&[&format!("claims {count} {what}"), "copy or download"], &bytes);
+        }
+    }
+    let huge = u64::MAX.to_le_bytes().to_vec();
+    refused(&["key general.x", "bytes expected"], |file| {
+        file.set("general.x", Value::Raw(8, huge.clone()));
+    });
+    for kind in [0_u32, 4, 8, 10] {
+        let array = [&kind.to_le_bytes(), &huge[..]].concat();
+        refused(&["elements of general.x"], |file| file.set("general.x", Value::Raw(9, array)));
+    }
+    refused(&["longer than 65535 bytes"], |file| file.set(&"k".repeat(65_536), 1));
+    refused(&["name of tensor", "longer than 64 bytes"], |file| {
+        file.tensors[0].name = "n".repeat(65);
+    });
+}
+
+#[test]
+fn damaged_metadata() {
+    let raw = |kind, bytes: &[u8]| Value::Raw(kind, bytes.to_vec());
+    refused(&["general.name: is there twice"], |file| {
+        file.metadata.push(("general.name".into(), Value::U32(1)));
+    });
+    refused(&["is empty"], |file| file.set("", 1));
+    refused(&["general.x: its type 13"], |file| file.set("general.x", raw(13, &[])));
+    refused(&["general.x: is no bool"], |file| file.set("general.x", raw(7, &[2])));
+    refused(&["general.x: is not UTF-8"], |file| {
+        file.set("general.x", raw(8, &[2, 0, 0, 0, 0, 0, 0, 0, 0xc3, 0x28]));
+    });
+    refused(&["general.x: arrays of arrays"], |file| {
+        let nested = [9_u32.to_le_bytes().to_vec(), vec![1, 0, 0, 0, 0, 0, 0, 0]].concat();
+        file.set("general.x", raw(9, &[nested, vec![0; 12]].concat()));
+    });
+    for alignment in [0, 7, 12, 1 << 20] {
+        refused(&["general.alignment"], |file| file.set("general.alignment", alignment));
+    }
+    refused(&["general.alignment"], |file| file.set("general.alignment", "32"));
+}
+
+#[test]
+fn damaged_tensors() {
+    refused(&["tensor blk.0.attn_k.weight: is there twice"], |file| {
+        file.tensor("blk.0.attn_q.weight").name = "blk.0.attn_k.weight".into();
+    });
+    refused(&["output_norm.weight: its type 77"], |file| {
+        file.tensor("output_norm.weight").kind = 77
+    });
+    refused(&["output_norm.weight: has type I32; supported: F32, F16"], |file| {
+        file.tensor("output_norm.weight").kind = 26;
+    });
+    for rank in [0, 5] {
+        refused(&["output_norm.weight: has", "dimensions"], |file| {
+            file.tensor("output_norm.weight").dims = vec![1; rank];
+        });
+    }
+    for dims in [vec![0], vec![0, 4], vec![u64::MAX, 2], vec![1 << 32, 1 << 32]] {
+        refused(&["output_norm.weight: its shape"], |file| {
+            file.tensor("output_norm.weight").dims = dims;
+        });
+    }
+    refused(&["output_norm.weight", "beyond the file's end"], |file| {
+        file.tensor("output_norm.weight").dims = vec![1 << 61];
+    });
+    refused(&["output_norm.weight: its rows of 12 are no whole blocks of Q8_0"], |file| {
+        file.tensor("output_norm.weight").kind = Q8_0;
+    });
+    for offset in [1, 31, 33] {
+        refused(&["output_norm.weight: its offset", "alignment 32"], |file| {
+            file.tensor("output_norm.weight").offset = Some(offset);
+        });
+    }
+    for offset in [1 << 20, (u64::MAX >> 5) << 5] {
+        refused(&["output_norm.weight", "beyond the file's end"], |file| {
+            file.tensor("output_norm.weight").offset = Some(offset);
+        });
+    }
+    refused(&["overlaps tensor"], |file| file.tensor("output_norm.weight").offset = Some(0));
+}
+
+#[test]
+fn each_missing_tensor_and_key_is_named() {
+    for tensor in GgufFile::tiny().tensors {
+        if tensor.name == "output.weight" {
+            continue; // Then the head is the embedding.
+        }
+        refused(&[&format!("tensor {}: is missing", tensor.name)], |file| {
+            file.tensors.retain(|other| other.name != tensor.name);
+        });
+    }
+    for key in [
+        "general.architecture",
+        "llama.block_count",
+        "llama.context_length",
+        "llama.embedding_length",
+        "llama.feed_forward_length",
+        "llama.attention.head_count",
+        "llama.attention.layer_norm_rms_epsilon",
+        "tokenizer.ggml.tokens",
+    ] {
+        refused(&[&format!("key {key}: is missing")], |file| file.remove(key));
+    }
+}
+
+#[test]
+fn keys_of_another_type_or_size() {
+    let sizes = ["block_count", "embedding_length", "attention.head_count", "context_length"];
+    for name in sizes.map(|name| format!("llama.{name}")) {
+        refused(&[&name, "is not an integer"], |file| file.set(&name, "2"));
+        refused(&[&name, "is not an integer"], |file| file.set(&name, Value::I32(-2)));
+        refused(&[&name, "differs by layer"], |file| file.set(&name, Value::I32s(vec![2, 2])));
+        refused(&[&name, "is not in 1..="], |file| file.set(&name, 0));
+        refused(&[&name, "is not in 1..="], |file| file.set(&name, Value::U32(u32::MAX)));
+    }
+    let eps = "llama.attention.layer_norm_rms_epsilon";
+    refused(&[eps, "is not a finite number"], |file| file.set(eps, Value::F32(f32::NAN)));
+    refused(&["tokenizer.ggml.tokens: has 10 tokens, token_embd.weight 11 rows"], |file| {
+        file.set("tokenizer.ggml.tokens", Value::Texts(vec!["x".into(); 10]));
+    });
+    refused(&["tensor blk.0.attn_q.weight: has shape"], |file| {
+        file.tensor("blk.0.attn_q.weight").dims.reverse();
+    });
+    refused(&["tokenizer.ggml.eos_token_id: 11 is none of 11 tokens"], |file| {
+        file.set("tokenizer.ggml.eos_token_id", 11);
+    });
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    refused(&["general.architecture: \"gemma\" not supported", "\"qwen3\""], |file| {
+        file.set("general.architecture", "gemma");
+    });
+    for (key, value) in [
+        ("llama.expert_count", Value::U32(8)),
+        ("llama.rope.dimension_count", Value::U32(4)),
+        ("llama.attention.value_length", Value::U32(8)),
+        ("llama.rope.scaling.type", "yarn".into()),
+        ("llama.attention.clamp_kqv", Value::F32(8.0)),
+        ("llama.logit_scale", Value::F32(2.0)),
+    ] {
+        refused(&[key, "not supported"], |file| file.set(key, value.clone()));
+    }
+    for name in ["blk.0.ffn_gate_inp.weight", "blk.2.attn_q.weight", "blk.0.attn_q_norm.weight"] {
+        refused(&[&format!("tensor {name}: not supported")], |file| {
+            let more = gguf_file::Tensor { name: name.into(), ..file.tensors[0].clone() };
+            file.tensors.push(more);
+        });
+    }
+    // Settings that config.json would have, refused as there.
+    refused(&["MistralForCausalLM"], |file| file.set("llama.attention.sliding_window", 16));
+    refused(&["rope_scaling", "linear", "not supported"], |file| {
+        file.set("llama.rope.scaling.type", "linear");
+        file.set("llama.rope.scaling.factor", Value::F32(2.0));
+    });
+}
+
+#[test]
+fn quantisations_that_are_not_read_are_refused_by_name() {
+    let tensors = tiny::tensors(&Sizes { hidden: 256, ..WIDE }, 1);
+    for (kind, name, bytes) in [(12, "Q4_K", 144), (14, "Q6_K", 210), (6, "Q5_0", 22 * 8)] {
+        let mut file = GgufFile::of(&Sizes { hidden: 256, ..WIDE }, &tensors);
+        let tensor = file.tensor("blk.0.ffn_up.weight");
+        (tensor.kind, tensor.bytes) = (kind, vec![0; 96 * bytes]);
+        let error = logits_of_file(&file).unwrap_err();
+        let parts = ["blk.0.ffn_up.weight: has type", name, "supported: F32", "best Q8_0"];
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+}
+
+/// LLaMA 3.1's divisors as its authors compute them: kept below a wavelength, divided above another.
+fn llama31_divisors(pairs: usize, theta: f32, factor: f32) -> Vec<f32> {
+    let divisor = |pair: usize| {
+        let frequency = 1.0 / theta.powf(pair as f32 / pairs as f32);
+        let wavelength = 2.0 * std::f32::consts::PI / frequency;
+        if wavelength < 8192.0 / 4.0 {
+            1.0
+        } else if wavelength > 8192.0 {
+            factor
+        } else {
+            let smooth = (8192.0 / wavelength - 1.0) / (4.0 - 1.0);
+            1.0 / ((1.0 - smooth) / factor + smooth)
+        }
+    };
+    (0..pairs).map(divisor).collect()
+}
+
+#[test]
+fn divisors_of_llama_3_1_are_its_settings() {
+    let error = |divisors: &[f32]| {
+        let mut file = GgufFile::of(&WIDE, &tiny::tensors(&WIDE, 1));
+        file.set("llama.rope.freq_base", Value::F32(500_000.0));
+        let bytes = divisors.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let name = "rope_freqs.weight".to_owned();
+        let dims = vec![divisors.len() as u64];
+        file.tensors.push(gguf_file::Tensor { name, dims, kind: F32, bytes, offset: None });
+        logits_of_file(&file).unwrap_err()
+    };
+    for factor in [8.0, 32.0] {
+        let mut divisors = llama31_divisors(8, 500_000.0, factor);
+        assert!(divisors.iter().any(|&x| x > 1.0 && x < factor), "{divisors:?}");
+        let settings = error(&divisors);
+        for part in ["llama3", "8192", &format!("\"factor\":{factor:?}")] {
+            assert!(settings.contains(part), "no {part:?} in: {settings}");
+        }
+        divisors[4] *= 1.01;
+        assert!(error(&divisors).contains("rope_freqs.weight: its divisors"));
+        assert!(error(&divisors[..7]).contains("rope_freqs.weight: is not one divisor"));
+    }
+}
+
+/// The most address space this process has had, in bytes: reserved memory counts, used or not.
+fn peak_memory() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+}
+
+/// Loads damaged bytes as a backbone and as a tokenizer: errors name the file, memory is bounded.
+fn survives(bytes: &[u8]) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    if let Err(error) = logits(&path) {
+        let known = error.contains("model.gguf: ") || error.contains("not finite");
+        assert!(known || error.contains("token"), "{error}");
+    }
+    if let Err(error) = reclora_trainer::tokenizer::Tokenizer::load(&path) {
+        assert!(error.to_string().contains("model.gguf: "), "{error}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn damage_never_panics_nor_takes_memory() {
+    let file = GgufFile::tiny();
+    let (whole, header) = (file.bytes(), file.header().len());
+    survives(&whole); // What the first load needs once, threads above all.
+    let before = peak_memory();
+    let mut random = ChaCha8Rng::seed_from_u64(7);
+    for _ in 0..3000 {
+        let mut bytes = whole.clone();
+        for _ in 0..random.random_range(1..4) {
+            let at = random.random_range(0..header);
+            bytes[at] = if random.random() { random.random() } else { bytes[at] ^ 0x80 };
+        }
+        bytes.truncate(random.random_range(bytes.len() / 2..bytes.len() * 3).min(bytes.len()));
+        survives(&bytes);
+    }
+    let grown = peak_memory() - before;
+    assert!(grown < 256 << 20, "{grown} bytes");
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_after_the_magic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        survives(&[b"GGUF\x03\0\0\0", &bytes[..]].concat());
+    }
+
+    #[test]
+    fn any_small_counts_and_bytes(
+        tensors in 0_u64..3,
+        entries in 0_u64..3,
+        bytes in proptest::collection::vec(0_u8..13, 0..400),
+    ) {
+        let counts = [tensors.to_le_bytes(), entries.to_le_bytes()].concat();
+        survives(&[b"GGUF\x03\0\0\0", &counts[..], &bytes[..]].concat());
+    }
+}
