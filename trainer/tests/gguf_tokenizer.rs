@@ -174,7 +174,10 @@ fn tokenizers_that_can_not_be_built_are_refused_by_name() {
         for mut file in [byte_level("smollm").0, stories().1] {
             change(&mut file);
             let error = load(&file).unwrap_err();
-            assert!(error.contains("model.gguf: ") && error.contains(part), "no {part:?} in: {error}");
+            assert!(
+                error.contains("model.gguf: ") && error.contains(part),
+                "no {part:?} in: {error}"
+            );
         }
     };
     let set = |key: &'static str, value: Value| {
