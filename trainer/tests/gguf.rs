@@ -322,7 +322,10 @@ fn keys_of_another_type_or_size() {
     refused(&["tokenizer.ggml.tokens: has 10 tokens, token_embd.weight 11 rows"], |file| {
         file.set("tokenizer.ggml.tokens", Value::Texts(vec!["x".into(); 10]));
     });
-    refused(&["tensor blk.0.attn_q.weight: has shape"], |file| {
+    refused(&["tensor blk.0.ffn_up.weight: has shape [12, 20], expected [20, 12]"], |file| {
+        file.tensor("blk.0.ffn_up.weight").dims.reverse();
+    });
+    refused(&["tensor blk.0.attn_q.weight: its 12 rows are no 4 heads of pairs"], |file| {
         file.tensor("blk.0.attn_q.weight").dims.reverse();
     });
     refused(&["tokenizer.ggml.eos_token_id: 11 is none of 11 tokens"], |file| {

@@ -186,12 +186,16 @@ fn normal(path: &Path) -> PathBuf {
 /// Refuses a config whose files are missing before anything is started.
 pub fn check_inputs(config: &Config) -> Result<()> {
     let inputs = [
-        ("data.path", &config.data.path, true, "the directory of the raw ratings"),
-        ("backbone.path", &config.backbone.path, true, "a Hugging Face model directory"),
-        ("prompt.template", &config.prompt.template, false, "a prompt template"),
+        ("data.path", &config.data.path, "the directory of the raw ratings"),
+        ("backbone.path", &config.backbone.path, "a Hugging Face model directory or a GGUF file"),
+        ("prompt.template", &config.prompt.template, "a prompt template"),
     ];
-    for (key, path, directory, what) in inputs {
-        let exists = if directory { path.is_dir() } else { path.is_file() };
+    for (key, path, what) in inputs {
+        let exists = match key {
+            "data.path" => path.is_dir(),
+            "prompt.template" => path.is_file(),
+            _ => path.is_dir() || path.is_file(),
+        };
         if !exists {
             return Err(LaunchError::Usage(format!(
                 "config: {key}: {} is not there (expected {what})\n  help: set {key} in the \

@@ -206,3 +206,21 @@ pub fn crm_batch(
     }
     Ok((batch, samples))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backbone_is_the_files_of_a_directory_or_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["config.json", "model.safetensors", "tokenizer.json"];
+        for name in names.into_iter().chain(["README.md", "other.gguf"]) {
+            std::fs::write(dir.path().join(name), name).unwrap();
+        }
+        let files = backbone_files(dir.path()).unwrap();
+        assert_eq!(files, names.map(|name| dir.path().join(name)));
+        let file = dir.path().join("other.gguf");
+        assert_eq!(backbone_files(&file).unwrap(), [file]);
+    }
+}
