@@ -164,9 +164,11 @@ impl Product<'_> {
     ) {
         let lhs = self.rounded[first * self.stride..].as_ptr().cast::<i32>();
         // The place of the result is on its way to the cache while the sums are made.
-        for (r, v) in (0..R).flat_map(|r| (0..V).map(move |v| (r, v))) {
-            let at = (first + r) * self.dst_stride + columns.start + 16 * v;
-            prefetch(self.dst.wrapping_add(at));
+        for r in 0..R {
+            for v in 0..V {
+                let at = (first + r) * self.dst_stride + columns.start + 16 * v;
+                prefetch(self.dst.wrapping_add(at));
+            }
         }
         let mut sums = [[_mm512_setzero_ps(); V]; R];
         for pair in 0..self.block.len().div_ceil(2) {
@@ -297,6 +299,7 @@ impl Product<'_> {
 }
 
 /// Asks for the cache line at an address, to be written.
+#[inline]
 #[target_feature(enable = "avx512f")]
 #[allow(unused_unsafe, reason = "needed by the oldest compiler supported, not by later ones")]
 fn prefetch(at: *const f32) {

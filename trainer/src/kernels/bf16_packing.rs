@@ -7,6 +7,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 /// A register of 16 pairs of bf16 numbers.
+#[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn pairs(bits: __m512i) -> __m512bh {
     // SAFETY: two names of the same 512 bits; every bit pattern is valid for both.
@@ -14,16 +15,19 @@ pub(super) fn pairs(bits: __m512i) -> __m512bh {
 }
 
 /// The mask of the first `n` of 16 elements (all of them for more).
+#[inline]
 fn first_of_16(n: usize) -> __mmask16 {
     if n >= 16 { !0 } else { (1 << n) - 1 }
 }
 
 /// The masks of `V` registers that hold these columns.
+#[inline]
 pub(super) fn column_masks<const V: usize>(columns: &Range<usize>) -> [__mmask16; V] {
     std::array::from_fn(|v| first_of_16(columns.len().saturating_sub(16 * v)))
 }
 
 /// Up to 32 bf16 numbers, zeros behind them.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn load_bf16(values: &[bf16]) -> __m512i {
     let mask = if values.len() >= 32 { !0 } else { (1u32 << values.len()) - 1 };
@@ -128,6 +132,7 @@ pub(super) fn pack_interleaved(
 }
 
 /// The columns of a row of the weight and of the next one (empty at the end of the block).
+#[inline]
 pub(super) fn row_pair<'a>(
     w: Weight<'a>,
     columns: &Range<usize>,
@@ -139,6 +144,7 @@ pub(super) fn row_pair<'a>(
 }
 
 /// Pairs of the 16 numbers of two rows from element `16 * v` on; `odd` may be empty, for zeros.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) fn interleave(even: &[bf16], odd: &[bf16], v: usize, mask: __mmask16) -> __m512i {
     let odd_mask = if odd.is_empty() { 0 } else { mask };
