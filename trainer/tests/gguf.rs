@@ -41,8 +41,18 @@ fn logits(path: &Path) -> Result<Vec<f32>, String> {
 }
 
 fn logits_of_directory(sizes: &Sizes, tensors: &Tensors) -> Vec<f32> {
+    logits_of_changed_directory(sizes, tensors, &|_| {})
+}
+
+fn logits_of_changed_directory(
+    sizes: &Sizes,
+    tensors: &Tensors,
+    change: &dyn Fn(&mut serde_json::Value),
+) -> Vec<f32> {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("config.json"), tiny::config(sizes).to_string()).unwrap();
+    let mut config = tiny::config(sizes);
+    change(&mut config);
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
     tiny::save(&dir.path().join(tiny::WEIGHTS), tensors);
     logits(dir.path()).unwrap()
 }
@@ -354,12 +364,33 @@ fn what_is_not_supported_is_refused_by_name() {
             file.tensors.push(more);
         });
     }
-    // Settings that config.json would have, refused as there.
-    refused(&["MistralForCausalLM"], |file| file.set("llama.attention.sliding_window", 16));
-    refused(&["rope_scaling", "linear", "not supported"], |file| {
-        file.set("llama.rope.scaling.type", "linear");
-        file.set("llama.rope.scaling.factor", Value::F32(2.0));
+}
+
+/// Settings that change what is computed do so as they do in a directory's config.json.
+#[test]
+fn windows_and_scaling_are_those_of_a_directory() {
+    let tensors = tiny::tensors(&WIDE, 1);
+    let plain = logits_of_directory(&WIDE, &tensors);
+    let same = |change: &dyn Fn(&mut GgufFile), config: &dyn Fn(&mut serde_json::Value)| {
+        let mut file = GgufFile::of(&WIDE, &tensors);
+        change(&mut file);
+        let expected = logits_of_changed_directory(&WIDE, &tensors, config);
+        assert!(logits_of_file(&file).unwrap() == expected && expected != plain);
+    };
+    same(&|file| file.set("llama.attention.sliding_window", 3), &|config| {
+        config["architectures"] = serde_json::json!(["MistralForCausalLM"]);
+        config["model_type"] = "mistral".into();
+        config["sliding_window"] = 3.into();
     });
+    same(
+        &|file| {
+            file.set("llama.rope.scaling.type", "linear");
+            file.set("llama.rope.scaling.factor", Value::F32(2.0));
+        },
+        &|config| {
+            config["rope_scaling"] = serde_json::json!({"rope_type": "linear", "factor": 2.0});
+        },
+    );
 }
 
 #[test]
@@ -394,25 +425,34 @@ fn llama31_divisors(pairs: usize, theta: f32, factor: f32) -> Vec<f32> {
 
 #[test]
 fn divisors_of_llama_3_1_are_its_settings() {
-    let error = |divisors: &[f32]| {
-        let mut file = GgufFile::of(&WIDE, &tiny::tensors(&WIDE, 1));
+    let tensors = tiny::tensors(&WIDE, 1);
+    let found = |divisors: &[f32]| {
+        let mut file = GgufFile::of(&WIDE, &tensors);
         file.set("llama.rope.freq_base", Value::F32(500_000.0));
         let bytes = divisors.iter().flat_map(|x| x.to_le_bytes()).collect();
         let name = "rope_freqs.weight".to_owned();
         let dims = vec![divisors.len() as u64];
         file.tensors.push(gguf_file::Tensor { name, dims, kind: F32, bytes, offset: None });
-        logits_of_file(&file).unwrap_err()
+        logits_of_file(&file)
     };
     for factor in [8.0, 32.0] {
         let mut divisors = llama31_divisors(8, 500_000.0, factor);
         assert!(divisors.iter().any(|&x| x > 1.0 && x < factor), "{divisors:?}");
-        let settings = error(&divisors);
-        for part in ["llama3", "8192", &format!("\"factor\":{factor:?}")] {
-            assert!(settings.contains(part), "no {part:?} in: {settings}");
-        }
+        let expected = logits_of_changed_directory(&WIDE, &tensors, &|config| {
+            config["rope_theta"] = 500_000.0.into();
+            config["rope_scaling"] = serde_json::json!({
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            });
+        });
+        assert!(found(&divisors).unwrap() == expected);
         divisors[4] *= 1.01;
-        assert!(error(&divisors).contains("rope_freqs.weight: its divisors"));
-        assert!(error(&divisors[..7]).contains("rope_freqs.weight: is not one divisor"));
+        let refused = |divisors| found(divisors).unwrap_err();
+        assert!(refused(&divisors).contains("rope_freqs.weight: its divisors"));
+        assert!(refused(&divisors[..7]).contains("rope_freqs.weight: is not one divisor"));
     }
 }
 
