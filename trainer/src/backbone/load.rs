@@ -60,7 +60,7 @@ fn load_weights(
     } else {
         Some(tensors.matrix("lm_head.weight", table, weight_type)?)
     };
-    Ok(Backbone { config, path: path.to_path_buf(), embedding, blocks, norm, head })
+    Ok(Backbone { config, path: path.to_path_buf(), weight_type, embedding, blocks, norm, head })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -52,6 +52,8 @@ impl BlockWeights {
 pub struct Backbone {
     pub(crate) config: BackboneConfig,
     pub(crate) path: PathBuf,
+    /// How matrices are stored.
+    pub(crate) weight_type: WeightType,
     /// `[vocab, hidden]`.
     pub(crate) embedding: Weight,
     pub(crate) blocks: Vec<BlockWeights>,

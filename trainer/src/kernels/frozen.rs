@@ -5,6 +5,7 @@
 
 use half::bf16;
 
+use super::pointwise::widen;
 use super::q8_0::{BLOCK, BlockQ8_0, dequantize};
 use super::{Mat, bf16 as bf16_kernel, matmul};
 
@@ -70,11 +71,7 @@ impl<'a> FrozenMat<'a> {
         let range = first * self.inputs..first * self.inputs + out.len();
         match self.values {
             FrozenValues::F32(values) => out.copy_from_slice(&values[range]),
-            FrozenValues::Bf16(values) => {
-                for (out, value) in out.iter_mut().zip(&values[range]) {
-                    *out = value.to_f32();
-                }
-            }
+            FrozenValues::Bf16(values) => widen(&values[range], out),
             FrozenValues::Q8_0(blocks) => {
                 dequantize(&blocks[range.start / BLOCK..range.end / BLOCK], out);
             }

@@ -1,5 +1,7 @@
 //! RMSNorm, SwiGLU, dot products and sums.
 
+use half::bf16;
+
 use super::simd::{LANES, fma, kernel, sigmoid};
 
 kernel! {
@@ -179,5 +181,49 @@ kernel! {
 fn add_to_rows_body<const FMA: bool>(y: &mut [f32], stride: usize, x: &[f32]) {
     for row in y.chunks_mut(stride) {
         add_body::<FMA>(row, x);
+    }
+}
+
+kernel! {
+    /// Rounds to bf16 (nearest, ties to even); a NaN may become an infinity.
+    pub fn narrow = narrow_body(src: &[f32], dst: &mut [bf16])
+}
+
+#[inline(always)]
+fn narrow_body<const FMA: bool>(src: &[f32], dst: &mut [bf16]) {
+    for (d, s) in dst.iter_mut().zip(src) {
+        let bits = s.to_bits();
+        let half = 0x7fff + ((bits >> 16) & 1);
+        *d = bf16::from_bits((bits.wrapping_add(half) >> 16) as u16);
+    }
+}
+
+kernel! {
+    /// bf16 as f32, exactly.
+    pub fn widen = widen_body(src: &[bf16], dst: &mut [f32])
+}
+
+#[inline(always)]
+fn widen_body<const FMA: bool>(src: &[bf16], dst: &mut [f32]) {
+    for (d, s) in dst.iter_mut().zip(src) {
+        *d = f32::from_bits(u32::from(s.to_bits()) << 16);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn narrowing_rounds_to_nearest_even_and_widening_is_exact() {
+        let bits = (0..=u32::MAX).step_by(9973).filter(|bits| !f32::from_bits(*bits).is_nan());
+        let values: Vec<f32> = bits.map(f32::from_bits).chain([f32::MAX, 1.0, -0.0]).collect();
+        let expected: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
+        let mut narrowed = vec![bf16::ZERO; values.len()];
+        narrow(&values, &mut narrowed);
+        assert_eq!(narrowed, expected);
+        let mut wide = vec![0.0; values.len()];
+        widen(&narrowed, &mut wide);
+        assert!(wide.iter().zip(&expected).all(|(x, y)| *x == y.to_f32()));
     }
 }

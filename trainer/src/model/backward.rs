@@ -22,7 +22,7 @@ impl Pass<'_> {
                 self.recompute(ws, layer, rows);
             }
             let rows = if layer + 1 == layers { rows } else { &ws.positions[..tokens] };
-            let context = Context { rope: &ws.rope, positions: &ws.positions, rows };
+            let context = Context { rope: &ws.rope, positions: &ws.positions, rows, keeps: true };
             let at = if keep == Keep::Everything { layer } else { layer % SEGMENT };
             let state = &mut ws.blocks[at];
             self.block_grad(layer, &context, &mut ws.mixture, state, &mut ws.scratch);
@@ -41,7 +41,7 @@ impl Pass<'_> {
         for at in 0..count {
             let layer = first + at;
             let rows = if layer + 1 == layers { rows } else { &ws.positions };
-            let context = Context { rope: &ws.rope, positions: &ws.positions, rows };
+            let context = Context { rope: &ws.rope, positions: &ws.positions, rows, keeps: true };
             self.block(layer, &context, &ws.mixture, &mut ws.blocks[at], &mut ws.scratch);
             if at + 1 < count {
                 std::mem::swap(&mut ws.blocks[at + 1].x, &mut ws.scratch.out);
@@ -88,17 +88,19 @@ impl Pass<'_> {
         if sites.any(&[GateProj, UpProj]) {
             self.mid_norm(layer, state, scratch);
         }
-        let Scratch { d_rows, act, d_gate_up, d_norm, mid_norm, linear: buffers, .. } = scratch;
+        let Scratch { d_rows, act, gate_up, d_gate_up, d_norm, mid_norm, linear: buffers, .. } =
+            scratch;
+        state.gate_up.restore(gate_up, self.backbone.weight_type);
         let d_act = fit(act, rows * width);
         let d_gate_up = fit(d_gate_up, rows * 2 * width);
         // The input of the down projection lies where the gradient of gate and up will be.
         let act = &mut d_gate_up[..rows * width];
         if sites.any(&[DownProj]) {
-            swiglu(&state.gate_up, width, act);
+            swiglu(gate_up, width, act);
         }
         let dy = Rows { data: d_rows, count: rows, stride: hidden };
         self.linear(layer, DownProj).grad(act, dy, Some((&mut *d_act, false)), mixture, buffers);
-        swiglu_grad(&state.gate_up, width, d_act, d_gate_up);
+        swiglu_grad(gate_up, width, d_act, d_gate_up);
         let d_norm = fit(d_norm, rows * hidden);
         for (projection, offset) in [(GateProj, 0), (UpProj, width)] {
             let dy = Rows { data: &d_gate_up[offset..], count: rows, stride: 2 * width };

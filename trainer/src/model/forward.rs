@@ -4,7 +4,7 @@ use super::linear::{Linear, Sites};
 use super::workspace::{BlockState, Keep, NormedHeads, SEGMENT, Scratch, Workspace, fit};
 use crate::adapter::{Adapter, Mixture};
 use crate::backbone::{Backbone, Weight};
-use crate::config::Projection;
+use crate::config::{Projection, WeightType};
 use crate::kernels::attention::{AttentionShape, attention};
 use crate::kernels::heads::{HeadsView, RopeTable, split_heads};
 use crate::kernels::pointwise::{rms_norm, swiglu};
@@ -23,6 +23,8 @@ pub(super) struct Context<'a> {
     pub positions: &'a [u32],
     /// Positions the block is to produce.
     pub rows: &'a [u32],
+    /// Whether the block's state is to be kept for its backward.
+    pub keeps: bool,
 }
 
 impl Context<'_> {
@@ -47,8 +49,11 @@ impl<'a> Pass<'a> {
         let c = &self.backbone.config;
         let normed = if c.qk_norm { c.q_dim() + c.kv_dim() } else { 0 };
         let residual_and_attention = 2 * c.hidden_size + 2 * c.q_dim() + 2 * c.kv_dim() + normed;
-        let per_token = residual_and_attention + 2 * c.intermediate_size;
-        let bytes = per_token * tokens * c.num_layers * size_of::<f32>();
+        let gate_up_size =
+            if self.backbone.weight_type == WeightType::Bf16 { 2 } else { size_of::<f32>() };
+        let per_token =
+            residual_and_attention * size_of::<f32>() + 2 * c.intermediate_size * gate_up_size;
+        let bytes = per_token * tokens * c.num_layers;
         if bytes <= budget { Keep::Everything } else { Keep::Inputs }
     }
 
@@ -70,7 +75,8 @@ impl<'a> Pass<'a> {
                 copy(&ws.blocks[0].x, &mut ws.inputs[layer / SEGMENT]);
             }
             let rows = if layer + 1 == layers { rows } else { &ws.positions };
-            let context = Context { rope: &ws.rope, positions: &ws.positions, rows };
+            let keeps = keep == Keep::Everything;
+            let context = Context { rope: &ws.rope, positions: &ws.positions, rows, keeps };
             self.block(layer, &context, &ws.mixture, &mut ws.blocks[at], &mut ws.scratch);
             let next = if layer + 1 == layers {
                 &mut ws.top.x
@@ -108,7 +114,7 @@ impl<'a> Pass<'a> {
         }
         let o = self.linear(layer, Projection::OProj);
         o.forward(&state.attention, &mut state.mid, hidden, true, mixture, &mut scratch.linear);
-        self.mlp(layer, context.rows.len(), mixture, state, scratch);
+        self.mlp(layer, context, mixture, state, scratch);
     }
 
     /// `scratch.x_norm` (and `scratch.x_norm_rows`) of `state.x`.
@@ -198,22 +204,26 @@ impl<'a> Pass<'a> {
     fn mlp(
         &self,
         layer: usize,
-        rows: usize,
+        context: &Context<'_>,
         mixture: &Mixture,
         state: &mut BlockState,
         scratch: &mut Scratch,
     ) {
         let config = &self.backbone.config;
-        let (hidden, width) = (config.hidden_size, config.intermediate_size);
+        let (hidden, width, rows) =
+            (config.hidden_size, config.intermediate_size, context.rows.len());
         self.mid_norm(layer, state, scratch);
-        let Scratch { mid_norm, act, out, linear: buffers, .. } = scratch;
-        let gate_up = fit(&mut state.gate_up, rows * 2 * width);
+        let Scratch { mid_norm, gate_up, act, out, linear: buffers, .. } = scratch;
+        fit(gate_up, rows * 2 * width);
         for (projection, offset) in [(Projection::GateProj, 0), (Projection::UpProj, width)] {
             let y = &mut gate_up[offset..];
             self.linear(layer, projection).forward(mid_norm, y, 2 * width, false, mixture, buffers);
         }
         let act = fit(act, rows * width);
         swiglu(gate_up, width, act);
+        if context.keeps {
+            state.gate_up.keep(gate_up, self.backbone.weight_type);
+        }
         copy(&state.mid, out);
         let down = self.linear(layer, Projection::DownProj);
         down.forward(act, out, hidden, true, mixture, buffers);

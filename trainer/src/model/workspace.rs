@@ -1,8 +1,12 @@
 //! Reusable buffers: after the first call of a size, nothing large is allocated.
 
+use half::bf16;
+
 use crate::adapter::Mixture;
+use crate::config::WeightType;
 use crate::kernels::FrozenBuffers;
 use crate::kernels::heads::RopeTable;
+use crate::kernels::pointwise::{narrow, widen};
 
 /// What a forward pass keeps for the backward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,9 +71,9 @@ impl Workspace {
     /// Bytes of the activations that are kept from the forward pass to the backward, as of the last
     /// gradient: block states and kept inputs.
     pub fn activation_bytes(&self) -> usize {
-        let states: usize = self.blocks.iter().map(BlockState::capacity).sum();
+        let states: usize = self.blocks.iter().map(BlockState::bytes).sum();
         let inputs: usize = self.inputs.iter().map(Vec::capacity).sum();
-        (states + inputs) * size_of::<f32>()
+        states + inputs * size_of::<f32>()
     }
 }
 
@@ -99,18 +103,50 @@ pub(super) struct BlockState {
     pub mid: Vec<f32>,
     /// 1 / rms of each row of `mid` `[R]`.
     pub mid_inv_rms: Vec<f32>,
-    /// Gate and up projections `[R, 2 * intermediate]`.
-    pub gate_up: Vec<f32>,
+    /// Gate and up projections `[R, 2 * intermediate]`, the largest of all.
+    pub gate_up: KeptGateUp,
 }
 
 impl BlockState {
-    fn capacity(&self) -> usize {
+    fn bytes(&self) -> usize {
         let Self { x, x_inv_rms, q, k, v, q_normed, k_normed, .. } = self;
         let Self { attention, log_sum, mid, mid_inv_rms, gate_up, .. } = self;
         let (qn, kn) = (q_normed, k_normed);
         let normed = [&qn.raw, &qn.inv_rms, &kn.raw, &kn.inv_rms];
-        let buffers = [x, x_inv_rms, q, k, v, attention, log_sum, mid, mid_inv_rms, gate_up];
-        buffers.into_iter().chain(normed).map(Vec::capacity).sum()
+        let buffers = [x, x_inv_rms, q, k, v, attention, log_sum, mid, mid_inv_rms];
+        let values: usize =
+            buffers.into_iter().chain(normed).chain([&gate_up.wide]).map(Vec::capacity).sum();
+        values * size_of::<f32>() + gate_up.narrow.capacity() * size_of::<bf16>()
+    }
+}
+
+/// Gate and up projections from the forward pass to the backward: as they are, or, where the weights
+/// are bf16 and so what they are computed from, in bf16 too.
+#[derive(Debug, Default)]
+pub(super) struct KeptGateUp {
+    wide: Vec<f32>,
+    narrow: Vec<bf16>,
+}
+
+impl KeptGateUp {
+    /// Takes what `gate_up` holds (which then holds anything).
+    pub fn keep(&mut self, gate_up: &mut Vec<f32>, weight_type: WeightType) {
+        if weight_type == WeightType::Bf16 {
+            self.narrow.reserve_exact(gate_up.len().saturating_sub(self.narrow.len()));
+            self.narrow.resize(gate_up.len(), bf16::ZERO);
+            narrow(gate_up, &mut self.narrow);
+        } else {
+            std::mem::swap(&mut self.wide, gate_up);
+        }
+    }
+
+    /// Gives back what was kept.
+    pub fn restore(&mut self, gate_up: &mut Vec<f32>, weight_type: WeightType) {
+        if weight_type == WeightType::Bf16 {
+            widen(&self.narrow, fit(gate_up, self.narrow.len()));
+        } else {
+            std::mem::swap(&mut self.wide, gate_up);
+        }
     }
 }
 
@@ -149,6 +185,8 @@ pub(super) struct Scratch {
     pub q_rows: Vec<f32>,
     /// Normed `mid` `[R, hidden]`.
     pub mid_norm: Vec<f32>,
+    /// Gate and up projections `[R, 2 * intermediate]`.
+    pub gate_up: Vec<f32>,
     /// MLP activations, and their gradient `[R, intermediate]`.
     pub act: Vec<f32>,
     /// Tiles of the attention kernels.
