@@ -4,6 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
+use reclora_trainer::backbone::Backbone;
+
 use crate::tiny::{Sizes, Tensors};
 
 pub const F32: u32 = 0;
@@ -238,4 +240,23 @@ pub fn in_file_order(name: &str, sizes: &Sizes, bytes: &[u8], rows: usize) -> Ve
         }
     }
     swapped
+}
+
+/// The error of a tiny file after `change`: it begins with the file and has these parts.
+pub fn refused(parts: &[&str], change: impl FnOnce(&mut GgufFile)) {
+    let mut file = GgufFile::tiny();
+    change(&mut file);
+    refused_bytes(parts, &file.bytes());
+}
+
+/// The error of these bytes.
+pub fn refused_bytes(parts: &[&str], bytes: &[u8]) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    let error = Backbone::load(&path).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{}: ", path.display())), "{error}");
+    for part in parts {
+        assert!(error.contains(part), "no {part:?} in: {error}");
+    }
 }

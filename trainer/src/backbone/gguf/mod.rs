@@ -23,7 +23,8 @@ use crate::error::{Result, TrainerError};
 
 /// Whether a backbone's path means a GGUF file, not a Hugging Face directory.
 pub(crate) fn is_gguf(path: &Path) -> bool {
-    path.is_file() || path.extension().is_some_and(|extension| extension == "gguf")
+    let named_so = path.extension().is_some_and(|extension| extension == "gguf");
+    path.is_file() || named_so && !path.is_dir()
 }
 
 /// An open GGUF file whose header has been checked against the file's length.
