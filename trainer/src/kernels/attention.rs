@@ -7,13 +7,14 @@
 
 use std::ops::Range;
 
+use super::Mat;
 use super::pointwise::sum_lanes;
 use super::simd::{LANES, exp2_nonpositive, kernel};
-use super::{Mat, matmul};
+use super::small_matmul::{small_matmul, transpose};
 
 /// Queries per tile: enough rows to fill the matrix product's registers, few enough that little is
 /// computed above the diagonal and that two tiles of scores stay in the second-level cache.
-pub(super) const TILE: usize = 32;
+pub(super) const TILE: usize = 24;
 
 /// Sizes of an attention call.
 #[derive(Clone, Copy, Debug)]
@@ -35,9 +36,12 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
-    /// The key/value head of a query head.
-    pub(super) fn kv_head(&self, head: usize) -> usize {
-        head / (self.heads / self.kv_heads)
+    /// The first query and the head of every tile that reads a key/value head.
+    pub(super) fn tiles(&self, kv_head: usize) -> impl Iterator<Item = (usize, usize)> {
+        let group = self.heads / self.kv_heads;
+        let heads = kv_head * group..(kv_head + 1) * group;
+        let first = (0..self.queries).step_by(TILE);
+        first.flat_map(move |first| heads.clone().map(move |head| (first, head)))
     }
 
     /// Elements of one head of the keys.
@@ -63,26 +67,44 @@ pub fn attention(
     scratch: &mut Vec<f32>,
 ) {
     let AttentionShape { heads, padded, dim, queries, .. } = shape;
-    for head in 0..heads {
-        let kv = shape.kv_head(head) * shape.kv_len();
-        for first in (0..queries).step_by(TILE) {
-            let tile = Tile::new(&positions[..queries], first, shape.window);
+    let positions = &positions[..queries];
+    let seen_keys = positions.last().map_or(0, |last| *last as usize + 1);
+    let stride = row_stride(seen_keys);
+    let (keys_t, scores) = grown(scratch, (dim + TILE) * stride).split_at_mut(dim * stride);
+    for kv_head in 0..shape.kv_heads {
+        let kv = kv_head * shape.kv_len();
+        transpose(keys_t, stride, Mat::strided(&k[kv..], seen_keys, dim, padded));
+        let keys_t = Mat::strided(keys_t, dim, seen_keys, stride);
+        for (first, head) in shape.tiles(kv_head) {
+            let tile = Tile::new(positions, first, shape.window);
             let (rows, keys) = (tile.rows(), tile.keys());
-            let kv = kv + tile.first_key * padded;
-            scratch.resize(rows * keys, 0.0);
-            let q = Mat::new(&q[(head * queries + first) * padded..], rows, padded);
-            matmul(scratch, keys, q, Mat::new(&k[kv..], keys, padded).t(), 1.0, false);
+            let q = Mat::strided(&q[(head * queries + first) * padded..], rows, dim, padded);
+            small_matmul(scores, stride, q, keys_t.columns(tile.first_key, keys), false);
             let log_sum = &mut log_sum[head * queries + first..][..rows];
-            for (row, (scores, log)) in scratch.chunks_exact_mut(keys).zip(log_sum).enumerate() {
-                let seen = tile.seen(row);
+            for (i, (scores, log)) in scores.chunks_exact_mut(stride).zip(log_sum).enumerate() {
+                let seen = tile.seen(i);
                 *log = softmax_base_2(&mut scores[seen.clone()]);
-                tile.hide(seen, scores);
+                tile.hide(seen, &mut scores[..keys]);
             }
-            let v = Mat::strided(&v[kv..], keys, dim, padded);
+            let v = Mat::strided(&v[kv + tile.first_key * padded..], keys, dim, padded);
             let out = &mut out[(first * heads + head) * dim..];
-            matmul(out, heads * dim, Mat::new(scratch, rows, keys), v, 1.0, false);
+            small_matmul(out, heads * dim, Mat::strided(scores, rows, keys, stride), v, false);
         }
     }
+}
+
+/// The distance of two rows of `keys` numbers: whole cache lines, an odd number of them, since rows
+/// a power of two apart would share few cache sets.
+pub(super) fn row_stride(keys: usize) -> usize {
+    (keys.div_ceil(16) | 1) * 16
+}
+
+/// The `length` first numbers of a buffer, which grows if it is too small.
+pub(super) fn grown(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
+    if buffer.len() < length {
+        buffer.resize(length, 0.0);
+    }
+    &mut buffer[..length]
 }
 
 /// Up to [`TILE`] consecutive queries, and the keys that any of them sees.

@@ -1,9 +1,10 @@
 //! Causal attention, backward: probabilities are recomputed tile by tile from the saved log-sums.
 
-use super::attention::{AttentionShape, TILE, Tile};
+use super::Mat;
+use super::attention::{AttentionShape, TILE, Tile, grown, row_stride};
 use super::pointwise::dot;
 use super::simd::{exp2_nonpositive, kernel};
-use super::{Mat, matmul};
+use super::small_matmul::{small_matmul, transpose};
 
 /// Backward of [`attention`](super::attention::attention).
 ///
@@ -29,36 +30,45 @@ pub fn attention_grad(
     let AttentionShape { heads, padded, dim, queries, .. } = shape;
     dk.fill(0.0);
     dv.fill(0.0);
-    for head in 0..heads {
-        let kv = shape.kv_head(head) * shape.kv_len();
-        for first in (0..queries).step_by(TILE) {
-            let tile = Tile::new(&positions[..queries], first, shape.window);
-            let (rows, keys) = (tile.rows(), tile.keys());
-            let kv = kv + tile.first_key * padded;
-            scratch.resize(2 * rows * keys, 0.0);
-            let (p, ds) = scratch.split_at_mut(rows * keys);
+    let positions = &positions[..queries];
+    let seen_keys = positions.last().map_or(0, |last| *last as usize + 1);
+    let stride = row_stride(seen_keys);
+    let scratch = grown(scratch, 2 * (dim + TILE) * stride);
+    let (keys_t, scratch) = scratch.split_at_mut(dim * stride);
+    let (values_t, scratch) = scratch.split_at_mut(dim * stride);
+    let (p, ds) = scratch.split_at_mut(TILE * stride);
+    for kv_head in 0..shape.kv_heads {
+        let kv = kv_head * shape.kv_len();
+        transpose(keys_t, stride, Mat::strided(&k[kv..], seen_keys, dim, padded));
+        transpose(values_t, stride, Mat::strided(&v[kv..], seen_keys, dim, padded));
+        let keys_t = Mat::strided(keys_t, dim, seen_keys, stride);
+        let values_t = Mat::strided(values_t, dim, seen_keys, stride);
+        for (first, head) in shape.tiles(kv_head) {
+            let tile = Tile::new(positions, first, shape.window);
+            let (first_key, rows, keys) = (tile.first_key, tile.rows(), tile.keys());
             let from = (head * queries + first) * padded;
-            let q = Mat::new(&q[from..], rows, padded);
-            let k = Mat::new(&k[kv..], keys, padded);
-            let v = Mat::strided(&v[kv..], keys, dim, padded);
+            let q_tile = Mat::strided(&q[from..], rows, dim, padded);
             let at = (first * heads + head) * dim;
             let d_out_tile = Mat::strided(&d_out[at..], rows, dim, heads * dim);
-            matmul(p, keys, q, k.t(), 1.0, false);
-            matmul(ds, keys, d_out_tile, v.t(), 1.0, false);
-            for row in 0..rows {
-                let at = at + row * heads * dim;
+            small_matmul(p, stride, q_tile, keys_t.columns(first_key, keys), false);
+            small_matmul(ds, stride, d_out_tile, values_t.columns(first_key, keys), false);
+            for i in 0..rows {
+                let at = at + i * heads * dim;
                 let delta = dot(&out[at..at + dim], &d_out[at..at + dim]);
-                let log = log_sum[head * queries + first + row];
-                let (seen, here) = (tile.seen(row), row * keys..(row + 1) * keys);
+                let log = log_sum[head * queries + first + i];
+                let (seen, here) = (tile.seen(i), i * stride..i * stride + keys);
                 let (p, ds) = (&mut p[here.clone()], &mut ds[here]);
                 softmax_grad(&mut p[seen.clone()], &mut ds[seen.clone()], log, delta);
                 tile.hide(seen.clone(), p);
                 tile.hide(seen, ds);
             }
-            let (p, ds) = (Mat::new(p, rows, keys), Mat::new(ds, rows, keys));
-            matmul(&mut dq[from..], padded, ds, k, 1.0, false);
-            matmul(&mut dk[kv..], padded, ds.t(), q, 1.0, true);
-            matmul(&mut dv[kv..], padded, p.t(), d_out_tile, 1.0, true);
+            let p = Mat::strided(p, rows, keys, stride);
+            let ds = Mat::strided(ds, rows, keys, stride);
+            let kv = kv + first_key * padded;
+            let k = Mat::new(&k[kv..], keys, padded);
+            small_matmul(&mut dq[from..], padded, ds, k, false);
+            small_matmul(&mut dk[kv..], padded, ds.t(), Mat::new(&q[from..], rows, padded), true);
+            small_matmul(&mut dv[kv..], padded, p.t(), d_out_tile, true);
         }
     }
 }

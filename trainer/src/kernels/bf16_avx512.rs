@@ -113,7 +113,7 @@ struct Product<'a> {
     add: bool,
 }
 
-/// Calls `$tile` with the number of rows (up to 8 or 4) and of registers as constants.
+/// Calls `$tile` with the number of rows and of registers as constants, out of those listed.
 macro_rules! sized {
     ($rows:expr, $vectors:expr, $this:ident.$tile:ident $args:tt, [$($r:literal)*], $v:tt) => {
         match $rows {
@@ -128,6 +128,7 @@ macro_rules! sized {
         }
     };
 }
+pub(super) use sized;
 
 impl Product<'_> {
     /// Packs panel after panel of the weight and multiplies it with all rows.

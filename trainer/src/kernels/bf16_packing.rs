@@ -16,7 +16,7 @@ pub(super) fn pairs(bits: __m512i) -> __m512bh {
 
 /// The mask of the first `n` of 16 elements (all of them for more).
 #[inline]
-fn first_of_16(n: usize) -> __mmask16 {
+pub(super) fn first_of_16(n: usize) -> __mmask16 {
     if n >= 16 { !0 } else { (1 << n) - 1 }
 }
 
@@ -79,9 +79,9 @@ pub(super) fn pack_transposed(
     }
 }
 
-/// The transpose of 16 registers of 16 pairs.
+/// The transpose of 16 registers of 16 pairs (or of 16 numbers of 32 bits).
 #[target_feature(enable = "avx512f")]
-fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
     // Within every quarter register: 4x4 blocks, rows 4g..4g+4 in `quads[4g..]`, where `quads[4g+c]`
     // holds columns c, 4+c, 8+c and 12+c.
     let mut quads = rows;

@@ -3,11 +3,11 @@
 /// A read-only matrix in a slice: element (i, j) is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Mat<'a> {
-    data: &'a [f32],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
+    pub(super) data: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
+    pub(super) col_stride: usize,
 }
 
 impl<'a> Mat<'a> {
@@ -53,8 +53,13 @@ impl<'a> Mat<'a> {
 
     /// Row `i` of a row-major matrix as a slice; panics on a transposed one.
     pub fn row(&self, i: usize) -> &'a [f32] {
-        assert!(i < self.rows && (self.col_stride == 1 || self.cols <= 1), "row {i} of {self:?}");
+        assert!(i < self.rows && self.is_row_major(), "row {i} of {self:?}");
         if self.cols == 0 { &[] } else { &self.data[i * self.row_stride..][..self.cols] }
+    }
+
+    /// Whether the elements of a row are neighbours.
+    pub(super) fn is_row_major(&self) -> bool {
+        self.col_stride == 1 || self.cols <= 1
     }
 
     fn span(&self) -> usize {
@@ -65,6 +70,18 @@ impl<'a> Mat<'a> {
 /// Elements from the first to the last one of a matrix.
 pub(super) fn span(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
     if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + (cols - 1) * col_stride + 1 }
+}
+
+/// Panics where the operands of a product don't fit each other or the destination.
+pub(super) fn check_sizes(dst: &[f32], dst_stride: usize, lhs: Mat<'_>, rhs: Mat<'_>) {
+    assert_eq!(lhs.cols, rhs.rows, "inner dimensions");
+    let (m, n) = (lhs.rows, rhs.cols);
+    assert!(
+        span(m, n, dst_stride, 1) <= dst.len(),
+        "{m}x{n} (stride {dst_stride}) in {}",
+        dst.len()
+    );
+    assert!(m <= 1 || n <= dst_stride, "rows of the destination overlap");
 }
 
 /// `dst = scale * lhs * rhs`, or `dst += scale * lhs * rhs` with `accumulate`.
@@ -78,16 +95,10 @@ pub fn matmul(
     scale: f32,
     accumulate: bool,
 ) {
-    assert_eq!(lhs.cols, rhs.rows, "inner dimensions");
+    check_sizes(dst, dst_stride, lhs, rhs);
     let (m, n, k) = (lhs.rows, rhs.cols, lhs.cols);
-    assert!(
-        span(m, n, dst_stride, 1) <= dst.len(),
-        "{m}x{n} (stride {dst_stride}) in {}",
-        dst.len()
-    );
-    assert!(m <= 1 || n <= dst_stride, "rows of the destination overlap");
     // SAFETY: every element the product reads or writes is inside its slice: `Mat` checks that its
-    // last element is (transposing keeps the span), and `dst` is checked above; `dst` is borrowed
+    // last element is (transposing keeps the span), and `check_sizes` checks `dst`; `dst` is borrowed
     // mutably, so it overlaps neither input; f32 is one of the element types gemm supports.
     unsafe {
         gemm::gemm(

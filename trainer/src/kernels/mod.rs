@@ -25,6 +25,9 @@ pub mod matmul;
 pub mod pointwise;
 pub mod q8_0;
 mod simd;
+mod small_matmul;
+#[cfg(target_arch = "x86_64")]
+mod small_matmul_avx512;
 
 pub use frozen::{FrozenBuffers, FrozenMat, FrozenValues, project, project_grad};
 pub use matmul::{Mat, matmul};
