@@ -1,53 +1,20 @@
-//! The AVX-512 BF16 side of `bf16`: blocks, panels and register tiles.
-//!
-//! A product runs panel by panel: up to 48 columns of the result, with the numbers of the weight
-//! that make them packed as `vdpbf16ps` wants them: for every pair of the reduction, one register
-//! per 16 columns. A tile of 8 rows and 3 registers of columns keeps its 24 sums in registers over
-//! the whole (block of the) reduction; each step loads 3 registers of the panel and broadcasts 8
-//! pairs of activations, 11 loads for 24 multiplications, which the load ports can keep up with.
+//! The AVX-512 BF16 side of `bf16`: rounding, the tile of pairs, and products of few rows.
 
-use super::bf16::{Direction, FEW_ROWS, Line, Packing, Weight, grown};
-use super::bf16_packing::{
-    column_masks, interleave, load_bf16, pack_interleaved, pack_transposed, pairs, round, row_pair,
-};
+use super::bf16::Weight;
 use super::matmul::Mat;
+use super::packed::{Direction, FEW_ROWS, Line, Packing, grown};
+use super::packed_avx512::{Element, Product, TILE_VECTORS, depth_blocks, sized};
+use super::packing_avx512::{column_masks, first_of_16};
+use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Rows of a register tile.
-const TILE_ROWS: usize = 8;
-/// Registers of columns of a panel.
-pub(super) const TILE_VECTORS: usize = 3;
-/// The longest reduction that is summed in registers: a panel of it takes 192 KiB, which leaves most
-/// of a 1 MiB second-level cache to the activations. Longer ones are cut into equal blocks.
-const DEPTH: usize = 2048;
 /// Lines of rounded activations to multiply with the whole weight before the next rows: 512 KiB,
 /// which stay in a second-level cache beside the panel.
 const ROUNDED_LINES: usize = 8192;
 /// But at least so many rows: packing a number of the weight costs as much as multiplying it with
 /// about 4 rows.
 const MIN_ROWS: usize = 512;
-
-/// The blocks of a reduction of length `depth`: all of one length, a multiple of 32 (one line of
-/// bf16), but for the last. At least one, so that an empty reduction gives zeros.
-fn depth_blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
-    let blocks = depth.div_ceil(DEPTH).max(1);
-    let length = depth.div_ceil(blocks).next_multiple_of(32).max(32);
-    (0..depth.max(1)).step_by(length).map(move |start| start..(start + length).min(depth))
-}
-
-/// The panels of `columns`: three registers wide, ending with two of two registers rather than one
-/// of three and one of one.
-fn panels(columns: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    let mut start = columns.start;
-    std::iter::from_fn(move || {
-        let vectors = (columns.end - start).div_ceil(16);
-        let width = if vectors == 4 { 2 } else { vectors.min(TILE_VECTORS) };
-        let panel = start..(start + 16 * width).min(columns.end);
-        start = panel.end;
-        (!panel.is_empty()).then_some(panel)
-    })
-}
 
 /// `dst = lhs w^T` or `dst = lhs w`, by `direction`; `+=` with `accumulate`.
 ///
@@ -80,8 +47,8 @@ pub(super) unsafe fn multiply(
             }
             let product = Product {
                 rows: rows.len(),
-                rounded: &*rounded,
-                stride,
+                lhs: rounded.as_ptr().cast(),
+                stride: 16 * stride,
                 w,
                 block: block.clone(),
                 dst: dst[first * dst_stride..].as_mut_ptr(),
@@ -100,86 +67,54 @@ pub(super) unsafe fn multiply(
     }
 }
 
-/// A product of some rows over one block of the reduction.
-struct Product<'a> {
-    rows: usize,
-    /// The left-hand side in bf16, zeros up to whole lines, rows `stride` lines apart.
-    rounded: &'a [Line],
-    stride: usize,
-    w: Weight<'a>,
-    block: Range<usize>,
-    dst: *mut f32,
-    dst_stride: usize,
-    add: bool,
-}
+impl Element for bf16 {
+    const PER_LANE: usize = 2;
 
-/// Calls `$tile` with the number of rows and of registers as constants, out of those listed.
-macro_rules! sized {
-    ($rows:expr, $vectors:expr, $this:ident.$tile:ident $args:tt, [$($r:literal)*], $v:tt) => {
-        match $rows {
-            $($r => sized!(@ $vectors, $this.$tile $args, $r, $v),)*
-            rows => unreachable!("a tile of {rows} rows"),
-        }
-    };
-    (@ $vectors:expr, $this:ident.$tile:ident $args:tt, $r:literal, [$($v:literal)*]) => {
-        match $vectors {
-            $($v => $this.$tile::<$r, $v> $args,)*
-            vectors => unreachable!("a tile of {vectors} registers"),
-        }
-    };
-}
-pub(super) use sized;
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn load(values: &[Self]) -> __m512i {
+        let mask = if values.len() >= 32 { !0 } else { (1u32 << values.len()) - 1 };
+        // SAFETY: the mask covers at most the slice's elements; masked ones are not read.
+        unsafe { _mm512_maskz_loadu_epi16(mask, values.as_ptr().cast()) }
+    }
 
-impl Product<'_> {
-    /// Packs panel after panel of the weight and multiplies it with all rows.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    unsafe fn packed(&self, direction: Direction, buffer: &mut Vec<Line>) {
-        for panel in panels(0..self.w.sizes(direction).0) {
-            let vectors = panel.len().div_ceil(16);
-            let packed = grown(buffer, self.block.len().next_multiple_of(32) / 2 * vectors);
-            match direction {
-                Direction::ToOutputs => pack_transposed(packed, self.w, &panel, &self.block),
-                Direction::ToInputs => pack_interleaved(packed, self.w, &panel, &self.block),
-            }
-            for first in (0..self.rows).step_by(TILE_ROWS) {
-                let rows = (self.rows - first).min(TILE_ROWS);
-                // SAFETY: the rows and columns are within the product's; the panel has `vectors`
-                // lines for every pair of the block.
-                unsafe {
-                    sized!(
-                        rows, vectors, self.tile(first, &panel, packed),
-                        [1 2 3 4 5 6 7 8], [1 2 3]
-                    );
-                }
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn pack_row(
+        lines: &mut [Line],
+        w: Weight<'_>,
+        columns: &Range<usize>,
+        row: usize,
+        end: usize,
+    ) {
+        let masks = column_masks::<TILE_VECTORS>(columns);
+        let (even, odd) = row_pair(w, columns, row, end);
+        for (v, line) in lines.iter_mut().enumerate() {
+            // SAFETY: a line is one register.
+            unsafe {
+                _mm512_store_si512((&raw mut *line).cast(), interleave(even, odd, v, masks[v]));
             }
         }
     }
 
-    /// `R` rows from `first` on, times a packed panel of `V` registers.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn tile<const R: usize, const V: usize>(
-        &self,
+        product: &Product<'_, bf16>,
         first: usize,
         columns: &Range<usize>,
         panel: &[Line],
     ) {
-        let lhs = self.rounded[first * self.stride..].as_ptr().cast::<i32>();
-        // The place of the result is on its way to the cache while the sums are made.
-        for r in 0..R {
-            for v in 0..V {
-                let at = (first + r) * self.dst_stride + columns.start + 16 * v;
-                prefetch(self.dst.wrapping_add(at));
-            }
-        }
+        product.prefetch::<R, V>(first, columns);
+        let lhs = product.lhs.wrapping_add(first * product.stride);
         let mut sums = [[_mm512_setzero_ps(); V]; R];
-        for pair in 0..self.block.len().div_ceil(2) {
+        for pair in 0..product.block.len().div_ceil(2) {
             // SAFETY: the panel has `V` lines for this pair, each of the rows has it too.
             unsafe {
                 let panel = panel.as_ptr().add(pair * V);
                 let weights: [__m512bh; V] =
                     std::array::from_fn(|v| pairs(_mm512_load_si512(panel.add(v).cast())));
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let x = lhs.add(r * 16 * self.stride + pair).read();
+                    let x = lhs.add(r * product.stride + pair).read();
                     let x = pairs(_mm512_set1_epi32(x));
                     for (sum, w) in sums.iter_mut().zip(weights) {
                         *sum = _mm512_dpbf16_ps(*sum, x, w);
@@ -188,9 +123,11 @@ impl Product<'_> {
             }
         }
         // SAFETY: the caller's promise.
-        unsafe { self.store(first, columns, sums) };
+        unsafe { product.store(first, columns, sums) };
     }
+}
 
+impl Product<'_, bf16> {
     /// At most `FEW_ROWS` rows times the weight, which is interleaved on the way: its rows are read
     /// once, 64 columns at a time. Sums in the order of `packed`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
@@ -200,7 +137,7 @@ impl Product<'_> {
             let vectors = columns.len().div_ceil(16);
             // SAFETY: the rows and columns are the product's.
             unsafe {
-                sized!(self.rows, vectors, self.tile_in_place(&columns), [1 2 3 4], [1 2 3 4])
+                sized!(self.rows, vectors, Self::tile_in_place(self, &columns), [1 2 3 4], [1 2 3 4])
             };
         }
     }
@@ -208,7 +145,6 @@ impl Product<'_> {
     /// All `R` rows times `V` registers of columns of the weight as it lies.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     unsafe fn tile_in_place<const R: usize, const V: usize>(&self, columns: &Range<usize>) {
-        let lhs = self.rounded.as_ptr().cast::<i32>();
         let mut sums = [[_mm512_setzero_ps(); V]; R];
         let masks = column_masks::<V>(columns);
         for (pair, row) in self.block.clone().step_by(2).enumerate() {
@@ -217,39 +153,13 @@ impl Product<'_> {
                 let weights = pairs(interleave(even, odd, v, masks[v]));
                 for (r, sums) in sums.iter_mut().enumerate() {
                     // SAFETY: the rounded row has this pair.
-                    let x = unsafe { lhs.add(r * 16 * self.stride + pair).read() };
+                    let x = unsafe { self.lhs.add(r * self.stride + pair).read() };
                     sums[v] = _mm512_dpbf16_ps(sums[v], pairs(_mm512_set1_epi32(x)), weights);
                 }
             }
         }
         // SAFETY: the caller's promise.
         unsafe { self.store(0, columns, sums) };
-    }
-
-    /// Writes or adds the sums of a tile.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    unsafe fn store<const R: usize, const V: usize>(
-        &self,
-        first: usize,
-        columns: &Range<usize>,
-        sums: [[__m512; V]; R],
-    ) {
-        let masks = column_masks::<V>(columns);
-        for (r, sums) in sums.into_iter().enumerate() {
-            for (v, sum) in sums.into_iter().enumerate() {
-                // SAFETY: by the caller's promise the unmasked columns are inside `dst`; masked
-                // ones are not touched.
-                unsafe {
-                    let dst = self.dst.add((first + r) * self.dst_stride + columns.start + 16 * v);
-                    let old = if self.add {
-                        _mm512_maskz_loadu_ps(masks[v], dst)
-                    } else {
-                        _mm512_setzero_ps()
-                    };
-                    _mm512_mask_storeu_ps(dst, masks[v], _mm512_add_ps(old, sum));
-                }
-            }
-        }
     }
 
     /// At most `FEW_ROWS` rows times the transposed weight: dot products with its rows, four at a
@@ -259,11 +169,11 @@ impl Product<'_> {
         let whole = self.w.outputs / 4 * 4;
         for output in (0..whole).step_by(4) {
             // SAFETY: the rows and these four outputs are the product's.
-            unsafe { sized!(self.rows, 4, self.dots(output), [1 2 3 4], [4]) };
+            unsafe { sized!(self.rows, 4, Self::dots(self, output), [1 2 3 4], [4]) };
         }
         for output in whole..self.w.outputs {
             // SAFETY: as above, one output.
-            unsafe { sized!(self.rows, 1, self.dots(output), [1 2 3 4], [1]) };
+            unsafe { sized!(self.rows, 1, Self::dots(self, output), [1 2 3 4], [1]) };
         }
     }
 
@@ -274,13 +184,14 @@ impl Product<'_> {
         for (line, start) in self.block.clone().step_by(32).enumerate() {
             let length = (self.block.end - start).min(32);
             let weights: [__m512bh; N] = std::array::from_fn(|n| {
-                pairs(load_bf16(&self.w.values[(output + n) * self.w.inputs + start..][..length]))
+                let values = &self.w.values[(output + n) * self.w.inputs + start..][..length];
+                // SAFETY: the instructions are those of this function.
+                pairs(unsafe { bf16::load(values) })
             });
             for (r, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: every line is one register.
-                let x = unsafe {
-                    _mm512_load_si512((&raw const self.rounded[r * self.stride + line]).cast())
-                };
+                let x =
+                    unsafe { _mm512_load_si512(self.lhs.add(r * self.stride + 16 * line).cast()) };
                 for (sum, w) in sums.iter_mut().zip(weights) {
                     *sum = _mm512_dpbf16_ps(*sum, pairs(x), w);
                 }
@@ -299,11 +210,57 @@ impl Product<'_> {
     }
 }
 
-/// Asks for the cache line at an address, to be written.
+/// A register of 16 pairs of bf16 numbers.
 #[inline]
 #[target_feature(enable = "avx512f")]
-#[allow(unused_unsafe, reason = "needed by the oldest compiler supported, not by later ones")]
-fn prefetch(at: *const f32) {
-    // SAFETY: a hint, which reads nothing, valid for any address.
-    unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) };
+pub(super) fn pairs(bits: __m512i) -> __m512bh {
+    // SAFETY: two names of the same 512 bits; every bit pattern is valid for both.
+    unsafe { std::mem::transmute::<__m512i, __m512bh>(bits) }
+}
+
+/// Rounds a row to bf16, with zeros up to the end of its lines.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) fn round(row: &[f32], lines: &mut [Line]) {
+    for (values, line) in row.chunks(32).zip(lines) {
+        let (low, high) = values.split_at(values.len().min(16));
+        // SAFETY: the masks cover the elements of `low` and `high`; a line is one register.
+        unsafe {
+            let low = _mm512_maskz_loadu_ps(first_of_16(low.len()), low.as_ptr());
+            let high = _mm512_maskz_loadu_ps(first_of_16(high.len()), high.as_ptr());
+            let rounded = _mm512_cvtne2ps_pbh(high, low);
+            _mm512_store_si512(
+                (&raw mut *line).cast(),
+                std::mem::transmute::<__m512bh, __m512i>(rounded),
+            );
+        }
+    }
+}
+
+/// The columns of a row of the weight and of the next one (empty at the end of the block).
+#[inline]
+pub(super) fn row_pair<'a>(
+    w: Weight<'a>,
+    columns: &Range<usize>,
+    row: usize,
+    end: usize,
+) -> (&'a [bf16], &'a [bf16]) {
+    let part = |row: usize| &w.values[row * w.inputs..][columns.clone()];
+    (part(row), if row + 1 < end { part(row + 1) } else { &[] })
+}
+
+/// Pairs of the 16 numbers of two rows from element `16 * v` on; `odd` may be empty, for zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) fn interleave(even: &[bf16], odd: &[bf16], v: usize, mask: __mmask16) -> __m512i {
+    let odd_mask = if odd.is_empty() { 0 } else { mask };
+    // SAFETY: the mask covers the columns that the rows have from element `16 * v` on (none of an
+    // empty row); masked ones are not read.
+    unsafe {
+        let even = _mm256_maskz_loadu_epi16(mask, even.as_ptr().wrapping_add(16 * v).cast());
+        let odd = _mm256_maskz_loadu_epi16(odd_mask, odd.as_ptr().wrapping_add(16 * v).cast());
+        _mm512_or_si512(
+            _mm512_cvtepu16_epi32(even),
+            _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(odd)),
+        )
+    }
 }

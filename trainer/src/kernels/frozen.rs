@@ -5,9 +5,10 @@
 
 use half::bf16;
 
+use super::packed::Packing;
 use super::pointwise::widen;
 use super::q8_0::{BLOCK, BlockQ8_0, dequantize};
-use super::{Mat, bf16 as bf16_kernel, matmul};
+use super::{Mat, bf16 as bf16_kernel, frozen_f32};
 
 /// Values that are widened to f32 at a time, where a product has no kernel of its own: a panel that
 /// stays in the second-level cache.
@@ -37,8 +38,8 @@ pub enum FrozenValues<'a> {
 pub struct FrozenBuffers {
     /// Weights widened to f32.
     panel: Vec<f32>,
-    /// For CPUs that multiply bf16.
-    packing: bf16_kernel::Packing,
+    /// For CPUs with AVX-512.
+    packing: Packing,
 }
 
 impl<'a> FrozenMat<'a> {
@@ -89,13 +90,13 @@ impl<'a> FrozenMat<'a> {
     }
 
     /// Calls `work(first, panel)` for all rows, some at a time, widened to f32.
-    fn panels(&self, buffer: &mut Vec<f32>, mut work: impl FnMut(usize, Mat<'_>)) {
+    fn panels(&self, buffer: &mut Vec<f32>, mut work: impl FnMut(usize, frozen_f32::Weight<'_>)) {
         let step = (PANEL / self.inputs.max(1)).max(1);
         for first in (0..self.outputs).step_by(step) {
             let rows = step.min(self.outputs - first);
             buffer.resize(rows * self.inputs, 0.0);
             self.widen(first, buffer);
-            work(first, Mat::new(buffer, rows, self.inputs));
+            work(first, frozen_f32::Weight::new(buffer, rows, self.inputs));
         }
     }
 }
@@ -111,14 +112,15 @@ pub fn project(
     buffers: &mut FrozenBuffers,
 ) {
     if let FrozenValues::F32(values) = w.values {
-        let w = Mat::new(values, w.outputs, w.inputs);
-        return matmul(dst, stride, x, w.t(), 1.0, accumulate);
+        let w = frozen_f32::Weight::new(values, w.outputs, w.inputs);
+        return frozen_f32::project(dst, stride, x, w, accumulate, &mut buffers.packing);
     }
     if let Some(w) = w.multiplied_in_bf16() {
         return bf16_kernel::project(dst, stride, x, w, accumulate, &mut buffers.packing);
     }
+    let packing = &mut buffers.packing;
     w.panels(&mut buffers.panel, |first, panel| {
-        matmul(&mut dst[first..], stride, x, panel.t(), 1.0, accumulate);
+        frozen_f32::project(&mut dst[first..], stride, x, panel, accumulate, packing);
     });
 }
 
@@ -133,14 +135,16 @@ pub fn project_grad(
 ) {
     let inputs = w.inputs;
     if let FrozenValues::F32(values) = w.values {
-        return matmul(dx, inputs, dy, Mat::new(values, w.outputs, inputs), 1.0, accumulate);
+        let w = frozen_f32::Weight::new(values, w.outputs, inputs);
+        return frozen_f32::project_grad(dx, inputs, dy, w, accumulate, &mut buffers.packing);
     }
     if let Some(w) = w.multiplied_in_bf16() {
         return bf16_kernel::project_grad(dx, inputs, dy, w, accumulate, &mut buffers.packing);
     }
+    let packing = &mut buffers.packing;
     w.panels(&mut buffers.panel, |first, panel| {
-        let dy = dy.columns(first, panel.rows());
-        matmul(dx, inputs, dy, panel, 1.0, accumulate || first > 0);
+        let dy = dy.columns(first, panel.outputs);
+        frozen_f32::project_grad(dx, inputs, dy, panel, accumulate || first > 0, packing);
     });
 }
 

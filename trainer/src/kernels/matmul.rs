@@ -62,6 +62,14 @@ impl<'a> Mat<'a> {
         self.col_stride == 1 || self.cols <= 1
     }
 
+    /// The first element of a row-major matrix and how many its rows are apart; panics on a
+    /// transposed one.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn row_major(&self) -> (*const f32, usize) {
+        assert!(self.col_stride == 1 || self.cols <= 1, "not row-major: {self:?}");
+        (self.data.as_ptr(), self.row_stride)
+    }
+
     fn span(&self) -> usize {
         span(self.rows, self.cols, self.row_stride, self.col_stride)
     }

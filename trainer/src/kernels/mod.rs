@@ -10,18 +10,26 @@
 
 pub mod attention;
 pub mod attention_grad;
-#[cfg_attr(
-    not(target_arch = "x86_64"),
-    allow(dead_code, reason = "only the AVX-512 code behind it uses its buffers")
-)]
 pub mod bf16;
 #[cfg(target_arch = "x86_64")]
 mod bf16_avx512;
 #[cfg(target_arch = "x86_64")]
-mod bf16_packing;
+mod f32_avx512;
 pub mod frozen;
+pub mod frozen_f32;
 pub mod heads;
 pub mod matmul;
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "only the AVX-512 code behind it uses its buffers")
+)]
+pub mod packed;
+#[cfg(target_arch = "x86_64")]
+mod packed_avx512;
+#[cfg(test)]
+mod packed_tests;
+#[cfg(target_arch = "x86_64")]
+mod packing_avx512;
 pub mod pointwise;
 pub mod q8_0;
 mod simd;

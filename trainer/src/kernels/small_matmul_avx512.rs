@@ -5,8 +5,8 @@
 //! which the load ports can keep up with.
 
 use super::Mat;
-use super::bf16_avx512::sized;
-use super::bf16_packing::{column_masks, first_of_16, transpose as transpose_registers};
+use super::packed_avx512::sized;
+use super::packing_avx512::{column_masks, first_of_16, transpose as transpose_registers};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -49,7 +49,10 @@ pub(super) unsafe fn multiply(
                 // SAFETY: the rows, the columns and the block are the operands'; the rest is the
                 // caller's promise.
                 unsafe {
-                    sized!(rows, vectors, product.tile(first, &columns), [1 2 3 4 5 6], [1 2 3 4]);
+                    sized!(
+                        rows, vectors, Product::tile(&product, first, &columns),
+                        [1 2 3 4 5 6], [1 2 3 4]
+                    );
                 }
             }
         }

@@ -1,0 +1,199 @@
+//! The AVX-512 side of products with a frozen weight: blocks, panels and register tiles.
+//!
+//! A product runs panel by panel: up to 48 columns of the result, with the numbers of the weight
+//! that make them packed as the multiplication wants them: for every number of the reduction (pair
+//! of numbers in bf16), one register per 16 columns. A tile of 8 rows and 3 registers of columns
+//! keeps its 24 sums in registers over the whole (block of the) reduction; each step loads 3
+//! registers of the panel and broadcasts 8 lanes of activations, 11 loads for 24 multiplications,
+//! which the load ports can keep up with.
+
+use super::packed::{Direction, Line, Weight, grown};
+use super::packing_avx512::{column_masks, pack_rows, pack_transposed};
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// Rows of a register tile.
+const TILE_ROWS: usize = 8;
+/// Registers of columns of a panel.
+pub(super) const TILE_VECTORS: usize = 3;
+/// The longest reduction that is summed in registers: a panel of it takes 192 KiB in bf16 and
+/// 384 KiB in f32, which leaves most of a 1 MiB second-level cache to the activations. Longer ones
+/// are cut into equal blocks.
+const DEPTH: usize = 2048;
+
+/// A number of a weight: how it is packed and multiplied.
+///
+/// Calling them is safe on CPUs with AVX-512 F, BW and VL, and `tile` on those with whatever else
+/// multiplies such numbers, for rows and columns that the product, its `dst` and the panel have.
+pub(super) trait Element: Copy {
+    /// Numbers of the reduction that a lane of 4 bytes holds.
+    const PER_LANE: usize;
+
+    /// Up to `16 * PER_LANE` numbers, zeros behind them.
+    unsafe fn load(values: &[Self]) -> __m512i;
+
+    /// Packs `PER_LANE` rows of the weight from `row` on (those before `end`; zeros for others).
+    unsafe fn pack_row(
+        line: &mut [Line],
+        w: Weight<'_, Self>,
+        columns: &Range<usize>,
+        row: usize,
+        end: usize,
+    );
+
+    /// `R` rows from `first` on, times a packed panel of `V` registers.
+    unsafe fn tile<const R: usize, const V: usize>(
+        product: &Product<'_, Self>,
+        first: usize,
+        columns: &Range<usize>,
+        panel: &[Line],
+    );
+}
+
+/// The blocks of a reduction of length `depth`: all of one length, a multiple of 32 (whole
+/// lines), but for the last. At least one, so that an empty reduction gives zeros.
+pub(super) fn depth_blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
+    let blocks = depth.div_ceil(DEPTH).max(1);
+    let length = depth.div_ceil(blocks).next_multiple_of(32).max(32);
+    (0..depth.max(1)).step_by(length).map(move |start| start..(start + length).min(depth))
+}
+
+/// The panels of `columns`: three registers wide, ending with two of two registers rather than one
+/// of three and one of one.
+fn panels(columns: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let mut start = columns.start;
+    std::iter::from_fn(move || {
+        let vectors = (columns.end - start).div_ceil(16);
+        let width = if vectors == 4 { 2 } else { vectors.min(TILE_VECTORS) };
+        let panel = start..(start + 16 * width).min(columns.end);
+        start = panel.end;
+        (!panel.is_empty()).then_some(panel)
+    })
+}
+
+/// A product of some rows over one block of the reduction.
+pub(super) struct Product<'a, E> {
+    pub(super) rows: usize,
+    /// The block of the left-hand side, in lanes of the element; rows `stride` lanes apart.
+    pub(super) lhs: *const i32,
+    pub(super) stride: usize,
+    pub(super) w: Weight<'a, E>,
+    pub(super) block: Range<usize>,
+    pub(super) dst: *mut f32,
+    pub(super) dst_stride: usize,
+    pub(super) add: bool,
+}
+
+/// Calls `$tile` with the number of rows and of registers as constants, out of those listed.
+macro_rules! sized {
+    ($rows:expr, $vectors:expr, $type:ident::$tile:ident $args:tt, [$($r:literal)*], $v:tt) => {
+        match $rows {
+            $($r => sized!(@ $vectors, $type::$tile $args, $r, $v),)*
+            rows => unreachable!("a tile of {rows} rows"),
+        }
+    };
+    (@ $vectors:expr, $type:ident::$tile:ident $args:tt, $r:literal, [$($v:literal)*]) => {
+        match $vectors {
+            $($v => $type::$tile::<$r, $v> $args,)*
+            vectors => unreachable!("a tile of {vectors} registers"),
+        }
+    };
+}
+pub(super) use sized;
+
+impl<E: Element> Product<'_, E> {
+    /// Packs panel after panel of the weight and multiplies it with all rows.
+    ///
+    /// # Safety
+    /// The pointers must be to `rows` rows; the CPU must have what `E`'s methods need.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(super) unsafe fn packed(&self, direction: Direction, buffer: &mut Vec<Line>) {
+        for panel in panels(0..self.w.sizes(direction).0) {
+            let vectors = panel.len().div_ceil(16);
+            let lanes = self.block.len().next_multiple_of(16 * E::PER_LANE) / E::PER_LANE;
+            let packed = grown(buffer, lanes * vectors);
+            // SAFETY: the CPU has what the element's methods need.
+            unsafe {
+                match direction {
+                    Direction::ToOutputs => pack_transposed(packed, self.w, &panel, &self.block),
+                    Direction::ToInputs => pack_rows(packed, self.w, &panel, &self.block),
+                }
+            }
+            for first in (0..self.rows).step_by(TILE_ROWS) {
+                let rows = (self.rows - first).min(TILE_ROWS);
+                // SAFETY: the rows and columns are within the product's; the panel has `vectors`
+                // lines for every lane of the block.
+                unsafe {
+                    sized!(
+                        rows, vectors, E::tile(self, first, &panel, packed),
+                        [1 2 3 4 5 6 7 8], [1 2 3]
+                    );
+                }
+            }
+        }
+    }
+
+    /// Asks for the places of a tile's results, to be on their way while the sums are made.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn prefetch<const R: usize, const V: usize>(
+        &self,
+        first: usize,
+        columns: &Range<usize>,
+    ) {
+        for r in 0..R {
+            for v in 0..V {
+                let at = (first + r) * self.dst_stride + columns.start + 16 * v;
+                prefetch_to_write(self.dst.wrapping_add(at));
+            }
+        }
+    }
+
+    /// Writes or adds the sums of a tile.
+    ///
+    /// # Safety
+    /// The rows and columns must be within the product's, whose `dst` holds them.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn store<const R: usize, const V: usize>(
+        &self,
+        first: usize,
+        columns: &Range<usize>,
+        sums: [[__m512; V]; R],
+    ) {
+        let masks = column_masks::<V>(columns);
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (v, sum) in sums.into_iter().enumerate() {
+                // SAFETY: by the caller's promise the unmasked columns are inside `dst`; masked
+                // ones are not touched.
+                unsafe {
+                    let dst = self.dst.add((first + r) * self.dst_stride + columns.start + 16 * v);
+                    let old = if self.add {
+                        _mm512_maskz_loadu_ps(masks[v], dst)
+                    } else {
+                        _mm512_setzero_ps()
+                    };
+                    _mm512_mask_storeu_ps(dst, masks[v], _mm512_add_ps(old, sum));
+                }
+            }
+        }
+    }
+}
+
+/// Asks for the cache line at an address, to be written.
+#[inline]
+#[target_feature(enable = "avx512f")]
+#[allow(unused_unsafe, reason = "needed by the oldest compiler supported, not by later ones")]
+fn prefetch_to_write(at: *const f32) {
+    // SAFETY: a hint, which reads nothing, valid for any address.
+    unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) };
+}
+
+/// Asks for the cache line at an address, to be read.
+#[inline]
+#[target_feature(enable = "avx512f")]
+#[allow(unused_unsafe, reason = "needed by the oldest compiler supported, not by later ones")]
+pub(super) fn prefetch_to_read(at: *const f32) {
+    // SAFETY: a hint, which reads nothing, valid for any address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+}
