@@ -44,6 +44,12 @@ pub enum TrainerError {
     /// An input the model can't take: a token outside the vocabulary, a representation of another width.
     #[error("{0}")]
     Input(String),
+    /// A GPU, or a tensor operation on it, failed: no such device, no memory left.
+    #[cfg(feature = "cuda")]
+    #[error(
+        "device: {0}; if its memory ran out, use a larger [tune] micro_batches or a shorter prompt"
+    )]
+    Device(#[from] candle_core::Error),
 }
 
 impl TrainerError {

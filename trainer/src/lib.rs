@@ -9,6 +9,8 @@ pub mod backbone;
 pub mod baselines;
 pub mod config;
 pub mod crm;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod distributed;
 pub mod error;
 pub mod kernels;

@@ -7,7 +7,7 @@ use crate::config::AdapterConfig;
 use crate::kernels::pointwise::{axpy, dot};
 
 /// Epsilon of the gate's LayerNorm.
-const LAYER_NORM_EPS: f32 = 1e-5;
+pub(crate) const LAYER_NORM_EPS: f32 = 1e-5;
 
 /// Gate dropout of one sample while tuning. The mask is a pure function of (key, module, unit), so
 /// it does not depend on which process or thread handles the sample.
@@ -21,7 +21,7 @@ pub struct Dropout {
 
 impl Dropout {
     /// What a unit is multiplied by: 0 or 1 / (1 - p).
-    fn factor(&self, module: usize, unit: usize) -> f32 {
+    pub(crate) fn factor(&self, module: usize, unit: usize) -> f32 {
         let place = splitmix(((module as u64) << 32) ^ unit as u64);
         let random = splitmix(self.key ^ place) >> 40;
         if (random as f32) < self.probability * (1 << 24) as f32 {

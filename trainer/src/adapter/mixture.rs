@@ -2,7 +2,7 @@
 
 use super::{Adapter, Dropout, ModuleLayout};
 use crate::adapter::gate::GateState;
-use crate::error::{Result, TrainerError};
+use crate::error::Result;
 use crate::kernels::pointwise::{axpy, dot};
 
 /// The mixed adapters of one sample, in module order. Reused from sample to sample.
@@ -35,13 +35,7 @@ impl Mixture {
         dropout: Option<Dropout>,
     ) -> Result<()> {
         let layout = adapter.layout();
-        let width = layout.representation_dim();
-        if width > 0 && c.len() != width {
-            return Err(TrainerError::Input(format!(
-                "the representation has {} values, the adapter's gates read {width}",
-                c.len()
-            )));
-        }
+        layout.check_representation(c)?;
         self.modules.resize_with(layout.modules().len(), MixedState::default);
         for (index, (module, state)) in layout.modules().iter().zip(&mut self.modules).enumerate() {
             match &module.gate {

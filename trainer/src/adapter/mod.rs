@@ -14,6 +14,8 @@ use rand_chacha::ChaCha8Rng;
 use reclora_storage::hash::xxh3_hex;
 
 pub use gate::Dropout;
+#[cfg(feature = "cuda")]
+pub(crate) use gate::LAYER_NORM_EPS;
 pub use layout::{AdapterLayout, GateLayout, ModuleLayout, TensorLayout};
 pub(crate) use mixture::Mixture;
 

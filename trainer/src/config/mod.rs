@@ -5,6 +5,9 @@
 
 mod validate;
 
+#[cfg(not(feature = "cuda"))]
+pub(crate) use validate::no_cuda;
+
 use std::path::PathBuf;
 
 use reclora_storage::protocol::LabelRule;
@@ -39,7 +42,7 @@ pub struct Config {
     pub evaluate: EvaluateConfig,
     /// What is exported besides the bank of experts.
     pub export: ExportConfig,
-    /// Processes and threads. Never changes a result.
+    /// Processes, threads and device.
     pub runtime: RuntimeConfig,
 }
 
@@ -302,7 +305,8 @@ pub struct ExportConfig {
     pub pairs: Vec<String>,
 }
 
-/// `[runtime]`: processes and threads. Nothing here changes a result.
+/// `[runtime]`: processes, threads and device. Nothing here changes a result, but for `device`: a GPU
+/// rounds differently.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RuntimeConfig {
@@ -310,12 +314,24 @@ pub struct RuntimeConfig {
     pub nproc_per_node: usize,
     /// Compute threads per rank; 0 shares the cores among the ranks.
     pub threads_per_rank: usize,
+    /// What computes the LLM: `cpu`, or `cuda` in builds that have it.
+    pub device: Device,
     /// How ranks exchange data: `tcp`, or `nccl` in builds that have it.
     pub backend: CommBackend,
     /// Seconds a rank waits for another in one collective.
     pub collective_timeout: u64,
     /// Seconds all ranks have to come to the rendezvous.
     pub rendezvous_timeout: u64,
+}
+
+/// What computes the LLM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// The CPU.
+    Cpu,
+    /// One NVIDIA GPU per rank: refused by builds without CUDA.
+    Cuda,
 }
 
 /// How ranks exchange data.
@@ -448,6 +464,7 @@ impl Default for RuntimeConfig {
         Self {
             nproc_per_node: 1,
             threads_per_rank: 0,
+            device: Device::Cpu,
             backend: CommBackend::Tcp,
             collective_timeout: 120,
             rendezvous_timeout: 60,

@@ -2,7 +2,7 @@
 
 use reclora_storage::protocol::LabelRule;
 
-use super::{AdapterConfig, CommBackend, Config, CrmConfig, Projection};
+use super::{AdapterConfig, CommBackend, Config, CrmConfig, Device, Projection};
 use crate::error::{Result, TrainerError};
 
 /// Largest width and depth of the CRM.
@@ -59,6 +59,14 @@ impl Config {
         }
         micro_batches("crm.micro_batches", crm.micro_batches, world_size)?;
         micro_batches("tune.micro_batches", tune.micro_batches, world_size)?;
+        #[cfg(not(feature = "cuda"))]
+        if self.runtime.device == Device::Cuda {
+            return Err(no_cuda());
+        }
+        #[cfg(feature = "cuda")]
+        if self.runtime.device == Device::Cuda {
+            crate::cuda::Precision::of(self.backbone.weights)?;
+        }
         match self.runtime.backend {
             CommBackend::Tcp => Ok(()),
             CommBackend::Nccl => {
@@ -66,6 +74,13 @@ impl Config {
             }
         }
     }
+}
+
+/// The device is one that this build can't use.
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn no_cuda() -> TrainerError {
+    let what = "this build has no CUDA; use \"cpu\" (the default), or build with --features cuda";
+    TrainerError::config("runtime.device", what)
 }
 
 /// Ranks share the leaves of a canonical sum evenly, or results would depend on their number.
@@ -208,5 +223,22 @@ mod tests {
             let error = refused(change, 1);
             assert!(error.starts_with(&format!("config: {field}: ")), "{field}: {error}");
         }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_build_without_cuda_says_so() {
+        let error = refused(|c| c.runtime.device = Device::Cuda, 1);
+        assert!(error.starts_with("config: runtime.device: this build has no CUDA"), "{error}");
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn a_gpu_takes_no_8_bit_weights() {
+        let change = |c: &mut Config| {
+            c.runtime.device = Device::Cuda;
+            c.backbone.weights = crate::config::WeightType::Q8_0;
+        };
+        assert!(refused(change, 1).starts_with("config: backbone.weights: q8_0 is not supported"));
     }
 }

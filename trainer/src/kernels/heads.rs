@@ -36,6 +36,11 @@ impl RopeTable {
         }
     }
 
+    /// Cosines and sines of all positions, `[positions, head_dim / 2]` each.
+    pub fn tables(&self) -> (&[f32], &[f32]) {
+        (&self.cos, &self.sin)
+    }
+
     fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let half = self.frequencies.len();
         let range = position * half..(position + 1) * half;

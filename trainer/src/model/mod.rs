@@ -12,9 +12,9 @@ mod workspace;
 
 pub use workspace::Workspace;
 
-use crate::adapter::Adapter;
 pub use crate::adapter::Dropout;
-use crate::backbone::Backbone;
+use crate::adapter::{Adapter, AdapterLayout};
+use crate::backbone::{Backbone, BackboneConfig};
 use crate::error::{Result, TrainerError};
 use forward::Pass;
 use workspace::Keep;
@@ -35,6 +35,17 @@ pub struct Target {
     pub position: usize,
     /// The token that should follow.
     pub token: u32,
+}
+
+/// One sample of a training batch.
+#[derive(Clone, Copy, Debug)]
+pub struct TrainingSample<'a> {
+    /// The prompt and the answer.
+    pub prompt: Prompt<'a>,
+    /// The supervised tokens.
+    pub targets: &'a [Target],
+    /// Dropout of the gates.
+    pub dropout: Option<Dropout>,
 }
 
 /// A frozen backbone with a personalised LoRA (or none).
@@ -80,17 +91,7 @@ impl<'a> AdaptedModel<'a> {
         let pass = Pass::new(self.backbone, self.adapter);
         pass.forward(ws, tokens, &rows, Keep::Nothing);
         let logits = head::logits(self.backbone, ws, token_ids);
-        if logits.iter().all(|x| x.is_finite()) {
-            Ok(logits)
-        } else {
-            Err(TrainerError::NotFinite {
-                what: "a logit".into(),
-                hint:
-                    "the adapter or the backbone's weights overflow; was it tuned with too high a \
-                       learning rate?"
-                        .into(),
-            })
-        }
+        if logits.iter().all(|x| x.is_finite()) { Ok(logits) } else { Err(logit_not_finite()) }
     }
 
     /// Mean cross-entropy over `targets` (softmax over the whole vocabulary); adds `weight` times its
@@ -112,13 +113,7 @@ impl<'a> AdaptedModel<'a> {
         let Some(adapter) = self.adapter else {
             return Err(TrainerError::Input("the bare backbone has no gradient".into()));
         };
-        if gradient.len() != adapter.num_parameters() {
-            return Err(TrainerError::Input(format!(
-                "the gradient has {} values, the adapter {}",
-                gradient.len(),
-                adapter.num_parameters()
-            )));
-        }
+        adapter.layout().check_gradient(gradient)?;
         let positions: Vec<usize> = targets.iter().map(|t| t.position).collect();
         let target_tokens: Vec<u32> = targets.iter().map(|t| t.token).collect();
         self.check(prompt, &positions, &target_tokens)?;
@@ -132,10 +127,7 @@ impl<'a> AdaptedModel<'a> {
         pass.forward(ws, tokens, &rows, keep);
         let loss = head::loss(self.backbone, ws, &rows, targets, weight);
         if !loss.is_finite() {
-            return Err(TrainerError::NotFinite {
-                what: "the loss".into(),
-                hint: "lower [tune] learning_rate or max_grad_norm".into(),
-            });
+            return Err(loss_not_finite());
         }
         pass.backward(ws, tokens.len(), &rows, keep);
         ws.mixture.backward(adapter, gradient);
@@ -167,33 +159,9 @@ impl<'a> AdaptedModel<'a> {
         Ok(sum.iter().map(|s| (s / tokens.len() as f64) as f32).collect())
     }
 
-    /// Everything about the inputs that later code relies on.
     fn check(&self, prompt: &Prompt<'_>, positions: &[usize], token_ids: &[u32]) -> Result<()> {
-        let config = &self.backbone.config;
-        let fail = |what: String| Err(TrainerError::Input(what));
-        if self.adapter.is_some_and(|a| !a.layout().fits(config)) {
-            return fail("the adapter was made for another backbone".into());
-        }
-        let length = prompt.tokens.len();
-        if length > config.max_position_embeddings {
-            let limit = config.max_position_embeddings;
-            return fail(format!("the prompt has {length} tokens, the backbone takes {limit}"));
-        }
-        if positions.is_empty() {
-            return fail("no position to predict at".into());
-        }
-        if let Some(p) = positions.iter().find(|p| **p >= length) {
-            return fail(format!("position {p} is not in the prompt of {length} tokens"));
-        }
-        let ids = prompt.tokens.iter().chain(token_ids);
-        if let Some(id) = ids.into_iter().find(|id| **id as usize >= config.vocab_size) {
-            let vocab = config.vocab_size;
-            return fail(format!(
-                "token {id} is not in the backbone's vocabulary of {vocab}: is the tokenizer another \
-                 model's?"
-            ));
-        }
-        Ok(())
+        let layout = self.adapter.map(Adapter::layout);
+        check(&self.backbone.config, layout, prompt, positions, token_ids)
     }
 
     fn mix(&self, ws: &mut Workspace, prompt: &Prompt<'_>, dropout: Option<Dropout>) -> Result<()> {
@@ -201,5 +169,56 @@ impl<'a> AdaptedModel<'a> {
             Some(adapter) => ws.mixture.forward(adapter, prompt.representation, dropout),
             None => Ok(()),
         }
+    }
+}
+
+/// Everything about the inputs that later code relies on.
+pub(crate) fn check(
+    config: &BackboneConfig,
+    layout: Option<&AdapterLayout>,
+    prompt: &Prompt<'_>,
+    positions: &[usize],
+    token_ids: &[u32],
+) -> Result<()> {
+    let fail = |what: String| Err(TrainerError::Input(what));
+    if layout.is_some_and(|layout| !layout.fits(config)) {
+        return fail("the adapter was made for another backbone".into());
+    }
+    let length = prompt.tokens.len();
+    if length > config.max_position_embeddings {
+        let limit = config.max_position_embeddings;
+        return fail(format!("the prompt has {length} tokens, the backbone takes {limit}"));
+    }
+    if positions.is_empty() {
+        return fail("no position to predict at".into());
+    }
+    if let Some(p) = positions.iter().find(|p| **p >= length) {
+        return fail(format!("position {p} is not in the prompt of {length} tokens"));
+    }
+    let ids = prompt.tokens.iter().chain(token_ids);
+    if let Some(id) = ids.into_iter().find(|id| **id as usize >= config.vocab_size) {
+        let vocab = config.vocab_size;
+        return fail(format!(
+            "token {id} is not in the backbone's vocabulary of {vocab}: is the tokenizer another \
+                 model's?"
+        ));
+    }
+    Ok(())
+}
+
+pub(crate) fn logit_not_finite() -> TrainerError {
+    TrainerError::NotFinite {
+        what: "a logit".into(),
+        hint:
+            "the adapter or the backbone's weights overflow; was it tuned with too high a learning \
+               rate?"
+                .into(),
+    }
+}
+
+pub(crate) fn loss_not_finite() -> TrainerError {
+    TrainerError::NotFinite {
+        what: "the loss".into(),
+        hint: "lower [tune] learning_rate or max_grad_norm".into(),
     }
 }

@@ -4,11 +4,11 @@ use rayon::prelude::*;
 use reclora_comm::Communicator;
 
 use super::inputs::dataset;
+use super::llm::Llm;
 use super::{Counts, RunContext, Stage};
-use crate::backbone::Backbone;
 use crate::distributed::chunks::{Chunks, PARTS, Values};
 use crate::error::Result;
-use crate::model::{AdaptedModel, Prompt, Workspace};
+use crate::model::Prompt;
 use crate::progress::Progress;
 use crate::retriever::ItemEmbeddings;
 use crate::tokenizer::Tokenizer;
@@ -23,23 +23,25 @@ pub fn run(
     progress: &mut dyn Progress,
 ) -> Result<Counts> {
     let dataset = dataset(ctx)?;
-    let backbone = Backbone::load_as(&ctx.config.backbone.path, ctx.config.backbone.weights)?;
+    let llm = Llm::load(&ctx.config)?;
     let tokenizer = Tokenizer::load(&ctx.config.backbone.path)?;
-    let model = AdaptedModel::bare(&backbone);
-    let limit = backbone.config().max_position_embeddings;
+    let model = llm.bare();
+    let limit = llm.config().max_position_embeddings;
     let dir = ctx.path(Stage::Embed);
     let items = dataset.num_items() as u64;
     let chunks = Chunks::new(&dir.join(PARTS), "states", 0..items, CHUNK);
     chunks.run("embed items", comm, progress, |range| {
-        let states = range.into_par_iter().map_init(Workspace::new, |ws, item| {
+        let tokens = range.into_par_iter().map(|item| {
             let item = item as u32;
             let title = dataset.item_text(item, "title").unwrap_or_default();
             let genres = dataset.item_text(item, "genres").unwrap_or_default();
             let mut tokens = tokenizer.encode(&format!("The movie {title}, genre: {genres}."))?;
             tokens.truncate(limit);
-            model.hidden_mean(ws, &Prompt { tokens: &tokens, representation: &[] })
+            Ok(tokens)
         });
-        let states: Vec<Vec<f32>> = states.collect::<Result<_>>()?;
+        let tokens: Vec<Vec<u32>> = tokens.collect::<Result<_>>()?;
+        let prompts = tokens.iter().map(|tokens| Prompt { tokens, representation: &[] });
+        let states = model.hidden_means(&prompts.collect::<Vec<_>>())?;
         Ok(vec![("states", Values::F32(states.concat()))])
     })?;
     if comm.rank() == 0 {
@@ -47,7 +49,7 @@ pub fn run(
         for shard in chunks.open()?.shards() {
             rows.extend_from_slice(shard.f32("states")?);
         }
-        let hidden = backbone.config().hidden_size;
+        let hidden = llm.config().hidden_size;
         ItemEmbeddings::from_states(&rows, hidden, ctx.config.retrieve.pca_dimensions)?
             .save(&dir.join(FILE))?;
     }

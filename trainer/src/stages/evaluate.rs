@@ -17,7 +17,7 @@ use crate::baselines::{Interactions, ItemMean, LogisticRegression};
 use crate::distributed::chunks::{Chunks, PARTS, Values};
 use crate::error::{Result, TrainerError};
 use crate::metrics::{CalibrationBin, Metrics, Scored, calibration, roc};
-use crate::model::{AdaptedModel, Prompt};
+use crate::model::Prompt;
 use crate::progress::Progress;
 
 /// Bins of the reliability curves.
@@ -64,7 +64,7 @@ pub fn run(
     progress: &mut dyn Progress,
 ) -> Result<Counts> {
     let text = TextInputs::open(ctx)?;
-    let adapters = Adapters::open(ctx, &text.backbone)?;
+    let adapters = Adapters::open(ctx, text.llm.config())?;
     let neighbours = Neighbours::open(ctx, &text.dataset)?;
     let lens = Lens::open(ctx, &text.dataset)?;
     let test = limited(text.dataset.split(Split::Test), ctx.config.evaluate.limit);
@@ -96,10 +96,7 @@ fn limited(range: Range<u64>, limit: u64) -> Range<u64> {
     }
 }
 
-/// Logits of no and yes, by RecLoRA and by plain LoRA where the run has it.
-type AnswerLogits = ([f32; 2], Option<[f32; 2]>);
-
-/// The answers' logits of each test sample, from both adapters in one pass over the prompts.
+/// The answers' logits of each test sample: by RecLoRA, and by plain LoRA where the run has it.
 fn score(
     chunks: &Chunks,
     text: &TextInputs,
@@ -111,29 +108,30 @@ fn score(
 ) -> Result<()> {
     let prompts = text.prompts()?;
     let deciding = prompts.answers().deciding();
-    let reclora = AdaptedModel::new(&text.backbone, &adapters.reclora);
-    let lora = adapters.lora.as_ref().map(|lora| AdaptedModel::new(&text.backbone, lora));
+    let reclora = text.llm.adapted(&adapters.reclora)?;
+    let lora = adapters.lora.as_ref().map(|lora| text.llm.adapted(lora)).transpose()?;
     chunks.run("score test", comm, progress, |range| {
-        let rows = range.into_par_iter().map(|index| {
+        let inputs = range.into_par_iter().map(|index| {
             let sample = text.dataset.sample(index)?;
             let prompt = prompts.build(sample.user, sample.item, neighbours.text(index)?)?;
-            let representation = lens.representation(index)?;
-            let position = prompt.tokens.len() - 1;
-            let prompt = Prompt { tokens: &prompt.tokens, representation: &representation };
-            let of_reclora = deciding_logits(&reclora, &prompt, position, deciding)?;
-            let of_lora =
-                lora.as_ref().map(|lora| deciding_logits(lora, &prompt, position, deciding));
-            Ok((of_reclora, of_lora.transpose()?))
+            Ok((prompt.tokens, lens.representation(index)?))
         });
-        let rows: Vec<AnswerLogits> = rows.collect::<Result<_>>()?;
-        let column = |logit: &dyn Fn(&AnswerLogits) -> Option<f32>| {
-            Values::F32(rows.iter().filter_map(logit).collect())
+        let inputs: Vec<(Vec<u32>, Vec<f32>)> = inputs.collect::<Result<_>>()?;
+        let inputs: Vec<Prompt<'_>> = inputs
+            .iter()
+            .map(|(tokens, representation)| Prompt { tokens, representation })
+            .collect();
+        let logits = |model| deciding_logits(model, &inputs, deciding);
+        let (of_reclora, of_lora) = (logits(&reclora)?, lora.as_ref().map(logits).transpose()?);
+        let of_lora = of_lora.unwrap_or_default();
+        let column = |logits: &[[f32; 2]], answer: usize| {
+            Values::F32(logits.iter().map(|logits| logits[answer]).collect())
         };
         Ok(vec![
-            ("reclora_no", column(&|row| Some(row.0[0]))),
-            ("reclora_yes", column(&|row| Some(row.0[1]))),
-            ("lora_no", column(&|row| row.1.map(|[no, _]| no))),
-            ("lora_yes", column(&|row| row.1.map(|[_, yes]| yes))),
+            ("reclora_no", column(&of_reclora, 0)),
+            ("reclora_yes", column(&of_reclora, 1)),
+            ("lora_no", column(&of_lora, 0)),
+            ("lora_yes", column(&of_lora, 1)),
         ])
     })
 }

@@ -9,11 +9,11 @@ use reclora_storage::dataset::Dataset;
 use serde_json::json;
 
 use super::pair::Pair;
-use super::text::{Adapters, TextInputs, WORKSPACE};
+use super::text::{Adapters, TextInputs};
 use super::{Counts, RunContext, Stage, require, tune, write_json};
 use crate::adapter::Adapter;
 use crate::error::{Result, TrainerError};
-use crate::model::{AdaptedModel, Prompt};
+use crate::model::Prompt;
 use crate::progress::{Event, Progress};
 
 /// The bank of experts and its gates.
@@ -94,7 +94,7 @@ struct Exporter {
 impl Exporter {
     fn open(ctx: &RunContext) -> Result<Self> {
         let text = TextInputs::open(ctx)?;
-        let adapters = Adapters::open(ctx, &text.backbone)?;
+        let adapters = Adapters::open(ctx, text.llm.config())?;
         Ok(Self { text, adapters, backbone: ctx.config.backbone.path.clone() })
     }
 
@@ -105,9 +105,7 @@ impl Exporter {
         let encoded = prompts.build(pair.user, pair.item, &pair.text)?;
         let tokens = &encoded.tokens;
         let prompt = Prompt { tokens, representation: &pair.representation };
-        let model = AdaptedModel::new(&self.text.backbone, adapter);
-        let logits =
-            WORKSPACE.with_borrow_mut(|ws| model.logits_at(ws, &prompt, tokens.len() - 1, None))?;
+        let logits = self.text.llm.adapted(adapter)?.logits(&[prompt], None)?.concat();
         let [no, yes] = prompts.answers().deciding();
         let example = json!({
             "user": self.text.dataset.user_key(pair.user),

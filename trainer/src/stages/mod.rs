@@ -5,6 +5,7 @@ mod evaluate;
 mod export;
 mod few2many;
 mod inputs;
+mod llm;
 mod pair;
 mod predict;
 mod predictions;
@@ -174,7 +175,7 @@ fn directory(ctx: &RunContext, stage: Stage, inputs: &BTreeMap<String, String>) 
     StageDir::new(ctx.path(stage), stage.name(), &fingerprint)
 }
 
-/// Everything a stage is a function of, by name. Nothing of `[runtime]`, no path.
+/// Everything a stage is a function of, by name. Of `[runtime]` only the device, and no path.
 fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<BTreeMap<String, String>> {
     let config = &ctx.config;
     let mut inputs = BTreeMap::new();
@@ -183,6 +184,7 @@ fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<BTreeMap<String, String>>
         inputs.insert(before.name().to_owned(), hash);
     }
     if stage.reads_backbone() {
+        inputs.insert("runtime.device".into(), json!(config.runtime.device).to_string());
         inputs.insert("backbone.weights".into(), json!(config.backbone.weights).to_string());
         for path in inputs::backbone_files(&config.backbone.path)? {
             inputs.insert(file_key("backbone", &path), xxh3_file(&path)?);

@@ -8,7 +8,7 @@ use super::text::{Adapters, TextInputs, deciding_logits};
 use super::{RunContext, require};
 use crate::adapter::Adapter;
 use crate::error::Result;
-use crate::model::{AdaptedModel, Prompt};
+use crate::model::Prompt;
 
 /// P(like) of one user and item.
 #[derive(Clone, Debug, Serialize)]
@@ -42,16 +42,15 @@ pub struct Prediction {
 pub fn predict(ctx: &RunContext, user: &str, item: &str) -> Result<Prediction> {
     require(ctx)?;
     let text = TextInputs::open(ctx)?;
-    let adapters = Adapters::open(ctx, &text.backbone)?;
+    let adapters = Adapters::open(ctx, text.llm.config())?;
     let pair = Pair::find(ctx, &text.dataset, user, item)?;
     let prompts = text.prompts()?;
     let encoded = prompts.build(pair.user, pair.item, &pair.text)?;
     let prompt = Prompt { tokens: &encoded.tokens, representation: &pair.representation };
-    let position = encoded.tokens.len() - 1;
     let probability = |adapter: &Adapter| -> Result<f32> {
-        let model = AdaptedModel::new(&text.backbone, adapter);
-        let [no, yes] = deciding_logits(&model, &prompt, position, prompts.answers().deciding())?;
-        Ok(sigmoid(yes - no))
+        let model = text.llm.adapted(adapter)?;
+        let logits = deciding_logits(&model, &[prompt], prompts.answers().deciding())?;
+        Ok(logits.first().map_or(f32::NAN, |[no, yes]| sigmoid(yes - no)))
     };
     Ok(Prediction {
         user: user.to_owned(),

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use rayon::prelude::*;
 use reclora_comm::Communicator;
 use reclora_storage::dataset::{Dataset, Split};
 
@@ -70,13 +71,14 @@ impl Objective for CrmObjective<'_> {
             Ok((sample.user, sample.label))
         });
         let samples: Vec<(u32, bool)> = samples.collect::<Result<_>>()?;
-        valid_metrics(&samples, comm, |row| {
+        let logit = |row: usize| {
             let indices = std::iter::once(self.valid.start + row as u64);
             let (batch, _) = crm_batch(self.dataset, self.neighbours, indices)?;
             let score = |ws: &mut Workspace| self.din.score(parameters, ws, &batch.inputs());
             let (logits, _) = WORKSPACE.with_borrow_mut(score);
             Ok(logits.first().copied().unwrap_or(f32::NAN))
-        })
+        };
+        valid_metrics(&samples, comm, |rows| rows.into_par_iter().map(logit).collect())
     }
 }
 

@@ -1,22 +1,22 @@
 //! Scores of few samples, spread over ranks and threads, known to every rank.
 
-use rayon::prelude::*;
+use std::ops::Range;
+
 use reclora_comm::Communicator;
 
 use crate::error::{Result, TrainerError};
 use crate::metrics::{Scored, auc, log_loss};
 
-/// `score` of 0..count on every rank, each computed once.
+/// Scores of 0..count on every rank, each computed once: `score` gets a rank's share.
 fn over_ranks(
     name: &str,
     count: usize,
     comm: &mut dyn Communicator,
-    score: impl Fn(usize) -> Result<f32> + Sync,
+    score: impl Fn(Range<usize>) -> Result<Vec<f32>>,
 ) -> Result<Vec<f32>> {
     let (rank, world_size) = (comm.rank(), comm.world_size());
     let block = count * rank / world_size..count * (rank + 1) / world_size;
-    let own: Vec<f32> = block.into_par_iter().map(&score).collect::<Result<_>>()?;
-    let bytes: Vec<u8> = own.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let bytes: Vec<u8> = score(block)?.iter().flat_map(|value| value.to_le_bytes()).collect();
     let gathered = comm.all_gather(name, &bytes)?.concat();
     let (words, _) = gathered.as_chunks::<4>();
     if words.len() != count {
@@ -26,13 +26,13 @@ fn over_ranks(
     Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
 }
 
-/// AUC and log loss of samples of (user, label), scored over the ranks; `logit` is that of like.
+/// AUC and log loss of samples of (user, label), scored over the ranks; `logits` are those of like.
 pub fn valid_metrics(
     samples: &[(u32, bool)],
     comm: &mut dyn Communicator,
-    logit: impl Fn(usize) -> Result<f32> + Sync,
+    logits: impl Fn(Range<usize>) -> Result<Vec<f32>>,
 ) -> Result<(Option<f64>, Option<f64>)> {
-    let logits = over_ranks("valid scores", samples.len(), comm, logit)?;
+    let logits = over_ranks("valid scores", samples.len(), comm, logits)?;
     let scored: Vec<Scored> = samples
         .iter()
         .zip(logits)

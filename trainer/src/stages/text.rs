@@ -1,29 +1,23 @@
 //! What every stage that puts text before the LLM opens: dataset, backbone, tokenizer, template.
 
-use std::cell::RefCell;
-
 use reclora_storage::dataset::Dataset;
 
+use super::llm::{AdaptedLlm, Llm};
 use super::{RunContext, Stage, inputs, tune};
 use crate::adapter::Adapter;
-use crate::backbone::Backbone;
+use crate::backbone::BackboneConfig;
 use crate::error::{Result, TrainerError};
-use crate::model::{AdaptedModel, Prompt, Workspace};
+use crate::model::Prompt;
 use crate::prompt::{PromptBuilder, PromptTemplate};
 use crate::tokenizer::Tokenizer;
 
 /// Longest prompt of a config that leaves it to the backbone.
 const MAX_TOKENS: usize = 2048;
 
-thread_local! {
-    /// Each thread's buffers of the LLM.
-    pub static WORKSPACE: RefCell<Workspace> = RefCell::new(Workspace::new());
-}
-
 /// The text side of a run.
 pub struct TextInputs {
     pub dataset: Dataset,
-    pub backbone: Backbone,
+    pub llm: Llm,
     tokenizer: Tokenizer,
     template: PromptTemplate,
     /// Longest prompt, the answer included.
@@ -34,8 +28,8 @@ impl TextInputs {
     pub fn open(ctx: &RunContext) -> Result<Self> {
         let config = &ctx.config;
         let dataset = inputs::dataset(ctx)?;
-        let backbone = Backbone::load_as(&config.backbone.path, config.backbone.weights)?;
-        let limit = backbone.config().max_position_embeddings;
+        let llm = Llm::load(config)?;
+        let limit = llm.config().max_position_embeddings;
         let max_tokens = match config.prompt.max_tokens {
             0 => limit.min(MAX_TOKENS),
             wanted => wanted.min(limit),
@@ -44,7 +38,7 @@ impl TextInputs {
             tokenizer: Tokenizer::load(&config.backbone.path)?,
             template: PromptTemplate::load(&config.prompt.template, &dataset)?,
             dataset,
-            backbone,
+            llm,
             max_tokens,
         })
     }
@@ -62,26 +56,24 @@ pub struct Adapters {
 }
 
 impl Adapters {
-    pub fn open(ctx: &RunContext, backbone: &Backbone) -> Result<Self> {
+    pub fn open(ctx: &RunContext, backbone: &BackboneConfig) -> Result<Self> {
         let dir = ctx.path(Stage::Tune);
-        let load =
-            |path: &std::path::Path| Adapter::load(&path.join(tune::FILE), backbone.config());
+        let load = |path: &std::path::Path| Adapter::load(&path.join(tune::FILE), backbone);
         let plain = ctx.config.tune.plain_lora.then(|| load(&dir.join(tune::PLAIN)));
         Ok(Self { reclora: load(&dir)?, lora: plain.transpose()? })
     }
 }
 
-/// Logits of no and yes after `position`.
+/// Logits of no and yes after each prompt.
 pub fn deciding_logits(
-    model: &AdaptedModel<'_>,
-    prompt: &Prompt<'_>,
-    position: usize,
+    model: &AdaptedLlm<'_>,
+    prompts: &[Prompt<'_>],
     deciding: [u32; 2],
-) -> Result<[f32; 2]> {
-    let logits = WORKSPACE
-        .with_borrow_mut(|ws| model.logits_at(ws, prompt, position, Some(deciding.as_slice())))?;
-    match logits[..] {
+) -> Result<Vec<[f32; 2]>> {
+    let logits = model.logits(prompts, Some(deciding.as_slice()))?;
+    let pair = |logits: Vec<f32>| match logits[..] {
         [no, yes] => Ok([no, yes]),
         _ => Err(TrainerError::Input("the model gave no logits for the answers".into())),
-    }
+    };
+    logits.into_iter().map(pair).collect()
 }

@@ -6,15 +6,15 @@ use reclora_storage::dataset::{Dataset, Split};
 use reclora_storage::permutation::EpochOrder;
 
 use super::inputs::{Lens, Neighbours};
+use super::llm::Llm;
 use super::scores::valid_metrics;
-use super::text::{TextInputs, WORKSPACE, deciding_logits};
+use super::text::{TextInputs, deciding_logits};
 use super::{Counts, RunContext, Stage, write_json};
 use crate::adapter::{Adapter, AdapterLayout, Dropout};
-use crate::backbone::Backbone;
 use crate::config::AdapterConfig;
 use crate::distributed::train::{Objective, TrainPlan, train};
 use crate::error::{Result, TrainerError};
-use crate::model::{AdaptedModel, Prompt};
+use crate::model::{Prompt, TrainingSample};
 use crate::progress::{Event, Progress};
 use crate::prompt::Example;
 
@@ -39,7 +39,7 @@ struct TuneSample {
 
 /// Everything that does not change while tuning.
 struct TuneData {
-    backbone: Backbone,
+    llm: Llm,
     train: Vec<TuneSample>,
     valid: Vec<TuneSample>,
     deciding: [u32; 2],
@@ -80,8 +80,8 @@ impl TuneData {
         let valid = train.split_off(indices.len());
         let deciding = builder.answers().deciding();
         drop(builder);
-        let backbone = text.backbone;
-        Ok(Self { backbone, train, valid, deciding, representation_dim: lens.dim() })
+        let llm = text.llm;
+        Ok(Self { llm, train, valid, deciding, representation_dim: lens.dim() })
     }
 }
 
@@ -119,20 +119,18 @@ impl Objective for TuneObjective<'_> {
         gradient: &mut [f32],
     ) -> Result<f32> {
         let adapter = self.adapter(parameters)?;
-        let model = AdaptedModel::new(&self.data.backbone, &adapter);
-        let mut loss = 0.0;
-        for &index in samples {
-            let sample = &self.data.train[index as usize];
-            let Example { tokens, targets } = &sample.example;
-            let prompt = Prompt { tokens, representation: &sample.representation };
+        let model = self.data.llm.adapted(&adapter)?;
+        let samples = samples.iter().map(|&index| {
+            let TuneSample { example, representation, .. } = &self.data.train[index as usize];
             let key = self.seed ^ (epoch << 40 | index).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let dropout = Dropout { probability: self.dropout, key };
-            let dropout = (self.dropout > 0.0).then_some(dropout);
-            loss += WORKSPACE.with_borrow_mut(|ws| {
-                model.loss_and_gradient(ws, &prompt, targets, dropout, weight, gradient)
-            })?;
-        }
-        Ok(loss)
+            TrainingSample {
+                prompt: Prompt { tokens: &example.tokens, representation },
+                targets: &example.targets,
+                dropout: (self.dropout > 0.0).then_some(dropout),
+            }
+        });
+        model.loss_and_gradient(&samples.collect::<Vec<_>>(), weight, gradient)
     }
 
     fn validate(
@@ -141,17 +139,20 @@ impl Objective for TuneObjective<'_> {
         comm: &mut dyn Communicator,
     ) -> Result<(Option<f64>, Option<f64>)> {
         let adapter = self.adapter(parameters)?;
-        let model = AdaptedModel::new(&self.data.backbone, &adapter);
+        let model = self.data.llm.adapted(&adapter)?;
         let valid = &self.data.valid;
         let samples: Vec<(u32, bool)> =
             valid.iter().map(|sample| (sample.user, sample.label)).collect();
-        valid_metrics(&samples, comm, |row| {
-            let sample = &valid[row];
-            let position = sample.example.targets.first().map_or(0, |target| target.position);
-            let (tokens, representation) = (&sample.example.tokens, &sample.representation);
-            let prompt = Prompt { tokens, representation };
-            let [no, yes] = deciding_logits(&model, &prompt, position, self.data.deciding)?;
-            Ok(yes - no)
+        valid_metrics(&samples, comm, |rows| {
+            let prompts = valid[rows].iter().map(|sample| {
+                let position = sample.example.targets.first().map_or(0, |target| target.position);
+                let tokens = &sample.example.tokens;
+                let tokens = tokens.get(..=position).unwrap_or(tokens);
+                Prompt { tokens, representation: &sample.representation }
+            });
+            let prompts: Vec<Prompt<'_>> = prompts.collect();
+            let logits = deciding_logits(&model, &prompts, self.data.deciding)?;
+            Ok(logits.into_iter().map(|[no, yes]| yes - no).collect())
         })
     }
 }
@@ -187,7 +188,7 @@ fn tune(
 ) -> Result<u64> {
     let tune = &ctx.config.tune;
     let seed = ctx.config.seed;
-    let initial = Adapter::new(data.backbone.config(), config, data.representation_dim, seed)?;
+    let initial = Adapter::new(data.llm.config(), config, data.representation_dim, seed)?;
     let plan = TrainPlan {
         task: format!("tune {name}"),
         samples: data.train.len() as u64,

@@ -1,0 +1,2 @@
+#pragma once
+// In cuda_on_host.h, which every kernel file includes first.

@@ -1,0 +1,202 @@
+//! The adapted model on a GPU, composed of stock candle operations: what [`crate::model`] computes,
+//! for a batch of prompts at a time.
+//!
+//! Sequences are packed, `[tokens of all, hidden]`, so no padding reaches a frozen weight; only
+//! attention (and LoRA in the factor form) goes sequence by sequence. Forward and backward are
+//! written out block by block, without automatic differentiation, which would compute the gradients
+//! of frozen weights too. Everything runs on whichever device candle has, its CPU included.
+
+mod adapter;
+mod backward;
+mod batch;
+mod forward;
+mod gates;
+mod head;
+pub mod ops;
+mod weights;
+
+pub use weights::{DeviceBackbone, DeviceOptions, Precision};
+
+use crate::adapter::{Adapter, AdapterLayout, Dropout};
+use crate::error::{Result, TrainerError};
+use crate::model::{Prompt, TrainingSample, check, logit_not_finite, loss_not_finite};
+use adapter::{DeviceAdapter, Gradients, Mixtures};
+use batch::Batch;
+use forward::{Kept, Pass, Top};
+use head::RowTarget;
+
+/// A frozen backbone on a device with a personalised LoRA (or none). The counterpart of
+/// [`AdaptedModel`](crate::model::AdaptedModel), which computes one prompt at a time on the CPU.
+pub struct DeviceModel<'a> {
+    backbone: &'a DeviceBackbone,
+    adapter: Option<DeviceAdapter>,
+}
+
+impl<'a> DeviceModel<'a> {
+    /// The backbone with an adapter, whose parameters are copied to the device.
+    ///
+    /// # Errors
+    /// [`TrainerError::Input`] for an adapter made for another backbone; [`TrainerError::Device`].
+    pub fn new(backbone: &'a DeviceBackbone, adapter: &Adapter) -> Result<Self> {
+        if !adapter.layout().fits(backbone.config()) {
+            return Err(TrainerError::Input("the adapter was made for another backbone".into()));
+        }
+        Ok(Self { backbone, adapter: Some(DeviceAdapter::new(backbone, adapter)?) })
+    }
+
+    /// The backbone alone.
+    pub fn bare(backbone: &'a DeviceBackbone) -> Self {
+        Self { backbone, adapter: None }
+    }
+
+    /// Logits of the token after each prompt's position: of `token_ids` in their order, or of the
+    /// whole vocabulary.
+    ///
+    /// # Errors
+    /// [`TrainerError::Input`] for tokens, positions or a representation the model can't take;
+    /// [`TrainerError::NotFinite`] when a logit is NaN or infinite; [`TrainerError::Device`].
+    pub fn logits_at(
+        &self,
+        prompts: &[(Prompt<'_>, usize)],
+        token_ids: Option<&[u32]>,
+    ) -> Result<Vec<Vec<f32>>> {
+        if prompts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut sequences = Vec::with_capacity(prompts.len());
+        for (prompt, position) in prompts {
+            self.check(prompt, &[*position], token_ids.unwrap_or_default())?;
+            sequences.push((&prompt.tokens[..=*position], vec![*position as u32]));
+        }
+        let prompts: Vec<Prompt<'_>> = prompts.iter().map(|(prompt, _)| *prompt).collect();
+        let batch = Batch::new(self.backbone.config(), &sequences, &self.backbone.device)?;
+        let top = self.forward(&prompts, &batch)?;
+        let logits: Vec<Vec<f32>> = head::logits(self.backbone, &top.norm, token_ids)?.to_vec2()?;
+        if logits.iter().flatten().all(|logit| logit.is_finite()) {
+            Ok(logits)
+        } else {
+            Err(logit_not_finite())
+        }
+    }
+
+    /// Each prompt's mean over all positions of the last hidden states (after the final norm).
+    ///
+    /// # Errors
+    /// As for [`Self::logits_at`].
+    pub fn hidden_mean(&self, prompts: &[Prompt<'_>]) -> Result<Vec<Vec<f32>>> {
+        if prompts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut sequences = Vec::with_capacity(prompts.len());
+        for prompt in prompts {
+            self.check(prompt, &[prompt.tokens.len().saturating_sub(1)], &[])?;
+            sequences.push((prompt.tokens, (0..prompt.tokens.len() as u32).collect()));
+        }
+        let batch = Batch::new(self.backbone.config(), &sequences, &self.backbone.device)?;
+        let top = self.forward(prompts, &batch)?;
+        let norm = top.norm.to_dtype(candle_core::DType::F32)?;
+        let means = (0..prompts.len())
+            .map(|sequence| Ok(batch.all.of(&norm, sequence)?.mean(0)?.to_vec1::<f32>()?));
+        means.collect()
+    }
+
+    /// Each sample's mean cross-entropy over its targets (softmax over the whole vocabulary); adds
+    /// `weight` times the gradient of their sum to `gradient`, laid out like the adapter's parameters.
+    ///
+    /// # Errors
+    /// [`TrainerError::Input`] as for [`Self::logits_at`], for no targets, for a gradient of another
+    /// length, and for a model without adapter; [`TrainerError::NotFinite`] for a loss that is NaN or
+    /// infinite; [`TrainerError::Device`]. After an error `gradient` is what it was.
+    pub fn loss_and_gradient(
+        &self,
+        samples: &[TrainingSample<'_>],
+        weight: f32,
+        gradient: &mut [f32],
+    ) -> Result<Vec<f32>> {
+        let Some(adapter) = &self.adapter else {
+            return Err(TrainerError::Input("the bare backbone has no gradient".into()));
+        };
+        adapter.layout.check_gradient(gradient)?;
+        if samples.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (mut sequences, mut targets) = (Vec::new(), Vec::new());
+        for (number, sample) in samples.iter().enumerate() {
+            let tokens: Vec<u32> = sample.targets.iter().map(|target| target.token).collect();
+            let positions: Vec<usize> =
+                sample.targets.iter().map(|target| target.position).collect();
+            self.check(&sample.prompt, &positions, &tokens)?;
+            let first = sequences.iter().map(|(_, rows): &(_, Vec<u32>)| rows.len()).sum();
+            sequences.push(rows_and_targets(number, first, sample, &mut targets));
+        }
+        let config = self.backbone.config();
+        let batch = Batch::new(config, &sequences, &self.backbone.device)?;
+        let prompts: Vec<Prompt<'_>> = samples.iter().map(|sample| sample.prompt).collect();
+        let dropout: Vec<Option<Dropout>> = samples.iter().map(|sample| sample.dropout).collect();
+        let mixtures = adapter.mix(&prompts, &dropout)?;
+        let pass = self.pass(Some((adapter, &mixtures)), &batch);
+        let mut kept = Kept::default();
+        let top = pass.forward(Some(&mut kept))?;
+        let (losses, d_norm) =
+            head::loss(self.backbone, &top.norm, samples.len(), &targets, weight)?;
+        if !losses.iter().all(|loss| loss.is_finite()) {
+            return Err(loss_not_finite());
+        }
+        let mut gradients = Gradients::new(adapter);
+        pass.backward(&top, &d_norm, kept, &mut gradients)?;
+        for (sum, value) in gradient.iter_mut().zip(adapter.gradient(&mixtures, gradients)?) {
+            *sum += value;
+        }
+        Ok(losses.into_iter().map(|loss| loss as f32).collect())
+    }
+
+    fn pass<'p>(
+        &'p self,
+        adapter: Option<(&'p DeviceAdapter, &'p Mixtures)>,
+        batch: &'p Batch,
+    ) -> Pass<'p> {
+        Pass { backbone: self.backbone, adapter, batch }
+    }
+
+    /// Forward only, dropout off, nothing kept.
+    fn forward(&self, prompts: &[Prompt<'_>], batch: &Batch) -> Result<Top> {
+        let mixtures = match &self.adapter {
+            Some(adapter) => Some(adapter.mix(prompts, &vec![None; prompts.len()])?),
+            None => None,
+        };
+        self.pass(self.adapter.as_ref().zip(mixtures.as_ref()), batch).forward(None)
+    }
+
+    fn layout(&self) -> Option<&AdapterLayout> {
+        self.adapter.as_ref().map(|adapter| &adapter.layout)
+    }
+
+    fn check(&self, prompt: &Prompt<'_>, positions: &[usize], token_ids: &[u32]) -> Result<()> {
+        check(self.backbone.config(), self.layout(), prompt, positions, token_ids)?;
+        match self.layout() {
+            Some(layout) => layout.check_representation(prompt.representation),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The tokens that a sample's loss needs and the rows it is read from; adds its targets, whose rows
+/// begin at `first`.
+fn rows_and_targets<'s>(
+    number: usize,
+    first: usize,
+    sample: &TrainingSample<'s>,
+    targets: &mut Vec<RowTarget>,
+) -> (&'s [u32], Vec<u32>) {
+    let mut rows: Vec<u32> = sample.targets.iter().map(|target| target.position as u32).collect();
+    rows.sort_unstable();
+    rows.dedup();
+    targets.extend(sample.targets.iter().map(|target| RowTarget {
+        row: first + rows.partition_point(|row| (*row as usize) < target.position),
+        token: target.token,
+        sample: number,
+        share: 1.0 / sample.targets.len() as f32,
+    }));
+    let length = rows.last().map_or(0, |last| *last as usize + 1);
+    (&sample.prompt.tokens[..length], rows)
+}

@@ -1,0 +1,259 @@
+//! The LLM as the stages use it: on the CPU or on this rank's GPU, as `[runtime] device` says.
+//!
+//! On the CPU a prompt is computed by one thread, and many at a time by many; a GPU takes batches. So
+//! stages hand over all the prompts they have.
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use crate::adapter::Adapter;
+use crate::backbone::{Backbone, BackboneConfig};
+use crate::config::{Config, Device};
+use crate::error::Result;
+use crate::model::{AdaptedModel, Prompt, TrainingSample, Workspace};
+
+thread_local! {
+    /// Each thread's buffers of the LLM.
+    static WORKSPACE: RefCell<Workspace> = RefCell::new(Workspace::new());
+}
+
+/// The frozen LLM.
+pub enum Llm {
+    Cpu(Backbone),
+    #[cfg(feature = "cuda")]
+    Gpu(gpu::Gpu),
+}
+
+/// The LLM with an adapter, or without.
+pub enum AdaptedLlm<'a> {
+    Cpu(AdaptedModel<'a>),
+    #[cfg(feature = "cuda")]
+    Gpu(Box<gpu::AdaptedGpu<'a>>),
+}
+
+impl Llm {
+    pub fn load(config: &Config) -> Result<Self> {
+        let backbone = Backbone::load_as(&config.backbone.path, config.backbone.weights)?;
+        match config.runtime.device {
+            Device::Cpu => Ok(Self::Cpu(backbone)),
+            #[cfg(feature = "cuda")]
+            Device::Cuda => Ok(Self::Gpu(gpu::Gpu::new(&backbone, config.backbone.weights)?)),
+            #[cfg(not(feature = "cuda"))]
+            Device::Cuda => Err(crate::config::no_cuda()),
+        }
+    }
+
+    pub fn config(&self) -> &BackboneConfig {
+        match self {
+            Self::Cpu(backbone) => backbone.config(),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(gpu) => gpu.config(),
+        }
+    }
+
+    pub fn adapted<'a>(&'a self, adapter: &'a Adapter) -> Result<AdaptedLlm<'a>> {
+        Ok(match self {
+            Self::Cpu(backbone) => AdaptedLlm::Cpu(AdaptedModel::new(backbone, adapter)),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(gpu) => AdaptedLlm::Gpu(Box::new(gpu.adapted(adapter)?)),
+        })
+    }
+
+    pub fn bare(&self) -> AdaptedLlm<'_> {
+        match self {
+            Self::Cpu(backbone) => AdaptedLlm::Cpu(AdaptedModel::bare(backbone)),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(gpu) => AdaptedLlm::Gpu(Box::new(gpu.bare())),
+        }
+    }
+}
+
+impl AdaptedLlm<'_> {
+    /// Logits of the token after each prompt's last: of `token_ids` in their order, or of all tokens.
+    pub fn logits(
+        &self,
+        prompts: &[Prompt<'_>],
+        token_ids: Option<&[u32]>,
+    ) -> Result<Vec<Vec<f32>>> {
+        match self {
+            Self::Cpu(model) => on_threads(prompts, |ws, prompt| {
+                let last = prompt.tokens.len().saturating_sub(1);
+                model.logits_at(ws, prompt, last, token_ids)
+            }),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(model) => model.logits(prompts, token_ids),
+        }
+    }
+
+    /// Each prompt's mean last hidden state.
+    pub fn hidden_means(&self, prompts: &[Prompt<'_>]) -> Result<Vec<Vec<f32>>> {
+        match self {
+            Self::Cpu(model) => on_threads(prompts, |ws, prompt| model.hidden_mean(ws, prompt)),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(model) => model.hidden_means(prompts),
+        }
+    }
+
+    /// Adds `weight` times the gradient of each sample's loss to `gradient`; returns the sum of the
+    /// losses. On the CPU sample by sample on the calling thread.
+    pub fn loss_and_gradient(
+        &self,
+        samples: &[TrainingSample<'_>],
+        weight: f32,
+        gradient: &mut [f32],
+    ) -> Result<f32> {
+        match self {
+            Self::Cpu(model) => {
+                let mut sum = 0.0;
+                for TrainingSample { prompt, targets, dropout } in samples {
+                    sum += WORKSPACE.with_borrow_mut(|ws| {
+                        model.loss_and_gradient(ws, prompt, targets, *dropout, weight, gradient)
+                    })?;
+                }
+                Ok(sum)
+            }
+            #[cfg(feature = "cuda")]
+            Self::Gpu(model) => model.loss_and_gradient(samples, weight, gradient),
+        }
+    }
+}
+
+fn on_threads(
+    prompts: &[Prompt<'_>],
+    compute: impl Fn(&mut Workspace, &Prompt<'_>) -> Result<Vec<f32>> + Sync,
+) -> Result<Vec<Vec<f32>>> {
+    let prompts = prompts.par_iter();
+    prompts.map(|prompt| WORKSPACE.with_borrow_mut(|ws| compute(ws, prompt))).collect()
+}
+
+#[cfg(feature = "cuda")]
+mod gpu {
+    //! Batches of limited size, one at a time.
+
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    use crate::adapter::Adapter;
+    use crate::backbone::{Backbone, BackboneConfig};
+    use crate::config::WeightType;
+    use crate::cuda::{DeviceBackbone, DeviceModel, DeviceOptions, Precision};
+    use crate::error::Result;
+    use crate::model::{Prompt, TrainingSample};
+
+    /// Tokens of a batch, unless one prompt alone has more: bounds the memory of activations.
+    const TOKENS: usize = 16_384;
+
+    /// The backbone on this rank's GPU.
+    pub struct Gpu {
+        backbone: DeviceBackbone,
+        /// Held while a batch is computed: the memory is that of one, however many threads there are.
+        turn: Mutex<()>,
+    }
+
+    pub struct AdaptedGpu<'a> {
+        model: DeviceModel<'a>,
+        turn: &'a Mutex<()>,
+    }
+
+    impl Gpu {
+        /// Ranks of one machine take its GPUs in order. Memory grows with one block: the states of the
+        /// others are computed again.
+        pub fn new(backbone: &Backbone, weights: WeightType) -> Result<Self> {
+            let rank = std::env::var("LOCAL_RANK").ok().and_then(|rank| rank.parse().ok());
+            let options = DeviceOptions { precision: Precision::of(weights)?, recompute: true };
+            let backbone = DeviceBackbone::on_gpu(backbone, rank.unwrap_or(0), options)?;
+            Ok(Self { backbone, turn: Mutex::new(()) })
+        }
+
+        pub fn config(&self) -> &BackboneConfig {
+            self.backbone.config()
+        }
+
+        pub fn adapted(&self, adapter: &Adapter) -> Result<AdaptedGpu<'_>> {
+            Ok(AdaptedGpu { model: DeviceModel::new(&self.backbone, adapter)?, turn: &self.turn })
+        }
+
+        pub fn bare(&self) -> AdaptedGpu<'_> {
+            AdaptedGpu { model: DeviceModel::bare(&self.backbone), turn: &self.turn }
+        }
+    }
+
+    impl AdaptedGpu<'_> {
+        fn turn(&self) -> MutexGuard<'_, ()> {
+            // The mutex guards no data that a panic could leave half-changed.
+            self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        pub fn logits(
+            &self,
+            prompts: &[Prompt<'_>],
+            token_ids: Option<&[u32]>,
+        ) -> Result<Vec<Vec<f32>>> {
+            let mut logits = Vec::with_capacity(prompts.len());
+            for batch in batches(prompts, |prompt| prompt.tokens.len()) {
+                let at =
+                    batch.iter().map(|prompt| (*prompt, prompt.tokens.len().saturating_sub(1)));
+                let _turn = self.turn();
+                logits.extend(self.model.logits_at(&at.collect::<Vec<_>>(), token_ids)?);
+            }
+            Ok(logits)
+        }
+
+        pub fn hidden_means(&self, prompts: &[Prompt<'_>]) -> Result<Vec<Vec<f32>>> {
+            let mut means = Vec::with_capacity(prompts.len());
+            for batch in batches(prompts, |prompt| prompt.tokens.len()) {
+                let _turn = self.turn();
+                means.extend(self.model.hidden_mean(batch)?);
+            }
+            Ok(means)
+        }
+
+        pub fn loss_and_gradient(
+            &self,
+            samples: &[TrainingSample<'_>],
+            weight: f32,
+            gradient: &mut [f32],
+        ) -> Result<f32> {
+            let mut sum = 0.0;
+            for batch in batches(samples, |sample| sample.prompt.tokens.len()) {
+                let _turn = self.turn();
+                let losses = self.model.loss_and_gradient(batch, weight, gradient)?;
+                sum += losses.iter().sum::<f32>();
+            }
+            Ok(sum)
+        }
+    }
+
+    /// Cuts a list, in order, into batches of at most [`TOKENS`].
+    fn batches<T>(items: &[T], tokens: impl Fn(&T) -> usize) -> Vec<&[T]> {
+        let (mut batches, mut start, mut sum) = (Vec::new(), 0, 0);
+        for (index, item) in items.iter().enumerate() {
+            if index > start && sum + tokens(item) > TOKENS {
+                batches.push(&items[start..index]);
+                (start, sum) = (index, 0);
+            }
+            sum += tokens(item);
+        }
+        if start < items.len() {
+            batches.push(&items[start..]);
+        }
+        batches
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn batches_hold_every_item_once_within_the_limit() {
+            let half = TOKENS / 2;
+            let lengths = [half, half, 1, TOKENS + 5, half, half - 1, 1, 1];
+            let cut: Vec<Vec<usize>> =
+                batches(&lengths, |length| *length).into_iter().map(<[usize]>::to_vec).collect();
+            let expected =
+                [vec![half, half], vec![1], vec![TOKENS + 5], vec![half, half - 1, 1], vec![1]];
+            assert_eq!(cut, expected);
+            assert!(batches(&[], |length: &usize| *length).is_empty());
+        }
+    }
+}
