@@ -139,6 +139,7 @@ fn settings(form: MixForm, sqrt_alpha: bool) -> AdapterConfig {
         temperature: 0.6,
         form,
         sqrt_alpha,
+        top_k: 0,
         gate_hidden: 10,
         gate_dropout: 0.4,
         targets: vec![Projection::QProj, Projection::VProj],
@@ -161,6 +162,36 @@ fn grouped_queries_in_both_forms_with_and_without_the_root() {
         for config in variants() {
             let case = Case::new(seed, &Sizes::default(), &config);
             case.check(&format!("seed {seed}, {}", describe(&config)));
+        }
+    }
+}
+
+/// Away from ties the loss is smooth; experts that are not chosen get no gradient at all.
+#[test]
+fn hard_routing_away_from_ties() {
+    for (seed, config) in (20..).zip(variants()) {
+        let config = AdapterConfig { experts: 4, top_k: 2, ..config };
+        let mut case = Case::new(seed, &Sizes::default(), &config);
+        let modules = case.adapter.layout().modules().to_vec();
+        let alphas = case.adapter.alpha(&case.representation).unwrap();
+        for (module, alpha) in modules.iter().zip(&alphas) {
+            let bias = module.gate.as_ref().unwrap().fc2_bias.clone();
+            let biases = &mut case.adapter.parameters_mut()[bias];
+            for (bias, _) in biases.iter_mut().zip(alpha).filter(|(_, alpha)| **alpha > 0.0) {
+                // More than any step can make up for: it moves a logit by 0.2 at most.
+                *bias += 1.0;
+            }
+        }
+        assert!(alphas.iter().all(|alpha| alpha.iter().filter(|a| **a > 0.0).count() == 2));
+        case.check(&describe(&config));
+        let (_, gradient) = case.loss_and_gradient(&case.adapter, &mut Workspace::new());
+        for (module, alpha) in modules.iter().zip(&alphas) {
+            for experts in [&module.a, &module.b] {
+                let experts = gradient[experts.clone()].chunks_exact(experts.len() / 4);
+                for (expert, alpha) in experts.zip(alpha) {
+                    assert_eq!(expert.iter().all(|g| *g == 0.0), *alpha == 0.0);
+                }
+            }
         }
     }
 }

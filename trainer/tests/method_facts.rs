@@ -165,6 +165,39 @@ fn gate_formula(adapter: &Adapter, gate: &GateLayout, c: &[f32]) -> Vec<f32> {
     softmax.map(|p| if config.sqrt_alpha { p.sqrt() } else { p } as f32).collect()
 }
 
+/// Hard routing: a softmax over the k largest logits alone, the other weights exactly 0; with k = N the
+/// same bits as without.
+#[test]
+fn hard_routing_is_a_softmax_over_the_chosen_experts() {
+    let backbone = stories();
+    for (seed, sqrt_alpha) in [(1, false), (2, true)] {
+        let soft = AdapterConfig { sqrt_alpha, ..settings(MixForm::Product) };
+        let parameters = random_adapter(&backbone, &soft, seed).parameters().to_vec();
+        let adapter = |top_k| {
+            let config = AdapterConfig { top_k, ..soft.clone() };
+            let layout = AdapterLayout::new(backbone.config(), &config, WIDTH).unwrap();
+            Adapter::from_parameters(layout, parameters.clone()).unwrap()
+        };
+        let c = representation(seed);
+        let soft = adapter(0).alpha(&c).unwrap();
+        assert!(adapter(4).alpha(&c).unwrap() == soft);
+        for top_k in 1..4 {
+            for (hard, soft) in adapter(top_k).alpha(&c).unwrap().iter().zip(&soft) {
+                let mut sorted = soft.clone();
+                sorted.sort_by(|a, b| b.total_cmp(a));
+                let power = if sqrt_alpha { 2 } else { 1 };
+                let kept: f32 = sorted[..top_k].iter().map(|a| a.powi(power)).sum();
+                let share = |a: f32| if sqrt_alpha { a / kept.sqrt() } else { a / kept };
+                let expected =
+                    soft.iter().map(|a| if *a < sorted[top_k - 1] { 0.0 } else { share(*a) });
+                let expected: Vec<f32> = expected.collect();
+                assert_close(hard, &expected, 1e-5, &format!("top {top_k}"));
+                assert_eq!(hard.iter().filter(|a| **a == 0.0).count(), 4 - top_k);
+            }
+        }
+    }
+}
+
 #[test]
 fn one_expert_is_plain_lora_and_reads_no_representation() {
     let backbone = stories();

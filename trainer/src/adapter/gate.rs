@@ -1,6 +1,6 @@
 //! The gate: a CRM representation to mixture weights, and back.
 //!
-//! LayerNorm → fc1 → ReLU → dropout → fc2 → / T → softmax (→ square root).
+//! LayerNorm → fc1 → ReLU → dropout → fc2 → / T (→ top k) → softmax (→ square root).
 
 use super::layout::GateLayout;
 use crate::config::AdapterConfig;
@@ -92,6 +92,7 @@ impl GateState {
         for (row, bias) in rows.zip(&parameters[gate.fc2_bias.clone()]) {
             self.probability.push((dot(row, &self.hidden) + bias) / config.temperature);
         }
+        keep_top(&mut self.probability, config.top_k);
         softmax(&mut self.probability);
         self.alpha.clear();
         let root = config.sqrt_alpha;
@@ -154,6 +155,20 @@ impl GateState {
     }
 }
 
+/// Hard routing: all but the `top_k` largest logits become −∞, which the softmax makes weights of
+/// exactly 0; of equal ones the first is kept. 0 keeps all.
+fn keep_top(logits: &mut [f32], top_k: usize) {
+    if top_k == 0 || top_k >= logits.len() {
+        return;
+    }
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    // A stable sort: equal logits stay in the order of their experts. `+ 0.0` makes −0 the same as 0.
+    order.sort_by(|i, j| (logits[*j] + 0.0).total_cmp(&(logits[*i] + 0.0)));
+    for index in &order[top_k..] {
+        logits[*index] = f32::NEG_INFINITY;
+    }
+}
+
 fn softmax(values: &mut [f32]) {
     let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     for v in values.iter_mut() {
@@ -183,6 +198,25 @@ mod tests {
         assert!((0..100).any(|u| dropout.factor(3, u) != dropout.factor(4, u)));
         let none = Dropout { probability: 0.0, key: 7 };
         assert!((0..1000).all(|u| none.factor(0, u) == 1.0));
+    }
+
+    #[test]
+    fn hard_routing_keeps_the_largest_logits_and_the_first_of_equal_ones() {
+        let kept = |top_k| {
+            let mut logits = [0.5, 2.0, -1.0, 2.0, 0.5, 0.5];
+            keep_top(&mut logits, top_k);
+            let indices = (0..6).filter(|i| logits[*i] > f32::NEG_INFINITY);
+            indices.collect::<Vec<_>>()
+        };
+        assert_eq!(kept(1), [1]);
+        assert_eq!(kept(2), [1, 3]);
+        assert_eq!(kept(3), [0, 1, 3]);
+        assert_eq!(kept(5), [0, 1, 3, 4, 5]);
+        assert!([0, 6].iter().all(|all| kept(*all).len() == 6));
+        // −0 and 0 are one value.
+        let mut logits = [-0.0, 0.0];
+        keep_top(&mut logits, 1);
+        assert_eq!(logits, [0.0, f32::NEG_INFINITY]);
     }
 
     #[test]

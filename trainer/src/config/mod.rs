@@ -3,6 +3,7 @@
 //! Each stage is a function of its own section (plus its inputs and the seed), so a section holds
 //! exactly what its stage reads: changing `[tune]` must not rebuild `dataset/`.
 
+mod stored;
 mod validate;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use reclora_storage::protocol::LabelRule;
 use reclora_storage::raw::DatasetFormat;
 use serde::{Deserialize, Serialize};
+pub(crate) use stored::StoredAdapter;
 
 /// One experiment, as read from a TOML file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -245,6 +247,8 @@ pub struct AdapterConfig {
     pub form: MixForm,
     /// Take the square root of the mixture weights.
     pub sqrt_alpha: bool,
+    /// Experts a sample is given: those of the largest gate logits, the others get weight 0. 0 is all (soft routing).
+    pub top_k: usize,
     /// Width of the gate's hidden layer.
     pub gate_hidden: usize,
     /// Dropout inside the gate while tuning.
@@ -410,6 +414,7 @@ impl Default for AdapterConfig {
             temperature: 5.0,
             form: MixForm::Factor,
             sqrt_alpha: false,
+            top_k: 0,
             gate_hidden: 60,
             gate_dropout: 0.1,
             targets: vec![Projection::QProj, Projection::VProj],

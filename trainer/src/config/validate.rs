@@ -139,6 +139,10 @@ impl AdapterConfig {
             let what = format!("{} experts of rank {}: too large", self.experts, self.rank);
             return refuse("adapter.rank", what);
         }
+        if self.top_k > self.experts {
+            let what = format!("{} of {} experts; 0 is all of them", self.top_k, self.experts);
+            return refuse("adapter.top_k", what);
+        }
         if !self.lora_alpha.is_finite() {
             let what = format!("{} is not a finite number", self.lora_alpha);
             return refuse("adapter.lora_alpha", what);
@@ -185,7 +189,7 @@ mod tests {
     #[test]
     fn each_bad_setting_is_named() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change); 17] = [
+        let cases: [(&str, Change); 18] = [
             ("retrieve.pca_dimensions", |c| c.retrieve.pca_dimensions = 0),
             ("data.split", |c| c.data.split = [0.8, 0.1, 0.2]),
             ("data.split", |c| c.data.split = [f64::NAN, 0.1, 0.2]),
@@ -196,6 +200,7 @@ mod tests {
             ("crm.learning_rate", |c| c.crm.learning_rate = -1.0),
             ("crm.micro_batches", |c| c.crm.micro_batches = 6),
             ("adapter.experts", |c| c.adapter.experts = 0),
+            ("adapter.top_k", |c| c.adapter.top_k = 9),
             ("adapter.temperature", |c| c.adapter.temperature = 0.0),
             ("adapter.targets", |c| c.adapter.targets.clear()),
             ("tune.weight_decay", |c| c.tune.weight_decay = f32::INFINITY),

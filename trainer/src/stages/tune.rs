@@ -27,7 +27,7 @@ const FEW_SHOT_DRAW: u64 = u64::MAX;
 
 /// The settings of plain LoRA: the same but for experts and gate.
 fn plain(config: &AdapterConfig) -> AdapterConfig {
-    AdapterConfig { experts: 1, sqrt_alpha: false, ..config.clone() }
+    AdapterConfig { experts: 1, sqrt_alpha: false, top_k: 0, ..config.clone() }
 }
 
 struct TuneSample {
