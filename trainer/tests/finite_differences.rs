@@ -13,7 +13,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout};
 use reclora_trainer::backbone::Backbone;
-use reclora_trainer::config::{AdapterConfig, MixForm, Projection};
+use reclora_trainer::config::{AdapterConfig, Head, MixForm, Projection};
 use reclora_trainer::model::{AdaptedModel, Dropout, Prompt, Target, Workspace};
 use tiny::{Sizes, uniform};
 
@@ -35,6 +35,8 @@ struct Case {
     adapter: Adapter,
     representation: Vec<f32>,
     targets: Vec<Target>,
+    /// What a trained head learns instead of the targets: position, and whether it is a like.
+    answer: (usize, bool),
     dropout: Option<Dropout>,
 }
 
@@ -44,17 +46,31 @@ impl Case {
         let mut random = ChaCha8Rng::seed_from_u64(1000 + seed);
         let representation = uniform(WIDTH, 1.0, &mut random);
         let adapter = trained(&backbone, config, &mut random);
-        Self { backbone, adapter, representation, targets: TARGETS.to_vec(), dropout: None }
+        let (targets, answer) = (TARGETS.to_vec(), (4, seed % 2 == 0));
+        Self { backbone, adapter, representation, targets, answer, dropout: None }
     }
 
     fn loss_and_gradient(&self, adapter: &Adapter, ws: &mut Workspace) -> (f32, Vec<f32>) {
         let model = AdaptedModel::new(&self.backbone, adapter);
         let prompt = Prompt { tokens: &TOKENS, representation: &self.representation };
         let mut gradient = vec![0.0; adapter.num_parameters()];
-        let loss = model
-            .loss_and_gradient(ws, &prompt, &self.targets, self.dropout, 1.0, &mut gradient)
-            .unwrap();
-        (loss, gradient)
+        let (position, like) = self.answer;
+        let loss = match adapter.config().head {
+            Head::Lm => {
+                let (targets, dropout) = (&self.targets, self.dropout);
+                model.loss_and_gradient(ws, &prompt, targets, dropout, 1.0, &mut gradient)
+            }
+            Head::Ctr1 | Head::Ctr2 => model.answer_loss_and_gradient(
+                ws,
+                &prompt,
+                position,
+                like,
+                self.dropout,
+                1.0,
+                &mut gradient,
+            ),
+        };
+        (loss.unwrap(), gradient)
     }
 
     /// The gradient by differences, of all parameters.
@@ -143,6 +159,7 @@ fn settings(form: MixForm, sqrt_alpha: bool) -> AdapterConfig {
         gate_hidden: 10,
         gate_dropout: 0.4,
         targets: vec![Projection::QProj, Projection::VProj],
+        head: Head::Lm,
     }
 }
 
@@ -192,6 +209,17 @@ fn hard_routing_away_from_ties() {
                     assert_eq!(expert.iter().all(|g| *g == 0.0), *alpha == 0.0);
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn trained_heads() {
+    for head in [Head::Ctr2, Head::Ctr1] {
+        for (seed, config) in (30..).zip(variants()) {
+            let config = AdapterConfig { head, ..config };
+            let case = Case::new(seed, &Sizes::default(), &config);
+            case.check(&format!("{head:?}, {}", describe(&config)));
         }
     }
 }

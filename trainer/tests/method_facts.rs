@@ -8,8 +8,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout, GateLayout};
 use reclora_trainer::backbone::{Backbone, BackboneConfig};
-use reclora_trainer::config::{AdapterConfig, MixForm};
-use reclora_trainer::model::{AdaptedModel, Prompt, Workspace};
+use reclora_trainer::config::{AdapterConfig, Head, MixForm};
+use reclora_trainer::model::{AdaptedModel, Prompt, Target, Workspace};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -196,6 +196,81 @@ fn hard_routing_is_a_softmax_over_the_chosen_experts() {
             }
         }
     }
+}
+
+/// A trained head says at the first step what the LLM's own does of no and yes; and, far from that, its
+/// loss is the cross-entropy of P(yes) = sigmoid(yes − no).
+#[test]
+fn trained_heads_start_as_the_backbones_answers() {
+    let (backbone, deciding, c) = (stories(), [403, 261], representation(1));
+    let new = |head| {
+        let config = AdapterConfig { head, ..settings(MixForm::Factor) };
+        let mut adapter = Adapter::new(backbone.config(), &config, WIDTH, 3).unwrap();
+        adapter.start_head(&backbone, deciding).unwrap();
+        adapter
+    };
+    let (ws, position) = (&mut Workspace::new(), TOKENS.len() - 2);
+    let prompt = Prompt { tokens: &TOKENS, representation: &c };
+    let mut answers = |adapter: &Adapter| {
+        let model = AdaptedModel::new(&backbone, adapter);
+        let [no, yes] = model.answer_logits(ws, &prompt, position, deciding).unwrap();
+        yes - no
+    };
+    let lm = new(Head::Lm);
+    let expected = answers(&lm);
+    let model = AdaptedModel::new(&backbone, &lm);
+    let logits = model.logits_at(&mut Workspace::new(), &prompt, position, None).unwrap();
+    assert_eq!(expected, logits[261] - logits[403]);
+    assert!(expected.abs() > 0.01, "{expected}: the two are told apart");
+    assert_eq!(answers(&new(Head::Ctr2)), expected);
+    let got = answers(&new(Head::Ctr1));
+    assert!((got - expected).abs() < 1e-4 * expected.abs().max(1.0), "{got} {expected}");
+    for head in [Head::Ctr2, Head::Ctr1] {
+        let mut adapter = new(head);
+        let lm = lm.parameters();
+        assert!(&adapter.parameters()[..lm.len()] == lm, "the modules are where they were");
+        let bias = adapter.layout().head().unwrap().bias.clone();
+        adapter.parameters_mut()[bias.end - 1] += 1.5;
+        let margin = f64::from(answers(&adapter));
+        assert!((margin - f64::from(expected) - 1.5).abs() < 1e-4);
+        for like in [false, true] {
+            let model = AdaptedModel::new(&backbone, &adapter);
+            let gradient = &mut vec![0.0; adapter.num_parameters()];
+            let ws = &mut Workspace::new();
+            let loss = model
+                .answer_loss_and_gradient(ws, &prompt, position, like, None, 1.0, gradient)
+                .unwrap();
+            let p = 1.0 / (1.0 + (-margin).exp());
+            let cross_entropy = -(if like { p } else { 1.0 - p }).ln();
+            assert!((f64::from(loss) - cross_entropy).abs() < 1e-5, "{loss} {cross_entropy}");
+        }
+    }
+}
+
+/// Each head learns from its own kind of supervision, and an answer token must exist.
+#[test]
+fn a_head_is_not_trained_on_what_it_does_not_predict() {
+    let backbone = stories();
+    let prompt = Prompt { tokens: &TOKENS, representation: &representation(1) };
+    let ws = &mut Workspace::new();
+    let new = |head| {
+        let config = AdapterConfig { head, ..settings(MixForm::Factor) };
+        Adapter::new(backbone.config(), &config, WIDTH, 3).unwrap()
+    };
+    let (lm, mut ctr) = (new(Head::Lm), new(Head::Ctr2));
+    let gradient = &mut vec![0.0; ctr.num_parameters()];
+    let target = [Target { position: 2, token: 5 }];
+    let model = AdaptedModel::new(&backbone, &ctr);
+    let error = model.loss_and_gradient(ws, &prompt, &target, None, 1.0, gradient).unwrap_err();
+    assert!(error.to_string().contains("trained head"), "{error}");
+    let gradient = &mut gradient[..lm.num_parameters()];
+    let model = AdaptedModel::new(&backbone, &lm);
+    let error =
+        model.answer_loss_and_gradient(ws, &prompt, 2, true, None, 1.0, gradient).unwrap_err();
+    assert!(error.to_string().contains("no trained head"), "{error}");
+    assert!(gradient.iter().all(|g| *g == 0.0));
+    let error = ctr.start_head(&backbone, [3, 1 << 20]).unwrap_err();
+    assert!(error.to_string().contains("vocabulary"), "{error}");
 }
 
 #[test]

@@ -55,12 +55,22 @@ pub struct GateLayout {
     pub fc2_bias: Range<usize>,
 }
 
+/// A trained head.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeadLayout {
+    /// `[outputs, hidden]`.
+    pub weight: Range<usize>,
+    /// `[outputs]`.
+    pub bias: Range<usize>,
+}
+
 /// Names, shapes and ranges of all parameters of an adapter. Allocates no parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterLayout {
     config: AdapterConfig,
     representation_dim: usize,
     modules: Vec<ModuleLayout>,
+    head: Option<HeadLayout>,
     tensors: Vec<TensorLayout>,
     num_parameters: usize,
 }
@@ -84,6 +94,7 @@ impl AdapterLayout {
             config: config.clone(),
             representation_dim: if gated { representation_dim } else { 0 },
             modules: Vec::new(),
+            head: None,
             tensors: Vec::new(),
             num_parameters: 0,
         };
@@ -91,6 +102,13 @@ impl AdapterLayout {
             for &projection in &targets {
                 layout.push_module(layer, projection, backbone.projection(projection))?;
             }
+        }
+        // Last, so that the modules' ranges are the same with every head.
+        if let Some(outputs) = config.head.outputs() {
+            layout.head = Some(HeadLayout {
+                weight: layout.push("head", "weight", &[outputs, backbone.hidden_size])?,
+                bias: layout.push("head", "bias", &[outputs])?,
+            });
         }
         Ok(layout)
     }
@@ -157,6 +175,11 @@ impl AdapterLayout {
         &self.modules
     }
 
+    /// The trained head, where the adapter has one.
+    pub fn head(&self) -> Option<&HeadLayout> {
+        self.head.as_ref()
+    }
+
     /// All tensors, in the order of the flat parameter vector.
     pub fn tensors(&self) -> &[TensorLayout] {
         &self.tensors
@@ -188,7 +211,9 @@ impl AdapterLayout {
     /// Whether an adapter of this layout fits a backbone.
     pub(crate) fn fits(&self, backbone: &BackboneConfig) -> bool {
         let per_layer = self.config.targets.len();
+        let head = self.head.as_ref();
         self.modules.len() == per_layer * backbone.num_layers
+            && head.is_none_or(|h| h.weight.len() == h.bias.len() * backbone.hidden_size)
             && self.modules.iter().all(|m| backbone.projection(m.projection) == [m.d_out, m.d_in])
     }
 }

@@ -5,6 +5,7 @@
 
 mod file;
 mod gate;
+mod head;
 mod layout;
 mod mixture;
 mod peft;
@@ -14,12 +15,13 @@ use rand_chacha::ChaCha8Rng;
 use reclora_storage::hash::xxh3_hex;
 
 pub use gate::Dropout;
-pub use layout::{AdapterLayout, GateLayout, ModuleLayout, TensorLayout};
+pub use layout::{AdapterLayout, GateLayout, HeadLayout, ModuleLayout, TensorLayout};
 pub(crate) use mixture::Mixture;
 
 use crate::backbone::BackboneConfig;
 use crate::config::{AdapterConfig, MixForm};
 use crate::error::Result;
+use head::HEAD_WEIGHT;
 
 /// Every trained parameter of a personalised LoRA.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,6 +52,7 @@ pub struct MixedModule {
 impl Adapter {
     /// A new adapter: each expert's A uniform in ±1/√d_in, B zero, gates Kaiming uniform with zero
     /// biases. So the adapted model is the backbone. Each tensor is a pure function of (seed, name).
+    /// A trained head is zero until [`Self::start_head`].
     ///
     /// # Errors
     /// A setting that can't work (see [`AdapterLayout::new`]).
@@ -63,7 +66,8 @@ impl Adapter {
         let mut parameters = vec![0.0; layout.num_parameters()];
         for tensor in layout.tensors() {
             // Zero: B, biases, and LayerNorm's weight (its scale is 1 + weight).
-            let uniform = tensor.name.ends_with("lora_A") || tensor.shape.len() == 2;
+            let matrix = tensor.shape.len() == 2 && tensor.name != HEAD_WEIGHT;
+            let uniform = tensor.name.ends_with("lora_A") || matrix;
             if let (true, Some(fan_in)) = (uniform, tensor.shape.last()) {
                 let bound = 1.0 / (*fan_in as f32).sqrt();
                 fill_uniform(&mut parameters[tensor.range.clone()], bound, seed, &tensor.name);

@@ -255,6 +255,32 @@ pub struct AdapterConfig {
     pub gate_dropout: f32,
     /// Adapted projections.
     pub targets: Vec<Projection>,
+    /// What turns the final hidden state into an answer: `lm`, `ctr2` or `ctr1`.
+    pub head: Head,
+}
+
+/// What predicts the answer from the last hidden state before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Head {
+    /// The LLM's own, frozen: the answer's tokens are supervised, no and yes are compared.
+    #[default]
+    Lm,
+    /// A trained linear layer with an output for no and one for yes, and cross-entropy over the two.
+    Ctr2,
+    /// A trained linear layer with one output, the logit of yes, and binary cross-entropy.
+    Ctr1,
+}
+
+impl Head {
+    /// Outputs of a trained head; the LLM's own has none that are trained.
+    pub fn outputs(self) -> Option<usize> {
+        match self {
+            Self::Lm => None,
+            Self::Ctr2 => Some(2),
+            Self::Ctr1 => Some(1),
+        }
+    }
 }
 
 /// `[tune]`: tuning of the adapters on the few-shot set.
@@ -418,6 +444,7 @@ impl Default for AdapterConfig {
             gate_hidden: 60,
             gate_dropout: 0.1,
             targets: vec![Projection::QProj, Projection::VProj],
+            head: Head::Lm,
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AdapterConfig, MixForm, Projection};
+use super::{AdapterConfig, Head, MixForm, Projection};
 
 /// The settings of an adapter, written without newer ones that have their default.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ struct Stored {
     gate_hidden: usize,
     gate_dropout: f32,
     targets: Vec<Projection>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    head: Head,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -53,7 +55,7 @@ mod tests {
 
     #[test]
     fn other_values_of_newer_settings_come_back() {
-        let config = AdapterConfig { top_k: 3, ..AdapterConfig::default() };
+        let config = AdapterConfig { top_k: 3, head: Head::Ctr1, ..AdapterConfig::default() };
         let written = serde_json::to_string(&StoredAdapter(config.clone())).unwrap();
         assert_ne!(written, FIRST);
         let StoredAdapter(read) = serde_json::from_str(&written).unwrap();

@@ -60,7 +60,33 @@ impl<'a> AdaptedModel<'a> {
         self.backbone
     }
 
-    /// Logits of the token after `position`: of `token_ids` in their order, or of the whole
+    /// Logits of the answers no and yes after `position`, by the adapter's head: those of two tokens
+    /// (`deciding`) from the LLM's own, the two outputs of `ctr2`, or 0 and the output of `ctr1`. So
+    /// P(yes) is the sigmoid of yes − no with every head.
+    ///
+    /// # Errors
+    /// As for [`Self::logits_at`].
+    pub fn answer_logits(
+        &self,
+        ws: &mut Workspace,
+        prompt: &Prompt<'_>,
+        position: usize,
+        deciding: [u32; 2],
+    ) -> Result<[f32; 2]> {
+        self.hidden_at(ws, prompt, position, &deciding)?;
+        let head = self.adapter.and_then(|adapter| Some((adapter, adapter.layout().head()?)));
+        let logits = match head {
+            Some((adapter, head)) => head::answers(head, adapter.parameters(), ws),
+            None => head::logits(self.backbone, ws, &deciding.map(|token| token as usize)),
+        };
+        match check_finite(logits)?[..] {
+            [no, yes] => Ok([no, yes]),
+            [yes] => Ok([0.0, yes]),
+            _ => Err(TrainerError::Input("the head has neither one nor two outputs".into())),
+        }
+    }
+
+    /// Logits of the token after `position`, from the LLM's own head: of `token_ids` in their order, or of the whole
     /// vocabulary. Forward only, dropout off, no activations kept.
     ///
     /// # Errors
@@ -73,24 +99,28 @@ impl<'a> AdaptedModel<'a> {
         position: usize,
         token_ids: Option<&[u32]>,
     ) -> Result<Vec<f32>> {
-        self.check(prompt, &[position], token_ids.unwrap_or_default())?;
+        self.hidden_at(ws, prompt, position, token_ids.unwrap_or_default())?;
+        let tokens: Vec<usize> = match token_ids {
+            None => (0..self.backbone.config.vocab_size).collect(),
+            Some(ids) => ids.iter().map(|id| *id as usize).collect(),
+        };
+        check_finite(head::logits(self.backbone, ws, &tokens))
+    }
+
+    /// The final hidden state at `position`, as the only row of `ws.top`.
+    fn hidden_at(
+        &self,
+        ws: &mut Workspace,
+        prompt: &Prompt<'_>,
+        position: usize,
+        token_ids: &[u32],
+    ) -> Result<()> {
+        self.check(prompt, &[position], token_ids)?;
         self.mix(ws, prompt, None)?;
         let rows = [position as u32];
         let tokens = &prompt.tokens[..=position];
-        let pass = Pass::new(self.backbone, self.adapter);
-        pass.forward(ws, tokens, &rows, Keep::Nothing);
-        let logits = head::logits(self.backbone, ws, token_ids);
-        if logits.iter().all(|x| x.is_finite()) {
-            Ok(logits)
-        } else {
-            Err(TrainerError::NotFinite {
-                what: "a logit".into(),
-                hint:
-                    "the adapter or the backbone's weights overflow; was it tuned with too high a \
-                       learning rate?"
-                        .into(),
-            })
-        }
+        Pass::new(self.backbone, self.adapter).forward(ws, tokens, &rows, Keep::Nothing);
+        Ok(())
     }
 
     /// Mean cross-entropy over `targets` (softmax over the whole vocabulary); adds `weight` times its
@@ -98,7 +128,7 @@ impl<'a> AdaptedModel<'a> {
     ///
     /// # Errors
     /// [`TrainerError::Input`] as for [`Self::logits_at`], for no targets, for a gradient of another
-    /// length, and for a model without adapter; [`TrainerError::NotFinite`] for a loss that is NaN or
+    /// length, and for a model without adapter or with a trained head; [`TrainerError::NotFinite`] for a loss that is NaN or
     /// infinite (then `gradient` is untouched).
     pub fn loss_and_gradient(
         &self,
@@ -109,15 +139,10 @@ impl<'a> AdaptedModel<'a> {
         weight: f32,
         gradient: &mut [f32],
     ) -> Result<f32> {
-        let Some(adapter) = self.adapter else {
-            return Err(TrainerError::Input("the bare backbone has no gradient".into()));
-        };
-        if gradient.len() != adapter.num_parameters() {
-            return Err(TrainerError::Input(format!(
-                "the gradient has {} values, the adapter {}",
-                gradient.len(),
-                adapter.num_parameters()
-            )));
+        let adapter = self.trained(gradient)?;
+        if adapter.layout().head().is_some() {
+            let what = "the adapter has a trained head, which learns from answers, not tokens";
+            return Err(TrainerError::Input(what.into()));
         }
         let positions: Vec<usize> = targets.iter().map(|t| t.position).collect();
         let target_tokens: Vec<u32> = targets.iter().map(|t| t.token).collect();
@@ -130,16 +155,62 @@ impl<'a> AdaptedModel<'a> {
         let pass = Pass::new(self.backbone, self.adapter);
         let keep = pass.keep(tokens.len(), ws.activation_budget);
         pass.forward(ws, tokens, &rows, keep);
-        let loss = head::loss(self.backbone, ws, &rows, targets, weight);
-        if !loss.is_finite() {
-            return Err(TrainerError::NotFinite {
-                what: "the loss".into(),
-                hint: "lower [tune] learning_rate or max_grad_norm".into(),
-            });
-        }
+        let loss = check_loss(head::loss(self.backbone, ws, &rows, targets, weight))?;
         pass.backward(ws, tokens.len(), &rows, keep);
         ws.mixture.backward(adapter, gradient);
         Ok(loss)
+    }
+
+    /// Loss of a trained head for the answer after `position`: cross-entropy of `ctr2`, binary
+    /// cross-entropy of `ctr1`. Adds `weight` times its gradient to `gradient`.
+    ///
+    /// # Errors
+    /// As for [`Self::loss_and_gradient`], but for a model without a trained head.
+    #[expect(clippy::too_many_arguments, reason = "those of loss_and_gradient, and a label")]
+    pub fn answer_loss_and_gradient(
+        &self,
+        ws: &mut Workspace,
+        prompt: &Prompt<'_>,
+        position: usize,
+        like: bool,
+        dropout: Option<Dropout>,
+        weight: f32,
+        gradient: &mut [f32],
+    ) -> Result<f32> {
+        let adapter = self.trained(gradient)?;
+        let Some(head) = adapter.layout().head() else {
+            let what = "the adapter has no trained head: it learns from tokens";
+            return Err(TrainerError::Input(what.into()));
+        };
+        self.check(prompt, &[position], &[])?;
+        self.mix(ws, prompt, dropout)?;
+        let rows = [position as u32];
+        let tokens = &prompt.tokens[..=position];
+        let pass = Pass::new(self.backbone, self.adapter);
+        let keep = pass.keep(tokens.len(), ws.activation_budget);
+        pass.forward(ws, tokens, &rows, keep);
+        let (loss, d_logits) = head::answer_loss(head, adapter.parameters(), ws, like);
+        check_loss(loss)?;
+        let d_logits: Vec<f32> = d_logits.iter().map(|d| weight * d).collect();
+        head::answer_grad(head, adapter.parameters(), ws, &d_logits, gradient);
+        pass.backward(ws, tokens.len(), &rows, keep);
+        ws.mixture.backward(adapter, gradient);
+        Ok(loss)
+    }
+
+    /// The adapter that `gradient` is of.
+    fn trained(&self, gradient: &[f32]) -> Result<&'a Adapter> {
+        let Some(adapter) = self.adapter else {
+            return Err(TrainerError::Input("the bare backbone has no gradient".into()));
+        };
+        if gradient.len() != adapter.num_parameters() {
+            return Err(TrainerError::Input(format!(
+                "the gradient has {} values, the adapter {}",
+                gradient.len(),
+                adapter.num_parameters()
+            )));
+        }
+        Ok(adapter)
     }
 
     /// Mean over all positions of the last hidden states (after the final norm), `[hidden]`.
@@ -202,4 +273,27 @@ impl<'a> AdaptedModel<'a> {
             None => Ok(()),
         }
     }
+}
+
+fn check_finite(logits: Vec<f32>) -> Result<Vec<f32>> {
+    if logits.iter().all(|x| x.is_finite()) {
+        return Ok(logits);
+    }
+    Err(TrainerError::NotFinite {
+        what: "a logit".into(),
+        hint:
+            "the adapter or the backbone's weights overflow; was it tuned with too high a learning \
+               rate?"
+                .into(),
+    })
+}
+
+fn check_loss(loss: f32) -> Result<f32> {
+    if loss.is_finite() {
+        return Ok(loss);
+    }
+    Err(TrainerError::NotFinite {
+        what: "the loss".into(),
+        hint: "lower [tune] learning_rate or max_grad_norm".into(),
+    })
 }

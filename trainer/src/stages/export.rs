@@ -9,7 +9,7 @@ use reclora_storage::dataset::Dataset;
 use serde_json::json;
 
 use super::pair::Pair;
-use super::text::{Adapters, TextInputs, WORKSPACE};
+use super::text::{Adapters, TextInputs, WORKSPACE, deciding_logits};
 use super::{Counts, RunContext, Stage, require, tune, write_json};
 use crate::adapter::Adapter;
 use crate::error::{Result, TrainerError};
@@ -18,6 +18,8 @@ use crate::progress::{Event, Progress};
 
 /// The bank of experts and its gates.
 const BANK: &str = "bank.safetensors";
+/// A trained head, which PEFT's format of a LoRA has no place for.
+const HEAD: &str = "head.safetensors";
 /// A prompt's tokens and the logits after it: what the adapter should give elsewhere.
 const EXAMPLE: &str = "example.json";
 
@@ -108,8 +110,9 @@ impl Exporter {
         let model = AdaptedModel::new(&self.text.backbone, adapter);
         let logits =
             WORKSPACE.with_borrow_mut(|ws| model.logits_at(ws, &prompt, tokens.len() - 1, None))?;
-        let [no, yes] = prompts.answers().deciding();
-        let example = json!({
+        let deciding = prompts.answers().deciding();
+        let [no, yes] = deciding;
+        let mut example = json!({
             "user": self.text.dataset.user_key(pair.user),
             "item": self.text.dataset.item_key(pair.item),
             "prompt": encoded.text,
@@ -118,6 +121,10 @@ impl Exporter {
             "yes_token": yes,
             "logits": logits,
         });
+        if adapter.save_head(&dir.join(HEAD))? {
+            let answers = deciding_logits(&model, &prompt, tokens.len() - 1, deciding)?;
+            example["answer_logits"] = json!(answers);
+        }
         write_json(&dir.join(EXAMPLE), &example)
     }
 }

@@ -7,7 +7,7 @@ use reclora_storage::dataset::Dataset;
 use super::{RunContext, Stage, inputs, tune};
 use crate::adapter::Adapter;
 use crate::backbone::Backbone;
-use crate::error::{Result, TrainerError};
+use crate::error::Result;
 use crate::model::{AdaptedModel, Prompt, Workspace};
 use crate::prompt::{PromptBuilder, PromptTemplate};
 use crate::tokenizer::Tokenizer;
@@ -78,10 +78,5 @@ pub fn deciding_logits(
     position: usize,
     deciding: [u32; 2],
 ) -> Result<[f32; 2]> {
-    let logits = WORKSPACE
-        .with_borrow_mut(|ws| model.logits_at(ws, prompt, position, Some(deciding.as_slice())))?;
-    match logits[..] {
-        [no, yes] => Ok([no, yes]),
-        _ => Err(TrainerError::Input("the model gave no logits for the answers".into())),
-    }
+    WORKSPACE.with_borrow_mut(|ws| model.answer_logits(ws, prompt, position, deciding))
 }

@@ -14,7 +14,7 @@ use crate::backbone::Backbone;
 use crate::config::AdapterConfig;
 use crate::distributed::train::{Objective, TrainPlan, train};
 use crate::error::{Result, TrainerError};
-use crate::model::{AdaptedModel, Prompt};
+use crate::model::{AdaptedModel, Prompt, Target};
 use crate::progress::{Event, Progress};
 use crate::prompt::Example;
 
@@ -128,9 +128,16 @@ impl Objective for TuneObjective<'_> {
             let key = self.seed ^ (epoch << 40 | index).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let dropout = Dropout { probability: self.dropout, key };
             let dropout = (self.dropout > 0.0).then_some(dropout);
-            loss += WORKSPACE.with_borrow_mut(|ws| {
-                model.loss_and_gradient(ws, &prompt, targets, dropout, weight, gradient)
-            })?;
+            loss +=
+                WORKSPACE.with_borrow_mut(|ws| match (self.layout.head(), targets.first()) {
+                    (Some(_), Some(Target { position, .. })) => {
+                        let (position, like) = (*position, sample.label);
+                        model.answer_loss_and_gradient(
+                            ws, &prompt, position, like, dropout, weight, gradient,
+                        )
+                    }
+                    _ => model.loss_and_gradient(ws, &prompt, targets, dropout, weight, gradient),
+                })?;
         }
         Ok(loss)
     }
@@ -187,7 +194,8 @@ fn tune(
 ) -> Result<u64> {
     let tune = &ctx.config.tune;
     let seed = ctx.config.seed;
-    let initial = Adapter::new(data.backbone.config(), config, data.representation_dim, seed)?;
+    let mut initial = Adapter::new(data.backbone.config(), config, data.representation_dim, seed)?;
+    initial.start_head(&data.backbone, data.deciding)?;
     let plan = TrainPlan {
         task: format!("tune {name}"),
         samples: data.train.len() as u64,
