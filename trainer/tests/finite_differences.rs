@@ -13,7 +13,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout};
 use reclora_trainer::backbone::Backbone;
-use reclora_trainer::config::{AdapterConfig, Head, MixForm, Projection};
+use reclora_trainer::config::{AdapterConfig, GateInput, Head, MixForm, Projection};
 use reclora_trainer::model::{AdaptedModel, Dropout, Prompt, Target, Workspace};
 use tiny::{Sizes, uniform};
 
@@ -110,7 +110,7 @@ impl Case {
 
 /// The loss bends more quickly along the experts and what the gates' hidden units are multiplied by.
 fn step(tensor: &str) -> f32 {
-    let quick = ["lora_A", "lora_B", "fc2.weight"];
+    let quick = ["lora_A", "lora_B", "fc2.weight", "fc.weight"];
     if quick.iter().any(|name| tensor.ends_with(name)) { 0.015 } else { 0.05 }
 }
 
@@ -156,6 +156,7 @@ fn settings(form: MixForm, sqrt_alpha: bool) -> AdapterConfig {
         form,
         sqrt_alpha,
         top_k: 0,
+        gate: GateInput::Sample,
         gate_hidden: 10,
         gate_dropout: 0.4,
         targets: vec![Projection::QProj, Projection::VProj],
@@ -210,6 +211,18 @@ fn hard_routing_away_from_ties() {
                 }
             }
         }
+    }
+}
+
+/// The gates' gradients also reach what is below through their tokens.
+#[test]
+fn gates_of_every_token() {
+    for (seed, config) in (40..).zip(variants()) {
+        let config = AdapterConfig { gate: GateInput::Token, ..config };
+        Case::new(seed, &Sizes::default(), &config).check(&describe(&config));
+        let config = AdapterConfig { targets: Projection::ALL.to_vec(), ..config };
+        let what = format!("all projections, {}", describe(&config));
+        Case::new(seed + 10, &Sizes::default(), &config).check(&what);
     }
 }
 

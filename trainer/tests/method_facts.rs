@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout, GateLayout};
 use reclora_trainer::backbone::{Backbone, BackboneConfig};
-use reclora_trainer::config::{AdapterConfig, Head, MixForm};
+use reclora_trainer::config::{AdapterConfig, GateInput, Head, MixForm};
 use reclora_trainer::model::{AdaptedModel, Prompt, Target, Workspace};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -244,6 +244,39 @@ fn trained_heads_start_as_the_backbones_answers() {
             let cross_entropy = -(if like { p } else { 1.0 - p }).ln();
             assert!((f64::from(loss) - cross_entropy).abs() < 1e-5, "{loss} {cross_entropy}");
         }
+    }
+}
+
+/// A gate of every token whose logits are its biases alone is a gate of the sample with those biases; one
+/// that reads its token is not. Either leaves a new adapter's backbone as it is.
+#[test]
+fn a_gate_of_tokens_that_reads_none_is_a_gate_of_the_sample() {
+    let (backbone, c) = (stories(), representation(4));
+    for (seed, form) in (1..).zip(FORMS) {
+        let config = AdapterConfig { gate: GateInput::Token, ..settings(form) };
+        let mut token = random_adapter(&backbone, &config, seed);
+        let mut sample = random_adapter(&backbone, &settings(form), seed + 10);
+        let reading = logits(AdaptedModel::new(&backbone, &token), &c);
+        let modules = sample.layout().modules().to_vec();
+        for (of_sample, of_token) in modules.iter().zip(token.layout().modules().to_vec()) {
+            let (to, from) = (sample.parameters_mut(), token.parameters_mut());
+            let (gate, per_token) = (of_sample.gate.clone().unwrap(), of_token.token_gate.unwrap());
+            to[of_sample.a.clone()].copy_from_slice(&from[of_token.a.clone()]);
+            to[of_sample.b.clone()].copy_from_slice(&from[of_token.b.clone()]);
+            to[gate.fc2_weight].fill(0.0);
+            to[gate.fc2_bias].copy_from_slice(&from[per_token.fc_bias]);
+            from[per_token.fc_weight].fill(0.0);
+        }
+        let got = logits(AdaptedModel::new(&backbone, &token), &c);
+        let expected = logits(AdaptedModel::new(&backbone, &sample), &c);
+        assert_close(&got, &expected, 1e-5, &format!("{form:?}"));
+        assert!(reading.iter().zip(&got).any(|(a, b)| (a - b).abs() > 1e-3), "tokens matter");
+        for error in [token.alpha(&c).unwrap_err(), token.mixed(&c).unwrap_err()] {
+            assert!(error.to_string().contains("adapter.gate"), "{error}");
+        }
+        let new = Adapter::new(backbone.config(), &config, WIDTH, 3).unwrap();
+        let adapted = logits(AdaptedModel::new(&backbone, &new), &c);
+        assert!(adapted == logits(AdaptedModel::bare(&backbone), &[]));
     }
 }
 

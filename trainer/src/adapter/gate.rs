@@ -7,7 +7,7 @@ use crate::config::AdapterConfig;
 use crate::kernels::pointwise::{axpy, dot};
 
 /// Epsilon of the gate's LayerNorm.
-const LAYER_NORM_EPS: f32 = 1e-5;
+pub(super) const LAYER_NORM_EPS: f32 = 1e-5;
 
 /// Gate dropout of one sample while tuning. The mask is a pure function of (key, module, unit), so
 /// it does not depend on which process or thread handles the sample.
@@ -58,10 +58,10 @@ pub(crate) struct GateState {
 }
 
 impl GateState {
-    /// Plain LoRA: one expert of weight 1.
-    pub fn set_plain(&mut self) {
+    /// No gate: every expert has weight 1.
+    pub fn set_ones(&mut self, experts: usize) {
         self.alpha.clear();
-        self.alpha.push(1.0);
+        self.alpha.resize(experts, 1.0);
     }
 
     /// Computes `alpha` for representation `c`. `parameters` is the adapter's flat vector.
@@ -90,13 +90,11 @@ impl GateState {
         self.probability.clear();
         let rows = parameters[gate.fc2_weight.clone()].chunks_exact(self.hidden.len());
         for (row, bias) in rows.zip(&parameters[gate.fc2_bias.clone()]) {
-            self.probability.push((dot(row, &self.hidden) + bias) / config.temperature);
+            self.probability.push(dot(row, &self.hidden) + bias);
         }
-        keep_top(&mut self.probability, config.top_k);
-        softmax(&mut self.probability);
         self.alpha.clear();
-        let root = config.sqrt_alpha;
-        self.alpha.extend(self.probability.iter().map(|p| if root { p.sqrt() } else { *p }));
+        self.alpha.resize(self.probability.len(), 0.0);
+        route(config, &mut self.probability, &mut self.alpha);
     }
 
     fn layer_norm(&mut self, weight: &[f32], bias: &[f32], c: &[f32]) {
@@ -121,15 +119,11 @@ impl GateState {
         d_alpha: &[f32],
         gradient: &mut [f32],
     ) {
-        // d p_k * p_k, in a form that is finite for p_k = 0 under the square root too.
-        let weighted: Vec<f32> = (self.probability.iter().zip(&self.alpha).zip(d_alpha))
-            .map(|((p, a), d)| if config.sqrt_alpha { 0.5 * a * d } else { p * d })
-            .collect();
-        let total: f32 = weighted.iter().sum();
+        let mut d_logits = d_alpha.to_vec();
+        route_grad(config, &self.probability, &self.alpha, &mut d_logits);
         let mut d_hidden = vec![0.0; self.hidden.len()];
         let width = self.hidden.len();
-        for (k, (w, p)) in weighted.iter().zip(&self.probability).enumerate() {
-            let d_logit = (w - p * total) / config.temperature;
+        for (k, d_logit) in d_logits.into_iter().enumerate() {
             gradient[gate.fc2_bias.start + k] += d_logit;
             let row = gate.fc2_weight.start + k * width;
             axpy(&mut gradient[row..row + width], d_logit, &self.hidden);
@@ -152,6 +146,35 @@ impl GateState {
         for (g, d) in gradient[gate.norm_bias.clone()].iter_mut().zip(&d_normed) {
             *g += d;
         }
+    }
+}
+
+/// Gate logits become probabilities, in place, and these mixture weights.
+pub(super) fn route(config: &AdapterConfig, logits: &mut [f32], alpha: &mut [f32]) {
+    for logit in logits.iter_mut() {
+        *logit /= config.temperature;
+    }
+    keep_top(logits, config.top_k);
+    softmax(logits);
+    for (alpha, p) in alpha.iter_mut().zip(logits) {
+        *alpha = if config.sqrt_alpha { p.sqrt() } else { *p };
+    }
+}
+
+/// Backward of [`route`]: gradients of the mixture weights become those of the logits.
+pub(super) fn route_grad(
+    config: &AdapterConfig,
+    probability: &[f32],
+    alpha: &[f32],
+    gradient: &mut [f32],
+) {
+    // d p_k * p_k, in a form that is finite for p_k = 0 under the square root too.
+    for ((d, p), a) in gradient.iter_mut().zip(probability).zip(alpha) {
+        *d = if config.sqrt_alpha { 0.5 * a * *d } else { p * *d };
+    }
+    let total: f32 = gradient.iter().sum();
+    for (d, p) in gradient.iter_mut().zip(probability) {
+        *d = (*d - p * total) / config.temperature;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::backbone::BackboneConfig;
-use crate::config::{AdapterConfig, MixForm, Projection};
+use crate::config::{AdapterConfig, GateInput, MixForm, Projection};
 use crate::error::{Result, TrainerError};
 
 /// Where one tensor lies in the flat parameter vector.
@@ -36,6 +36,8 @@ pub struct ModuleLayout {
     pub b: Range<usize>,
     /// The gate; plain LoRA has none.
     pub gate: Option<GateLayout>,
+    /// The gate of every token, where the adapter has this kind instead.
+    pub token_gate: Option<TokenGateLayout>,
 }
 
 /// The gate of one adapted projection.
@@ -53,6 +55,19 @@ pub struct GateLayout {
     pub fc2_weight: Range<usize>,
     /// Second bias `[N]`.
     pub fc2_bias: Range<usize>,
+}
+
+/// The gate of an adapted projection that reads every token. Its tensors lie one after the other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenGateLayout {
+    /// LayerNorm weight `[d_in + |c|]`; the scale is 1 + weight.
+    pub norm_weight: Range<usize>,
+    /// LayerNorm bias `[d_in + |c|]`.
+    pub norm_bias: Range<usize>,
+    /// The layer `[N, d_in + |c|]`.
+    pub fc_weight: Range<usize>,
+    /// Its bias `[N]`.
+    pub fc_bias: Range<usize>,
 }
 
 /// A trained head.
@@ -124,7 +139,8 @@ impl AdapterLayout {
         let width = self.representation_dim;
         let a = self.push(&name, "lora_A", &[experts, rank, d_in])?;
         let b = self.push(&name, "lora_B", &[experts, d_out, rank])?;
-        let gate = if experts > 1 {
+        let per_token = self.config.gate == GateInput::Token;
+        let gate = if experts > 1 && !per_token {
             Some(GateLayout {
                 norm_weight: self.push(&name, "gate.norm.weight", &[width])?,
                 norm_bias: self.push(&name, "gate.norm.bias", &[width])?,
@@ -136,7 +152,19 @@ impl AdapterLayout {
         } else {
             None
         };
-        self.modules.push(ModuleLayout { name, layer, projection, d_in, d_out, a, b, gate });
+        let token_gate = if experts > 1 && per_token {
+            let width = d_in + width;
+            Some(TokenGateLayout {
+                norm_weight: self.push(&name, "gate.norm.weight", &[width])?,
+                norm_bias: self.push(&name, "gate.norm.bias", &[width])?,
+                fc_weight: self.push(&name, "gate.fc.weight", &[experts, width])?,
+                fc_bias: self.push(&name, "gate.fc.bias", &[experts])?,
+            })
+        } else {
+            None
+        };
+        let module = ModuleLayout { name, layer, projection, d_in, d_out, a, b, gate, token_gate };
+        self.modules.push(module);
         Ok(())
     }
 
@@ -195,12 +223,22 @@ impl AdapterLayout {
         self.config.lora_alpha / self.config.rank as f32
     }
 
-    /// Rank of a sample's mixed adapter: r in the factor form, N * r in the product form.
+    /// Whether mixtures are made for every token.
+    pub fn is_per_token(&self) -> bool {
+        self.config.experts > 1 && self.config.gate == GateInput::Token
+    }
+
+    /// Whether a sample's adapter is that of all experts, one below the other: in the product form, and
+    /// where the weights are those of tokens.
+    pub(crate) fn is_stacked(&self) -> bool {
+        self.config.form == MixForm::Product || self.is_per_token()
+    }
+
+    /// Rank of a sample's mixed adapter: r in the factor form, N * r in the product form and with a gate
+    /// of every token.
     pub fn mixed_rank(&self) -> usize {
-        match self.config.form {
-            MixForm::Factor => self.config.rank,
-            MixForm::Product => self.config.rank * self.config.experts,
-        }
+        let stacked = if self.is_stacked() { self.config.experts } else { 1 };
+        self.config.rank * stacked
     }
 
     /// The module of a projection of a block, where it is adapted.

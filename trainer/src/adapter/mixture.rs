@@ -2,6 +2,7 @@
 
 use super::{Adapter, Dropout, ModuleLayout};
 use crate::adapter::gate::GateState;
+use crate::adapter::token_gate::TokenGate;
 use crate::error::{Result, TrainerError};
 use crate::kernels::pointwise::{axpy, dot};
 
@@ -16,6 +17,9 @@ pub(crate) struct Mixture {
 #[derive(Debug, Default)]
 pub(crate) struct MixedState {
     pub gate: GateState,
+    /// The gate of every token, where the adapter has this kind: the model applies it, and `a` and `b`
+    /// are all experts with weight 1.
+    pub token_gate: Option<TokenGate>,
     /// `[rank', d_in]`, rank' = r (factor) or N * r (product).
     pub a: Vec<f32>,
     /// `[d_out, rank']`.
@@ -45,11 +49,21 @@ impl Mixture {
         self.modules.resize_with(layout.modules().len(), MixedState::default);
         for (index, (module, state)) in layout.modules().iter().zip(&mut self.modules).enumerate() {
             match &module.gate {
-                None => state.gate.set_plain(),
+                None => state.gate.set_ones(match &module.token_gate {
+                    Some(_) => layout.config().experts,
+                    None => 1,
+                }),
                 Some(gate) => {
                     let dropout = dropout.map(|d| (d, index));
                     state.gate.forward(gate, layout.config(), adapter.parameters(), c, dropout);
                 }
+            }
+            match &module.token_gate {
+                Some(gate) => {
+                    let state = state.token_gate.get_or_insert_default();
+                    state.set(gate, layout.config(), adapter.parameters(), c);
+                }
+                None => state.token_gate = None,
             }
             state.mix(adapter, module);
         }
@@ -65,6 +79,9 @@ impl Mixture {
                 let parameters = adapter.parameters();
                 state.gate.backward(gate, layout.config(), parameters, &self.d_alpha, gradient);
             }
+            if let (Some(gate), Some(state)) = (&module.token_gate, &state.token_gate) {
+                state.add_gradient(gate, gradient);
+            }
         }
     }
 }
@@ -78,7 +95,7 @@ impl MixedState {
         let b_experts = b.chunks_exact(module.d_out * rank);
         self.a.clear();
         self.b.clear();
-        if adapter.is_product() {
+        if adapter.layout().is_stacked() {
             // The experts' A stacked; their B side by side, each scaled by its weight.
             self.a.extend_from_slice(a);
             let stacked = self.gate.alpha.len() * rank;
@@ -116,7 +133,7 @@ impl MixedState {
         for (k, alpha) in self.gate.alpha.iter().enumerate() {
             let a = module.a.start + k * a_len..module.a.start + (k + 1) * a_len;
             let b = module.b.start + k * b_len..module.b.start + (k + 1) * b_len;
-            if adapter.is_product() {
+            if adapter.layout().is_stacked() {
                 axpy(&mut gradient[a], 1.0, &self.d_a[k * a_len..(k + 1) * a_len]);
                 let mut sum = 0.0;
                 let expert = adapter.parameters()[b.clone()].chunks_exact(rank);

@@ -9,18 +9,22 @@ mod head;
 mod layout;
 mod mixture;
 mod peft;
+mod token_gate;
 
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reclora_storage::hash::xxh3_hex;
 
 pub use gate::Dropout;
-pub use layout::{AdapterLayout, GateLayout, HeadLayout, ModuleLayout, TensorLayout};
+pub use layout::{
+    AdapterLayout, GateLayout, HeadLayout, ModuleLayout, TensorLayout, TokenGateLayout,
+};
 pub(crate) use mixture::Mixture;
+pub(crate) use token_gate::TokenGateBuffers;
 
 use crate::backbone::BackboneConfig;
-use crate::config::{AdapterConfig, MixForm};
-use crate::error::Result;
+use crate::config::AdapterConfig;
+use crate::error::{Result, TrainerError};
 use head::HEAD_WEIGHT;
 
 /// Every trained parameter of a personalised LoRA.
@@ -125,20 +129,18 @@ impl Adapter {
     /// Mixture weights `[modules][experts]` for a representation, dropout off.
     ///
     /// # Errors
-    /// The representation has another width than the adapter's.
+    /// The representation has another width than the adapter's, or each token has its own mixture.
     pub fn alpha(&self, representation: &[f32]) -> Result<Vec<Vec<f32>>> {
-        let mut mixture = Mixture::default();
-        mixture.forward(self, representation, None)?;
+        let mixture = self.mixture_of_sample(representation)?;
         Ok(mixture.modules.iter().map(|m| m.gate.alpha.clone()).collect())
     }
 
     /// The ordinary LoRA that equals this adapter for one representation.
     ///
     /// # Errors
-    /// The representation has another width than the adapter's.
+    /// The representation has another width than the adapter's, or each token has its own mixture.
     pub fn mixed(&self, representation: &[f32]) -> Result<Vec<MixedModule>> {
-        let mut mixture = Mixture::default();
-        mixture.forward(self, representation, None)?;
+        let mixture = self.mixture_of_sample(representation)?;
         let modules = self.layout.modules().iter().zip(mixture.modules);
         Ok(modules
             .map(|(module, mixed)| MixedModule {
@@ -153,8 +155,16 @@ impl Adapter {
             .collect())
     }
 
-    pub(crate) fn is_product(&self) -> bool {
-        self.config().form == MixForm::Product
+    /// Refuses what only an adapter of one mixture per sample has.
+    fn mixture_of_sample(&self, representation: &[f32]) -> Result<Mixture> {
+        if self.layout.is_per_token() {
+            let what =
+                "is \"token\": each token has its own mixture, which no ordinary LoRA equals";
+            return Err(TrainerError::config("adapter.gate", what));
+        }
+        let mut mixture = Mixture::default();
+        mixture.forward(self, representation, None)?;
+        Ok(mixture)
     }
 }
 

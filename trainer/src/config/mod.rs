@@ -3,11 +3,13 @@
 //! Each stage is a function of its own section (plus its inputs and the seed), so a section holds
 //! exactly what its stage reads: changing `[tune]` must not rebuild `dataset/`.
 
+mod adapter;
 mod stored;
 mod validate;
 
 use std::path::PathBuf;
 
+pub use adapter::{GateInput, Head, MixForm, Projection};
 use reclora_storage::protocol::LabelRule;
 use reclora_storage::raw::DatasetFormat;
 use serde::{Deserialize, Serialize};
@@ -166,71 +168,6 @@ pub enum WeightType {
     Bf16,
 }
 
-/// How the experts are mixed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MixForm {
-    /// A = Σ α_k A_k, B = Σ α_k B_k, y = W x + (lora_alpha / r) B A x.
-    Factor,
-    /// y = W x + (lora_alpha / r) Σ α_k B_k A_k x.
-    Product,
-}
-
-/// A projection of a decoder block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Projection {
-    /// Query projection.
-    QProj,
-    /// Key projection.
-    KProj,
-    /// Value projection.
-    VProj,
-    /// Output projection of attention.
-    OProj,
-    /// Gate projection of the MLP.
-    GateProj,
-    /// Up projection of the MLP.
-    UpProj,
-    /// Down projection of the MLP.
-    DownProj,
-}
-
-impl Projection {
-    /// All projections of a decoder block, in the order in which they are applied.
-    pub const ALL: [Self; 7] = [
-        Self::QProj,
-        Self::KProj,
-        Self::VProj,
-        Self::OProj,
-        Self::GateProj,
-        Self::UpProj,
-        Self::DownProj,
-    ];
-
-    /// Name in configs and in PEFT's `target_modules`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::QProj => "q_proj",
-            Self::KProj => "k_proj",
-            Self::VProj => "v_proj",
-            Self::OProj => "o_proj",
-            Self::GateProj => "gate_proj",
-            Self::UpProj => "up_proj",
-            Self::DownProj => "down_proj",
-        }
-    }
-
-    /// Name of the projection of a decoder block in a Hugging Face model.
-    pub fn module(self, layer: usize) -> String {
-        let part = match self {
-            Self::QProj | Self::KProj | Self::VProj | Self::OProj => "self_attn",
-            Self::GateProj | Self::UpProj | Self::DownProj => "mlp",
-        };
-        format!("model.layers.{layer}.{part}.{}", self.name())
-    }
-}
-
 /// `[adapter]`: the personalised LoRA.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -249,38 +186,16 @@ pub struct AdapterConfig {
     pub sqrt_alpha: bool,
     /// Experts a sample is given: those of the largest gate logits, the others get weight 0. 0 is all (soft routing).
     pub top_k: usize,
-    /// Width of the gate's hidden layer.
+    /// What the gate reads: `sample` (the CRM's representation, once per sample) or `token` (that and the module's input, for every token).
+    pub gate: GateInput,
+    /// Width of the `sample` gate's hidden layer.
     pub gate_hidden: usize,
-    /// Dropout inside the gate while tuning.
+    /// Dropout inside the `sample` gate while tuning.
     pub gate_dropout: f32,
     /// Adapted projections.
     pub targets: Vec<Projection>,
     /// What turns the final hidden state into an answer: `lm`, `ctr2` or `ctr1`.
     pub head: Head,
-}
-
-/// What predicts the answer from the last hidden state before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Head {
-    /// The LLM's own, frozen: the answer's tokens are supervised, no and yes are compared.
-    #[default]
-    Lm,
-    /// A trained linear layer with an output for no and one for yes, and cross-entropy over the two.
-    Ctr2,
-    /// A trained linear layer with one output, the logit of yes, and binary cross-entropy.
-    Ctr1,
-}
-
-impl Head {
-    /// Outputs of a trained head; the LLM's own has none that are trained.
-    pub fn outputs(self) -> Option<usize> {
-        match self {
-            Self::Lm => None,
-            Self::Ctr2 => Some(2),
-            Self::Ctr1 => Some(1),
-        }
-    }
 }
 
 /// `[tune]`: tuning of the adapters on the few-shot set.
@@ -441,6 +356,7 @@ impl Default for AdapterConfig {
             form: MixForm::Factor,
             sqrt_alpha: false,
             top_k: 0,
+            gate: GateInput::Sample,
             gate_hidden: 60,
             gate_dropout: 0.1,
             targets: vec![Projection::QProj, Projection::VProj],

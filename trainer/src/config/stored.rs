@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AdapterConfig, Head, MixForm, Projection};
+use super::{AdapterConfig, GateInput, Head, MixForm, Projection};
 
 /// The settings of an adapter, written without newer ones that have their default.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,6 +24,8 @@ struct Stored {
     sqrt_alpha: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     top_k: usize,
+    #[serde(default, skip_serializing_if = "is_default")]
+    gate: GateInput,
     gate_hidden: usize,
     gate_dropout: f32,
     targets: Vec<Projection>,
@@ -55,7 +57,12 @@ mod tests {
 
     #[test]
     fn other_values_of_newer_settings_come_back() {
-        let config = AdapterConfig { top_k: 3, head: Head::Ctr1, ..AdapterConfig::default() };
+        let config = AdapterConfig {
+            top_k: 3,
+            gate: GateInput::Token,
+            head: Head::Ctr1,
+            ..AdapterConfig::default()
+        };
         let written = serde_json::to_string(&StoredAdapter(config.clone())).unwrap();
         assert_ne!(written, FIRST);
         let StoredAdapter(read) = serde_json::from_str(&written).unwrap();

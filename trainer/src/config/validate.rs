@@ -2,7 +2,7 @@
 
 use reclora_storage::protocol::LabelRule;
 
-use super::{AdapterConfig, CommBackend, Config, CrmConfig, Projection};
+use super::{AdapterConfig, CommBackend, Config, CrmConfig, GateInput, Projection};
 use crate::error::{Result, TrainerError};
 
 /// Largest width and depth of the CRM.
@@ -56,6 +56,11 @@ impl Config {
         }
         if let Some(pair) = self.export.pairs.iter().find(|pair| !pair.contains(':')) {
             return refuse("export.pairs", format!("{pair:?}: write \"user:item\""));
+        }
+        if !self.export.pairs.is_empty() && adapter.gate == GateInput::Token && adapter.experts > 1
+        {
+            let what = "no ordinary LoRA equals an adapter that mixes per token (adapter.gate = \"token\")";
+            return refuse("export.pairs", what);
         }
         micro_batches("crm.micro_batches", crm.micro_batches, world_size)?;
         micro_batches("tune.micro_batches", tune.micro_batches, world_size)?;

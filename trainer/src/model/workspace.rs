@@ -1,6 +1,6 @@
 //! Reusable buffers: after the first call of a size, nothing large is allocated.
 
-use crate::adapter::Mixture;
+use crate::adapter::{Mixture, TokenGateBuffers};
 use crate::kernels::FrozenBuffers;
 use crate::kernels::heads::RopeTable;
 
@@ -131,6 +131,8 @@ pub(super) struct LinearBuffers {
     pub lora_x: Vec<f32>,
     /// `dy B` `[rows, rank]`.
     pub lora_dy: Vec<f32>,
+    /// Mixtures of tokens, where the adapter has these.
+    pub token_gate: TokenGateBuffers,
 }
 
 /// Buffers no one reads after the step that filled them.

@@ -36,19 +36,23 @@ pub fn run(
         let (user, item) = pair.split_once(':').unwrap_or((pair, ""));
         pairs.push(Pair::find(ctx, dataset, user, item)?);
     }
+    let per_token = exporter.adapters.reclora.layout().is_per_token();
     if pairs.is_empty() {
         pairs.push(Pair::first_test_sample(ctx, dataset)?);
     }
     exporter.adapters.reclora.save(&dir.join(BANK))?;
-    for pair in &pairs {
+    // No ordinary LoRA equals an adapter of tokens' mixtures.
+    let personal = if per_token { &[] } else { &pairs[..] };
+    for pair in personal {
         exporter.write(&exporter.adapters.reclora, pair, &dir.join(directory_of(dataset, pair)))?;
     }
     if let (Some(lora), Some(pair)) = (&exporter.adapters.lora, pairs.first()) {
         exporter.write(lora, pair, &dir.join(tune::PLAIN))?;
     }
-    let text = format!("{} mixed adapters in {}", pairs.len(), dir.display());
+    let why = if per_token { " (adapter.gate = \"token\" mixes per token)" } else { "" };
+    let text = format!("{} mixed adapters in {}{why}", personal.len(), dir.display());
     progress.emit(Event::Message { text });
-    Ok([("pairs".to_owned(), pairs.len() as u64)].into())
+    Ok([("pairs".to_owned(), personal.len() as u64)].into())
 }
 
 /// Raw ids may hold characters that no directory should.

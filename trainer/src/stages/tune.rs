@@ -11,7 +11,7 @@ use super::text::{TextInputs, WORKSPACE, deciding_logits};
 use super::{Counts, RunContext, Stage, write_json};
 use crate::adapter::{Adapter, AdapterLayout, Dropout};
 use crate::backbone::Backbone;
-use crate::config::AdapterConfig;
+use crate::config::{AdapterConfig, GateInput};
 use crate::distributed::train::{Objective, TrainPlan, train};
 use crate::error::{Result, TrainerError};
 use crate::model::{AdaptedModel, Prompt, Target};
@@ -27,7 +27,13 @@ const FEW_SHOT_DRAW: u64 = u64::MAX;
 
 /// The settings of plain LoRA: the same but for experts and gate.
 fn plain(config: &AdapterConfig) -> AdapterConfig {
-    AdapterConfig { experts: 1, sqrt_alpha: false, top_k: 0, ..config.clone() }
+    AdapterConfig {
+        experts: 1,
+        sqrt_alpha: false,
+        top_k: 0,
+        gate: GateInput::Sample,
+        ..config.clone()
+    }
 }
 
 struct TuneSample {
