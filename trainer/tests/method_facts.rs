@@ -280,6 +280,54 @@ fn a_gate_of_tokens_that_reads_none_is_a_gate_of_the_sample() {
     }
 }
 
+/// α is the formula, line by line in f64; and with one mixture for a sample the model is the LoRA that is
+/// mixed for it.
+#[test]
+fn a_gate_of_attention_compares_the_representation_with_the_experts() {
+    let (backbone, c) = (stories(), representation(7));
+    let config =
+        AdapterConfig { gate: GateInput::Attention, gate_hidden: 6, ..settings(MixForm::Factor) };
+    let adapter = random_adapter(&backbone, &config, 21);
+    let alphas = adapter.alpha(&c).unwrap();
+    for (module, alpha) in adapter.layout().modules().iter().zip(&alphas) {
+        let gate = module.attention_gate.clone().unwrap();
+        let get = |range: &std::ops::Range<usize>| &adapter.parameters()[range.clone()];
+        let linear = |weight, bias, x: &[f64]| -> Vec<f64> {
+            let rows = get(weight).chunks_exact(x.len()).zip(get(bias));
+            let product =
+                |row: &[f32]| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum::<f64>();
+            rows.map(|(row, b)| f64::from(*b) + product(row)).collect()
+        };
+        let wide = |values: &[f32]| values.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+        let query = linear(&gate.query_weight, &gate.query_bias, &wide(&c));
+        let exp = (0..4).map(|k| {
+            let [a, b] = [&module.a, &module.b]
+                .map(|all| wide(get(all).chunks_exact(all.len() / 4).nth(k).unwrap()));
+            let key = linear(&gate.key_weight, &gate.key_bias, &[a, b].concat());
+            let pairs = || query.iter().zip(&key);
+            let difference: Vec<f64> = pairs().map(|(q, k)| q - k).collect();
+            let product: Vec<f64> = pairs().map(|(q, k)| q * k).collect();
+            let features = [query.clone(), key.clone(), difference, product].concat();
+            let hidden = linear(&gate.fc1_weight, &gate.fc1_bias, &features);
+            let weights = get(&gate.fc2_weight).iter();
+            let logit: f64 =
+                hidden.iter().zip(weights).map(|(h, w)| h.max(0.0) * f64::from(*w)).sum();
+            (logit / f64::from(config.temperature)).exp()
+        });
+        let exp: Vec<f64> = exp.collect();
+        let sum: f64 = exp.iter().sum();
+        let expected: Vec<f32> = exp.iter().map(|x| (x / sum) as f32).collect();
+        assert_close(alpha, &expected, 1e-4, &module.name);
+    }
+    assert!(alphas != adapter.alpha(&representation(8)).unwrap(), "personal");
+    let got = logits(AdaptedModel::new(&backbone, &adapter), &c);
+    let expected = logits(AdaptedModel::bare(&merged(&adapter, &c)), &[]);
+    assert_close(&got, &expected, 1e-5, "merged");
+    let new = Adapter::new(backbone.config(), &config, WIDTH, 3).unwrap();
+    let adapted = logits(AdaptedModel::new(&backbone, &new), &c);
+    assert!(adapted == logits(AdaptedModel::bare(&backbone), &[]));
+}
+
 /// Each head learns from its own kind of supervision, and an answer token must exist.
 #[test]
 fn a_head_is_not_trained_on_what_it_does_not_predict() {

@@ -38,6 +38,8 @@ pub struct ModuleLayout {
     pub gate: Option<GateLayout>,
     /// The gate of every token, where the adapter has this kind instead.
     pub token_gate: Option<TokenGateLayout>,
+    /// The gate that attends to the experts' weights, where the adapter has this kind instead.
+    pub attention_gate: Option<AttentionGateLayout>,
 }
 
 /// The gate of one adapted projection.
@@ -68,6 +70,25 @@ pub struct TokenGateLayout {
     pub fc_weight: Range<usize>,
     /// Its bias `[N]`.
     pub fc_bias: Range<usize>,
+}
+
+/// The gate of an adapted projection that compares the representation with every expert.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionGateLayout {
+    /// Representation to query `[hidden, |c|]`.
+    pub query_weight: Range<usize>,
+    /// Its bias `[hidden]`.
+    pub query_bias: Range<usize>,
+    /// An expert's A, then its B, to its key `[hidden, r (d_in + d_out)]`.
+    pub key_weight: Range<usize>,
+    /// Its bias `[hidden]`.
+    pub key_bias: Range<usize>,
+    /// `[q, k, q - k, q * k]` to the hidden layer `[hidden, 4 hidden]`.
+    pub fc1_weight: Range<usize>,
+    /// Its bias `[hidden]`.
+    pub fc1_bias: Range<usize>,
+    /// Hidden layer to the expert's logit `[1, hidden]`; a bias would be the same for all experts.
+    pub fc2_weight: Range<usize>,
 }
 
 /// A trained head.
@@ -139,8 +160,8 @@ impl AdapterLayout {
         let width = self.representation_dim;
         let a = self.push(&name, "lora_A", &[experts, rank, d_in])?;
         let b = self.push(&name, "lora_B", &[experts, d_out, rank])?;
-        let per_token = self.config.gate == GateInput::Token;
-        let gate = if experts > 1 && !per_token {
+        let kind = (experts > 1).then_some(self.config.gate);
+        let gate = if kind == Some(GateInput::Sample) {
             Some(GateLayout {
                 norm_weight: self.push(&name, "gate.norm.weight", &[width])?,
                 norm_bias: self.push(&name, "gate.norm.bias", &[width])?,
@@ -152,7 +173,7 @@ impl AdapterLayout {
         } else {
             None
         };
-        let token_gate = if experts > 1 && per_token {
+        let token_gate = if kind == Some(GateInput::Token) {
             let width = d_in + width;
             Some(TokenGateLayout {
                 norm_weight: self.push(&name, "gate.norm.weight", &[width])?,
@@ -163,9 +184,42 @@ impl AdapterLayout {
         } else {
             None
         };
-        let module = ModuleLayout { name, layer, projection, d_in, d_out, a, b, gate, token_gate };
-        self.modules.push(module);
+        let attention_gate = if kind == Some(GateInput::Attention) {
+            Some(self.push_attention_gate(&name, gate_hidden, rank * (d_in + d_out))?)
+        } else {
+            None
+        };
+        self.modules.push(ModuleLayout {
+            name,
+            layer,
+            projection,
+            d_in,
+            d_out,
+            a,
+            b,
+            gate,
+            token_gate,
+            attention_gate,
+        });
         Ok(())
+    }
+
+    fn push_attention_gate(
+        &mut self,
+        module: &str,
+        hidden: usize,
+        expert: usize,
+    ) -> Result<AttentionGateLayout> {
+        let width = self.representation_dim;
+        Ok(AttentionGateLayout {
+            query_weight: self.push(module, "gate.query.weight", &[hidden, width])?,
+            query_bias: self.push(module, "gate.query.bias", &[hidden])?,
+            key_weight: self.push(module, "gate.key.weight", &[hidden, expert])?,
+            key_bias: self.push(module, "gate.key.bias", &[hidden])?,
+            fc1_weight: self.push(module, "gate.mlp.fc1.weight", &[hidden, 4 * hidden])?,
+            fc1_bias: self.push(module, "gate.mlp.fc1.bias", &[hidden])?,
+            fc2_weight: self.push(module, "gate.mlp.fc2.weight", &[1, hidden])?,
+        })
     }
 
     fn push(&mut self, module: &str, tensor: &str, shape: &[usize]) -> Result<Range<usize>> {

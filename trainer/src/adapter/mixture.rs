@@ -1,6 +1,7 @@
 //! One sample's mixed adapter: computed once per sample and module, and its backward.
 
 use super::{Adapter, Dropout, ModuleLayout};
+use crate::adapter::attention_gate::AttentionGate;
 use crate::adapter::gate::GateState;
 use crate::adapter::token_gate::TokenGate;
 use crate::error::{Result, TrainerError};
@@ -20,6 +21,8 @@ pub(crate) struct MixedState {
     /// The gate of every token, where the adapter has this kind: the model applies it, and `a` and `b`
     /// are all experts with weight 1.
     pub token_gate: Option<TokenGate>,
+    /// The gate that attends to the experts' weights, where the adapter has this kind.
+    attention_gate: AttentionGate,
     /// `[rank', d_in]`, rank' = r (factor) or N * r (product).
     pub a: Vec<f32>,
     /// `[d_out, rank']`.
@@ -65,6 +68,9 @@ impl Mixture {
                 }
                 None => state.token_gate = None,
             }
+            if module.attention_gate.is_some() {
+                state.attention_gate.forward(adapter, module, c, &mut state.gate.alpha);
+            }
             state.mix(adapter, module);
         }
         Ok(())
@@ -81,6 +87,10 @@ impl Mixture {
             }
             if let (Some(gate), Some(state)) = (&module.token_gate, &state.token_gate) {
                 state.add_gradient(gate, gradient);
+            }
+            if module.attention_gate.is_some() {
+                let alpha = &state.gate.alpha;
+                state.attention_gate.backward(adapter, module, alpha, &self.d_alpha, gradient);
             }
         }
     }

@@ -3,6 +3,7 @@
 //! All trained numbers are one flat vector, so that optimizer, gradient reduction and checkpoints
 //! need no structure; [`AdapterLayout`] gives names, shapes and ranges.
 
+mod attention_gate;
 mod file;
 mod gate;
 mod head;
@@ -17,7 +18,8 @@ use reclora_storage::hash::xxh3_hex;
 
 pub use gate::Dropout;
 pub use layout::{
-    AdapterLayout, GateLayout, HeadLayout, ModuleLayout, TensorLayout, TokenGateLayout,
+    AdapterLayout, AttentionGateLayout, GateLayout, HeadLayout, ModuleLayout, TensorLayout,
+    TokenGateLayout,
 };
 pub(crate) use mixture::Mixture;
 pub(crate) use token_gate::TokenGateBuffers;

@@ -76,6 +76,8 @@ pub enum GateInput {
     Sample,
     /// A token's input of the adapted projection and the representation: one mixture per token.
     Token,
+    /// The representation and each expert's weights, compared by a small network: one mixture per sample.
+    Attention,
 }
 
 /// What predicts the answer from the last hidden state before it.

@@ -186,9 +186,9 @@ pub struct AdapterConfig {
     pub sqrt_alpha: bool,
     /// Experts a sample is given: those of the largest gate logits, the others get weight 0. 0 is all (soft routing).
     pub top_k: usize,
-    /// What the gate reads: `sample` (the CRM's representation, once per sample) or `token` (that and the module's input, for every token).
+    /// What the gate reads: `sample` (the CRM's representation, once per sample), `token` (that and the module's input, for every token) or `attention` (the representation as query, each expert's weights as key).
     pub gate: GateInput,
-    /// Width of the `sample` gate's hidden layer.
+    /// Width of the `sample` gate's hidden layer, and of the `attention` gate's queries, keys and hidden layer.
     pub gate_hidden: usize,
     /// Dropout inside the `sample` gate while tuning.
     pub gate_dropout: f32,
