@@ -46,7 +46,7 @@ impl Case {
         let mut random = ChaCha8Rng::seed_from_u64(1000 + seed);
         let representation = uniform(WIDTH, 1.0, &mut random);
         let adapter = trained(&backbone, config, &mut random);
-        let (targets, answer) = (TARGETS.to_vec(), (4, seed % 2 == 0));
+        let (targets, answer) = (TARGETS.to_vec(), (4, seed.is_multiple_of(2)));
         Self { backbone, adapter, representation, targets, answer, dropout: None }
     }
 
