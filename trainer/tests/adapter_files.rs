@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout, MixedModule};
 use reclora_trainer::backbone::{Backbone, BackboneConfig};
-use reclora_trainer::config::{AdapterConfig, MixForm, Projection};
+use reclora_trainer::config::{AdapterConfig, Head, MixForm, Projection};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -94,8 +94,8 @@ fn an_adapter_is_read_bit_for_bit_and_always_written_as_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let (first, second) = (dir.path().join("first"), dir.path().join("second"));
     for form in [MixForm::Factor, MixForm::Product] {
-        for experts in [1, 3] {
-            let config = AdapterConfig { experts, ..settings(form) };
+        for (experts, top_k, head) in [(1, 0, Head::Lm), (3, 2, Head::Ctr1), (3, 0, Head::Ctr2)] {
+            let config = AdapterConfig { experts, top_k, head, ..settings(form) };
             let adapter = adapter(backbone.config(), &config);
             adapter.save(&first).unwrap();
             let loaded = Adapter::load(&first, backbone.config()).unwrap();
@@ -103,6 +103,31 @@ fn an_adapter_is_read_bit_for_bit_and_always_written_as_the_same_bytes() {
             assert_eq!(loaded.layout(), adapter.layout());
             loaded.save(&second).unwrap();
             assert!(std::fs::read(&first).unwrap() == std::fs::read(&second).unwrap());
+        }
+    }
+}
+
+/// What PEFT has no place for, as a file of its own.
+#[test]
+fn a_trained_head_is_a_file_beside_the_lora() {
+    let (backbone, dir) = (backbone(), tempfile::tempdir().unwrap());
+    let path = dir.path().join("head.safetensors");
+    let new =
+        |head| adapter(backbone.config(), &AdapterConfig { head, ..settings(MixForm::Factor) });
+    assert!(!new(Head::Lm).save_head(&path).unwrap() && !path.exists());
+    for (head, outputs) in [(Head::Ctr1, 1), (Head::Ctr2, 2)] {
+        let adapter = new(head);
+        assert!(adapter.save_head(&path).unwrap());
+        let bytes = std::fs::read(&path).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(file.len(), 2);
+        let layout = adapter.layout().head().unwrap();
+        let parts = [("head.weight", &layout.weight), ("head.bias", &layout.bias)];
+        for ((name, range), shape) in parts.into_iter().zip([vec![outputs, 12], vec![outputs]]) {
+            let tensor = file.tensor(name).unwrap();
+            let expected = adapter.parameters()[range.clone()].iter();
+            let expected: Vec<u8> = expected.flat_map(|value| value.to_le_bytes()).collect();
+            assert_eq!((tensor.shape(), tensor.data()), (&shape[..], &expected[..]), "{name}");
         }
     }
 }

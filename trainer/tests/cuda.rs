@@ -60,7 +60,7 @@ impl Case {
             .map(|((prompt, targets), key)| {
                 let dropout = Dropout { probability: 0.4, key };
                 let dropout = (self.dropout && key != 1).then_some(dropout);
-                TrainingSample { prompt, targets, dropout }
+                TrainingSample { prompt, targets, label: true, dropout }
             })
             .collect()
     }
@@ -76,7 +76,7 @@ impl Case {
         let mut gradient = vec![0.0; self.adapter.num_parameters()];
         let ws = &mut Workspace::new();
         let losses = self.samples().into_iter().map(|sample| {
-            let TrainingSample { prompt, targets, dropout } = sample;
+            let TrainingSample { prompt, targets, dropout, .. } = sample;
             model.loss_and_gradient(ws, &prompt, targets, dropout, weight, &mut gradient).unwrap()
         });
         (losses.collect(), gradient)
@@ -263,7 +263,7 @@ fn bad_inputs_are_refused_and_leave_the_gradient() {
         let refused = |prompt: Prompt<'_>, targets: &[Target], part: &str| {
             let mut gradient = vec![0.0; case.adapter.num_parameters()];
             let mut samples = case.samples();
-            samples.push(TrainingSample { prompt, targets, dropout: None });
+            samples.push(TrainingSample { prompt, targets, label: true, dropout: None });
             let error = model.loss_and_gradient(&samples, 1.0, &mut gradient).unwrap_err();
             assert!(matches!(error, TrainerError::Input(_)), "{name}: {error}");
             assert!(error.to_string().contains(part), "{name}: {error}");

@@ -11,9 +11,9 @@ mod tiny;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use reclora_trainer::adapter::{Adapter, AdapterLayout};
+use reclora_trainer::adapter::{Adapter, AdapterLayout, ModuleLayout};
 use reclora_trainer::backbone::Backbone;
-use reclora_trainer::config::{AdapterConfig, MixForm, Projection};
+use reclora_trainer::config::{AdapterConfig, GateInput, Head, MixForm, Projection};
 use reclora_trainer::model::{AdaptedModel, Dropout, Prompt, Target, Workspace};
 use tiny::{Sizes, uniform};
 
@@ -35,6 +35,8 @@ struct Case {
     adapter: Adapter,
     representation: Vec<f32>,
     targets: Vec<Target>,
+    /// What a trained head learns instead of the targets: position, and whether it is a like.
+    answer: (usize, bool),
     dropout: Option<Dropout>,
 }
 
@@ -44,17 +46,31 @@ impl Case {
         let mut random = ChaCha8Rng::seed_from_u64(1000 + seed);
         let representation = uniform(WIDTH, 1.0, &mut random);
         let adapter = trained(&backbone, config, &mut random);
-        Self { backbone, adapter, representation, targets: TARGETS.to_vec(), dropout: None }
+        let (targets, answer) = (TARGETS.to_vec(), (4, seed.is_multiple_of(2)));
+        Self { backbone, adapter, representation, targets, answer, dropout: None }
     }
 
     fn loss_and_gradient(&self, adapter: &Adapter, ws: &mut Workspace) -> (f32, Vec<f32>) {
         let model = AdaptedModel::new(&self.backbone, adapter);
         let prompt = Prompt { tokens: &TOKENS, representation: &self.representation };
         let mut gradient = vec![0.0; adapter.num_parameters()];
-        let loss = model
-            .loss_and_gradient(ws, &prompt, &self.targets, self.dropout, 1.0, &mut gradient)
-            .unwrap();
-        (loss, gradient)
+        let (position, like) = self.answer;
+        let loss = match adapter.config().head {
+            Head::Lm => {
+                let (targets, dropout) = (&self.targets, self.dropout);
+                model.loss_and_gradient(ws, &prompt, targets, dropout, 1.0, &mut gradient)
+            }
+            Head::Ctr1 | Head::Ctr2 => model.answer_loss_and_gradient(
+                ws,
+                &prompt,
+                position,
+                like,
+                self.dropout,
+                1.0,
+                &mut gradient,
+            ),
+        };
+        (loss.unwrap(), gradient)
     }
 
     /// The gradient by differences, of all parameters.
@@ -94,7 +110,7 @@ impl Case {
 
 /// The loss bends more quickly along the experts and what the gates' hidden units are multiplied by.
 fn step(tensor: &str) -> f32 {
-    let quick = ["lora_A", "lora_B", "fc2.weight"];
+    let quick = ["lora_A", "lora_B", "fc2.weight", "fc.weight", "mlp.fc1.weight"];
     if quick.iter().any(|name| tensor.ends_with(name)) { 0.015 } else { 0.05 }
 }
 
@@ -128,7 +144,45 @@ fn trained(backbone: &Backbone, config: &AdapterConfig, random: &mut ChaCha8Rng)
             *bias = if unit % 2 == 0 { 3.2 } else { -3.2 };
         }
     }
+    for module in layout.modules().iter().filter(|module| module.attention_gate.is_some()) {
+        tell_experts_apart(module, config.experts, &mut parameters);
+    }
     Adapter::from_parameters(layout, parameters).unwrap()
+}
+
+/// Makes the hidden units of a gate of attention open for some experts and closed for others, far from
+/// the corners: were all the same, the gate would be linear, and parts of its gradient zero.
+///
+/// Unit u of a key is 2.4, −2.4 and 0 for experts u, u + 1 and the third (plus a bias of at most 0.3); a
+/// hidden unit is that of the key plus 1.2 and a little of everything else.
+fn tell_experts_apart(module: &ModuleLayout, experts: usize, parameters: &mut [f32]) {
+    let gate = module.attention_gate.as_ref().unwrap();
+    let hidden = gate.fc1_bias.len();
+    let weights = |k: usize, parameters: &[f32]| -> Vec<f32> {
+        let part = |all: &std::ops::Range<usize>| {
+            let length = all.len() / experts;
+            parameters[all.start + k * length..all.start + (k + 1) * length].to_vec()
+        };
+        [part(&module.a), part(&module.b)].concat()
+    };
+    for unit in 0..hidden {
+        let mut row = vec![0.0; gate.key_weight.len() / hidden];
+        // Kaczmarz's projections onto "the key of expert k is this" settle where all hold.
+        for step in 0..100 * experts {
+            let k = step % experts;
+            let wanted = [2.4, -2.4, 0.0][(k + experts - unit % experts) % experts];
+            let expert = weights(k, parameters);
+            let got: f32 = row.iter().zip(&expert).map(|(a, b)| a * b).sum();
+            let change = (wanted - got) / expert.iter().map(|x| x * x).sum::<f32>();
+            row.iter_mut().zip(&expert).for_each(|(weight, x)| *weight += change * x);
+        }
+        let start = gate.key_weight.start + unit * row.len();
+        parameters[start..start + row.len()].copy_from_slice(&row);
+        let row = gate.fc1_weight.start + unit * 4 * hidden;
+        parameters[row..row + 4 * hidden].iter_mut().for_each(|weight| *weight *= 0.1);
+        parameters[row + hidden + unit] += 1.0;
+    }
+    parameters[gate.fc1_bias.clone()].fill(1.2);
 }
 
 fn settings(form: MixForm, sqrt_alpha: bool) -> AdapterConfig {
@@ -139,9 +193,12 @@ fn settings(form: MixForm, sqrt_alpha: bool) -> AdapterConfig {
         temperature: 0.6,
         form,
         sqrt_alpha,
+        top_k: 0,
+        gate: GateInput::Sample,
         gate_hidden: 10,
         gate_dropout: 0.4,
         targets: vec![Projection::QProj, Projection::VProj],
+        head: Head::Lm,
     }
 }
 
@@ -161,6 +218,83 @@ fn grouped_queries_in_both_forms_with_and_without_the_root() {
         for config in variants() {
             let case = Case::new(seed, &Sizes::default(), &config);
             case.check(&format!("seed {seed}, {}", describe(&config)));
+        }
+    }
+}
+
+/// Away from ties the loss is smooth; experts that are not chosen get no gradient at all.
+#[test]
+fn hard_routing_away_from_ties() {
+    for (seed, config) in (20..).zip(variants()) {
+        let config = AdapterConfig { experts: 4, top_k: 2, ..config };
+        let mut case = Case::new(seed, &Sizes::default(), &config);
+        let modules = case.adapter.layout().modules().to_vec();
+        let alphas = case.adapter.alpha(&case.representation).unwrap();
+        for (module, alpha) in modules.iter().zip(&alphas) {
+            let bias = module.gate.as_ref().unwrap().fc2_bias.clone();
+            let biases = &mut case.adapter.parameters_mut()[bias];
+            for (bias, _) in biases.iter_mut().zip(alpha).filter(|(_, alpha)| **alpha > 0.0) {
+                // More than any step can make up for: it moves a logit by 0.2 at most.
+                *bias += 1.0;
+            }
+        }
+        assert!(alphas.iter().all(|alpha| alpha.iter().filter(|a| **a > 0.0).count() == 2));
+        case.check(&describe(&config));
+        let (_, gradient) = case.loss_and_gradient(&case.adapter, &mut Workspace::new());
+        for (module, alpha) in modules.iter().zip(&alphas) {
+            for experts in [&module.a, &module.b] {
+                let experts = gradient[experts.clone()].chunks_exact(experts.len() / 4);
+                for (expert, alpha) in experts.zip(alpha) {
+                    assert_eq!(expert.iter().all(|g| *g == 0.0), *alpha == 0.0);
+                }
+            }
+        }
+    }
+}
+
+/// The gates' gradients also reach what is below through their tokens.
+#[test]
+fn gates_of_every_token() {
+    for (seed, config) in (40..).zip(variants()) {
+        let config = AdapterConfig { gate: GateInput::Token, ..config };
+        Case::new(seed, &Sizes::default(), &config).check(&describe(&config));
+    }
+}
+
+#[test]
+fn gates_of_every_token_on_other_projections() {
+    for projection in [Projection::KProj, Projection::OProj, Projection::DownProj] {
+        for form in [MixForm::Factor, MixForm::Product] {
+            let targets = vec![Projection::UpProj, projection];
+            let (experts, gate) = (2, GateInput::Token);
+            let config = AdapterConfig { experts, gate, targets, ..settings(form, false) };
+            let what = format!("{projection:?}, {}", describe(&config));
+            Case::new(50, &Sizes::default(), &config).check(&what);
+        }
+    }
+}
+
+#[test]
+fn gates_that_attend_to_the_experts() {
+    for (seed, config) in (60..).zip(variants()) {
+        let config = AdapterConfig { gate: GateInput::Attention, gate_hidden: 3, ..config };
+        Case::new(seed, &Sizes::default(), &config).check(&describe(&config));
+    }
+}
+
+#[test]
+fn trained_heads() {
+    for head in [Head::Ctr2, Head::Ctr1] {
+        for (seed, config) in (30..).zip(variants()) {
+            let config = AdapterConfig { head, ..config };
+            let mut case = Case::new(seed, &Sizes::default(), &config);
+            let mut loss = |like| {
+                case.answer = (4, like);
+                case.loss_and_gradient(&case.adapter, &mut Workspace::new()).0
+            };
+            // The answer that is less expected: the gradient of the other can be too small to check.
+            case.answer = (4, loss(true) > loss(false));
+            case.check(&format!("{head:?}, {}", describe(&config)));
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Adapter, AdapterLayout};
 use crate::backbone::BackboneConfig;
-use crate::config::AdapterConfig;
+use crate::config::StoredAdapter;
 use crate::error::Result;
 use crate::parameter_file::ParameterFile;
 
@@ -14,7 +14,7 @@ const FILE: ParameterFile = ParameterFile { key: "reclora", what: "an adapter", 
 
 #[derive(Serialize, Deserialize)]
 struct Settings {
-    config: AdapterConfig,
+    config: StoredAdapter,
     representation_dim: usize,
 }
 
@@ -25,7 +25,8 @@ impl Adapter {
     /// # Errors
     /// The file can't be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let (config, representation_dim) = (self.config().clone(), self.representation_dim());
+        let config = StoredAdapter(self.config().clone());
+        let representation_dim = self.representation_dim();
         FILE.save(path, Settings { config, representation_dim }, self.tensors())
     }
 
@@ -37,7 +38,7 @@ impl Adapter {
         let (layout, parameters) = FILE.load(
             path,
             |settings: &Settings| {
-                AdapterLayout::new(backbone, &settings.config, settings.representation_dim)
+                AdapterLayout::new(backbone, &settings.config.0, settings.representation_dim)
             },
             |layout| layout.tensors().iter().map(|t| (t.name.as_str(), &t.shape[..])).collect(),
         )?;

@@ -1,6 +1,6 @@
 //! The gate: a CRM representation to mixture weights, and back.
 //!
-//! LayerNorm → fc1 → ReLU → dropout → fc2 → / T → softmax (→ square root).
+//! LayerNorm → fc1 → ReLU → dropout → fc2 → / T (→ top k) → softmax (→ square root).
 
 use super::layout::GateLayout;
 use crate::config::AdapterConfig;
@@ -58,10 +58,10 @@ pub(crate) struct GateState {
 }
 
 impl GateState {
-    /// Plain LoRA: one expert of weight 1.
-    pub fn set_plain(&mut self) {
+    /// No gate: every expert has weight 1.
+    pub fn set_ones(&mut self, experts: usize) {
         self.alpha.clear();
-        self.alpha.push(1.0);
+        self.alpha.resize(experts, 1.0);
     }
 
     /// Computes `alpha` for representation `c`. `parameters` is the adapter's flat vector.
@@ -90,12 +90,11 @@ impl GateState {
         self.probability.clear();
         let rows = parameters[gate.fc2_weight.clone()].chunks_exact(self.hidden.len());
         for (row, bias) in rows.zip(&parameters[gate.fc2_bias.clone()]) {
-            self.probability.push((dot(row, &self.hidden) + bias) / config.temperature);
+            self.probability.push(dot(row, &self.hidden) + bias);
         }
-        softmax(&mut self.probability);
         self.alpha.clear();
-        let root = config.sqrt_alpha;
-        self.alpha.extend(self.probability.iter().map(|p| if root { p.sqrt() } else { *p }));
+        self.alpha.resize(self.probability.len(), 0.0);
+        route(config, &mut self.probability, &mut self.alpha);
     }
 
     fn layer_norm(&mut self, weight: &[f32], bias: &[f32], c: &[f32]) {
@@ -120,15 +119,11 @@ impl GateState {
         d_alpha: &[f32],
         gradient: &mut [f32],
     ) {
-        // d p_k * p_k, in a form that is finite for p_k = 0 under the square root too.
-        let weighted: Vec<f32> = (self.probability.iter().zip(&self.alpha).zip(d_alpha))
-            .map(|((p, a), d)| if config.sqrt_alpha { 0.5 * a * d } else { p * d })
-            .collect();
-        let total: f32 = weighted.iter().sum();
+        let mut d_logits = d_alpha.to_vec();
+        route_grad(config, &self.probability, &self.alpha, &mut d_logits);
         let mut d_hidden = vec![0.0; self.hidden.len()];
         let width = self.hidden.len();
-        for (k, (w, p)) in weighted.iter().zip(&self.probability).enumerate() {
-            let d_logit = (w - p * total) / config.temperature;
+        for (k, d_logit) in d_logits.into_iter().enumerate() {
             gradient[gate.fc2_bias.start + k] += d_logit;
             let row = gate.fc2_weight.start + k * width;
             axpy(&mut gradient[row..row + width], d_logit, &self.hidden);
@@ -151,6 +146,49 @@ impl GateState {
         for (g, d) in gradient[gate.norm_bias.clone()].iter_mut().zip(&d_normed) {
             *g += d;
         }
+    }
+}
+
+/// Gate logits become probabilities, in place, and these mixture weights.
+pub(super) fn route(config: &AdapterConfig, logits: &mut [f32], alpha: &mut [f32]) {
+    for logit in logits.iter_mut() {
+        *logit /= config.temperature;
+    }
+    keep_top(logits, config.top_k);
+    softmax(logits);
+    for (alpha, p) in alpha.iter_mut().zip(logits) {
+        *alpha = if config.sqrt_alpha { p.sqrt() } else { *p };
+    }
+}
+
+/// Backward of [`route`]: gradients of the mixture weights become those of the logits.
+pub(super) fn route_grad(
+    config: &AdapterConfig,
+    probability: &[f32],
+    alpha: &[f32],
+    gradient: &mut [f32],
+) {
+    // d p_k * p_k, in a form that is finite for p_k = 0 under the square root too.
+    for ((d, p), a) in gradient.iter_mut().zip(probability).zip(alpha) {
+        *d = if config.sqrt_alpha { 0.5 * a * *d } else { p * *d };
+    }
+    let total: f32 = gradient.iter().sum();
+    for (d, p) in gradient.iter_mut().zip(probability) {
+        *d = (*d - p * total) / config.temperature;
+    }
+}
+
+/// Hard routing: all but the `top_k` largest logits become −∞, which the softmax makes weights of
+/// exactly 0; of equal ones the first is kept. 0 keeps all.
+fn keep_top(logits: &mut [f32], top_k: usize) {
+    if top_k == 0 || top_k >= logits.len() {
+        return;
+    }
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    // A stable sort: equal logits stay in the order of their experts. `+ 0.0` makes −0 the same as 0.
+    order.sort_by(|i, j| (logits[*j] + 0.0).total_cmp(&(logits[*i] + 0.0)));
+    for index in &order[top_k..] {
+        logits[*index] = f32::NEG_INFINITY;
     }
 }
 
@@ -183,6 +221,25 @@ mod tests {
         assert!((0..100).any(|u| dropout.factor(3, u) != dropout.factor(4, u)));
         let none = Dropout { probability: 0.0, key: 7 };
         assert!((0..1000).all(|u| none.factor(0, u) == 1.0));
+    }
+
+    #[test]
+    fn hard_routing_keeps_the_largest_logits_and_the_first_of_equal_ones() {
+        let kept = |top_k| {
+            let mut logits = [0.5, 2.0, -1.0, 2.0, 0.5, 0.5];
+            keep_top(&mut logits, top_k);
+            let indices = (0..6).filter(|i| logits[*i] > f32::NEG_INFINITY);
+            indices.collect::<Vec<_>>()
+        };
+        assert_eq!(kept(1), [1]);
+        assert_eq!(kept(2), [1, 3]);
+        assert_eq!(kept(3), [0, 1, 3]);
+        assert_eq!(kept(5), [0, 1, 3, 4, 5]);
+        assert!([0, 6].iter().all(|all| kept(*all).len() == 6));
+        // −0 and 0 are one value.
+        let mut logits = [-0.0, 0.0];
+        keep_top(&mut logits, 1);
+        assert_eq!(logits, [0.0, f32::NEG_INFINITY]);
     }
 
     #[test]

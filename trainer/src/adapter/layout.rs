@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::backbone::BackboneConfig;
-use crate::config::{AdapterConfig, MixForm, Projection};
+use crate::config::{AdapterConfig, GateInput, MixForm, Projection};
 use crate::error::{Result, TrainerError};
 
 /// Where one tensor lies in the flat parameter vector.
@@ -36,6 +36,10 @@ pub struct ModuleLayout {
     pub b: Range<usize>,
     /// The gate; plain LoRA has none.
     pub gate: Option<GateLayout>,
+    /// The gate of every token, where the adapter has this kind instead.
+    pub token_gate: Option<TokenGateLayout>,
+    /// The gate that attends to the experts' weights, where the adapter has this kind instead.
+    pub attention_gate: Option<AttentionGateLayout>,
 }
 
 /// The gate of one adapted projection.
@@ -55,12 +59,54 @@ pub struct GateLayout {
     pub fc2_bias: Range<usize>,
 }
 
+/// The gate of an adapted projection that reads every token. Its tensors lie one after the other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenGateLayout {
+    /// LayerNorm weight `[d_in + |c|]`; the scale is 1 + weight.
+    pub norm_weight: Range<usize>,
+    /// LayerNorm bias `[d_in + |c|]`.
+    pub norm_bias: Range<usize>,
+    /// The layer `[N, d_in + |c|]`.
+    pub fc_weight: Range<usize>,
+    /// Its bias `[N]`.
+    pub fc_bias: Range<usize>,
+}
+
+/// The gate of an adapted projection that compares the representation with every expert.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionGateLayout {
+    /// Representation to query `[hidden, |c|]`.
+    pub query_weight: Range<usize>,
+    /// Its bias `[hidden]`.
+    pub query_bias: Range<usize>,
+    /// An expert's A, then its B, to its key `[hidden, r (d_in + d_out)]`.
+    pub key_weight: Range<usize>,
+    /// Its bias `[hidden]`.
+    pub key_bias: Range<usize>,
+    /// `[q, k, q - k, q * k]` to the hidden layer `[hidden, 4 hidden]`.
+    pub fc1_weight: Range<usize>,
+    /// Its bias `[hidden]`.
+    pub fc1_bias: Range<usize>,
+    /// Hidden layer to the expert's logit `[1, hidden]`; a bias would be the same for all experts.
+    pub fc2_weight: Range<usize>,
+}
+
+/// A trained head.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeadLayout {
+    /// `[outputs, hidden]`.
+    pub weight: Range<usize>,
+    /// `[outputs]`.
+    pub bias: Range<usize>,
+}
+
 /// Names, shapes and ranges of all parameters of an adapter. Allocates no parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterLayout {
     config: AdapterConfig,
     representation_dim: usize,
     modules: Vec<ModuleLayout>,
+    head: Option<HeadLayout>,
     tensors: Vec<TensorLayout>,
     num_parameters: usize,
 }
@@ -84,6 +130,7 @@ impl AdapterLayout {
             config: config.clone(),
             representation_dim: if gated { representation_dim } else { 0 },
             modules: Vec::new(),
+            head: None,
             tensors: Vec::new(),
             num_parameters: 0,
         };
@@ -91,6 +138,13 @@ impl AdapterLayout {
             for &projection in &targets {
                 layout.push_module(layer, projection, backbone.projection(projection))?;
             }
+        }
+        // Last, so that the modules' ranges are the same with every head.
+        if let Some(outputs) = config.head.outputs() {
+            layout.head = Some(HeadLayout {
+                weight: layout.push("head", "weight", &[outputs, backbone.hidden_size])?,
+                bias: layout.push("head", "bias", &[outputs])?,
+            });
         }
         Ok(layout)
     }
@@ -106,7 +160,8 @@ impl AdapterLayout {
         let width = self.representation_dim;
         let a = self.push(&name, "lora_A", &[experts, rank, d_in])?;
         let b = self.push(&name, "lora_B", &[experts, d_out, rank])?;
-        let gate = if experts > 1 {
+        let kind = (experts > 1).then_some(self.config.gate);
+        let gate = if kind == Some(GateInput::Sample) {
             Some(GateLayout {
                 norm_weight: self.push(&name, "gate.norm.weight", &[width])?,
                 norm_bias: self.push(&name, "gate.norm.bias", &[width])?,
@@ -118,8 +173,53 @@ impl AdapterLayout {
         } else {
             None
         };
-        self.modules.push(ModuleLayout { name, layer, projection, d_in, d_out, a, b, gate });
+        let token_gate = if kind == Some(GateInput::Token) {
+            let width = d_in + width;
+            Some(TokenGateLayout {
+                norm_weight: self.push(&name, "gate.norm.weight", &[width])?,
+                norm_bias: self.push(&name, "gate.norm.bias", &[width])?,
+                fc_weight: self.push(&name, "gate.fc.weight", &[experts, width])?,
+                fc_bias: self.push(&name, "gate.fc.bias", &[experts])?,
+            })
+        } else {
+            None
+        };
+        let attention_gate = if kind == Some(GateInput::Attention) {
+            Some(self.push_attention_gate(&name, gate_hidden, rank * (d_in + d_out))?)
+        } else {
+            None
+        };
+        self.modules.push(ModuleLayout {
+            name,
+            layer,
+            projection,
+            d_in,
+            d_out,
+            a,
+            b,
+            gate,
+            token_gate,
+            attention_gate,
+        });
         Ok(())
+    }
+
+    fn push_attention_gate(
+        &mut self,
+        module: &str,
+        hidden: usize,
+        expert: usize,
+    ) -> Result<AttentionGateLayout> {
+        let width = self.representation_dim;
+        Ok(AttentionGateLayout {
+            query_weight: self.push(module, "gate.query.weight", &[hidden, width])?,
+            query_bias: self.push(module, "gate.query.bias", &[hidden])?,
+            key_weight: self.push(module, "gate.key.weight", &[hidden, expert])?,
+            key_bias: self.push(module, "gate.key.bias", &[hidden])?,
+            fc1_weight: self.push(module, "gate.mlp.fc1.weight", &[hidden, 4 * hidden])?,
+            fc1_bias: self.push(module, "gate.mlp.fc1.bias", &[hidden])?,
+            fc2_weight: self.push(module, "gate.mlp.fc2.weight", &[1, hidden])?,
+        })
     }
 
     fn push(&mut self, module: &str, tensor: &str, shape: &[usize]) -> Result<Range<usize>> {
@@ -157,6 +257,11 @@ impl AdapterLayout {
         &self.modules
     }
 
+    /// The trained head, where the adapter has one.
+    pub fn head(&self) -> Option<&HeadLayout> {
+        self.head.as_ref()
+    }
+
     /// All tensors, in the order of the flat parameter vector.
     pub fn tensors(&self) -> &[TensorLayout] {
         &self.tensors
@@ -172,12 +277,22 @@ impl AdapterLayout {
         self.config.lora_alpha / self.config.rank as f32
     }
 
-    /// Rank of a sample's mixed adapter: r in the factor form, N * r in the product form.
+    /// Whether mixtures are made for every token.
+    pub fn is_per_token(&self) -> bool {
+        self.config.experts > 1 && self.config.gate == GateInput::Token
+    }
+
+    /// Whether a sample's adapter is that of all experts, one below the other: in the product form, and
+    /// where the weights are those of tokens.
+    pub(crate) fn is_stacked(&self) -> bool {
+        self.config.form == MixForm::Product || self.is_per_token()
+    }
+
+    /// Rank of a sample's mixed adapter: r in the factor form, N * r in the product form and with a gate
+    /// of every token.
     pub fn mixed_rank(&self) -> usize {
-        match self.config.form {
-            MixForm::Factor => self.config.rank,
-            MixForm::Product => self.config.rank * self.config.experts,
-        }
+        let stacked = if self.is_stacked() { self.config.experts } else { 1 };
+        self.config.rank * stacked
     }
 
     /// The module of a projection of a block, where it is adapted.
@@ -212,7 +327,9 @@ impl AdapterLayout {
     /// Whether an adapter of this layout fits a backbone.
     pub(crate) fn fits(&self, backbone: &BackboneConfig) -> bool {
         let per_layer = self.config.targets.len();
+        let head = self.head.as_ref();
         self.modules.len() == per_layer * backbone.num_layers
+            && head.is_none_or(|h| h.weight.len() == h.bias.len() * backbone.hidden_size)
             && self.modules.iter().all(|m| backbone.projection(m.projection) == [m.d_out, m.d_in])
     }
 }

@@ -1,7 +1,9 @@
 //! One sample's mixed adapter: computed once per sample and module, and its backward.
 
 use super::{Adapter, Dropout, ModuleLayout};
+use crate::adapter::attention_gate::AttentionGate;
 use crate::adapter::gate::GateState;
+use crate::adapter::token_gate::TokenGate;
 use crate::error::Result;
 use crate::kernels::pointwise::{axpy, dot};
 
@@ -16,6 +18,11 @@ pub(crate) struct Mixture {
 #[derive(Debug, Default)]
 pub(crate) struct MixedState {
     pub gate: GateState,
+    /// The gate of every token, where the adapter has this kind: the model applies it, and `a` and `b`
+    /// are all experts with weight 1.
+    pub token_gate: Option<TokenGate>,
+    /// The gate that attends to the experts' weights, where the adapter has this kind.
+    attention_gate: AttentionGate,
     /// `[rank', d_in]`, rank' = r (factor) or N * r (product).
     pub a: Vec<f32>,
     /// `[d_out, rank']`.
@@ -39,11 +46,24 @@ impl Mixture {
         self.modules.resize_with(layout.modules().len(), MixedState::default);
         for (index, (module, state)) in layout.modules().iter().zip(&mut self.modules).enumerate() {
             match &module.gate {
-                None => state.gate.set_plain(),
+                None => state.gate.set_ones(match &module.token_gate {
+                    Some(_) => layout.config().experts,
+                    None => 1,
+                }),
                 Some(gate) => {
                     let dropout = dropout.map(|d| (d, index));
                     state.gate.forward(gate, layout.config(), adapter.parameters(), c, dropout);
                 }
+            }
+            match &module.token_gate {
+                Some(gate) => {
+                    let state = state.token_gate.get_or_insert_default();
+                    state.set(gate, layout.config(), adapter.parameters(), c);
+                }
+                None => state.token_gate = None,
+            }
+            if module.attention_gate.is_some() {
+                state.attention_gate.forward(adapter, module, c, &mut state.gate.alpha);
             }
             state.mix(adapter, module);
         }
@@ -59,6 +79,13 @@ impl Mixture {
                 let parameters = adapter.parameters();
                 state.gate.backward(gate, layout.config(), parameters, &self.d_alpha, gradient);
             }
+            if let (Some(gate), Some(state)) = (&module.token_gate, &state.token_gate) {
+                state.add_gradient(gate, gradient);
+            }
+            if module.attention_gate.is_some() {
+                let alpha = &state.gate.alpha;
+                state.attention_gate.backward(adapter, module, alpha, &self.d_alpha, gradient);
+            }
         }
     }
 }
@@ -72,7 +99,7 @@ impl MixedState {
         let b_experts = b.chunks_exact(module.d_out * rank);
         self.a.clear();
         self.b.clear();
-        if adapter.is_product() {
+        if adapter.layout().is_stacked() {
             // The experts' A stacked; their B side by side, each scaled by its weight.
             self.a.extend_from_slice(a);
             let stacked = self.gate.alpha.len() * rank;
@@ -110,7 +137,7 @@ impl MixedState {
         for (k, alpha) in self.gate.alpha.iter().enumerate() {
             let a = module.a.start + k * a_len..module.a.start + (k + 1) * a_len;
             let b = module.b.start + k * b_len..module.b.start + (k + 1) * b_len;
-            if adapter.is_product() {
+            if adapter.layout().is_stacked() {
                 axpy(&mut gradient[a], 1.0, &self.d_a[k * a_len..(k + 1) * a_len]);
                 let mut sum = 0.0;
                 let expert = adapter.parameters()[b.clone()].chunks_exact(rank);

@@ -3,11 +3,14 @@
 //! All trained numbers are one flat vector, so that optimizer, gradient reduction and checkpoints
 //! need no structure; [`AdapterLayout`] gives names, shapes and ranges.
 
+mod attention_gate;
 mod file;
 mod gate;
+mod head;
 mod layout;
 mod mixture;
 mod peft;
+mod token_gate;
 
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -16,12 +19,17 @@ use reclora_storage::hash::xxh3_hex;
 pub use gate::Dropout;
 #[cfg(feature = "cuda")]
 pub(crate) use gate::LAYER_NORM_EPS;
-pub use layout::{AdapterLayout, GateLayout, ModuleLayout, TensorLayout};
+pub use layout::{
+    AdapterLayout, AttentionGateLayout, GateLayout, HeadLayout, ModuleLayout, TensorLayout,
+    TokenGateLayout,
+};
 pub(crate) use mixture::Mixture;
+pub(crate) use token_gate::TokenGateBuffers;
 
 use crate::backbone::BackboneConfig;
-use crate::config::{AdapterConfig, MixForm};
-use crate::error::Result;
+use crate::config::AdapterConfig;
+use crate::error::{Result, TrainerError};
+use head::HEAD_WEIGHT;
 
 /// Every trained parameter of a personalised LoRA.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +60,7 @@ pub struct MixedModule {
 impl Adapter {
     /// A new adapter: each expert's A uniform in ±1/√d_in, B zero, gates Kaiming uniform with zero
     /// biases. So the adapted model is the backbone. Each tensor is a pure function of (seed, name).
+    /// A trained head is zero until [`Self::start_head`].
     ///
     /// # Errors
     /// A setting that can't work (see [`AdapterLayout::new`]).
@@ -65,7 +74,8 @@ impl Adapter {
         let mut parameters = vec![0.0; layout.num_parameters()];
         for tensor in layout.tensors() {
             // Zero: B, biases, and LayerNorm's weight (its scale is 1 + weight).
-            let uniform = tensor.name.ends_with("lora_A") || tensor.shape.len() == 2;
+            let matrix = tensor.shape.len() == 2 && tensor.name != HEAD_WEIGHT;
+            let uniform = tensor.name.ends_with("lora_A") || matrix;
             if let (true, Some(fan_in)) = (uniform, tensor.shape.last()) {
                 let bound = 1.0 / (*fan_in as f32).sqrt();
                 fill_uniform(&mut parameters[tensor.range.clone()], bound, seed, &tensor.name);
@@ -123,20 +133,18 @@ impl Adapter {
     /// Mixture weights `[modules][experts]` for a representation, dropout off.
     ///
     /// # Errors
-    /// The representation has another width than the adapter's.
+    /// The representation has another width than the adapter's, or each token has its own mixture.
     pub fn alpha(&self, representation: &[f32]) -> Result<Vec<Vec<f32>>> {
-        let mut mixture = Mixture::default();
-        mixture.forward(self, representation, None)?;
+        let mixture = self.mixture_of_sample(representation)?;
         Ok(mixture.modules.iter().map(|m| m.gate.alpha.clone()).collect())
     }
 
     /// The ordinary LoRA that equals this adapter for one representation.
     ///
     /// # Errors
-    /// The representation has another width than the adapter's.
+    /// The representation has another width than the adapter's, or each token has its own mixture.
     pub fn mixed(&self, representation: &[f32]) -> Result<Vec<MixedModule>> {
-        let mut mixture = Mixture::default();
-        mixture.forward(self, representation, None)?;
+        let mixture = self.mixture_of_sample(representation)?;
         let modules = self.layout.modules().iter().zip(mixture.modules);
         Ok(modules
             .map(|(module, mixed)| MixedModule {
@@ -151,8 +159,16 @@ impl Adapter {
             .collect())
     }
 
-    pub(crate) fn is_product(&self) -> bool {
-        self.config().form == MixForm::Product
+    /// Refuses what only an adapter of one mixture per sample has.
+    fn mixture_of_sample(&self, representation: &[f32]) -> Result<Mixture> {
+        if self.layout.is_per_token() {
+            let what =
+                "is \"token\": each token has its own mixture, which no ordinary LoRA equals";
+            return Err(TrainerError::config("adapter.gate", what));
+        }
+        let mut mixture = Mixture::default();
+        mixture.forward(self, representation, None)?;
+        Ok(mixture)
     }
 }
 

@@ -3,6 +3,8 @@
 //! Each stage is a function of its own section (plus its inputs and the seed), so a section holds
 //! exactly what its stage reads: changing `[tune]` must not rebuild `dataset/`.
 
+mod adapter;
+mod stored;
 mod validate;
 
 #[cfg(not(feature = "cuda"))]
@@ -10,9 +12,11 @@ pub(crate) use validate::no_cuda;
 
 use std::path::PathBuf;
 
+pub use adapter::{GateInput, Head, MixForm, Projection};
 use reclora_storage::protocol::LabelRule;
 use reclora_storage::raw::DatasetFormat;
 use serde::{Deserialize, Serialize};
+pub(crate) use stored::StoredAdapter;
 
 /// One experiment, as read from a TOML file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -170,71 +174,6 @@ pub enum WeightType {
     Q8_0,
 }
 
-/// How the experts are mixed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MixForm {
-    /// A = Σ α_k A_k, B = Σ α_k B_k, y = W x + (lora_alpha / r) B A x.
-    Factor,
-    /// y = W x + (lora_alpha / r) Σ α_k B_k A_k x.
-    Product,
-}
-
-/// A projection of a decoder block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Projection {
-    /// Query projection.
-    QProj,
-    /// Key projection.
-    KProj,
-    /// Value projection.
-    VProj,
-    /// Output projection of attention.
-    OProj,
-    /// Gate projection of the MLP.
-    GateProj,
-    /// Up projection of the MLP.
-    UpProj,
-    /// Down projection of the MLP.
-    DownProj,
-}
-
-impl Projection {
-    /// All projections of a decoder block, in the order in which they are applied.
-    pub const ALL: [Self; 7] = [
-        Self::QProj,
-        Self::KProj,
-        Self::VProj,
-        Self::OProj,
-        Self::GateProj,
-        Self::UpProj,
-        Self::DownProj,
-    ];
-
-    /// Name in configs and in PEFT's `target_modules`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::QProj => "q_proj",
-            Self::KProj => "k_proj",
-            Self::VProj => "v_proj",
-            Self::OProj => "o_proj",
-            Self::GateProj => "gate_proj",
-            Self::UpProj => "up_proj",
-            Self::DownProj => "down_proj",
-        }
-    }
-
-    /// Name of the projection of a decoder block in a Hugging Face model.
-    pub fn module(self, layer: usize) -> String {
-        let part = match self {
-            Self::QProj | Self::KProj | Self::VProj | Self::OProj => "self_attn",
-            Self::GateProj | Self::UpProj | Self::DownProj => "mlp",
-        };
-        format!("model.layers.{layer}.{part}.{}", self.name())
-    }
-}
-
 /// `[adapter]`: the personalised LoRA.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -251,12 +190,18 @@ pub struct AdapterConfig {
     pub form: MixForm,
     /// Take the square root of the mixture weights.
     pub sqrt_alpha: bool,
-    /// Width of the gate's hidden layer.
+    /// Experts a sample is given: those of the largest gate logits, the others get weight 0. 0 is all (soft routing).
+    pub top_k: usize,
+    /// What the gate reads: `sample` (the CRM's representation, once per sample), `token` (that and the module's input, for every token) or `attention` (the representation as query, each expert's weights as key).
+    pub gate: GateInput,
+    /// Width of the `sample` gate's hidden layer, and of the `attention` gate's queries, keys and hidden layer.
     pub gate_hidden: usize,
-    /// Dropout inside the gate while tuning.
+    /// Dropout inside the `sample` gate while tuning.
     pub gate_dropout: f32,
     /// Adapted projections.
     pub targets: Vec<Projection>,
+    /// What turns the final hidden state into an answer: `lm`, `ctr2` or `ctr1`.
+    pub head: Head,
 }
 
 /// `[tune]`: tuning of the adapters on the few-shot set.
@@ -429,9 +374,12 @@ impl Default for AdapterConfig {
             temperature: 5.0,
             form: MixForm::Factor,
             sqrt_alpha: false,
+            top_k: 0,
+            gate: GateInput::Sample,
             gate_hidden: 60,
             gate_dropout: 0.1,
             targets: vec![Projection::QProj, Projection::VProj],
+            head: Head::Lm,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use reclora_storage::protocol::LabelRule;
 
-use super::{AdapterConfig, CommBackend, Config, CrmConfig, Device, Projection};
+use super::{AdapterConfig, CommBackend, Config, CrmConfig, Device, GateInput, Projection};
 use crate::error::{Result, TrainerError};
 
 /// Largest width and depth of the CRM.
@@ -57,6 +57,11 @@ impl Config {
         if let Some(pair) = self.export.pairs.iter().find(|pair| !pair.contains(':')) {
             return refuse("export.pairs", format!("{pair:?}: write \"user:item\""));
         }
+        if !self.export.pairs.is_empty() && adapter.gate == GateInput::Token && adapter.experts > 1
+        {
+            let what = "no ordinary LoRA equals an adapter that mixes per token (adapter.gate = \"token\")";
+            return refuse("export.pairs", what);
+        }
         micro_batches("crm.micro_batches", crm.micro_batches, world_size)?;
         micro_batches("tune.micro_batches", tune.micro_batches, world_size)?;
         #[cfg(not(feature = "cuda"))]
@@ -66,6 +71,18 @@ impl Config {
         #[cfg(feature = "cuda")]
         if self.runtime.device == Device::Cuda {
             crate::cuda::Precision::of(self.backbone.weights)?;
+            let AdapterConfig { top_k, gate, head, .. } = adapter;
+            let unsupported = [
+                ("adapter.top_k", *top_k != 0),
+                ("adapter.gate", *gate != GateInput::Sample),
+                ("adapter.head", *head != super::Head::Lm),
+            ];
+            if let Some((field, _)) = unsupported.iter().find(|(_, is)| *is) {
+                return refuse(
+                    field,
+                    "runtime.device = \"cuda\" has the default only; use \"cpu\"",
+                );
+            }
         }
         match self.runtime.backend {
             CommBackend::Tcp => Ok(()),
@@ -154,6 +171,10 @@ impl AdapterConfig {
             let what = format!("{} experts of rank {}: too large", self.experts, self.rank);
             return refuse("adapter.rank", what);
         }
+        if self.top_k > self.experts {
+            let what = format!("{} of {} experts; 0 is all of them", self.top_k, self.experts);
+            return refuse("adapter.top_k", what);
+        }
         if !self.lora_alpha.is_finite() {
             let what = format!("{} is not a finite number", self.lora_alpha);
             return refuse("adapter.lora_alpha", what);
@@ -200,7 +221,7 @@ mod tests {
     #[test]
     fn each_bad_setting_is_named() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change); 17] = [
+        let cases: [(&str, Change); 18] = [
             ("retrieve.pca_dimensions", |c| c.retrieve.pca_dimensions = 0),
             ("data.split", |c| c.data.split = [0.8, 0.1, 0.2]),
             ("data.split", |c| c.data.split = [f64::NAN, 0.1, 0.2]),
@@ -211,6 +232,7 @@ mod tests {
             ("crm.learning_rate", |c| c.crm.learning_rate = -1.0),
             ("crm.micro_batches", |c| c.crm.micro_batches = 6),
             ("adapter.experts", |c| c.adapter.experts = 0),
+            ("adapter.top_k", |c| c.adapter.top_k = 9),
             ("adapter.temperature", |c| c.adapter.temperature = 0.0),
             ("adapter.targets", |c| c.adapter.targets.clear()),
             ("tune.weight_decay", |c| c.tune.weight_decay = f32::INFINITY),

@@ -8,11 +8,15 @@ use half::bf16;
 use super::packed::Packing;
 use super::pointwise::widen;
 use super::q8_0::{BLOCK, BlockQ8_0, dequantize};
-use super::{Mat, bf16 as bf16_kernel, frozen_f32};
+use super::{Mat, bf16 as bf16_kernel, frozen_f32, matmul};
 
 /// Values that are widened to f32 at a time, where a product has no kernel of its own: a panel that
 /// stays in the second-level cache.
 const PANEL: usize = 1 << 17;
+
+/// With fewer rows, packing an f32 weight for the backward costs more than it saves: the general
+/// product reads it where it is.
+const FEW_BACKWARD_ROWS: usize = 64;
 
 /// A frozen weight `[outputs, inputs]`, row-major.
 #[derive(Clone, Copy, Debug)]
@@ -135,6 +139,9 @@ pub fn project_grad(
 ) {
     let inputs = w.inputs;
     if let FrozenValues::F32(values) = w.values {
+        if dy.rows() < FEW_BACKWARD_ROWS {
+            return matmul(dx, inputs, dy, Mat::new(values, w.outputs, inputs), 1.0, accumulate);
+        }
         let w = frozen_f32::Weight::new(values, w.outputs, inputs);
         return frozen_f32::project_grad(dx, inputs, dy, w, accumulate, &mut buffers.packing);
     }

@@ -2,26 +2,70 @@
 
 use super::Target;
 use super::workspace::{Workspace, fit};
+use crate::adapter::HeadLayout;
 use crate::backbone::Backbone;
-use crate::kernels::pointwise::dot;
+use crate::kernels::pointwise::{axpy, dot};
 use crate::kernels::{Mat, project, project_grad};
 
-/// Logits of the first of the final hidden states: of some tokens (checked by the caller), or of all.
-pub(super) fn logits(
-    backbone: &Backbone,
-    ws: &mut Workspace,
-    token_ids: Option<&[u32]>,
-) -> Vec<f32> {
+/// Logits of tokens (checked by the caller), from the first of the final hidden states.
+pub(super) fn logits(backbone: &Backbone, ws: &Workspace, tokens: &[usize]) -> Vec<f32> {
     let head = backbone.head().mat();
     let hidden = ws.top.row(0);
     let mut row = vec![0.0; hidden.len()];
-    let mut logit = |token| {
-        head.widen(token, &mut row);
+    let logit = |token: &usize| {
+        head.widen(*token, &mut row);
         dot(&row, hidden)
     };
-    match token_ids {
-        None => (0..head.outputs()).map(logit).collect(),
-        Some(ids) => ids.iter().map(|id| logit(*id as usize)).collect(),
+    tokens.iter().map(logit).collect()
+}
+
+/// Outputs of a trained head for the first of the final hidden states.
+pub(super) fn answers(head: &HeadLayout, parameters: &[f32], ws: &Workspace) -> Vec<f32> {
+    let hidden = ws.top.row(0);
+    let rows = parameters[head.weight.clone()].chunks_exact(hidden.len());
+    rows.zip(&parameters[head.bias.clone()]).map(|(row, bias)| dot(row, hidden) + bias).collect()
+}
+
+/// Loss of a trained head, and its gradient with respect to the outputs.
+///
+/// Both heads' loss is softplus(−m) of the margin m by which the right answer leads: yes − no, or the
+/// one output, or the negative of that for no.
+pub(super) fn answer_loss(
+    head: &HeadLayout,
+    parameters: &[f32],
+    ws: &Workspace,
+    like: bool,
+) -> (f32, Vec<f32>) {
+    let outputs = answers(head, parameters, ws);
+    let sign = if like { 1.0 } else { -1.0 };
+    let yes_over_no = match outputs[..] {
+        [no, yes] => f64::from(yes) - f64::from(no),
+        _ => outputs.iter().copied().map(f64::from).sum(),
+    };
+    let margin = sign * yes_over_no;
+    let loss = (-margin).max(0.0) + (-margin.abs()).exp().ln_1p();
+    // d loss / d yes; no, where it has an output, gets the opposite.
+    let d_yes = (-sign / (1.0 + margin.exp())) as f32;
+    let d_outputs = if outputs.len() == 2 { vec![-d_yes, d_yes] } else { vec![d_yes] };
+    (loss as f32, d_outputs)
+}
+
+/// Adds a trained head's gradients, and leaves that of the final hidden state in `ws.top.d_norm`.
+pub(super) fn answer_grad(
+    head: &HeadLayout,
+    parameters: &[f32],
+    ws: &mut Workspace,
+    d_outputs: &[f32],
+    gradient: &mut [f32],
+) {
+    let width = ws.top.width;
+    let d_norm = fit(&mut ws.top.d_norm, width);
+    d_norm.fill(0.0);
+    for (output, d) in d_outputs.iter().enumerate() {
+        let row = head.weight.start + output * width..head.weight.start + (output + 1) * width;
+        axpy(d_norm, *d, &parameters[row.clone()]);
+        axpy(&mut gradient[row], *d, &ws.top.norm[..width]);
+        gradient[head.bias.start + output] += d;
     }
 }
 

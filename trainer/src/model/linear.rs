@@ -56,8 +56,8 @@ impl<'a> Linear<'a> {
         Self { frozen: block.projection(projection), site: sites.0[projection as usize] }
     }
 
-    /// `y = W x + b + scale * B A x` for every row of `x` (dense); rows of `y` are `stride` apart.
-    /// With `accumulate` this is added to `y`.
+    /// `y = W x + b + scale * B A x` for every row of `x` (dense); rows of `y` are `stride` apart. With
+    /// `accumulate` this is added to `y`. A gate of every token stands between A and B.
     pub fn forward(
         &self,
         x: &[f32],
@@ -70,6 +70,7 @@ impl<'a> Linear<'a> {
         let weight = self.frozen.weight.mat();
         let (inputs, outputs) = (weight.inputs(), weight.outputs());
         let rows = x.len() / inputs;
+        let x_rows = x;
         let x = Mat::new(x, rows, inputs);
         project(y, stride, x, weight, accumulate, &mut buffers.frozen);
         if let Some(bias) = &self.frozen.bias {
@@ -79,6 +80,10 @@ impl<'a> Linear<'a> {
             let mixed = &mixture.modules[module];
             let lora_x = fit(&mut buffers.lora_x, rows * rank);
             matmul(lora_x, rank, x, Mat::new(&mixed.a, rank, inputs).t(), 1.0, false);
+            if let Some(gate) = &mixed.token_gate {
+                gate.forward(x_rows, inputs, lora_x, &mut buffers.token_gate);
+                lora_x.copy_from_slice(&buffers.token_gate.routed);
+            }
             let b = Mat::new(&mixed.b, outputs, rank);
             matmul(y, stride, Mat::new(lora_x, rows, rank), b.t(), scale, true);
         }
@@ -104,14 +109,26 @@ impl<'a> Linear<'a> {
         }
         let Some(Site { module, rank, scale }) = self.site else { return };
         let mixed = &mut mixture.modules[module];
+        let x_rows = x;
         let x = Mat::new(x, rows, inputs);
         let a = Mat::new(&mixed.a, rank, inputs);
         let lora_x = fit(&mut buffers.lora_x, rows * rank);
         matmul(lora_x, rank, x, a.t(), 1.0, false);
         let lora_dy = fit(&mut buffers.lora_dy, rows * rank);
         matmul(lora_dy, rank, dy, Mat::new(&mixed.b, outputs, rank), 1.0, false);
+        let times_b = match &mixed.token_gate {
+            None => &*lora_x,
+            Some(gate) => {
+                gate.forward(&x_rows[..rows * inputs], inputs, lora_x, &mut buffers.token_gate);
+                &buffers.token_gate.routed
+            }
+        };
         let d_b = fit(&mut mixed.d_b, outputs * rank);
-        matmul(d_b, rank, dy.t(), Mat::new(lora_x, rows, rank), scale, false);
+        matmul(d_b, rank, dy.t(), Mat::new(times_b, rows, rank), scale, false);
+        if let Some(gate) = &mut mixed.token_gate {
+            let dx = dx.as_mut().map(|(dx, _)| &mut **dx);
+            gate.backward(lora_x, lora_dy, scale, inputs, dx, &mut buffers.token_gate);
+        }
         let lora_dy = Mat::new(lora_dy, rows, rank);
         let d_a = fit(&mut mixed.d_a, rank * inputs);
         matmul(d_a, inputs, lora_dy.t(), x, scale, false);

@@ -44,6 +44,8 @@ pub struct TrainingSample<'a> {
     pub prompt: Prompt<'a>,
     /// The supervised tokens.
     pub targets: &'a [Target],
+    /// Whether the answer is yes: what a trained head learns.
+    pub label: bool,
     /// Dropout of the gates.
     pub dropout: Option<Dropout>,
 }
@@ -71,7 +73,38 @@ impl<'a> AdaptedModel<'a> {
         self.backbone
     }
 
-    /// Logits of the token after `position`: of `token_ids` in their order, or of the whole
+    /// Whether the adapter has a trained head.
+    pub fn has_head(&self) -> bool {
+        self.adapter.is_some_and(|adapter| adapter.layout().head().is_some())
+    }
+
+    /// Logits of the answers no and yes after `position`, by the adapter's head: those of two tokens
+    /// (`deciding`) from the LLM's own, the two outputs of `ctr2`, or 0 and the output of `ctr1`. So
+    /// P(yes) is the sigmoid of yes − no with every head.
+    ///
+    /// # Errors
+    /// As for [`Self::logits_at`].
+    pub fn answer_logits(
+        &self,
+        ws: &mut Workspace,
+        prompt: &Prompt<'_>,
+        position: usize,
+        deciding: [u32; 2],
+    ) -> Result<[f32; 2]> {
+        self.hidden_at(ws, prompt, position, &deciding)?;
+        let head = self.adapter.and_then(|adapter| Some((adapter, adapter.layout().head()?)));
+        let logits = match head {
+            Some((adapter, head)) => head::answers(head, adapter.parameters(), ws),
+            None => head::logits(self.backbone, ws, &deciding.map(|token| token as usize)),
+        };
+        match check_finite(logits)?[..] {
+            [no, yes] => Ok([no, yes]),
+            [yes] => Ok([0.0, yes]),
+            _ => Err(TrainerError::Input("the head has neither one nor two outputs".into())),
+        }
+    }
+
+    /// Logits of the token after `position`, from the LLM's own head: of `token_ids` in their order, or of the whole
     /// vocabulary. Forward only, dropout off, no activations kept.
     ///
     /// # Errors
@@ -84,14 +117,28 @@ impl<'a> AdaptedModel<'a> {
         position: usize,
         token_ids: Option<&[u32]>,
     ) -> Result<Vec<f32>> {
-        self.check(prompt, &[position], token_ids.unwrap_or_default())?;
+        self.hidden_at(ws, prompt, position, token_ids.unwrap_or_default())?;
+        let tokens: Vec<usize> = match token_ids {
+            None => (0..self.backbone.config.vocab_size).collect(),
+            Some(ids) => ids.iter().map(|id| *id as usize).collect(),
+        };
+        check_finite(head::logits(self.backbone, ws, &tokens))
+    }
+
+    /// The final hidden state at `position`, as the only row of `ws.top`.
+    fn hidden_at(
+        &self,
+        ws: &mut Workspace,
+        prompt: &Prompt<'_>,
+        position: usize,
+        token_ids: &[u32],
+    ) -> Result<()> {
+        self.check(prompt, &[position], token_ids)?;
         self.mix(ws, prompt, None)?;
         let rows = [position as u32];
         let tokens = &prompt.tokens[..=position];
-        let pass = Pass::new(self.backbone, self.adapter);
-        pass.forward(ws, tokens, &rows, Keep::Nothing);
-        let logits = head::logits(self.backbone, ws, token_ids);
-        if logits.iter().all(|x| x.is_finite()) { Ok(logits) } else { Err(logit_not_finite()) }
+        Pass::new(self.backbone, self.adapter).forward(ws, tokens, &rows, Keep::Nothing);
+        Ok(())
     }
 
     /// Mean cross-entropy over `targets` (softmax over the whole vocabulary); adds `weight` times its
@@ -99,7 +146,7 @@ impl<'a> AdaptedModel<'a> {
     ///
     /// # Errors
     /// [`TrainerError::Input`] as for [`Self::logits_at`], for no targets, for a gradient of another
-    /// length, and for a model without adapter; [`TrainerError::NotFinite`] for a loss that is NaN or
+    /// length, and for a model without adapter or with a trained head; [`TrainerError::NotFinite`] for a loss that is NaN or
     /// infinite (then `gradient` is untouched).
     pub fn loss_and_gradient(
         &self,
@@ -110,10 +157,11 @@ impl<'a> AdaptedModel<'a> {
         weight: f32,
         gradient: &mut [f32],
     ) -> Result<f32> {
-        let Some(adapter) = self.adapter else {
-            return Err(TrainerError::Input("the bare backbone has no gradient".into()));
-        };
-        adapter.layout().check_gradient(gradient)?;
+        let adapter = self.trained(gradient)?;
+        if adapter.layout().head().is_some() {
+            let what = "the adapter has a trained head, which learns from answers, not tokens";
+            return Err(TrainerError::Input(what.into()));
+        }
         let positions: Vec<usize> = targets.iter().map(|t| t.position).collect();
         let target_tokens: Vec<u32> = targets.iter().map(|t| t.token).collect();
         self.check(prompt, &positions, &target_tokens)?;
@@ -125,13 +173,56 @@ impl<'a> AdaptedModel<'a> {
         let pass = Pass::new(self.backbone, self.adapter);
         let keep = pass.keep(tokens.len(), ws.activation_budget);
         pass.forward(ws, tokens, &rows, keep);
-        let loss = head::loss(self.backbone, ws, &rows, targets, weight);
-        if !loss.is_finite() {
-            return Err(loss_not_finite());
-        }
+        let loss = check_loss(head::loss(self.backbone, ws, &rows, targets, weight))?;
         pass.backward(ws, tokens.len(), &rows, keep);
         ws.mixture.backward(adapter, gradient);
         Ok(loss)
+    }
+
+    /// Loss of a trained head for the answer after `position`: cross-entropy of `ctr2`, binary
+    /// cross-entropy of `ctr1`. Adds `weight` times its gradient to `gradient`.
+    ///
+    /// # Errors
+    /// As for [`Self::loss_and_gradient`], but for a model without a trained head.
+    #[expect(clippy::too_many_arguments, reason = "those of loss_and_gradient, and a label")]
+    pub fn answer_loss_and_gradient(
+        &self,
+        ws: &mut Workspace,
+        prompt: &Prompt<'_>,
+        position: usize,
+        like: bool,
+        dropout: Option<Dropout>,
+        weight: f32,
+        gradient: &mut [f32],
+    ) -> Result<f32> {
+        let adapter = self.trained(gradient)?;
+        let Some(head) = adapter.layout().head() else {
+            let what = "the adapter has no trained head: it learns from tokens";
+            return Err(TrainerError::Input(what.into()));
+        };
+        self.check(prompt, &[position], &[])?;
+        self.mix(ws, prompt, dropout)?;
+        let rows = [position as u32];
+        let tokens = &prompt.tokens[..=position];
+        let pass = Pass::new(self.backbone, self.adapter);
+        let keep = pass.keep(tokens.len(), ws.activation_budget);
+        pass.forward(ws, tokens, &rows, keep);
+        let (loss, d_logits) = head::answer_loss(head, adapter.parameters(), ws, like);
+        check_loss(loss)?;
+        let d_logits: Vec<f32> = d_logits.iter().map(|d| weight * d).collect();
+        head::answer_grad(head, adapter.parameters(), ws, &d_logits, gradient);
+        pass.backward(ws, tokens.len(), &rows, keep);
+        ws.mixture.backward(adapter, gradient);
+        Ok(loss)
+    }
+
+    /// The adapter that `gradient` is of.
+    fn trained(&self, gradient: &[f32]) -> Result<&'a Adapter> {
+        let Some(adapter) = self.adapter else {
+            return Err(TrainerError::Input("the bare backbone has no gradient".into()));
+        };
+        adapter.layout().check_gradient(gradient)?;
+        Ok(adapter)
     }
 
     /// Mean over all positions of the last hidden states (after the final norm), `[hidden]`.
@@ -206,19 +297,25 @@ pub(crate) fn check(
     Ok(())
 }
 
-pub(crate) fn logit_not_finite() -> TrainerError {
-    TrainerError::NotFinite {
+pub(crate) fn check_finite(logits: Vec<f32>) -> Result<Vec<f32>> {
+    if logits.iter().all(|x| x.is_finite()) {
+        return Ok(logits);
+    }
+    Err(TrainerError::NotFinite {
         what: "a logit".into(),
         hint:
             "the adapter or the backbone's weights overflow; was it tuned with too high a learning \
                rate?"
                 .into(),
-    }
+    })
 }
 
-pub(crate) fn loss_not_finite() -> TrainerError {
-    TrainerError::NotFinite {
+pub(crate) fn check_loss(loss: f32) -> Result<f32> {
+    if loss.is_finite() {
+        return Ok(loss);
+    }
+    Err(TrainerError::NotFinite {
         what: "the loss".into(),
         hint: "lower [tune] learning_rate or max_grad_norm".into(),
-    }
+    })
 }

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use crate::adapter::Mixture;
+use crate::adapter::{Mixture, TokenGateBuffers};
 use crate::config::WeightType;
 use crate::kernels::FrozenBuffers;
 use crate::kernels::heads::RopeTable;
@@ -167,6 +167,8 @@ pub(super) struct LinearBuffers {
     pub lora_x: Vec<f32>,
     /// `dy B` `[rows, rank]`.
     pub lora_dy: Vec<f32>,
+    /// Mixtures of tokens, where the adapter has these.
+    pub token_gate: TokenGateBuffers,
 }
 
 /// Buffers no one reads after the step that filled them.

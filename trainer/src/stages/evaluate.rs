@@ -236,10 +236,10 @@ fn distinct_users(samples: &[Sample]) -> u64 {
     users.len() as u64
 }
 
-/// How the gates mix over the test set; `None` for an adapter without gates.
+/// How the gates mix over the test set; `None` for an adapter without gates, or with gates of tokens.
 fn gate_use(adapter: &Adapter, lens: &Lens, test: Range<u64>) -> Result<Option<GateUse>> {
     let experts = adapter.config().experts;
-    if experts == 1 || test.is_empty() {
+    if experts == 1 || adapter.layout().is_per_token() || test.is_empty() {
         return Ok(None);
     }
     let step = (test.end - test.start).div_ceil(GATE_SAMPLES);

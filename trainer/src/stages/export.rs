@@ -9,7 +9,7 @@ use reclora_storage::dataset::Dataset;
 use serde_json::json;
 
 use super::pair::Pair;
-use super::text::{Adapters, TextInputs};
+use super::text::{Adapters, TextInputs, deciding_logits};
 use super::{Counts, RunContext, Stage, require, tune, write_json};
 use crate::adapter::Adapter;
 use crate::error::{Result, TrainerError};
@@ -18,6 +18,8 @@ use crate::progress::{Event, Progress};
 
 /// The bank of experts and its gates.
 const BANK: &str = "bank.safetensors";
+/// A trained head, which PEFT's format of a LoRA has no place for.
+const HEAD: &str = "head.safetensors";
 /// A prompt's tokens and the logits after it: what the adapter should give elsewhere.
 const EXAMPLE: &str = "example.json";
 
@@ -34,19 +36,23 @@ pub fn run(
         let (user, item) = pair.split_once(':').unwrap_or((pair, ""));
         pairs.push(Pair::find(ctx, dataset, user, item)?);
     }
+    let per_token = exporter.adapters.reclora.layout().is_per_token();
     if pairs.is_empty() {
         pairs.push(Pair::first_test_sample(ctx, dataset)?);
     }
     exporter.adapters.reclora.save(&dir.join(BANK))?;
-    for pair in &pairs {
+    // No ordinary LoRA equals an adapter of tokens' mixtures.
+    let personal = if per_token { &[] } else { &pairs[..] };
+    for pair in personal {
         exporter.write(&exporter.adapters.reclora, pair, &dir.join(directory_of(dataset, pair)))?;
     }
     if let (Some(lora), Some(pair)) = (&exporter.adapters.lora, pairs.first()) {
         exporter.write(lora, pair, &dir.join(tune::PLAIN))?;
     }
-    let text = format!("{} mixed adapters in {}", pairs.len(), dir.display());
+    let why = if per_token { " (adapter.gate = \"token\" mixes per token)" } else { "" };
+    let text = format!("{} mixed adapters in {}{why}", personal.len(), dir.display());
     progress.emit(Event::Message { text });
-    Ok([("pairs".to_owned(), pairs.len() as u64)].into())
+    Ok([("pairs".to_owned(), personal.len() as u64)].into())
 }
 
 /// Raw ids may hold characters that no directory should.
@@ -105,9 +111,11 @@ impl Exporter {
         let encoded = prompts.build(pair.user, pair.item, &pair.text)?;
         let tokens = &encoded.tokens;
         let prompt = Prompt { tokens, representation: &pair.representation };
-        let logits = self.text.llm.adapted(adapter)?.logits(&[prompt], None)?.concat();
-        let [no, yes] = prompts.answers().deciding();
-        let example = json!({
+        let model = self.text.llm.adapted(adapter)?;
+        let logits = model.logits(&[prompt], None)?.concat();
+        let deciding = prompts.answers().deciding();
+        let [no, yes] = deciding;
+        let mut example = json!({
             "user": self.text.dataset.user_key(pair.user),
             "item": self.text.dataset.item_key(pair.item),
             "prompt": encoded.text,
@@ -116,6 +124,10 @@ impl Exporter {
             "yes_token": yes,
             "logits": logits,
         });
+        if adapter.save_head(&dir.join(HEAD))? {
+            let answers = deciding_logits(&model, &[prompt], deciding)?.concat();
+            example["answer_logits"] = json!(answers);
+        }
         write_json(&dir.join(EXAMPLE), &example)
     }
 }

@@ -60,6 +60,16 @@ impl Llm {
         })
     }
 
+    /// Sets the trained head of a new adapter, where it has one, to the rows of no and yes.
+    pub fn start_head(&self, adapter: &mut Adapter, deciding: [u32; 2]) -> Result<()> {
+        match self {
+            Self::Cpu(backbone) => adapter.start_head(backbone, deciding),
+            // Trained heads were refused with the config.
+            #[cfg(feature = "cuda")]
+            Self::Gpu(_) => Ok(()),
+        }
+    }
+
     pub fn bare(&self) -> AdaptedLlm<'_> {
         match self {
             Self::Cpu(backbone) => AdaptedLlm::Cpu(AdaptedModel::bare(backbone)),
@@ -86,6 +96,22 @@ impl AdaptedLlm<'_> {
         }
     }
 
+    /// Logits of no and yes after each prompt, by the adapter's head.
+    pub fn answer_logits(
+        &self,
+        prompts: &[Prompt<'_>],
+        deciding: [u32; 2],
+    ) -> Result<Vec<[f32; 2]>> {
+        match self {
+            Self::Cpu(model) => on_threads(prompts, |ws, prompt| {
+                let last = prompt.tokens.len().saturating_sub(1);
+                model.answer_logits(ws, prompt, last, deciding)
+            }),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(model) => model.answer_logits(prompts, deciding),
+        }
+    }
+
     /// Each prompt's mean last hidden state.
     pub fn hidden_means(&self, prompts: &[Prompt<'_>]) -> Result<Vec<Vec<f32>>> {
         match self {
@@ -106,10 +132,9 @@ impl AdaptedLlm<'_> {
         match self {
             Self::Cpu(model) => {
                 let mut sum = 0.0;
-                for TrainingSample { prompt, targets, dropout } in samples {
-                    sum += WORKSPACE.with_borrow_mut(|ws| {
-                        model.loss_and_gradient(ws, prompt, targets, *dropout, weight, gradient)
-                    })?;
+                for sample in samples {
+                    sum += WORKSPACE
+                        .with_borrow_mut(|ws| train(model, ws, sample, weight, gradient))?;
                 }
                 Ok(sum)
             }
@@ -119,10 +144,28 @@ impl AdaptedLlm<'_> {
     }
 }
 
-fn on_threads(
+/// Adds a sample's gradient: of its answer where the head is trained, otherwise of its tokens.
+fn train(
+    model: &AdaptedModel<'_>,
+    ws: &mut Workspace,
+    sample: &TrainingSample<'_>,
+    weight: f32,
+    gradient: &mut [f32],
+) -> Result<f32> {
+    let TrainingSample { prompt, targets, label, dropout } = *sample;
+    match targets.first() {
+        Some(first) if model.has_head() => {
+            let position = first.position;
+            model.answer_loss_and_gradient(ws, &prompt, position, label, dropout, weight, gradient)
+        }
+        _ => model.loss_and_gradient(ws, &prompt, targets, dropout, weight, gradient),
+    }
+}
+
+fn on_threads<T: Send>(
     prompts: &[Prompt<'_>],
-    compute: impl Fn(&mut Workspace, &Prompt<'_>) -> Result<Vec<f32>> + Sync,
-) -> Result<Vec<Vec<f32>>> {
+    compute: impl Fn(&mut Workspace, &Prompt<'_>) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
     let prompts = prompts.par_iter();
     prompts.map(|prompt| WORKSPACE.with_borrow_mut(|ws| compute(ws, prompt))).collect()
 }
@@ -137,7 +180,7 @@ mod gpu {
     use crate::backbone::{Backbone, BackboneConfig};
     use crate::config::WeightType;
     use crate::cuda::{DeviceBackbone, DeviceModel, DeviceOptions, Precision};
-    use crate::error::Result;
+    use crate::error::{Result, TrainerError};
     use crate::model::{Prompt, TrainingSample};
 
     /// Tokens of a batch, unless one prompt alone has more: bounds the memory of activations.
@@ -197,6 +240,19 @@ mod gpu {
                 logits.extend(self.model.logits_at(&at.collect::<Vec<_>>(), token_ids)?);
             }
             Ok(logits)
+        }
+
+        pub fn answer_logits(
+            &self,
+            prompts: &[Prompt<'_>],
+            deciding: [u32; 2],
+        ) -> Result<Vec<[f32; 2]>> {
+            let logits = self.logits(prompts, Some(deciding.as_slice()))?;
+            let pair = |logits: Vec<f32>| match logits[..] {
+                [no, yes] => Ok([no, yes]),
+                _ => Err(TrainerError::Input("the model gave no logits for the answers".into())),
+            };
+            logits.into_iter().map(pair).collect()
         }
 
         pub fn hidden_means(&self, prompts: &[Prompt<'_>]) -> Result<Vec<Vec<f32>>> {

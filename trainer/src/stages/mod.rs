@@ -29,7 +29,7 @@ use reclora_storage::manifest::StageDir;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::config::Config;
+use crate::config::{Config, StoredAdapter};
 use crate::error::{Result, TrainerError};
 use crate::progress::Progress;
 
@@ -206,7 +206,8 @@ fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<BTreeMap<String, String>>
             let mut tune = json!(config.tune);
             // How often it is saved does not change what is learnt.
             tune["checkpoint_every"] = json!(0);
-            json!([config.seed, config.adapter, config.prompt.max_tokens, tune])
+            let adapter = StoredAdapter(config.adapter.clone());
+            json!([config.seed, adapter, config.prompt.max_tokens, tune])
         }
         Stage::Evaluate => {
             json!([config.seed, config.prompt.max_tokens, config.evaluate, config.tune.plain_lora])

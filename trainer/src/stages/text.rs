@@ -6,7 +6,7 @@ use super::llm::{AdaptedLlm, Llm};
 use super::{RunContext, Stage, inputs, tune};
 use crate::adapter::Adapter;
 use crate::backbone::BackboneConfig;
-use crate::error::{Result, TrainerError};
+use crate::error::Result;
 use crate::model::Prompt;
 use crate::prompt::{PromptBuilder, PromptTemplate};
 use crate::tokenizer::Tokenizer;
@@ -70,10 +70,5 @@ pub fn deciding_logits(
     prompts: &[Prompt<'_>],
     deciding: [u32; 2],
 ) -> Result<Vec<[f32; 2]>> {
-    let logits = model.logits(prompts, Some(deciding.as_slice()))?;
-    let pair = |logits: Vec<f32>| match logits[..] {
-        [no, yes] => Ok([no, yes]),
-        _ => Err(TrainerError::Input("the model gave no logits for the answers".into())),
-    };
-    logits.into_iter().map(pair).collect()
+    model.answer_logits(prompts, deciding)
 }

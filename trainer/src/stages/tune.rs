@@ -11,7 +11,7 @@ use super::scores::valid_metrics;
 use super::text::{TextInputs, deciding_logits};
 use super::{Counts, RunContext, Stage, write_json};
 use crate::adapter::{Adapter, AdapterLayout, Dropout};
-use crate::config::AdapterConfig;
+use crate::config::{AdapterConfig, GateInput};
 use crate::distributed::train::{Objective, TrainPlan, train};
 use crate::error::{Result, TrainerError};
 use crate::model::{Prompt, TrainingSample};
@@ -27,7 +27,13 @@ const FEW_SHOT_DRAW: u64 = u64::MAX;
 
 /// The settings of plain LoRA: the same but for experts and gate.
 fn plain(config: &AdapterConfig) -> AdapterConfig {
-    AdapterConfig { experts: 1, sqrt_alpha: false, ..config.clone() }
+    AdapterConfig {
+        experts: 1,
+        sqrt_alpha: false,
+        top_k: 0,
+        gate: GateInput::Sample,
+        ..config.clone()
+    }
 }
 
 struct TuneSample {
@@ -121,12 +127,14 @@ impl Objective for TuneObjective<'_> {
         let adapter = self.adapter(parameters)?;
         let model = self.data.llm.adapted(&adapter)?;
         let samples = samples.iter().map(|&index| {
-            let TuneSample { example, representation, .. } = &self.data.train[index as usize];
+            let TuneSample { example, representation, label, .. } =
+                &self.data.train[index as usize];
             let key = self.seed ^ (epoch << 40 | index).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let dropout = Dropout { probability: self.dropout, key };
             TrainingSample {
                 prompt: Prompt { tokens: &example.tokens, representation },
                 targets: &example.targets,
+                label: *label,
                 dropout: (self.dropout > 0.0).then_some(dropout),
             }
         });
@@ -188,7 +196,8 @@ fn tune(
 ) -> Result<u64> {
     let tune = &ctx.config.tune;
     let seed = ctx.config.seed;
-    let initial = Adapter::new(data.llm.config(), config, data.representation_dim, seed)?;
+    let mut initial = Adapter::new(data.llm.config(), config, data.representation_dim, seed)?;
+    data.llm.start_head(&mut initial, data.deciding)?;
     let plan = TrainPlan {
         task: format!("tune {name}"),
         samples: data.train.len() as u64,
