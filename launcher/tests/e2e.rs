@@ -81,7 +81,7 @@ fn e2e_d2_a_killed_run_continues_to_the_same_bytes() {
     let undisturbed = dir.path().join("undisturbed");
     let started = std::time::Instant::now();
     run(&config, &undisturbed, &["--nproc-per-node", "2"]);
-    let time = started.elapsed();
+    let mut time = started.elapsed();
     let expected = results(&undisturbed);
     let mut random = gang::Random::from_clock();
     let mut killed = 0;
@@ -90,7 +90,12 @@ fn e2e_d2_a_killed_run_continues_to_the_same_bytes() {
         let moment = time.mul_f64((f64::from(attempt) + random.unit()) / 10.0);
         let run_dir = dir.path().join(format!("killed_{attempt}"));
         let what = format!("{victim:?} killed after {moment:?} of {time:?}");
-        killed += u32::from(kill_at(&config, &run_dir, victim, moment, &mut random, &what));
+        if kill_at(&config, &run_dir, victim, moment, &mut random, &what) {
+            killed += 1;
+        } else {
+            // It ended before its moment: the machine is less busy than when the time was taken.
+            time = time.mul_f64(0.7);
+        }
         run(&config, &run_dir, &["--nproc-per-node", "2"]);
         assert_same(&expected, &run_dir, &what);
         std::fs::remove_dir_all(&run_dir).unwrap();

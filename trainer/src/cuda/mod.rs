@@ -19,7 +19,7 @@ pub use weights::{DeviceBackbone, DeviceOptions, Precision};
 
 use crate::adapter::{Adapter, AdapterLayout, Dropout};
 use crate::error::{Result, TrainerError};
-use crate::model::{Prompt, TrainingSample, check, logit_not_finite, loss_not_finite};
+use crate::model::{Prompt, TrainingSample, check, check_finite, check_loss};
 use adapter::{DeviceAdapter, Gradients, Mixtures};
 use batch::Batch;
 use forward::{Kept, Pass, Top};
@@ -72,11 +72,7 @@ impl<'a> DeviceModel<'a> {
         let batch = Batch::new(self.backbone.config(), &sequences, &self.backbone.device)?;
         let top = self.forward(&prompts, &batch)?;
         let logits: Vec<Vec<f32>> = head::logits(self.backbone, &top.norm, token_ids)?.to_vec2()?;
-        if logits.iter().flatten().all(|logit| logit.is_finite()) {
-            Ok(logits)
-        } else {
-            Err(logit_not_finite())
-        }
+        logits.into_iter().map(check_finite).collect()
     }
 
     /// Each prompt's mean over all positions of the last hidden states (after the final norm).
@@ -139,15 +135,14 @@ impl<'a> DeviceModel<'a> {
         let top = pass.forward(Some(&mut kept))?;
         let (losses, d_norm) =
             head::loss(self.backbone, &top.norm, samples.len(), &targets, weight)?;
-        if !losses.iter().all(|loss| loss.is_finite()) {
-            return Err(loss_not_finite());
-        }
+        let losses = losses.into_iter().map(|loss| check_loss(loss as f32));
+        let losses: Vec<f32> = losses.collect::<Result<_>>()?;
         let mut gradients = Gradients::new(adapter);
         pass.backward(&top, &d_norm, kept, &mut gradients)?;
         for (sum, value) in gradient.iter_mut().zip(adapter.gradient(&mixtures, gradients)?) {
             *sum += value;
         }
-        Ok(losses.into_iter().map(|loss| loss as f32).collect())
+        Ok(losses)
     }
 
     fn pass<'p>(
