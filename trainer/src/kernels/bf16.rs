@@ -8,7 +8,7 @@
 //! thread's floating-point mode.
 //!
 //! The order of every sum is a function of the reduced length alone, with one exception: `project`
-//! sums in another order for at most [`FEW_ROWS`] rows, where packing the weight would cost more
+//! sums in another order for at most four rows, where packing the weight would cost more
 //! than the product. So equal calls give equal bits, and a row's result doesn't depend on the other
 //! rows.
 

@@ -1,6 +1,6 @@
 //! Products of f32 activations with a frozen f32 weight, `[outputs, inputs]` as it lies in its file.
 //!
-//! With AVX-512 and more than [`FEW_ROWS`] rows, the weight is packed panel by panel and multiplied
+//! With AVX-512 and more than a few rows, the weight is packed panel by panel and multiplied
 //! as in `bf16`; the activations are read where they are. The order of every such sum is a function
 //! of the reduced length alone: equal calls give equal bits, and a row's result doesn't depend on
 //! the other rows. Other CPUs, and few rows, where packing would cost more than the product, go to
