@@ -104,8 +104,8 @@ impl<'a> AdaptedModel<'a> {
         }
     }
 
-    /// Logits of the token after `position`, from the LLM's own head: of `token_ids` in their order, or of the whole
-    /// vocabulary. Forward only, dropout off, no activations kept.
+    /// Logits of the token after `position`, from the LLM's own head: of `token_ids` in their order, or
+    /// of the whole vocabulary. Forward only, dropout off, no activations kept.
     ///
     /// # Errors
     /// [`TrainerError::Input`] for tokens, positions or a representation the model can't take;
@@ -146,8 +146,8 @@ impl<'a> AdaptedModel<'a> {
     ///
     /// # Errors
     /// [`TrainerError::Input`] as for [`Self::logits_at`], for no targets, for a gradient of another
-    /// length, and for a model without adapter or with a trained head; [`TrainerError::NotFinite`] for a loss that is NaN or
-    /// infinite (then `gradient` is untouched).
+    /// length, and for a model without adapter or with a trained head; [`TrainerError::NotFinite`] for
+    /// a loss that is NaN or infinite (then `gradient` is untouched).
     pub fn loss_and_gradient(
         &self,
         ws: &mut Workspace,
