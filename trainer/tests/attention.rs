@@ -7,6 +7,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::kernels::attention::{AttentionShape, attention};
 use reclora_trainer::kernels::attention_grad::attention_grad;
+use reclora_trainer::kernels::buffer::{Buffer, fit};
 
 /// Inputs of a call: all heads, head-major, zero beyond `dim`.
 struct Case {
@@ -83,7 +84,8 @@ impl Case {
     fn check(&self) {
         let Self { shape, positions, q, k, v, d_out } = self;
         let garbage = |length: usize| vec![f32::NAN; length];
-        let (mut out, mut scratch) = (garbage(d_out.len()), garbage(7));
+        let (mut out, mut scratch) = (garbage(d_out.len()), Buffer::default());
+        fit(&mut scratch, 1 << 18).fill(f32::NAN);
         let mut log_sum = garbage(shape.heads * shape.queries);
         attention(*shape, q, k, v, positions, &mut out, &mut log_sum, &mut scratch);
         let (mut dq, mut dk, mut dv) = (garbage(q.len()), garbage(k.len()), garbage(v.len()));

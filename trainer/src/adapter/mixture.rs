@@ -5,6 +5,7 @@ use crate::adapter::attention_gate::AttentionGate;
 use crate::adapter::gate::GateState;
 use crate::adapter::token_gate::TokenGate;
 use crate::error::Result;
+use crate::kernels::buffer::Buffer;
 use crate::kernels::pointwise::{axpy, dot};
 
 /// The mixed adapters of one sample, in module order. Reused from sample to sample.
@@ -28,9 +29,9 @@ pub(crate) struct MixedState {
     /// `[d_out, rank']`.
     pub b: Vec<f32>,
     /// Gradients of `a` and `b`, set by the block's backward.
-    pub d_a: Vec<f32>,
+    pub d_a: Buffer,
     /// See `d_a`.
-    pub d_b: Vec<f32>,
+    pub d_b: Buffer,
 }
 
 impl Mixture {

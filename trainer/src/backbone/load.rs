@@ -20,6 +20,9 @@ struct Index {
 /// What to do about weights that can't be read or are not those of config.json.
 const ADVICE: &str = "weights and config.json must be one whole model: copy or download both again";
 
+/// The most bytes of packed weights that a process keeps.
+const PACKED_BYTES: usize = 32 << 20;
+
 /// Tensors by their Hugging Face names.
 trait Tensors {
     /// A tensor of this width, as f32.
@@ -60,7 +63,21 @@ fn load_weights(
     } else {
         Some(tensors.matrix("lm_head.weight", table, weight_type)?)
     };
-    Ok(Backbone { config, path: path.to_path_buf(), weight_type, embedding, blocks, norm, head })
+    let path = path.to_path_buf();
+    let mut backbone = Backbone { config, path, weight_type, embedding, blocks, norm, head };
+    keep_packed_if_small(&mut backbone.blocks);
+    Ok(backbone)
+}
+
+/// Packs a small model's weights once instead of for every sequence. In a large one packing is a small
+/// part of the work, and the memory is better shared by the processes of a machine.
+fn keep_packed_if_small(blocks: &mut [BlockWeights]) {
+    let weights = blocks.iter().flat_map(|block| &block.projections);
+    let bytes = weights.map(|linear| linear.weight.packed_bytes()).sum::<Option<usize>>();
+    if bytes.is_some_and(|bytes| bytes <= PACKED_BYTES) {
+        let weights = blocks.iter_mut().flat_map(|block| &mut block.projections);
+        weights.for_each(|linear| linear.weight.keep_packed());
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -8,7 +8,7 @@ use reclora_storage::mmap::{Mapped, Pod};
 
 use crate::config::WeightType;
 use crate::kernels::q8_0::{BLOCK, BLOCK_BYTES, QuantizeError, quantize_row};
-use crate::kernels::{FrozenMat, FrozenValues};
+use crate::kernels::{FrozenMat, FrozenValues, PackedWeight};
 
 /// A frozen matrix `[outputs, inputs]`, row-major.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub(crate) struct Weight {
     outputs: usize,
     inputs: usize,
     values: Values,
+    /// Where it is to stay packed.
+    packed: Option<PackedWeight>,
 }
 
 #[derive(Debug)]
@@ -75,12 +77,12 @@ impl Weight {
                 Values::Q8_0(Numbers::Owned(bytes))
             }
         };
-        Ok(Self { outputs, inputs, values })
+        Ok(Self { outputs, inputs, values, packed: None })
     }
 
     /// A matrix of Q8_0 blocks, row after row. The caller knows their number is right.
     pub fn from_q8_0([outputs, inputs]: [usize; 2], blocks: Vec<u8>) -> Self {
-        Self { outputs, inputs, values: Values::Q8_0(Numbers::Owned(blocks)) }
+        Self { outputs, inputs, values: Values::Q8_0(Numbers::Owned(blocks)), packed: None }
     }
 
     /// A matrix used in place, of a file whose values at `offset` are of type `weight_type`; `None`
@@ -101,7 +103,7 @@ impl Weight {
             WeightType::F32 => Values::F32(Numbers::mapped(file, offset, count)?),
             WeightType::Bf16 => Values::Bf16(Numbers::mapped(file, offset, count)?),
         };
-        Some(Self { outputs, inputs, values })
+        Some(Self { outputs, inputs, values, packed: None })
     }
 
     /// What the kernels multiply with.
@@ -111,6 +113,21 @@ impl Weight {
             Values::Bf16(bits) => FrozenValues::Bf16(bits.as_slice().reinterpret_cast()),
             Values::Q8_0(bytes) => FrozenValues::Q8_0(bytes.as_slice().as_chunks().0),
         };
-        FrozenMat::new(values, self.outputs, self.inputs)
+        FrozenMat::new(values, self.outputs, self.inputs).kept(self.packed.as_ref())
+    }
+
+    /// Bytes that the packed forms of both directions take; `None` where the weight is not packed.
+    pub fn packed_bytes(&self) -> Option<usize> {
+        let size = match &self.values {
+            Values::F32(_) => size_of::<f32>(),
+            Values::Bf16(_) => size_of::<bf16>(),
+            Values::Q8_0(_) => return None,
+        };
+        Some(2 * size * self.outputs * self.inputs)
+    }
+
+    /// Lets the products keep what they pack.
+    pub fn keep_packed(&mut self) {
+        self.packed = Some(PackedWeight::default());
     }
 }

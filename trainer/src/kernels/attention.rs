@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use super::Mat;
+use super::buffer::{Buffer, fit};
 use super::pointwise::sum_lanes;
 use super::simd::{LANES, exp2_nonpositive, kernel};
 use super::small_matmul::{small_matmul, transpose};
@@ -64,13 +65,13 @@ pub fn attention(
     positions: &[u32],
     out: &mut [f32],
     log_sum: &mut [f32],
-    scratch: &mut Vec<f32>,
+    scratch: &mut Buffer,
 ) {
     let AttentionShape { heads, padded, dim, queries, .. } = shape;
     let positions = &positions[..queries];
     let seen_keys = positions.last().map_or(0, |last| *last as usize + 1);
     let stride = row_stride(seen_keys);
-    let (keys_t, scores) = grown(scratch, (dim + TILE) * stride).split_at_mut(dim * stride);
+    let (keys_t, scores) = fit(scratch, (dim + TILE) * stride).split_at_mut(dim * stride);
     for kv_head in 0..shape.kv_heads {
         let kv = kv_head * shape.kv_len();
         transpose(keys_t, stride, Mat::strided(&k[kv..], seen_keys, dim, padded));
@@ -97,14 +98,6 @@ pub fn attention(
 /// a power of two apart would share few cache sets.
 pub(super) fn row_stride(keys: usize) -> usize {
     (keys.div_ceil(16) | 1) * 16
-}
-
-/// The `length` first numbers of a buffer, which grows if it is too small.
-pub(super) fn grown(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
-    if buffer.len() < length {
-        buffer.resize(length, 0.0);
-    }
-    &mut buffer[..length]
 }
 
 /// Up to [`TILE`] consecutive queries, and the keys that any of them sees.

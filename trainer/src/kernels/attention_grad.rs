@@ -1,7 +1,8 @@
 //! Causal attention, backward: probabilities are recomputed tile by tile from the saved log-sums.
 
 use super::Mat;
-use super::attention::{AttentionShape, TILE, Tile, grown, row_stride};
+use super::attention::{AttentionShape, TILE, Tile, row_stride};
+use super::buffer::{Buffer, fit};
 use super::pointwise::dot;
 use super::simd::{exp2_nonpositive, kernel};
 use super::small_matmul::{small_matmul, transpose};
@@ -25,7 +26,7 @@ pub fn attention_grad(
     dq: &mut [f32],
     dk: &mut [f32],
     dv: &mut [f32],
-    scratch: &mut Vec<f32>,
+    scratch: &mut Buffer,
 ) {
     let AttentionShape { heads, padded, dim, queries, .. } = shape;
     dk.fill(0.0);
@@ -33,7 +34,7 @@ pub fn attention_grad(
     let positions = &positions[..queries];
     let seen_keys = positions.last().map_or(0, |last| *last as usize + 1);
     let stride = row_stride(seen_keys);
-    let scratch = grown(scratch, 2 * (dim + TILE) * stride);
+    let scratch = fit(scratch, 2 * (dim + TILE) * stride);
     let (keys_t, scratch) = scratch.split_at_mut(dim * stride);
     let (values_t, scratch) = scratch.split_at_mut(dim * stride);
     let (p, ds) = scratch.split_at_mut(TILE * stride);

@@ -5,7 +5,7 @@
 
 use half::bf16;
 
-use super::packed::Packing;
+use super::packed::{PackedWeight, Packing};
 use super::pointwise::widen;
 use super::q8_0::{BLOCK, BlockQ8_0, dequantize};
 use super::{Mat, bf16 as bf16_kernel, frozen_f32, matmul};
@@ -24,6 +24,7 @@ pub struct FrozenMat<'a> {
     values: FrozenValues<'a>,
     outputs: usize,
     inputs: usize,
+    packed: Option<&'a PackedWeight>,
 }
 
 /// How the values of a frozen weight are stored.
@@ -58,7 +59,12 @@ impl<'a> FrozenMat<'a> {
             }
         };
         assert_eq!(length, outputs * inputs, "values of a weight of {outputs}x{inputs}");
-        Self { values, outputs, inputs }
+        Self { values, outputs, inputs, packed: None }
+    }
+
+    /// The same weight, whose packed form is kept here, where its products pack it.
+    pub fn kept(self, packed: Option<&'a PackedWeight>) -> Self {
+        Self { packed, ..self }
     }
 
     /// Rows.
@@ -87,7 +93,8 @@ impl<'a> FrozenMat<'a> {
     fn multiplied_in_bf16(&self) -> Option<bf16_kernel::Weight<'a>> {
         match self.values {
             FrozenValues::Bf16(values) if bf16_kernel::available() => {
-                Some(bf16_kernel::Weight::new(values, self.outputs, self.inputs))
+                let w = bf16_kernel::Weight::new(values, self.outputs, self.inputs);
+                Some(w.kept(self.packed))
             }
             _ => None,
         }
@@ -116,7 +123,7 @@ pub fn project(
     buffers: &mut FrozenBuffers,
 ) {
     if let FrozenValues::F32(values) = w.values {
-        let w = frozen_f32::Weight::new(values, w.outputs, w.inputs);
+        let w = frozen_f32::Weight::new(values, w.outputs, w.inputs).kept(w.packed);
         return frozen_f32::project(dst, stride, x, w, accumulate, &mut buffers.packing);
     }
     if let Some(w) = w.multiplied_in_bf16() {
@@ -142,7 +149,7 @@ pub fn project_grad(
         if dy.rows() < FEW_BACKWARD_ROWS {
             return matmul(dx, inputs, dy, Mat::new(values, w.outputs, inputs), 1.0, accumulate);
         }
-        let w = frozen_f32::Weight::new(values, w.outputs, inputs);
+        let w = frozen_f32::Weight::new(values, w.outputs, inputs).kept(w.packed);
         return frozen_f32::project_grad(dx, inputs, dy, w, accumulate, &mut buffers.packing);
     }
     if let Some(w) = w.multiplied_in_bf16() {

@@ -13,6 +13,7 @@ pub mod attention_grad;
 pub mod bf16;
 #[cfg(target_arch = "x86_64")]
 mod bf16_avx512;
+pub mod buffer;
 #[cfg(target_arch = "x86_64")]
 mod f32_avx512;
 pub mod frozen;
@@ -39,3 +40,4 @@ mod small_matmul_avx512;
 
 pub use frozen::{FrozenBuffers, FrozenMat, FrozenValues, project, project_grad};
 pub use matmul::{Mat, matmul};
+pub use packed::PackedWeight;

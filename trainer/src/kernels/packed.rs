@@ -1,6 +1,8 @@
 //! What the products with frozen weights share: the weight as it lies in its file, its buffers, and
 //! the check of their sizes. `packed_avx512` multiplies.
 
+use std::sync::OnceLock;
+
 use super::matmul::{Mat, span};
 
 /// The most rows of activations that are multiplied without packing the weight.
@@ -12,13 +14,19 @@ pub struct Weight<'a, E> {
     pub(super) values: &'a [E],
     pub(super) outputs: usize,
     pub(super) inputs: usize,
+    pub(super) packed: Option<&'a PackedWeight>,
 }
 
 impl<'a, E> Weight<'a, E> {
     /// The weight of a projection from `inputs` to `outputs` numbers.
     pub fn new(values: &'a [E], outputs: usize, inputs: usize) -> Self {
         assert_eq!(outputs.checked_mul(inputs), Some(values.len()), "{outputs}x{inputs} numbers");
-        Self { values, outputs, inputs }
+        Self { values, outputs, inputs, packed: None }
+    }
+
+    /// The same weight, whose packed form is kept here.
+    pub fn kept(self, packed: Option<&'a PackedWeight>) -> Self {
+        Self { packed, ..self }
     }
 
     /// The columns and the reduced length of a product in this direction.
@@ -41,6 +49,25 @@ pub(super) struct Line(pub(super) [u32; 16]);
 pub struct Packing {
     pub(super) rows: Vec<Line>,
     pub(super) panel: Vec<Line>,
+}
+
+/// A whole weight in packed form, for as long as the weight lives: packed by the first product in each
+/// direction. It takes as much memory again as the weight, twice if both directions are used, and
+/// saves packing it for every sequence. The same numbers are multiplied in the same order.
+#[derive(Debug, Default)]
+pub struct PackedWeight {
+    to_outputs: OnceLock<Vec<Line>>,
+    to_inputs: OnceLock<Vec<Line>>,
+}
+
+impl PackedWeight {
+    /// The panels of a direction, one after the other.
+    pub(super) fn panels(&self, direction: Direction, pack: impl FnOnce() -> Vec<Line>) -> &[Line] {
+        match direction {
+            Direction::ToOutputs => self.to_outputs.get_or_init(pack),
+            Direction::ToInputs => self.to_inputs.get_or_init(pack),
+        }
+    }
 }
 
 /// The `lines` first lines of a buffer, which grows if it is too small.

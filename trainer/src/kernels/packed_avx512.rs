@@ -71,6 +71,53 @@ fn panels(columns: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
+/// Lines of a packed panel.
+fn panel_lines<E: Element>(panel: &Range<usize>, block: &Range<usize>) -> usize {
+    let lanes = block.len().next_multiple_of(16 * E::PER_LANE) / E::PER_LANE;
+    lanes * panel.len().div_ceil(16)
+}
+
+/// Packs the panel of these columns.
+///
+/// # Safety
+/// The CPU must have what `E`'s methods need.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn pack_panel<E: Element>(
+    lines: &mut [Line],
+    w: Weight<'_, E>,
+    direction: Direction,
+    panel: &Range<usize>,
+    block: &Range<usize>,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match direction {
+            Direction::ToOutputs => pack_transposed(lines, w, panel, block),
+            Direction::ToInputs => pack_rows(lines, w, panel, block),
+        }
+    }
+}
+
+/// All panels of all blocks, in the order in which a product needs them.
+///
+/// # Safety
+/// The CPU must have what `E`'s methods need.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn pack_whole<E: Element>(w: Weight<'_, E>, direction: Direction) -> Vec<Line> {
+    let (columns, depth) = w.sizes(direction);
+    let mut lines = Vec::new();
+    for block in depth_blocks(depth) {
+        for panel in panels(0..columns) {
+            let start = lines.len();
+            lines.resize(start + panel_lines::<E>(&panel, &block), Line([0; 16]));
+            // SAFETY: the caller's promise.
+            unsafe { pack_panel(&mut lines[start..], w, direction, &panel, &block) };
+        }
+    }
+    lines.shrink_to_fit();
+    lines
+}
+
 /// A product of some rows over one block of the reduction.
 pub(super) struct Product<'a, E> {
     pub(super) rows: usize,
@@ -108,17 +155,25 @@ impl<E: Element> Product<'_, E> {
     /// The pointers must be to `rows` rows; the CPU must have what `E`'s methods need.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     pub(super) unsafe fn packed(&self, direction: Direction, buffer: &mut Vec<Line>) {
-        for panel in panels(0..self.w.sizes(direction).0) {
+        let columns = self.w.sizes(direction).0;
+        let kept = self.w.packed.map(|packed| {
+            // SAFETY: the caller's promise.
+            packed.panels(direction, || unsafe { pack_whole(self.w, direction) })
+        });
+        // Blocks before this one are whole lines.
+        let mut at = self.block.start / E::PER_LANE * columns.div_ceil(16);
+        for panel in panels(0..columns) {
             let vectors = panel.len().div_ceil(16);
-            let lanes = self.block.len().next_multiple_of(16 * E::PER_LANE) / E::PER_LANE;
-            let packed = grown(buffer, lanes * vectors);
-            // SAFETY: the CPU has what the element's methods need.
-            unsafe {
-                match direction {
-                    Direction::ToOutputs => pack_transposed(packed, self.w, &panel, &self.block),
-                    Direction::ToInputs => pack_rows(packed, self.w, &panel, &self.block),
-                }
-            }
+            let length = panel_lines::<E>(&panel, &self.block);
+            let packed = if let Some(kept) = kept {
+                &kept[at..at + length]
+            } else {
+                let packed = grown(buffer, length);
+                // SAFETY: the caller's promise.
+                unsafe { pack_panel(packed, self.w, direction, &panel, &self.block) };
+                packed
+            };
+            at += length;
             for first in (0..self.rows).step_by(TILE_ROWS) {
                 let rows = (self.rows - first).min(TILE_ROWS);
                 // SAFETY: the rows and columns are within the product's; the panel has `vectors`

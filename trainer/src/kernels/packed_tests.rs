@@ -1,7 +1,7 @@
 //! Tests of the products with a frozen weight, for every kind of number.
 
 use super::matmul::Mat;
-use super::packed::{Direction, FEW_ROWS, Line, Packing, Weight, grown};
+use super::packed::{Direction, FEW_ROWS, Line, PackedWeight, Packing, Weight, grown};
 use super::{bf16 as bf16_kernel, frozen_f32};
 use half::bf16;
 
@@ -139,13 +139,23 @@ impl<N: Number> Case<N> {
 
     /// The result of the first `rows` rows.
     fn run(&self, rows: usize, accumulate: bool, packing: &mut Packing) -> Vec<f32> {
+        self.run_with(self.weight(), rows, accumulate, packing)
+    }
+
+    fn run_with(
+        &self,
+        weight: Weight<'_, N>,
+        rows: usize,
+        accumulate: bool,
+        packing: &mut Packing,
+    ) -> Vec<f32> {
         let mut dst = self.before.clone();
         let lhs = Mat::strided(&self.lhs, rows, self.depth, self.depth + self.gap);
         let function = match self.direction {
             Direction::ToOutputs => N::project,
             Direction::ToInputs => N::project_grad,
         };
-        function(&mut dst, self.columns + self.gap, lhs, self.weight(), accumulate, packing);
+        function(&mut dst, self.columns + self.gap, lhs, weight, accumulate, packing);
         dst
     }
 
@@ -281,6 +291,23 @@ fn bits_depend_on_neither_old_buffers_nor_other_rows<N: Number>() {
     }
 }
 
+fn weights_that_stay_packed_give_the_same_bits<N: Number>() {
+    if skipped::<N>() {
+        return;
+    }
+    for direction in DIRECTIONS {
+        for [rows, columns, depth] in [[1, 20, 40], [70, 101, 33], [9, 64, 259], [12, 160, 4100]] {
+            let case = Case::<N>::new(direction, [rows, columns, depth], 1);
+            let (packed, packing) = (PackedWeight::default(), &mut Packing::default());
+            let once = bits(&case.run(rows, true, packing));
+            for _ in 0..2 {
+                let kept = case.weight().kept(Some(&packed));
+                assert_eq!(once, bits(&case.run_with(kept, rows, true, packing)), "{direction:?}");
+            }
+        }
+    }
+}
+
 fn rows_beyond_a_whole_block_of_rows_are_like_any<N: Number>() {
     if skipped::<N>() {
         return;
@@ -328,6 +355,11 @@ macro_rules! tests {
             #[test]
             fn bits_depend_on_neither_old_buffers_nor_other_rows() {
                 super::bits_depend_on_neither_old_buffers_nor_other_rows::<$number>();
+            }
+
+            #[test]
+            fn weights_that_stay_packed_give_the_same_bits() {
+                super::weights_that_stay_packed_give_the_same_bits::<$number>();
             }
 
             #[test]

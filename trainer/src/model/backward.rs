@@ -2,10 +2,11 @@
 
 use super::forward::{Context, Pass, copy};
 use super::linear::Rows;
-use super::workspace::{BlockState, Keep, NormedHeads, SEGMENT, Scratch, Workspace, fit};
+use super::workspace::{BlockState, Keep, NormedHeads, SEGMENT, Scratch, Workspace};
 use crate::adapter::Mixture;
 use crate::config::Projection::{DownProj, GateProj, KProj, OProj, QProj, UpProj, VProj};
 use crate::kernels::attention_grad::attention_grad;
+use crate::kernels::buffer::{Buffer, fit};
 use crate::kernels::heads::{HeadsView, merge_heads_grad};
 use crate::kernels::pointwise::{add, rms_norm_grad, swiglu, swiglu_grad};
 
@@ -242,7 +243,7 @@ fn norm_heads_grad(
     weight: &[f32],
     state: &NormedHeads,
     rows: &mut [f32],
-    scratch: &mut Vec<f32>,
+    scratch: &mut Buffer,
 ) {
     let width = view.heads * view.dim;
     let d_heads = fit(scratch, width);

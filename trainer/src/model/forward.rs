@@ -1,11 +1,12 @@
 //! Forward pass, block by block.
 
 use super::linear::{Linear, Sites};
-use super::workspace::{BlockState, Keep, NormedHeads, SEGMENT, Scratch, Workspace, fit};
+use super::workspace::{BlockState, Keep, NormedHeads, SEGMENT, Scratch, Workspace};
 use crate::adapter::{Adapter, Mixture};
 use crate::backbone::{Backbone, Weight};
 use crate::config::{Projection, WeightType};
 use crate::kernels::attention::{AttentionShape, attention};
+use crate::kernels::buffer::{Buffer, fit};
 use crate::kernels::heads::{HeadsView, RopeTable, split_heads};
 use crate::kernels::pointwise::{rms_norm, swiglu};
 
@@ -66,8 +67,10 @@ impl<'a> Pass<'a> {
         ws.positions.extend(0..tokens.len() as u32);
         ws.blocks
             .resize_with(if keep == Keep::Everything { layers } else { 1 }, BlockState::default);
-        ws.inputs
-            .resize_with(if keep == Keep::Inputs { layers.div_ceil(SEGMENT) } else { 0 }, Vec::new);
+        ws.inputs.resize_with(
+            if keep == Keep::Inputs { layers.div_ceil(SEGMENT) } else { 0 },
+            Buffer::default,
+        );
         embed(&self.backbone.embedding, tokens, &mut ws.blocks[0].x);
         for layer in 0..layers {
             let at = if keep == Keep::Everything { layer } else { 0 };
@@ -287,7 +290,7 @@ fn norm_heads(
     }
 }
 
-fn embed(table: &Weight, tokens: &[u32], out: &mut Vec<f32>) {
+fn embed(table: &Weight, tokens: &[u32], out: &mut Buffer) {
     let table = table.mat();
     let width = table.inputs();
     let rows = fit(out, tokens.len() * width).chunks_exact_mut(width);
@@ -297,7 +300,7 @@ fn embed(table: &Weight, tokens: &[u32], out: &mut Vec<f32>) {
 }
 
 /// `out[i] = src[rows[i]]`.
-fn gather(src: &[f32], width: usize, rows: &[u32], out: &mut Vec<f32>) {
+fn gather(src: &[f32], width: usize, rows: &[u32], out: &mut Buffer) {
     let out = fit(out, rows.len() * width).chunks_exact_mut(width);
     for (row, out) in rows.iter().zip(out) {
         out.copy_from_slice(&src[*row as usize * width..][..width]);
@@ -305,6 +308,6 @@ fn gather(src: &[f32], width: usize, rows: &[u32], out: &mut Vec<f32>) {
 }
 
 /// Makes `out` a copy of `src`.
-pub(super) fn copy(src: &[f32], out: &mut Vec<f32>) {
+pub(super) fn copy(src: &[f32], out: &mut Buffer) {
     fit(out, src.len()).copy_from_slice(src);
 }

@@ -1,9 +1,10 @@
 //! Logits and loss.
 
 use super::Target;
-use super::workspace::{Workspace, fit};
+use super::workspace::Workspace;
 use crate::adapter::HeadLayout;
 use crate::backbone::Backbone;
+use crate::kernels::buffer::fit;
 use crate::kernels::pointwise::{axpy, dot};
 use crate::kernels::{Mat, project, project_grad};
 

@@ -1,9 +1,10 @@
 //! One projection of a block: frozen weight, bias, and LoRA beside it; forward and backward.
 
-use super::workspace::{LinearBuffers, fit};
+use super::workspace::LinearBuffers;
 use crate::adapter::{AdapterLayout, Mixture};
 use crate::backbone::{BlockWeights, FrozenLinear};
 use crate::config::Projection;
+use crate::kernels::buffer::fit;
 use crate::kernels::pointwise::add_to_rows;
 use crate::kernels::{Mat, matmul, project, project_grad};
 

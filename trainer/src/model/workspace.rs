@@ -5,6 +5,7 @@ use half::bf16;
 use crate::adapter::{Mixture, TokenGateBuffers};
 use crate::config::WeightType;
 use crate::kernels::FrozenBuffers;
+use crate::kernels::buffer::{Buffer, fit};
 use crate::kernels::heads::RopeTable;
 use crate::kernels::pointwise::{narrow, widen};
 
@@ -34,7 +35,7 @@ pub struct Workspace {
     pub(super) positions: Vec<u32>,
     pub(super) blocks: Vec<BlockState>,
     /// Inputs of segments where blocks are recomputed.
-    pub(super) inputs: Vec<Vec<f32>>,
+    pub(super) inputs: Vec<Buffer>,
     pub(super) mixture: Mixture,
     pub(super) scratch: Scratch,
     pub(super) top: Top,
@@ -72,8 +73,8 @@ impl Workspace {
     /// gradient: block states and kept inputs.
     pub fn activation_bytes(&self) -> usize {
         let states: usize = self.blocks.iter().map(BlockState::bytes).sum();
-        let inputs: usize = self.inputs.iter().map(Vec::capacity).sum();
-        states + inputs * size_of::<f32>()
+        let inputs: usize = self.inputs.iter().map(Buffer::bytes).sum();
+        states + inputs
     }
 }
 
@@ -82,27 +83,27 @@ impl Workspace {
 #[derive(Debug, Default)]
 pub(super) struct BlockState {
     /// Input `[T, hidden]`.
-    pub x: Vec<f32>,
+    pub x: Buffer,
     /// 1 / rms of each input row `[T]`.
-    pub x_inv_rms: Vec<f32>,
+    pub x_inv_rms: Buffer,
     /// Rotated, scaled queries `[heads, R, padded]`.
-    pub q: Vec<f32>,
+    pub q: Buffer,
     /// Rotated keys `[kv_heads, T, padded]`.
-    pub k: Vec<f32>,
+    pub k: Buffer,
     /// Values `[kv_heads, T, padded]`.
-    pub v: Vec<f32>,
+    pub v: Buffer,
     /// Queries and keys before their norms, where the family has these.
     pub q_normed: NormedHeads,
     /// See `q_normed`.
     pub k_normed: NormedHeads,
     /// Attention output `[R, heads * dim]`.
-    pub attention: Vec<f32>,
+    pub attention: Buffer,
     /// Base-2 log of the softmax denominators `[heads, R]`.
-    pub log_sum: Vec<f32>,
+    pub log_sum: Buffer,
     /// Residual stream after attention `[R, hidden]`.
-    pub mid: Vec<f32>,
+    pub mid: Buffer,
     /// 1 / rms of each row of `mid` `[R]`.
-    pub mid_inv_rms: Vec<f32>,
+    pub mid_inv_rms: Buffer,
     /// Gate and up projections `[R, 2 * intermediate]`, the largest of all.
     pub gate_up: KeptGateUp,
 }
@@ -115,8 +116,8 @@ impl BlockState {
         let normed = [&qn.raw, &qn.inv_rms, &kn.raw, &kn.inv_rms];
         let buffers = [x, x_inv_rms, q, k, v, attention, log_sum, mid, mid_inv_rms];
         let values: usize =
-            buffers.into_iter().chain(normed).chain([&gate_up.wide]).map(Vec::capacity).sum();
-        values * size_of::<f32>() + gate_up.narrow.capacity() * size_of::<bf16>()
+            buffers.into_iter().chain(normed).chain([&gate_up.wide]).map(Buffer::bytes).sum();
+        values + gate_up.narrow.capacity() * size_of::<bf16>()
     }
 }
 
@@ -124,13 +125,13 @@ impl BlockState {
 /// are bf16 and so what they are computed from, in bf16 too.
 #[derive(Debug, Default)]
 pub(super) struct KeptGateUp {
-    wide: Vec<f32>,
+    wide: Buffer,
     narrow: Vec<bf16>,
 }
 
 impl KeptGateUp {
     /// Takes what `gate_up` holds (which then holds anything).
-    pub fn keep(&mut self, gate_up: &mut Vec<f32>, weight_type: WeightType) {
+    pub fn keep(&mut self, gate_up: &mut Buffer, weight_type: WeightType) {
         if weight_type == WeightType::Bf16 {
             self.narrow.reserve_exact(gate_up.len().saturating_sub(self.narrow.len()));
             self.narrow.resize(gate_up.len(), bf16::ZERO);
@@ -141,7 +142,7 @@ impl KeptGateUp {
     }
 
     /// Gives back what was kept.
-    pub fn restore(&mut self, gate_up: &mut Vec<f32>, weight_type: WeightType) {
+    pub fn restore(&mut self, gate_up: &mut Buffer, weight_type: WeightType) {
         if weight_type == WeightType::Bf16 {
             widen(&self.narrow, fit(gate_up, self.narrow.len()));
         } else {
@@ -154,9 +155,9 @@ impl KeptGateUp {
 #[derive(Debug, Default)]
 pub(super) struct NormedHeads {
     /// `[rows, heads * dim]`.
-    pub raw: Vec<f32>,
+    pub raw: Buffer,
     /// `[rows, heads]`.
-    pub inv_rms: Vec<f32>,
+    pub inv_rms: Buffer,
 }
 
 /// Buffers of one projection's products.
@@ -164,9 +165,9 @@ pub(super) struct NormedHeads {
 pub(super) struct LinearBuffers {
     pub frozen: FrozenBuffers,
     /// `x A^T` `[rows, rank]`.
-    pub lora_x: Vec<f32>,
+    pub lora_x: Buffer,
     /// `dy B` `[rows, rank]`.
-    pub lora_dy: Vec<f32>,
+    pub lora_dy: Buffer,
     /// Mixtures of tokens, where the adapter has these.
     pub token_gate: TokenGateBuffers,
 }
@@ -176,43 +177,43 @@ pub(super) struct LinearBuffers {
 pub(super) struct Scratch {
     pub linear: LinearBuffers,
     /// Block output `[R, hidden]`.
-    pub out: Vec<f32>,
+    pub out: Buffer,
     /// Normed input of the attention `[T, hidden]`.
-    pub x_norm: Vec<f32>,
+    pub x_norm: Buffer,
     /// Normed input of the rows, where these are not all tokens `[R, hidden]`.
-    pub x_norm_rows: Vec<f32>,
+    pub x_norm_rows: Buffer,
     /// Projections `[T, q + 2 kv]`, and their gradient.
-    pub qkv: Vec<f32>,
+    pub qkv: Buffer,
     /// Queries of the rows where these are not all tokens `[R, q]`, and their gradient.
-    pub q_rows: Vec<f32>,
+    pub q_rows: Buffer,
     /// Normed `mid` `[R, hidden]`.
-    pub mid_norm: Vec<f32>,
+    pub mid_norm: Buffer,
     /// Gate and up projections `[R, 2 * intermediate]`.
-    pub gate_up: Vec<f32>,
+    pub gate_up: Buffer,
     /// MLP activations, and their gradient `[R, intermediate]`.
-    pub act: Vec<f32>,
+    pub act: Buffer,
     /// Tiles of the attention kernels.
-    pub attention: Vec<f32>,
+    pub attention: Buffer,
     /// Gradient of the residual stream above `[R, hidden]`.
-    pub d_rows: Vec<f32>,
+    pub d_rows: Buffer,
     /// Gradient of the block's input `[T, hidden]`.
-    pub d_x: Vec<f32>,
+    pub d_x: Buffer,
     /// Gradient of a normed input `[T, hidden]`.
-    pub d_norm: Vec<f32>,
+    pub d_norm: Buffer,
     /// Gradient of the normed input of the rows, where these are not all tokens `[R, hidden]`.
-    pub d_norm_rows: Vec<f32>,
+    pub d_norm_rows: Buffer,
     /// Gradient of the attention output `[R, q]`.
-    pub d_attention: Vec<f32>,
+    pub d_attention: Buffer,
     /// Gradient of gate and up `[R, 2 * intermediate]`.
-    pub d_gate_up: Vec<f32>,
+    pub d_gate_up: Buffer,
     /// Head-major gradients.
-    pub d_q: Vec<f32>,
+    pub d_q: Buffer,
     /// See `d_q`.
-    pub d_k: Vec<f32>,
+    pub d_k: Buffer,
     /// See `d_q`.
-    pub d_v: Vec<f32>,
+    pub d_v: Buffer,
     /// One row of heads.
-    pub heads_row: Vec<f32>,
+    pub heads_row: Buffer,
 }
 
 /// The last block's output rows and their final norm.
@@ -220,15 +221,15 @@ pub(super) struct Scratch {
 pub(super) struct Top {
     pub width: usize,
     /// `[R, hidden]`.
-    pub x: Vec<f32>,
+    pub x: Buffer,
     /// `[R]`.
-    pub inv_rms: Vec<f32>,
+    pub inv_rms: Buffer,
     /// `[R, hidden]`.
-    pub norm: Vec<f32>,
+    pub norm: Buffer,
     /// Gradient of `norm` `[R, hidden]`.
-    pub d_norm: Vec<f32>,
+    pub d_norm: Buffer,
     /// Logits `[R, vocab]`, and their gradient.
-    pub logits: Vec<f32>,
+    pub logits: Buffer,
 }
 
 impl Top {
@@ -236,12 +237,4 @@ impl Top {
     pub fn row(&self, row: usize) -> &[f32] {
         &self.norm[row * self.width..(row + 1) * self.width]
     }
-}
-
-/// Makes a buffer exactly this long; what it holds is then overwritten by the caller.
-pub(super) fn fit(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
-    // Not more than is needed: these are the large allocations of the process.
-    buffer.reserve_exact(length.saturating_sub(buffer.len()));
-    buffer.resize(length, 0.0);
-    buffer
 }
