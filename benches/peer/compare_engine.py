@@ -86,16 +86,16 @@ def python_with_packages(given):
     return str(python)
 
 
-def build_bench():
-    """The path of our bench, built."""
-    command = ["cargo", "bench", "--locked", "-p", "reclora-trainer", "--bench", "engine", "--no-run"]
+def build_bench(name):
+    """The path of one of our benches, built."""
+    command = ["cargo", "bench", "--locked", "-p", "reclora-trainer", "--bench", name, "--no-run"]
     command.append("--message-format=json-render-diagnostics")
     lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     for line in lines.splitlines():
         message = json.loads(line)
-        if message["reason"] == "compiler-artifact" and message["target"]["name"] == "engine":
+        if message["reason"] == "compiler-artifact" and message["target"]["name"] == name:
             return message["executable"]
-    sys.exit("cargo named no executable of the bench `engine`")
+    sys.exit(f"cargo named no executable of the bench `{name}`")
 
 
 class Runner:
@@ -268,7 +268,7 @@ def main():
     arguments = read_arguments()
     WORK.mkdir(parents=True, exist_ok=True)
     python = python_with_packages(arguments.python)
-    runner = Runner(arguments, python, build_bench())
+    runner = Runner(arguments, python, build_bench("engine"))
     print_machine(python)
     failed = False
     for shape in arguments.shapes:

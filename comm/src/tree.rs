@@ -29,22 +29,26 @@ pub fn split(leaves: &Range<usize>) -> Option<usize> {
 }
 
 /// The sum of `leaves` (buffers of one length) in canonical order; `None` when there are none.
-pub fn sum(mut leaves: Vec<Vec<f32>>) -> Option<Vec<f32>> {
-    let count = leaves.len();
-    if count == 0 {
-        return None;
-    }
-    sum_range(&mut leaves, 0..count);
-    leaves.into_iter().next()
+pub fn sum(leaves: Vec<Vec<f32>>) -> Option<Vec<f32>> {
+    fold(leaves, |left, right| sum_into(left, &right))
 }
 
-/// Leaves the sum of `range` in its first leaf.
-fn sum_range(leaves: &mut [Vec<f32>], range: Range<usize>) {
-    let Some(middle) = split(&range) else { return };
-    sum_range(leaves, range.start..middle);
-    sum_range(leaves, middle..range.end);
-    let (left, right) = leaves.split_at_mut(middle);
-    sum_into(&mut left[range.start], &right[0]);
+/// Leaves of any kind, added in canonical order by `add`; `None` when there are none.
+pub fn fold<T>(leaves: Vec<T>, add: impl Fn(&mut T, T)) -> Option<T> {
+    let count = leaves.len();
+    fold_range(&mut leaves.into_iter(), 0..count, &add)
+}
+
+/// The sum of `range`, whose leaves are the next ones.
+fn fold_range<T>(
+    leaves: &mut impl Iterator<Item = T>,
+    range: Range<usize>,
+    add: &impl Fn(&mut T, T),
+) -> Option<T> {
+    let Some(middle) = split(&range) else { return leaves.next() };
+    let mut left = fold_range(leaves, range.start..middle, add)?;
+    add(&mut left, fold_range(leaves, middle..range.end, add)?);
+    Some(left)
 }
 
 #[cfg(test)]

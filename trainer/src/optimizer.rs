@@ -1,5 +1,12 @@
 //! AdamW, gradient clipping and the learning-rate schedule, over one flat parameter vector.
 
+use rayon::prelude::*;
+
+use crate::distributed::gradient::GradientSum;
+
+/// Values that a thread updates at a time.
+const BLOCK: usize = 1 << 14;
+
 /// AdamW with decoupled weight decay (Loshchilov & Hutter, 2019), in PyTorch's formulation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdamW {
@@ -10,6 +17,7 @@ pub struct AdamW {
     first_moment: Vec<f32>,
     second_moment: Vec<f32>,
     step: u64,
+    lazy_rows: bool,
 }
 
 impl AdamW {
@@ -23,6 +31,7 @@ impl AdamW {
             first_moment: vec![0.0; num_parameters],
             second_moment: vec![0.0; num_parameters],
             step: 0,
+            lazy_rows: false,
         }
     }
 
@@ -39,6 +48,14 @@ impl AdamW {
             step,
             ..Self::new(0, weight_decay)
         })
+    }
+
+    /// With `lazy`, a step moves only those rows of the gradient's table that it touches: moments and
+    /// weights of the others wait, without decay. (PyTorch's `SparseAdam`, here with AdamW's decay.)
+    /// Without it an untouched row has a gradient of 0 and moves as its moments say, as in PyTorch's
+    /// `AdamW` over a dense table.
+    pub fn with_lazy_rows(self, lazy: bool) -> Self {
+        Self { lazy_rows: lazy, ..self }
     }
 
     /// Running mean of the gradient, one value per parameter.
@@ -60,35 +77,106 @@ impl AdamW {
     ///
     /// # Panics
     /// If a length differs from the number of parameters: a defect of the caller.
-    pub fn step(&mut self, parameters: &mut [f32], gradient: &[f32], learning_rate: f32) {
+    pub fn step(&mut self, parameters: &mut [f32], gradient: &GradientSum, learning_rate: f32) {
+        let table = gradient.table();
         assert_eq!(parameters.len(), self.first_moment.len(), "one moment per parameter");
-        assert_eq!(gradient.len(), self.first_moment.len(), "one gradient per parameter");
+        assert_eq!(
+            table.len() + gradient.dense().len(),
+            parameters.len(),
+            "one gradient per parameter"
+        );
         self.step += 1;
+        let update = Update::new(self, learning_rate);
+        let split = |values| <[f32]>::split_at_mut(values, table.len());
+        let (rows, dense) = split(parameters);
+        let (rows_m, dense_m) = split(&mut self.first_moment);
+        let (rows_v, dense_v) = split(&mut self.second_moment);
+        if !table.is_empty() {
+            // Whole rows, so that a block's touched ones are a range of the gradient's.
+            let block = (BLOCK / table.width).max(1);
+            let size = block * table.width;
+            let blocks = rows.par_chunks_mut(size).zip(rows_m.par_chunks_mut(size));
+            blocks.zip(rows_v.par_chunks_mut(size)).enumerate().for_each(|(index, ((p, m), v))| {
+                update.rows([p, m, v], gradient, index * block, self.lazy_rows);
+            });
+        }
+        let blocks = dense.par_chunks_mut(BLOCK).zip(dense_m.par_chunks_mut(BLOCK));
+        let blocks = blocks.zip(dense_v.par_chunks_mut(BLOCK));
+        blocks.zip(gradient.dense().par_chunks(BLOCK)).for_each(|(((p, m), v), g)| {
+            update.values([p, m, v], g.iter().copied());
+        });
+    }
+}
+
+/// The numbers of one step.
+struct Update {
+    beta1: f32,
+    beta2: f32,
+    epsilon: f32,
+    step_size: f32,
+    root2: f32,
+    decay: f32,
+}
+
+impl Update {
+    fn new(optimizer: &AdamW, learning_rate: f32) -> Self {
+        let AdamW { beta1, beta2, epsilon, weight_decay, step, .. } = *optimizer;
         // In f64: 0.999^t needs the digits, and it is done once per step.
-        let exponent = self.step as f64;
-        let correction1 = 1.0 - f64::from(self.beta1).powf(exponent);
-        let correction2 = 1.0 - f64::from(self.beta2).powf(exponent);
-        let step_size = (f64::from(learning_rate) / correction1) as f32;
-        let root2 = correction2.sqrt() as f32;
-        let decay = 1.0 - learning_rate * self.weight_decay;
-        let moments = self.first_moment.iter_mut().zip(&mut self.second_moment);
-        for ((p, &g), (m, v)) in parameters.iter_mut().zip(gradient).zip(moments) {
+        let correction = |beta: f32| 1.0 - f64::from(beta).powf(step as f64);
+        Self {
+            beta1,
+            beta2,
+            epsilon,
+            step_size: (f64::from(learning_rate) / correction(beta1)) as f32,
+            root2: correction(beta2).sqrt() as f32,
+            decay: 1.0 - learning_rate * weight_decay,
+        }
+    }
+
+    /// Parameters and their two moments, along a gradient.
+    fn values(&self, [p, m, v]: [&mut [f32]; 3], gradient: impl Iterator<Item = f32>) {
+        for ((p, g), (m, v)) in p.iter_mut().zip(gradient).zip(m.iter_mut().zip(v)) {
             *m = self.beta1 * *m + (1.0 - self.beta1) * g;
             *v = self.beta2 * *v + (1.0 - self.beta2) * g * g;
-            *p = *p * decay - step_size * *m / (v.sqrt() / root2 + self.epsilon);
+            *p = *p * self.decay - self.step_size * *m / (v.sqrt() / self.root2 + self.epsilon);
         }
+    }
+
+    /// Rows of the table from `first` on.
+    fn rows(&self, [p, m, v]: [&mut [f32]; 3], gradient: &GradientSum, first: usize, lazy: bool) {
+        let width = gradient.table().width;
+        let place = |row: usize| gradient.rows().partition_point(|r| (*r as usize) < row);
+        let touched = place(first)..place(first + p.len() / width);
+        // What is untouched between two touched rows.
+        let mut done = 0;
+        let mut rest = |values: [&mut [f32]; 3], until: usize| {
+            let [p, m, v] = values.map(|values| &mut values[done..until]);
+            if !lazy {
+                self.values([p, m, v], std::iter::repeat(0.0));
+            }
+            done = until + width;
+        };
+        for place in touched {
+            let start = (gradient.rows()[place] as usize - first) * width;
+            rest([&mut *p, &mut *m, &mut *v], start);
+            let here = start..start + width;
+            let row = [&mut p[here.clone()], &mut m[here.clone()], &mut v[here]];
+            let values = &gradient.values()[place * width..(place + 1) * width];
+            self.values(row, values.iter().copied());
+        }
+        let end = p.len();
+        rest([p, m, v], end);
     }
 }
 
 /// Scales `gradient` down so that its Euclidean norm is at most `max_norm`; returns the norm it had.
 ///
 /// The norm is added up in f64 in index order, so it is the same on every rank.
-pub fn clip_gradient_norm(gradient: &mut [f32], max_norm: f32) -> f32 {
-    let squares: f64 = gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
+pub fn clip_gradient_norm(gradient: &mut GradientSum, max_norm: f32) -> f32 {
+    let squares: f64 = gradient.iter().map(|g| f64::from(g) * f64::from(g)).sum();
     let norm = squares.sqrt() as f32;
     if norm > max_norm {
-        let scale = max_norm / norm;
-        gradient.iter_mut().for_each(|g| *g *= scale);
+        gradient.scale(max_norm / norm);
     }
     norm
 }
@@ -102,6 +190,7 @@ pub fn linear_decay(base: f32, step: u64, total_steps: u64) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::distributed::gradient::{Gradient, Table};
 
     /// The published update, in f64.
     fn reference(gradients: &[f64], learning_rate: f64, weight_decay: f64) -> f64 {
@@ -117,6 +206,41 @@ mod tests {
         p
     }
 
+    fn dense(values: &[f32]) -> GradientSum {
+        GradientSum::of_dense(values.to_vec(), 0.0)
+    }
+
+    /// A table of 5 rows and one dense parameter, of which steps touch rows 1 and 3, then only 3.
+    #[test]
+    fn rows_that_are_not_touched_move_as_with_a_gradient_of_zero_or_wait() {
+        let table = Table { rows: 5, width: 2 };
+        let start: Vec<f32> = (0..11).map(|i| i as f32 * 0.1 - 0.4).collect();
+        let (mut lazy, mut eager, mut flat) = (start.clone(), start.clone(), start.clone());
+        let mut optimizers =
+            [true, false, false].map(|lazy| AdamW::new(start.len(), 0.01).with_lazy_rows(lazy));
+        for rows in [[1, 3].as_slice(), &[3]] {
+            let mut gradient = Gradient::zero(table, start.len());
+            let mut values = vec![0.0; start.len()];
+            for row in rows {
+                gradient.row(*row).copy_from_slice(&[0.5, -1.0]);
+                values[*row as usize * 2..][..2].copy_from_slice(&[0.5, -1.0]);
+            }
+            gradient.all_dense()[0] = 2.0;
+            values[10] = 2.0;
+            let gradient = gradient.sum(0.0);
+            let [of_lazy, of_eager, of_flat] = &mut optimizers;
+            of_lazy.step(&mut lazy, &gradient, 0.1);
+            of_eager.step(&mut eager, &gradient, 0.1);
+            of_flat.step(&mut flat, &dense(&values), 0.1);
+        }
+        assert_eq!(eager, flat);
+        assert_eq!(lazy[6..8], flat[6..8], "a row that every step touches");
+        assert_eq!(lazy[10], flat[10]);
+        assert_eq!((&lazy[..2], &lazy[4..6]), (&start[..2], &start[4..6]));
+        assert_ne!(lazy[2..4], flat[2..4], "the second step moved row 1 by its moments");
+        assert_eq!(optimizers[1].first_moment(), optimizers[2].first_moment());
+    }
+
     #[test]
     fn adamw_follows_the_published_formula() {
         let gradients = [0.5, -2.0, 0.01, 3.0, 0.0];
@@ -124,7 +248,7 @@ mod tests {
             let mut optimizer = AdamW::new(1, weight_decay);
             let mut parameter = [1.0f32];
             for g in gradients {
-                optimizer.step(&mut parameter, &[g as f32], 0.05);
+                optimizer.step(&mut parameter, &dense(&[g as f32]), 0.05);
             }
             let expected = reference(&gradients, 0.05, f64::from(weight_decay));
             assert!((f64::from(parameter[0]) - expected).abs() < 1e-6, "{parameter:?} {expected}");
@@ -136,7 +260,7 @@ mod tests {
     fn adamw_continues_from_saved_state_to_the_bit() {
         let mut whole = AdamW::new(2, 0.01);
         let mut a = [1.0, -1.0];
-        whole.step(&mut a, &[0.3, 0.7], 0.1);
+        whole.step(&mut a, &dense(&[0.3, 0.7]), 0.1);
         let mut resumed = AdamW::from_parts(
             0.01,
             whole.first_moment().to_vec(),
@@ -145,8 +269,8 @@ mod tests {
         )
         .unwrap();
         let mut b = a;
-        whole.step(&mut a, &[-0.2, 0.1], 0.1);
-        resumed.step(&mut b, &[-0.2, 0.1], 0.1);
+        whole.step(&mut a, &dense(&[-0.2, 0.1]), 0.1);
+        resumed.step(&mut b, &dense(&[-0.2, 0.1]), 0.1);
         assert_eq!(a.map(f32::to_bits), b.map(f32::to_bits));
         assert_eq!(whole, resumed);
         assert!(AdamW::from_parts(0.0, vec![0.0], Vec::new(), 1).is_none());
@@ -154,12 +278,12 @@ mod tests {
 
     #[test]
     fn clipping_keeps_the_direction_and_small_gradients() {
-        let mut long = [3.0, 4.0];
+        let mut long = dense(&[3.0, 4.0]);
         assert_eq!(clip_gradient_norm(&mut long, 1.0), 5.0);
-        assert!((long[0] - 0.6).abs() < 1e-6 && (long[1] - 0.8).abs() < 1e-6);
-        let mut short = [0.3, 0.4];
+        assert!((long.dense()[0] - 0.6).abs() < 1e-6 && (long.dense()[1] - 0.8).abs() < 1e-6);
+        let mut short = dense(&[0.3, 0.4]);
         clip_gradient_norm(&mut short, 1.0);
-        assert_eq!(short, [0.3, 0.4]);
+        assert_eq!(short, dense(&[0.3, 0.4]));
     }
 
     #[test]

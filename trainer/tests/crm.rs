@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 use reclora_trainer::config::{CrmConfig, Representation};
 use reclora_trainer::crm::{CrmInput, Din, DinShape, Workspace};
+use reclora_trainer::distributed::gradient::Gradient;
 
 const FEATURES: u32 = 30;
 
@@ -55,12 +56,22 @@ fn parameters(din: &Din, seed: u64) -> Vec<f32> {
     din.init(seed).into_iter().enumerate().map(|(i, v)| v + 0.05 * ((i % 7) as f32 - 3.0)).collect()
 }
 
-fn loss(din: &Din, parameters: &[f32], samples: &[Sample], gradient: &mut [f32]) -> f32 {
+/// The loss, and its gradient as one flat vector.
+fn loss(din: &Din, parameters: &[f32], samples: &[Sample]) -> (f32, Vec<f32>) {
     let inputs: Vec<_> = samples.iter().map(Sample::input).collect();
     let labels: Vec<_> = samples.iter().map(|sample| sample.label).collect();
     let keys: Vec<_> = (0..samples.len() as u64).collect();
     let ws = &mut Workspace::default();
-    din.loss_and_gradient(parameters, ws, &inputs, &labels, &keys, 9, 1.0, gradient)
+    let mut gradient = Gradient::zero(din.table(), din.num_parameters());
+    let loss =
+        din.loss_and_gradient(parameters, ws, &inputs, &labels, &keys, 9, 1.0, &mut gradient);
+    let (sum, table) = (gradient.sum(loss), din.table());
+    let mut flat = vec![0.0; table.len()];
+    for (row, values) in sum.rows().iter().zip(sum.values().chunks(table.width)) {
+        flat[*row as usize * table.width..][..table.width].copy_from_slice(values);
+    }
+    flat.extend_from_slice(sum.dense());
+    (loss, flat)
 }
 
 proptest! {
@@ -71,13 +82,12 @@ proptest! {
     ) {
         let din = din(if dropout { 0.3 } else { 0.0 }, Representation::Final);
         let parameters = parameters(&din, seed);
-        let mut gradient = vec![0.0; din.num_parameters()];
-        loss(&din, &parameters, &samples, &mut gradient);
+        let (_, gradient) = loss(&din, &parameters, &samples);
         for index in (0..parameters.len()).step_by(3) {
             let at = |step: f32| {
                 let mut moved = parameters.clone();
                 moved[index] += step;
-                f64::from(loss(&din, &moved, &samples, &mut vec![0.0; gradient.len()]))
+                f64::from(loss(&din, &moved, &samples).0)
             };
             let value = f64::from(gradient[index]);
             // ReLU has kinks, where a difference is no slope: a small step to one side misses them.
@@ -121,7 +131,7 @@ fn dropout_depends_on_seed_and_sample_only() {
         Sample { fields: vec![1, 2, 3], items: vec![4, 5], ratings: vec![28, 29], label: 1.0 };
     let inputs = [sample.input(), sample.input()];
     let run = |keys: &[u64], seed| {
-        let mut gradient = vec![0.0; din.num_parameters()];
+        let mut gradient = Gradient::zero(din.table(), din.num_parameters());
         let ws = &mut Workspace::default();
         let inputs = &inputs[..keys.len()];
         let labels = &[1.0, 1.0][..keys.len()];

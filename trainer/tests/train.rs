@@ -10,14 +10,20 @@ use std::time::Duration;
 
 use reclora_comm::rendezvous::{JoinConfig, Store, StoreConfig, join};
 use reclora_comm::{Communicator, Identity, Secret, Solo};
+use reclora_trainer::distributed::gradient::{Gradient, Table};
 use reclora_trainer::distributed::train::{Objective, TrainPlan, Trained, train};
 use reclora_trainer::error::{Result, TrainerError};
 use reclora_trainer::progress::Silent;
 
-/// Logistic regression on made-up features; fails after a number of micro-batches, if asked to.
+/// Logistic regression on made-up features; fails after a number of micro-batches, if asked to. With a
+/// table, its first weights are rows of which a sample touches some.
 struct Toy {
     left: AtomicU64,
+    table: Table,
 }
+
+/// All weights but the last, in rows of two.
+const TABLE: Table = Table { rows: WIDTH / 2, width: 2 };
 
 const WIDTH: usize = 11;
 
@@ -37,7 +43,7 @@ impl Objective for Toy {
         samples: &[u64],
         _epoch: u64,
         weight: f32,
-        gradient: &mut [f32],
+        gradient: &mut Gradient,
     ) -> Result<f32> {
         if self.left.fetch_sub(1, Ordering::Relaxed) == 0 {
             return Err(TrainerError::NotFound("interrupted".into()));
@@ -48,8 +54,17 @@ impl Objective for Toy {
             let logit: f32 = x.iter().zip(parameters).map(|(a, b)| a * b).sum();
             let p = 1.0 / (1.0 + (-logit).exp());
             sum -= (if label > 0.5 { p } else { 1.0 - p }).max(1e-9).ln();
-            for (g, x) in gradient.iter_mut().zip(x) {
-                *g += weight * (p - label) * x;
+            for (index, x) in x.into_iter().enumerate() {
+                let row = index / 2;
+                let place = if row >= self.table.rows {
+                    &mut gradient.dense(index..index + 1)[0]
+                } else if x.abs() < 0.98 {
+                    // Small features are as good as none, where rows are sparse.
+                    continue;
+                } else {
+                    &mut gradient.row(row as u32)[index % 2]
+                };
+                *place += weight * (p - label) * x;
             }
         }
         Ok(sum)
@@ -71,6 +86,8 @@ impl Objective for Toy {
 fn plan(dir: &Path) -> TrainPlan {
     TrainPlan {
         task: "toy".into(),
+        table: Table::default(),
+        lazy_rows: false,
         samples: 203,
         epochs: 6,
         global_batch: 32,
@@ -92,7 +109,7 @@ fn bits(trained: &Trained) -> (Vec<u32>, String) {
 }
 
 fn solo(plan: &TrainPlan, micro_batches: u64) -> Result<Trained> {
-    let toy = Toy { left: AtomicU64::new(micro_batches) };
+    let toy = Toy { left: AtomicU64::new(micro_batches), table: plan.table };
     train(plan, &toy, vec![0.0; WIDTH], &mut Solo, &mut Silent)
 }
 
@@ -120,7 +137,7 @@ fn on_ranks(world_size: usize, plan: &TrainPlan) -> Vec<Trained> {
             timeout: deadline,
             listen_host: host,
         };
-        let toy = Toy { left: AtomicU64::new(u64::MAX) };
+        let toy = Toy { left: AtomicU64::new(u64::MAX), table: plan.table };
         train(plan, &toy, vec![0.0; WIDTH], &mut join(config).unwrap(), &mut Silent).unwrap()
     };
     let work = &work;
@@ -132,14 +149,19 @@ fn on_ranks(world_size: usize, plan: &TrainPlan) -> Vec<Trained> {
 
 #[test]
 fn d1_any_number_of_ranks_gives_the_same_bits() {
-    let dir = tempfile::tempdir().unwrap();
-    let expected = bits(&solo(&plan(&dir.path().join("solo")), u64::MAX).unwrap());
-    for world_size in [2, 4, 8] {
-        let plan = plan(&dir.path().join(world_size.to_string()));
-        for trained in on_ranks(world_size, &plan) {
-            assert_eq!(bits(&trained), expected, "{world_size} ranks");
+    let mut results = Vec::new();
+    for (table, lazy_rows) in [(Table::default(), false), (TABLE, false), (TABLE, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = |name: &str| TrainPlan { table, lazy_rows, ..plan(&dir.path().join(name)) };
+        let expected = bits(&solo(&plan("solo"), u64::MAX).unwrap());
+        for world_size in [2, 4, 8] {
+            for trained in on_ranks(world_size, &plan(&world_size.to_string())) {
+                assert_eq!(bits(&trained), expected, "{world_size} ranks");
+            }
         }
+        results.push(expected);
     }
+    assert!(results[0] != results[1] && results[1] != results[2], "three kinds of training");
 }
 
 #[test]
@@ -177,7 +199,7 @@ fn the_best_epoch_is_selected_and_patience_ends_training() {
     let trained = solo(&plan, u64::MAX).unwrap();
     let aucs: Vec<_> = trained.history.epochs.iter().filter_map(|epoch| epoch.valid_auc).collect();
     let best = aucs.iter().copied().fold(0.0, f64::max);
-    let toy = Toy { left: AtomicU64::new(0) };
+    let toy = Toy { left: AtomicU64::new(0), table: Table::default() };
     assert_eq!(toy.validate(&trained.parameters, &mut Solo).unwrap().0, Some(best));
     assert!(aucs.len() < 40 && aucs[aucs.len() - 1] <= best, "{aucs:?}");
 }

@@ -126,6 +126,8 @@ pub struct CrmConfig {
     pub learning_rate: f32,
     /// Weight decay of AdamW.
     pub weight_decay: f32,
+    /// Which rows of the embedding table a step moves.
+    pub embedding_optimizer: EmbeddingOptimizer,
     /// Samples per optimizer step.
     pub batch_size: usize,
     /// Pieces a batch is cut into: the unit of the canonical sum. A power of two, at least the number of ranks.
@@ -136,6 +138,17 @@ pub struct CrmConfig {
     pub patience: usize,
     /// What the gate reads: `final` (last hidden layer), `hidden` (its input) or `user`.
     pub representation: Representation,
+}
+
+/// Which rows of the CRM's embedding table a step moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmbeddingOptimizer {
+    /// All of them: a row without a gradient moves as its moments say, as in the published code.
+    #[default]
+    Adamw,
+    /// Those of the batch's samples: for tables much larger than a batch.
+    LazyAdamw,
 }
 
 /// What the CRM hands to the gate.
@@ -350,6 +363,7 @@ impl Default for CrmConfig {
             dropout: 0.1,
             learning_rate: 1e-3,
             weight_decay: 0.0,
+            embedding_optimizer: EmbeddingOptimizer::Adamw,
             batch_size: 256,
             micro_batches: 8,
             epochs: 10,

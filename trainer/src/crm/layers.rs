@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
+use crate::distributed::gradient::Gradient;
 use crate::kernels::matmul::{Mat, matmul};
+use crate::kernels::pointwise::add;
 
 /// y = x Wᵀ + b, its parameters at these places of the flat vector.
 #[derive(Clone, Debug)]
@@ -13,15 +15,27 @@ pub(super) struct Linear {
     pub outputs: usize,
 }
 
+/// `y = x Wᵀ + b` for every row of `x`.
+pub(super) fn linear(x: Mat<'_>, weight: Mat<'_>, bias: &[f32], y: &mut Vec<f32>) {
+    y.clear();
+    (0..x.rows()).for_each(|_| y.extend_from_slice(bias));
+    matmul(y, bias.len(), x, weight.t(), 1.0, true);
+}
+
+/// Adds rows of the sum's width to it.
+pub(super) fn add_rows_to(sum: &mut [f32], rows: &[f32]) {
+    rows.chunks_exact(sum.len()).for_each(|row| add(sum, row));
+}
+
 impl Linear {
+    fn weight<'p>(&self, parameters: &'p [f32]) -> Mat<'p> {
+        Mat::new(&parameters[self.weight.clone()], self.outputs, self.inputs)
+    }
+
     /// `[rows, inputs]` to `[rows, outputs]`.
     pub fn forward(&self, parameters: &[f32], x: &[f32], rows: usize, y: &mut Vec<f32>) {
-        y.clear();
-        for _ in 0..rows {
-            y.extend_from_slice(&parameters[self.bias.clone()]);
-        }
-        let weight = Mat::new(&parameters[self.weight.clone()], self.outputs, self.inputs);
-        matmul(y, self.outputs, Mat::new(x, rows, self.inputs), weight.t(), 1.0, true);
+        let bias = &parameters[self.bias.clone()];
+        linear(Mat::new(x, rows, self.inputs), self.weight(parameters), bias, y);
     }
 
     /// Adds the gradient of weight and bias; leaves that of x in `dx`.
@@ -30,22 +44,16 @@ impl Linear {
         parameters: &[f32],
         x: &[f32],
         dy: &[f32],
-        gradient: &mut [f32],
+        gradient: &mut Gradient,
         dx: &mut Vec<f32>,
     ) {
         let rows = dy.len() / self.outputs;
-        for row in dy.chunks_exact(self.outputs) {
-            for (sum, value) in gradient[self.bias.clone()].iter_mut().zip(row) {
-                *sum += value;
-            }
-        }
+        add_rows_to(gradient.dense(self.bias.clone()), dy);
         let dy = Mat::new(dy, rows, self.outputs);
         let x = Mat::new(x, rows, self.inputs);
-        matmul(&mut gradient[self.weight.clone()], self.inputs, dy.t(), x, 1.0, true);
-        dx.clear();
+        matmul(gradient.dense(self.weight.clone()), self.inputs, dy.t(), x, 1.0, true);
         dx.resize(rows * self.inputs, 0.0);
-        let weight = Mat::new(&parameters[self.weight.clone()], self.outputs, self.inputs);
-        matmul(dx, self.inputs, dy, weight, 1.0, false);
+        matmul(dx, self.inputs, dy, self.weight(parameters), 1.0, false);
     }
 }
 
@@ -89,7 +97,7 @@ pub(super) struct Mlp {
 /// What a stack's backward needs of its forward.
 #[derive(Debug, Default)]
 pub(super) struct MlpState {
-    /// Input, then the output of each hidden layer.
+    /// Input (unused where another layer reads the stack's input), then the output of each hidden layer.
     pub layers: Vec<Vec<f32>>,
     /// `[rows]`.
     pub output: Vec<f32>,
@@ -97,12 +105,12 @@ pub(super) struct MlpState {
 }
 
 impl MlpState {
-    /// The stack's input, to be filled before the forward.
-    pub fn input(&mut self) -> &mut Vec<f32> {
-        if self.layers.is_empty() {
-            self.layers.push(Vec::new());
+    /// Layer `index`'s output; layer 0's is the stack's input, to be filled before the forward.
+    pub fn layer(&mut self, index: usize) -> &mut Vec<f32> {
+        if self.layers.len() <= index {
+            self.layers.resize_with(index + 1, Vec::new);
         }
-        &mut self.layers[0]
+        &mut self.layers[index]
     }
 
     /// Output of the last hidden layer, `[rows, width]`.
@@ -112,9 +120,21 @@ impl MlpState {
 }
 
 impl Mlp {
-    /// From `state.input()` to `state.output`.
+    /// From `state.layer(0)` to `state.output`.
     pub fn forward(
         &self,
+        parameters: &[f32],
+        rows: usize,
+        dropout: Option<Dropout<'_>>,
+        state: &mut MlpState,
+    ) {
+        self.forward_from(0, parameters, rows, dropout, state);
+    }
+
+    /// The same, where the products of the first `done` (0 or 1) layers are in `state.layer(done)`.
+    pub fn forward_from(
+        &self,
+        done: usize,
         parameters: &[f32],
         rows: usize,
         dropout: Option<Dropout<'_>>,
@@ -124,7 +144,9 @@ impl Mlp {
         for (index, layer) in self.hidden.iter().enumerate() {
             let (before, after) = state.layers.split_at_mut(index + 1);
             let y = &mut after[0];
-            layer.forward(parameters, &before[index], rows, y);
+            if index >= done {
+                layer.forward(parameters, &before[index], rows, y);
+            }
             y.iter_mut().for_each(|value| *value = value.max(0.0));
             if let Some(dropout) = dropout {
                 dropout.apply(index, layer.outputs, y);
@@ -142,7 +164,20 @@ impl Mlp {
         parameters: &[f32],
         doutput: &[f32],
         keep: f32,
-        gradient: &mut [f32],
+        gradient: &mut Gradient,
+        state: &'s mut MlpState,
+    ) -> &'s [f32] {
+        self.backward_to(0, parameters, doutput, keep, gradient, state)
+    }
+
+    /// The same down to the products of layer `done`, whose gradient it returns where that is 1.
+    pub fn backward_to<'s>(
+        &self,
+        done: usize,
+        parameters: &[f32],
+        doutput: &[f32],
+        keep: f32,
+        gradient: &mut Gradient,
         state: &'s mut MlpState,
     ) -> &'s [f32] {
         let MlpState { layers, gradients: [dy, dx], .. } = state;
@@ -152,8 +187,10 @@ impl Mlp {
             for (d, y) in dy.iter_mut().zip(&layers[index + 1]) {
                 *d = if *y > 0.0 { *d / keep } else { 0.0 };
             }
-            layer.backward(parameters, &layers[index], dy, gradient, dx);
-            std::mem::swap(dy, dx);
+            if index >= done {
+                layer.backward(parameters, &layers[index], dy, gradient, dx);
+                std::mem::swap(dy, dx);
+            }
         }
         dy
     }

@@ -4,6 +4,7 @@
 //! without softmax; u = Σ a_t h_t; r = MLP(flatten([fields; u])); logit = Linear(r). History rows of a
 //! batch are packed: what is not there is not multiplied.
 
+mod attention;
 mod file;
 mod layers;
 mod network;
@@ -17,6 +18,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{CrmConfig, Representation};
+use crate::distributed::gradient::Table;
 use crate::error::{Result, TrainerError};
 use layers::{Linear, Mlp};
 
@@ -123,6 +125,11 @@ impl Din {
     /// Number of trained parameters.
     pub fn num_parameters(&self) -> usize {
         self.tensors.last().map_or(0, |tensor| tensor.range.end)
+    }
+
+    /// The embedding table, with which the flat vector of parameters begins.
+    pub fn table(&self) -> Table {
+        Table { rows: self.shape.features, width: self.config.embedding_dim }
     }
 
     /// Names, shapes and places of the parameters.

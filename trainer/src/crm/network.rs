@@ -1,8 +1,11 @@
 //! Forward and backward of DIN over a packed batch.
 
+use super::attention::AttentionInput;
 use super::layers::{Dropout, MlpState, mix};
 use super::{Din, DinShape};
 use crate::config::Representation;
+use crate::distributed::gradient::Gradient;
+use crate::kernels::pointwise::{add, axpy, dot};
 
 /// One sample, in rows of the shared table.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +27,7 @@ pub struct Workspace {
     pairs: Vec<f32>,
     /// `[rows, e]`: h.
     history: Vec<f32>,
+    attention_input: AttentionInput,
     attention: MlpState,
     prediction: MlpState,
     row_keys: Vec<u64>,
@@ -64,7 +68,7 @@ impl Din {
         sample_keys: &[u64],
         dropout_seed: u64,
         weight: f32,
-        gradient: &mut [f32],
+        gradient: &mut Gradient,
     ) -> f32 {
         let keys = DropoutKeys { seed: dropout_seed, samples: sample_keys };
         self.forward(parameters, ws, inputs, Some(keys).filter(|_| self.config.dropout > 0.0));
@@ -129,34 +133,27 @@ impl Din {
         inputs: &[CrmInput<'_>],
         keys: Option<&DropoutKeys<'_>>,
     ) {
-        let e = self.config.embedding_dim;
-        let x = ws.attention.input();
-        x.clear();
+        let item_field = self.shape.item_field;
+        let queries = inputs.iter().map(|input| self.row(parameters, input.fields[item_field]));
+        let y = ws.attention.layer(1);
+        let layer = &self.attention.hidden[0];
+        ws.attention_input.forward(layer, parameters, queries, &ws.history, &ws.offsets, y);
         ws.row_keys.clear();
-        for (sample, input) in inputs.iter().enumerate() {
-            let q = self.row(parameters, input.fields[self.shape.item_field]);
-            for row in ws.offsets[sample]..ws.offsets[sample + 1] {
-                let h = &ws.history[row * e..(row + 1) * e];
-                x.extend_from_slice(q);
-                x.extend_from_slice(h);
-                x.extend(q.iter().zip(h).map(|(q, h)| q - h));
-                x.extend(q.iter().zip(h).map(|(q, h)| q * h));
-                if let Some(keys) = keys {
-                    let place = (row - ws.offsets[sample] + 1) as u64;
-                    ws.row_keys.push(mix(keys.seed ^ mix(keys.samples[sample]) ^ place << 32));
-                }
-            }
+        for (sample, key) in keys.iter().flat_map(|keys| keys.samples.iter().enumerate()) {
+            let key = keys.map_or(0, |keys| keys.seed) ^ mix(*key);
+            let places = 1..=(ws.offsets[sample + 1] - ws.offsets[sample]) as u64;
+            ws.row_keys.extend(places.map(|place| mix(key ^ place << 32)));
         }
         let rows = ws.offsets[inputs.len()];
         let probability = self.config.dropout;
         let dropout = keys.map(|_| Dropout { probability, row_keys: &ws.row_keys });
-        self.attention.forward(parameters, rows, dropout, &mut ws.attention);
+        self.attention.forward_from(1, parameters, rows, dropout, &mut ws.attention);
     }
 
     /// z = flatten([fields; u]), u = Σ a h.
     fn pool(&self, parameters: &[f32], ws: &mut Workspace, inputs: &[CrmInput<'_>]) {
         let e = self.config.embedding_dim;
-        let z = ws.prediction.input();
+        let z = ws.prediction.layer(0);
         z.clear();
         for (sample, input) in inputs.iter().enumerate() {
             for &feature in input.fields {
@@ -165,10 +162,8 @@ impl Din {
             let start = z.len();
             z.resize(start + e, 0.0);
             for row in ws.offsets[sample]..ws.offsets[sample + 1] {
-                let weight = ws.attention.output[row];
-                for (u, h) in z[start..].iter_mut().zip(&ws.history[row * e..(row + 1) * e]) {
-                    *u += weight * h;
-                }
+                let h = &ws.history[row * e..(row + 1) * e];
+                axpy(&mut z[start..], ws.attention.output[row], h);
             }
         }
     }
@@ -181,7 +176,7 @@ impl Din {
     ) -> Vec<f32> {
         match self.config.representation {
             Representation::Final => ws.prediction.last_hidden().to_vec(),
-            Representation::Hidden => ws.prediction.input().clone(),
+            Representation::Hidden => ws.prediction.layer(0).clone(),
             Representation::User => {
                 let e = self.config.embedding_dim;
                 let mut users = Vec::with_capacity(inputs.len() * 2 * e);
@@ -209,7 +204,7 @@ impl Din {
         ws: &mut Workspace,
         inputs: &[CrmInput<'_>],
         dlogits: &[f32],
-        gradient: &mut [f32],
+        gradient: &mut Gradient,
     ) {
         let e = self.config.embedding_dim;
         let keep = 1.0 - self.config.dropout;
@@ -217,40 +212,25 @@ impl Din {
         let dz = self.prediction.backward(parameters, dlogits, keep, gradient, &mut ws.prediction);
         let width = (fields + 1) * e;
         ws.dhistory.clear();
-        ws.dhistory.resize(ws.history.len(), 0.0);
         ws.dattention.clear();
         for (sample, input) in inputs.iter().enumerate() {
             let dz = &dz[sample * width..(sample + 1) * width];
-            for (index, &feature) in input.fields.iter().enumerate() {
-                add(gradient, feature, e, &dz[index * e..(index + 1) * e]);
+            for (feature, d) in input.fields.iter().zip(dz.chunks_exact(e)) {
+                add(gradient.row(*feature), d);
             }
             let du = &dz[fields * e..];
             for row in ws.offsets[sample]..ws.offsets[sample + 1] {
-                let range = row * e..(row + 1) * e;
-                let h = &ws.history[range.clone()];
-                ws.dattention.push(du.iter().zip(h).map(|(d, h)| d * h).sum());
+                ws.dattention.push(dot(du, &ws.history[row * e..(row + 1) * e]));
                 let weight = ws.attention.output[row];
-                for (dh, d) in ws.dhistory[range].iter_mut().zip(du) {
-                    *dh = weight * d;
-                }
+                ws.dhistory.extend(du.iter().map(|d| weight * d));
             }
         }
-        let dx =
-            self.attention.backward(parameters, &ws.dattention, keep, gradient, &mut ws.attention);
-        let mut dq = vec![0.0; e];
-        for (sample, input) in inputs.iter().enumerate() {
-            let target = input.fields[item_field];
-            let q = self.row(parameters, target);
-            dq.fill(0.0);
-            for row in ws.offsets[sample]..ws.offsets[sample + 1] {
-                let d = &dx[row * 4 * e..(row + 1) * 4 * e];
-                for i in 0..e {
-                    let (h, dh) = (ws.history[row * e + i], &mut ws.dhistory[row * e + i]);
-                    dq[i] += d[i] + d[2 * e + i] + d[3 * e + i] * h;
-                    *dh += d[e + i] - d[2 * e + i] + d[3 * e + i] * q[i];
-                }
-            }
-            add(gradient, target, e, &dq);
+        let state = &mut ws.attention;
+        let dy = self.attention.backward_to(1, parameters, &ws.dattention, keep, gradient, state);
+        let layer = &self.attention.hidden[0];
+        ws.attention_input.backward(layer, dy, &ws.offsets, gradient, &mut ws.dhistory);
+        for (input, dq) in inputs.iter().zip(ws.attention_input.dqueries.chunks_exact(e)) {
+            add(gradient.row(input.fields[item_field]), dq);
         }
         self.history_backward(parameters, ws, inputs, gradient);
     }
@@ -260,7 +240,7 @@ impl Din {
         parameters: &[f32],
         ws: &mut Workspace,
         inputs: &[CrmInput<'_>],
-        gradient: &mut [f32],
+        gradient: &mut Gradient,
     ) {
         let e = self.config.embedding_dim;
         for (d, h) in ws.dhistory.iter_mut().zip(&ws.history) {
@@ -271,17 +251,9 @@ impl Din {
         for input in inputs {
             let pairs = input.history_items.iter().zip(input.history_ratings);
             for ((&item, &rating), d) in pairs.zip(&mut rows) {
-                add(gradient, item, e, &d[..e]);
-                add(gradient, rating, e, &d[e..]);
+                add(gradient.row(item), &d[..e]);
+                add(gradient.row(rating), &d[e..]);
             }
         }
-    }
-}
-
-/// Adds to a row of the table's gradient; the table is first in the flat vector.
-fn add(gradient: &mut [f32], feature: u32, e: usize, values: &[f32]) {
-    let start = feature as usize * e;
-    for (sum, value) in gradient[start..start + e].iter_mut().zip(values) {
-        *sum += value;
     }
 }

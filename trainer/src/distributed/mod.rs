@@ -2,4 +2,5 @@
 
 pub mod checkpoint;
 pub mod chunks;
+pub mod gradient;
 pub mod train;

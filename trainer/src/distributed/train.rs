@@ -7,11 +7,13 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use reclora_comm::{Communicator, tree};
 use reclora_storage::permutation::EpochOrder;
 
 use super::checkpoint::{EpochRecord, History, StepRecord, TrainState, load, save};
+use super::gradient::{Gradient, GradientSum, Table};
 use crate::error::{Result, TrainerError};
 use crate::optimizer::{AdamW, clip_gradient_norm, linear_decay};
 use crate::progress::{Event, Progress};
@@ -26,7 +28,7 @@ pub trait Objective: Sync {
         samples: &[u64],
         epoch: u64,
         weight: f32,
-        gradient: &mut [f32],
+        gradient: &mut Gradient,
     ) -> Result<f32>;
 
     /// AUC and log loss on the valid samples, the same on every rank.
@@ -42,6 +44,10 @@ pub trait Objective: Sync {
 pub struct TrainPlan {
     /// What is being done, in words a user reads.
     pub task: String,
+    /// The table the parameters begin with, of which a batch touches few rows.
+    pub table: Table,
+    /// Whether the optimizer moves only the rows that a batch touches.
+    pub lazy_rows: bool,
     /// Size of the training set.
     pub samples: u64,
     /// Largest number of epochs.
@@ -135,6 +141,8 @@ struct Run<'a> {
     progress: &'a mut dyn Progress,
     optimizer: AdamW,
     state: TrainState,
+    /// Samples of this epoch that this process has seen trained, and the time of their steps.
+    speed: (u64, Duration),
 }
 
 impl<'a> Run<'a> {
@@ -149,11 +157,13 @@ impl<'a> Run<'a> {
         let second = std::mem::take(&mut state.second_moment);
         let parameters = state.parameters.len();
         let optimizer = AdamW::from_parts(plan.weight_decay, first, second, state.step)
+            .map(|optimizer| optimizer.with_lazy_rows(plan.lazy_rows))
             .filter(|optimizer| optimizer.first_moment().len() == parameters)
             .ok_or_else(|| {
                 TrainerError::file(&plan.checkpoints, "a checkpoint of another model; use --force")
             })?;
-        Ok(Self { plan, objective, comm, progress, optimizer, state })
+        let speed = (0, Duration::ZERO);
+        Ok(Self { plan, objective, comm, progress, optimizer, state, speed })
     }
 
     fn all_epochs(&mut self) -> Result<Trained> {
@@ -188,7 +198,7 @@ impl<'a> Run<'a> {
     }
 
     fn step(&mut self, order: &EpochOrder) -> Result<()> {
-        let plan = self.plan;
+        let (plan, started) = (self.plan, Instant::now());
         let start = self.state.batch * plan.global_batch;
         let end = (start + plan.global_batch).min(plan.samples);
         let batch: Vec<u64> = (start..end).map(|position| order.at(position)).collect();
@@ -197,7 +207,8 @@ impl<'a> Run<'a> {
         } else {
             plan.learning_rate
         };
-        let (mut gradient, loss) = self.gradient(&batch)?;
+        let mut gradient = self.gradient(&batch)?;
+        let loss = gradient.loss / batch.len() as f32;
         self.check_finite(&gradient, loss)?;
         let norm = clip_gradient_norm(&mut gradient, plan.max_grad_norm.unwrap_or(f32::INFINITY));
         self.optimizer.step(&mut self.state.parameters, &gradient, learning_rate);
@@ -206,31 +217,60 @@ impl<'a> Run<'a> {
         let (step, epoch) = (self.state.step, self.state.epoch + 1);
         let record = StepRecord { step, epoch, loss, learning_rate, gradient_norm: norm };
         self.state.history.steps.push(record);
+        self.speed.0 += batch.len() as u64;
+        self.speed.1 += started.elapsed();
         let note = format!("loss {loss:.4}");
         let update = Event::Update { task: plan.task.clone(), done: step, note };
         self.progress.emit(update);
         Ok(())
     }
 
-    /// Gradient of the mean loss of `batch`, and that loss: the canonical sum over micro-batches.
-    fn gradient(&mut self, batch: &[u64]) -> Result<(Vec<f32>, f32)> {
+    /// Gradient of the mean loss of `batch`, and the sum of its losses: the canonical sum over
+    /// micro-batches.
+    fn gradient(&mut self, batch: &[u64]) -> Result<GradientSum> {
         let (rank, world_size) = (self.comm.rank(), self.comm.world_size());
         let block = self.plan.micro_batches / world_size;
         let leaves = Leaves {
             objective: self.objective,
             parameters: &self.state.parameters,
+            table: self.plan.table,
             batch,
             piece: (self.plan.global_batch as usize).div_ceil(self.plan.micro_batches),
             epoch: self.state.epoch,
         };
         let mut sum = leaves.sum(rank * block..(rank + 1) * block)?;
-        self.comm.all_reduce_sum("gradient", &mut sum)?;
-        let loss = sum.pop().unwrap_or_default() / batch.len() as f32;
-        Ok((sum, loss))
+        self.reduce(&mut sum)?;
+        Ok(sum)
     }
 
-    fn check_finite(&self, gradient: &[f32], loss: f32) -> Result<()> {
-        if loss.is_finite() && gradient.iter().all(|value| value.is_finite()) {
+    /// The rest of the tree: the sum over ranks.
+    fn reduce(&mut self, sum: &mut GradientSum) -> Result<()> {
+        let loss = sum.loss;
+        sum.dense_mut().push(loss);
+        self.comm.all_reduce_sum("gradient", sum.dense_mut())?;
+        sum.loss = sum.dense_mut().pop().unwrap_or_default();
+        if self.plan.table.is_empty() || self.comm.world_size() == 1 {
+            return Ok(());
+        }
+        let name = "gradient of the table";
+        let of_ranks = self.comm.all_gather(name, &sum.rows_to_bytes())?;
+        let mut rows = Vec::new();
+        for (rank, bytes) in of_ranks.iter().enumerate() {
+            let mut part = GradientSum::of_rows(self.plan.table);
+            if !part.set_rows(bytes) {
+                let what = format!("{name}: what rank {rank} sent is none of this table's");
+                return Err(TrainerError::Input(what));
+            }
+            rows.push(part);
+        }
+        if let Some(rows) = tree::fold(rows, |left, right| left.add(&right)) {
+            sum.take_rows(rows);
+        }
+        Ok(())
+    }
+
+    fn check_finite(&self, gradient: &GradientSum, loss: f32) -> Result<()> {
+        if loss.is_finite() && gradient.iter().all(f32::is_finite) {
             return Ok(());
         }
         let what = format!("{}: the loss or its gradient at step {}", self.plan.task, {
@@ -253,7 +293,13 @@ impl<'a> Run<'a> {
             self.state.best = Some((epoch, self.state.parameters.clone()));
         }
         let record = EpochRecord { epoch, train_loss, valid_auc, valid_log_loss };
-        self.progress.emit(Event::Message { text: describe(&self.plan.task, &record) });
+        let (samples, time) = std::mem::take(&mut self.speed);
+        let speed = samples as f64 / time.as_secs_f64().max(f64::MIN_POSITIVE);
+        // Each rank measures another speed; one says it for all.
+        if self.comm.rank() == 0 {
+            let text = describe(&self.plan.task, &record, speed);
+            self.progress.emit(Event::Message { text });
+        }
         self.state.history.epochs.push(record);
         self.state.epoch = epoch;
         self.state.batch = 0;
@@ -270,42 +316,45 @@ impl<'a> Run<'a> {
     }
 }
 
-fn describe(task: &str, record: &EpochRecord) -> String {
+fn describe(task: &str, record: &EpochRecord, samples_per_second: f64) -> String {
     let EpochRecord { epoch, train_loss, valid_auc, .. } = record;
     let auc = valid_auc.map_or(String::new(), |auc| format!(", valid AUC {auc:.4}"));
-    format!("{task}: epoch {epoch}, train loss {train_loss:.4}{auc}")
+    format!(
+        "{task}: epoch {epoch}, train loss {train_loss:.4}{auc}, {samples_per_second:.0} samples/s"
+    )
 }
 
 /// The micro-batches of one global batch.
 struct Leaves<'a> {
     objective: &'a dyn Objective,
     parameters: &'a [f32],
+    table: Table,
     batch: &'a [u64],
     piece: usize,
     epoch: u64,
 }
 
 impl Leaves<'_> {
-    /// The tree's sum over `range`: the gradient, and behind it the sum of losses.
-    fn sum(&self, range: Range<usize>) -> Result<Vec<f32>> {
+    /// The tree's sum over `range`.
+    fn sum(&self, range: Range<usize>) -> Result<GradientSum> {
         let Some(middle) = tree::split(&range) else { return self.leaf(range.start) };
         let (left, right) =
             rayon::join(|| self.sum(range.start..middle), || self.sum(middle..range.end));
         let mut sum = left?;
-        tree::sum_into(&mut sum, &right?);
+        sum.add(&right?);
         Ok(sum)
     }
 
-    fn leaf(&self, index: usize) -> Result<Vec<f32>> {
-        let mut gradient = vec![0.0; self.parameters.len() + 1];
+    fn leaf(&self, index: usize) -> Result<GradientSum> {
+        let mut gradient = Gradient::zero(self.table, self.parameters.len());
         let end = ((index + 1) * self.piece).min(self.batch.len());
         let samples = &self.batch[(index * self.piece).min(end)..end];
-        let Some((loss, values)) = gradient.split_last_mut() else { return Ok(gradient) };
-        if !samples.is_empty() {
-            let weight = 1.0 / self.batch.len() as f32;
-            *loss =
-                self.objective.micro_batch(self.parameters, samples, self.epoch, weight, values)?;
+        if samples.is_empty() {
+            return Ok(gradient.sum(0.0));
         }
-        Ok(gradient)
+        let weight = 1.0 / self.batch.len() as f32;
+        let (parameters, epoch) = (self.parameters, self.epoch);
+        let loss = self.objective.micro_batch(parameters, samples, epoch, weight, &mut gradient)?;
+        Ok(gradient.sum(loss))
     }
 }

@@ -10,7 +10,9 @@ use reclora_storage::dataset::{Dataset, Split};
 use super::inputs::{Neighbours, crm_batch, dataset};
 use super::scores::valid_metrics;
 use super::{Counts, RunContext, Stage, write_json};
+use crate::config::EmbeddingOptimizer;
 use crate::crm::{Din, DinShape, Workspace};
+use crate::distributed::gradient::Gradient;
 use crate::distributed::train::{Objective, TrainPlan, train};
 use crate::error::Result;
 use crate::progress::Progress;
@@ -40,7 +42,7 @@ impl Objective for CrmObjective<'_> {
         samples: &[u64],
         epoch: u64,
         weight: f32,
-        gradient: &mut [f32],
+        gradient: &mut Gradient,
     ) -> Result<f32> {
         let indices = samples.iter().map(|position| self.train.start + position);
         let (batch, rows) = crm_batch(self.dataset, self.neighbours, indices)?;
@@ -95,6 +97,8 @@ pub fn run(
     let train_range = dataset.split(Split::Train);
     let plan = TrainPlan {
         task: "train CRM".into(),
+        table: din.table(),
+        lazy_rows: config.embedding_optimizer == EmbeddingOptimizer::LazyAdamw,
         samples: train_range.end - train_range.start,
         epochs: config.epochs as u64,
         global_batch: config.batch_size as u64,

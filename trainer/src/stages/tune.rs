@@ -12,6 +12,7 @@ use super::text::{TextInputs, deciding_logits};
 use super::{Counts, RunContext, Stage, write_json};
 use crate::adapter::{Adapter, AdapterLayout, Dropout};
 use crate::config::{AdapterConfig, GateInput};
+use crate::distributed::gradient::{Gradient, Table};
 use crate::distributed::train::{Objective, TrainPlan, train};
 use crate::error::{Result, TrainerError};
 use crate::model::{Prompt, TrainingSample};
@@ -122,7 +123,7 @@ impl Objective for TuneObjective<'_> {
         samples: &[u64],
         epoch: u64,
         weight: f32,
-        gradient: &mut [f32],
+        gradient: &mut Gradient,
     ) -> Result<f32> {
         let adapter = self.adapter(parameters)?;
         let model = self.data.llm.adapted(&adapter)?;
@@ -138,7 +139,7 @@ impl Objective for TuneObjective<'_> {
                 dropout: (self.dropout > 0.0).then_some(dropout),
             }
         });
-        model.loss_and_gradient(&samples.collect::<Vec<_>>(), weight, gradient)
+        model.loss_and_gradient(&samples.collect::<Vec<_>>(), weight, gradient.all_dense())
     }
 
     fn validate(
@@ -200,6 +201,8 @@ fn tune(
     data.llm.start_head(&mut initial, data.deciding)?;
     let plan = TrainPlan {
         task: format!("tune {name}"),
+        table: Table::default(),
+        lazy_rows: false,
         samples: data.train.len() as u64,
         epochs: tune.epochs as u64,
         global_batch: tune.global_batch as u64,

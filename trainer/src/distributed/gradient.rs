@@ -1,0 +1,271 @@
+//! Gradients of a flat parameter vector that may begin with a table of which a batch touches few rows.
+//!
+//! A [`Gradient`] is what one micro-batch adds to; a [`GradientSum`] has its rows in order, so that two
+//! of them are added by walking along both. Rows that neither has are zero and take no memory: the cost
+//! of a step is that of the rows of its batch, not of the table.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use reclora_comm::tree::sum_into;
+
+/// The rows at the start of a flat parameter vector; none where all of it is dense.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Number of rows.
+    pub rows: usize,
+    /// Values of a row.
+    pub width: usize,
+}
+
+impl Table {
+    /// Values of all rows: where the dense part starts.
+    pub fn len(self) -> usize {
+        self.rows * self.width
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The gradient that a micro-batch adds up.
+#[derive(Debug)]
+pub struct Gradient {
+    table: Table,
+    /// Place of each touched row in `rows`.
+    places: HashMap<u32, usize>,
+    rows: Vec<u32>,
+    values: Vec<f32>,
+    dense: Vec<f32>,
+}
+
+impl Gradient {
+    /// Zero, of a vector of so many parameters.
+    pub fn zero(table: Table, num_parameters: usize) -> Self {
+        Self {
+            table,
+            places: HashMap::new(),
+            rows: Vec::new(),
+            values: Vec::new(),
+            dense: vec![0.0; num_parameters - table.len()],
+        }
+    }
+
+    /// A row of the table, to be added to.
+    pub fn row(&mut self, row: u32) -> &mut [f32] {
+        let width = self.table.width;
+        let place = *self.places.entry(row).or_insert_with(|| {
+            self.rows.push(row);
+            self.values.resize(self.values.len() + width, 0.0);
+            self.rows.len() - 1
+        });
+        &mut self.values[place * width..(place + 1) * width]
+    }
+
+    /// Values behind the table, by their place in the flat vector, to be added to.
+    pub fn dense(&mut self, range: Range<usize>) -> &mut [f32] {
+        let start = self.table.len();
+        &mut self.dense[range.start - start..range.end - start]
+    }
+
+    /// All values behind the table.
+    pub fn all_dense(&mut self) -> &mut [f32] {
+        &mut self.dense
+    }
+
+    /// The gradient with its rows in order, and the loss it is the gradient of.
+    pub fn sum(self, loss: f32) -> GradientSum {
+        let width = self.table.width;
+        let mut order: Vec<usize> = (0..self.rows.len()).collect();
+        order.sort_unstable_by_key(|place| self.rows[*place]);
+        let row = |place: &usize| &self.values[place * width..(place + 1) * width];
+        GradientSum {
+            table: self.table,
+            values: order.iter().flat_map(row).copied().collect(),
+            rows: order.iter().map(|place| self.rows[*place]).collect(),
+            dense: self.dense,
+            loss,
+        }
+    }
+}
+
+/// A sum of gradients and of their losses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GradientSum {
+    table: Table,
+    rows: Vec<u32>,
+    values: Vec<f32>,
+    dense: Vec<f32>,
+    /// Sum of the losses.
+    pub loss: f32,
+}
+
+impl GradientSum {
+    /// Of a vector without a table.
+    pub fn of_dense(dense: Vec<f32>, loss: f32) -> Self {
+        Self { table: Table::default(), rows: Vec::new(), values: Vec::new(), dense, loss }
+    }
+
+    /// No row of a table, and no dense part.
+    pub fn of_rows(table: Table) -> Self {
+        Self { table, ..Self::of_dense(Vec::new(), 0.0) }
+    }
+
+    /// Takes another gradient's rows.
+    pub fn take_rows(&mut self, other: Self) {
+        (self.rows, self.values) = (other.rows, other.values);
+    }
+
+    /// The table at the start of the flat vector.
+    pub fn table(&self) -> Table {
+        self.table
+    }
+
+    /// The touched rows, ascending.
+    pub fn rows(&self) -> &[u32] {
+        &self.rows
+    }
+
+    /// Values of the touched rows, one row after the other.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Values behind the table.
+    pub fn dense(&self) -> &[f32] {
+        &self.dense
+    }
+
+    /// Values behind the table, to be summed over ranks.
+    pub fn dense_mut(&mut self) -> &mut Vec<f32> {
+        &mut self.dense
+    }
+
+    /// All values, in the order of the flat vector; untouched rows are left out.
+    pub fn iter(&self) -> impl Iterator<Item = f32> {
+        self.values.iter().chain(&self.dense).copied()
+    }
+
+    /// Multiplies by a number.
+    pub fn scale(&mut self, factor: f32) {
+        self.values.iter_mut().chain(&mut self.dense).for_each(|value| *value *= factor);
+    }
+
+    /// Adds another gradient of the same vector.
+    pub fn add(&mut self, other: &Self) {
+        sum_into(&mut self.dense, &other.dense);
+        self.add_rows(&other.rows, &other.values);
+        self.loss += other.loss;
+    }
+
+    /// Adds rows, ascending.
+    fn add_rows(&mut self, rows: &[u32], values: &[f32]) {
+        if rows.is_empty() {
+            return;
+        }
+        let width = self.table.width;
+        let mut sum_rows = Vec::with_capacity(self.rows.len() + rows.len());
+        let mut sum_values = Vec::with_capacity(self.values.len() + values.len());
+        let mut left = self.rows.iter().zip(self.values.chunks_exact(width)).peekable();
+        let mut right = rows.iter().zip(values.chunks_exact(width)).peekable();
+        loop {
+            let order = match (left.peek(), right.peek()) {
+                (Some((a, _)), Some((b, _))) => a.cmp(b),
+                (Some(_), None) => std::cmp::Ordering::Less,
+                (None, Some(_)) => std::cmp::Ordering::Greater,
+                (None, None) => break,
+            };
+            let taken = if order.is_le() { left.next() } else { right.next() };
+            if let Some((row, values)) = taken {
+                sum_rows.push(*row);
+                sum_values.extend_from_slice(values);
+            }
+            if let (true, Some((_, values))) = (order.is_eq(), right.next_if(|_| order.is_eq())) {
+                let start = sum_values.len() - width;
+                sum_into(&mut sum_values[start..], values);
+            }
+        }
+        (self.rows, self.values) = (sum_rows, sum_values);
+    }
+
+    /// The touched rows as bytes, for other ranks: the numbers of the rows, then their values.
+    pub fn rows_to_bytes(&self) -> Vec<u8> {
+        let rows = self.rows.iter().flat_map(|row| row.to_le_bytes());
+        rows.chain(self.values.iter().flat_map(|value| value.to_le_bytes())).collect()
+    }
+
+    /// Replaces the touched rows by those of [`Self::rows_to_bytes`]; false where the bytes are none of
+    /// this table's.
+    #[must_use]
+    pub fn set_rows(&mut self, bytes: &[u8]) -> bool {
+        let (words, rest) = bytes.as_chunks::<4>();
+        if !rest.is_empty() || !words.len().is_multiple_of(self.table.width + 1) {
+            return false;
+        }
+        let (rows, values) = words.split_at(words.len() / (self.table.width + 1));
+        self.rows = rows.iter().map(|word| u32::from_le_bytes(*word)).collect();
+        self.values = values.iter().map(|word| f32::from_le_bytes(*word)).collect();
+        self.rows.is_sorted_by(|a, b| a < b)
+            && self.rows.last().is_none_or(|last| (*last as usize) < self.table.rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TABLE: Table = Table { rows: 6, width: 2 };
+
+    /// Additions to rows, in any order, and one to the dense part.
+    fn gradient(additions: &[(u32, f32)], dense: f32) -> GradientSum {
+        let mut gradient = Gradient::zero(TABLE, TABLE.len() + 1);
+        for (row, value) in additions {
+            gradient.row(*row).iter_mut().for_each(|sum| *sum += value);
+        }
+        gradient.dense(12..13)[0] += dense;
+        gradient.sum(dense)
+    }
+
+    fn flat(sum: &GradientSum) -> Vec<f32> {
+        let mut flat = vec![0.0; TABLE.len()];
+        for (row, values) in sum.rows().iter().zip(sum.values().chunks(TABLE.width)) {
+            flat[*row as usize * TABLE.width..][..TABLE.width].copy_from_slice(values);
+        }
+        flat.extend_from_slice(sum.dense());
+        flat
+    }
+
+    proptest! {
+        #[test]
+        fn sums_equal_those_of_dense_vectors(
+            a in prop::collection::vec((0u32..6, -4i8..4), 0..9),
+            b in prop::collection::vec((0u32..6, -4i8..4), 0..9),
+        ) {
+            let numbers = |list: &[(u32, i8)]| -> Vec<(u32, f32)> {
+                list.iter().map(|(row, value)| (*row, f32::from(*value))).collect()
+            };
+            let (a, b) = (numbers(&a), numbers(&b));
+            let mut sum = gradient(&a, 1.0);
+            sum.add(&gradient(&b, 2.0));
+            prop_assert_eq!(flat(&sum), flat(&gradient(&[a, b].concat(), 3.0)));
+            prop_assert!(sum.rows().is_sorted() && sum.loss == 3.0);
+            let mut copy = gradient(&[], 3.0);
+            prop_assert!(copy.set_rows(&sum.rows_to_bytes()));
+            prop_assert_eq!(copy, sum);
+        }
+
+        #[test]
+        fn bytes_of_another_rank_are_never_trusted(
+            bytes in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let mut sum = gradient(&[], 0.0);
+            if sum.set_rows(&bytes) {
+                prop_assert_eq!(sum.values().len(), sum.rows().len() * TABLE.width);
+                prop_assert!(sum.rows().iter().all(|row| (*row as usize) < TABLE.rows));
+            }
+        }
+    }
+}
