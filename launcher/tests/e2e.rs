@@ -90,7 +90,9 @@ fn e2e_d2_a_killed_run_continues_to_the_same_bytes() {
         let moment = time.mul_f64((f64::from(attempt) + random.unit()) / 10.0);
         let run_dir = dir.path().join(format!("killed_{attempt}"));
         let what = format!("{victim:?} killed after {moment:?} of {time:?}");
-        if kill_at(&config, &run_dir, victim, moment, &mut random, &what) {
+        let path = run_dir.to_str().unwrap();
+        let args = ["run", &config, "--nproc-per-node", "2", "--run-dir", path];
+        if kill_at(&args, victim, moment, &mut random, &what) {
             killed += 1;
         } else {
             // It ended before its moment: the machine is less busy than when the time was taken.

@@ -1,7 +1,6 @@
 //! Runs that are killed, really.
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -39,18 +38,17 @@ impl Random {
     }
 }
 
-/// Starts a run with two ranks and kills the victim after a while; returns whether the run was still
+/// Starts the program and kills the victim after a while; returns whether the run was still
 /// going on. Afterwards no process of it is left.
 pub fn kill_at(
-    config: &str,
-    run_dir: &Path,
+    args: &[&str],
     victim: Victim,
     moment: Duration,
     random: &mut Random,
     what: &str,
 ) -> bool {
     let mut launcher = Command::new(assert_cmd::cargo::cargo_bin("reclora-launch"))
-        .args(["run", config, "--nproc-per-node", "2", "--run-dir", run_dir.to_str().unwrap()])
+        .args(args)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

@@ -5,6 +5,7 @@
 
 mod adapter;
 mod stored;
+mod training;
 mod validate;
 
 #[cfg(not(feature = "cuda"))]
@@ -17,6 +18,7 @@ use reclora_storage::protocol::LabelRule;
 use reclora_storage::raw::DatasetFormat;
 use serde::{Deserialize, Serialize};
 pub(crate) use stored::StoredAdapter;
+pub use training::{EmbeddingOptimizer, FewShotSampler};
 
 /// One experiment, as read from a TOML file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -136,19 +138,11 @@ pub struct CrmConfig {
     pub epochs: usize,
     /// Stop after this many epochs without a better valid AUC.
     pub patience: usize,
+    /// Train samples get the representation of a CRM that has not seen them: one of this many, each
+    /// trained on the rest of train. 0: all of the one CRM.
+    pub folds: usize,
     /// What the gate reads: `final` (last hidden layer), `hidden` (its input) or `user`.
     pub representation: Representation,
-}
-
-/// Which rows of the CRM's embedding table a step moves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EmbeddingOptimizer {
-    /// All of them: a row without a gradient moves as its moments say, as in the published code.
-    #[default]
-    Adamw,
-    /// Those of the batch's samples: for tables much larger than a batch.
-    LazyAdamw,
 }
 
 /// What the CRM hands to the gate.
@@ -221,8 +215,10 @@ pub struct AdapterConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TuneConfig {
-    /// Size of the few-shot set, drawn uniformly from train; smaller sets are prefixes of larger ones.
+    /// Size of the few-shot set, drawn from train; smaller sets are prefixes of larger ones.
     pub few_shot: usize,
+    /// How it is drawn.
+    pub few_shot_sampler: FewShotSampler,
     /// Passes over the few-shot set.
     pub epochs: usize,
     /// Samples per optimizer step, over all ranks.
@@ -368,6 +364,7 @@ impl Default for CrmConfig {
             micro_batches: 8,
             epochs: 10,
             patience: 2,
+            folds: 0,
             representation: Representation::Final,
         }
     }
@@ -402,6 +399,7 @@ impl Default for TuneConfig {
     fn default() -> Self {
         Self {
             few_shot: 70_000,
+            few_shot_sampler: FewShotSampler::Uniform,
             epochs: 5,
             global_batch: 256,
             micro_batches: 8,

@@ -5,6 +5,8 @@ use reclora_storage::protocol::LabelRule;
 use super::{AdapterConfig, CommBackend, Config, CrmConfig, Device, GateInput, Projection};
 use crate::error::{Result, TrainerError};
 
+/// Most folds of train: each is a CRM to be trained.
+const MAX_FOLDS: usize = 64;
 /// Largest width and depth of the CRM.
 const MAX_CRM_SIZE: usize = 1 << 14;
 
@@ -145,6 +147,10 @@ impl CrmConfig {
         // Far more than is of use, and no product of sizes overflows.
         if let Some((field, _)) = positive.iter().find(|(_, value)| *value > MAX_CRM_SIZE) {
             return refuse(field, format!("must be at most {MAX_CRM_SIZE}"));
+        }
+        if self.folds == 1 || self.folds > MAX_FOLDS {
+            let what = format!("must be 0 (none) or 2 to {MAX_FOLDS}");
+            return refuse("crm.folds", what);
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return refuse("crm.dropout", "must be at least 0 and below 1");

@@ -4,6 +4,8 @@ mod embed;
 mod evaluate;
 mod export;
 mod few2many;
+mod few_shot;
+mod folds;
 mod inputs;
 mod llm;
 mod pair;

@@ -7,11 +7,13 @@ use rayon::prelude::*;
 use reclora_comm::Communicator;
 use reclora_storage::dataset::{Dataset, Split};
 
+use super::folds::{self, Folds};
 use super::inputs::{Neighbours, crm_batch, dataset};
 use super::scores::valid_metrics;
 use super::{Counts, RunContext, Stage, write_json};
 use crate::config::EmbeddingOptimizer;
 use crate::crm::{Din, DinShape, Workspace};
+use crate::distributed::checkpoint::History;
 use crate::distributed::gradient::Gradient;
 use crate::distributed::train::{Objective, TrainPlan, train};
 use crate::error::Result;
@@ -30,9 +32,32 @@ struct CrmObjective<'a> {
     din: &'a Din,
     dataset: &'a Dataset,
     neighbours: &'a Neighbours,
-    train: Range<u64>,
+    /// The samples it is trained on, as indices of the dataset.
+    train: Samples,
     valid: Range<u64>,
     seed: u64,
+}
+
+/// All of train, or all but a fold.
+enum Samples {
+    All(Range<u64>),
+    Some(Vec<u64>),
+}
+
+impl Samples {
+    fn len(&self) -> u64 {
+        match self {
+            Self::All(range) => range.end - range.start,
+            Self::Some(indices) => indices.len() as u64,
+        }
+    }
+
+    fn at(&self, position: u64) -> u64 {
+        match self {
+            Self::All(range) => range.start + position,
+            Self::Some(indices) => indices[position as usize],
+        }
+    }
 }
 
 impl Objective for CrmObjective<'_> {
@@ -44,7 +69,7 @@ impl Objective for CrmObjective<'_> {
         weight: f32,
         gradient: &mut Gradient,
     ) -> Result<f32> {
-        let indices = samples.iter().map(|position| self.train.start + position);
+        let indices = samples.iter().map(|position| self.train.at(*position));
         let (batch, rows) = crm_batch(self.dataset, self.neighbours, indices)?;
         let labels: Vec<f32> = rows.iter().map(|row| f32::from(u8::from(row.label))).collect();
         let keys: Vec<u64> = rows.iter().map(|row| row.index).collect();
@@ -93,13 +118,57 @@ pub fn run(
     let dataset = dataset(ctx)?;
     let neighbours = Neighbours::open(ctx, &dataset)?;
     let din = Din::new(config, shape(&dataset))?;
-    let dir = ctx.path(Stage::Pretrain);
-    let train_range = dataset.split(Split::Train);
+    let folds = Folds::new(ctx, &dataset);
+    let all = Samples::All(dataset.split(Split::Train));
+    let mut counts = Counts::from([
+        ("parameters".to_owned(), din.num_parameters() as u64),
+        ("samples".to_owned(), all.len()),
+        ("folds".to_owned(), folds.all().end),
+    ]);
+    let mut work = vec![("train CRM".to_owned(), FILE.to_owned(), all)];
+    for fold in folds.all() {
+        let task = format!("train CRM without fold {fold}");
+        work.push((task, folds::file(fold), Samples::Some(folds.without(fold))));
+    }
+    for (task, file, train) in work {
+        let objective = CrmObjective {
+            din: &din,
+            dataset: &dataset,
+            neighbours: &neighbours,
+            train,
+            valid: dataset.split(Split::Valid),
+            seed: ctx.config.seed,
+        };
+        let history = train_one(ctx, &task, &file, &objective, comm, progress)?;
+        if file == FILE {
+            counts.insert("epochs".to_owned(), history.epochs.len() as u64);
+            if comm.rank() == 0 {
+                write_json(&ctx.path(Stage::Pretrain).join("history.json"), &history)?;
+            }
+        }
+    }
+    Ok(counts)
+}
+
+/// Trains a CRM into a file; returns its curves.
+fn train_one(
+    ctx: &RunContext,
+    task: &str,
+    file: &str,
+    objective: &CrmObjective<'_>,
+    comm: &mut dyn Communicator,
+    progress: &mut dyn Progress,
+) -> Result<History> {
+    let (config, din, dir) = (&ctx.config.crm, objective.din, ctx.path(Stage::Pretrain));
+    let mut checkpoints = dir.join("checkpoints");
+    if file != FILE {
+        checkpoints.push(file);
+    }
     let plan = TrainPlan {
-        task: "train CRM".into(),
+        task: task.into(),
         table: din.table(),
         lazy_rows: config.embedding_optimizer == EmbeddingOptimizer::LazyAdamw,
-        samples: train_range.end - train_range.start,
+        samples: objective.train.len(),
         epochs: config.epochs as u64,
         global_batch: config.batch_size as u64,
         micro_batches: config.micro_batches,
@@ -110,27 +179,13 @@ pub fn run(
         seed: ctx.config.seed,
         patience: Some(config.patience as u64),
         checkpoint_every: 100,
-        checkpoints: dir.join("checkpoints"),
+        checkpoints,
     };
-    let objective = CrmObjective {
-        din: &din,
-        dataset: &dataset,
-        neighbours: &neighbours,
-        train: train_range,
-        valid: dataset.split(Split::Valid),
-        seed: ctx.config.seed,
-    };
-    let trained = train(&plan, &objective, din.init(ctx.config.seed), comm, progress)?;
+    let trained = train(&plan, objective, din.init(ctx.config.seed), comm, progress)?;
     if comm.rank() == 0 {
-        din.save(&trained.parameters, &dir.join(FILE))?;
-        write_json(&dir.join("history.json"), &trained.history)?;
+        din.save(&trained.parameters, &dir.join(file))?;
     }
-    Ok([
-        ("parameters".to_owned(), din.num_parameters() as u64),
-        ("samples".to_owned(), plan.samples),
-        ("epochs".to_owned(), trained.history.epochs.len() as u64),
-    ]
-    .into())
+    Ok(trained.history)
 }
 
 fn shape(dataset: &Dataset) -> DinShape {

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 use reclora_comm::Communicator;
-use reclora_storage::dataset::{Dataset, Split};
-use reclora_storage::permutation::EpochOrder;
+use reclora_storage::dataset::Split;
 
+use super::few_shot::few_shot;
 use super::inputs::{Lens, Neighbours};
 use super::llm::Llm;
 use super::scores::valid_metrics;
@@ -23,8 +23,6 @@ use crate::prompt::Example;
 pub const FILE: &str = "adapter_model.safetensors";
 /// Directory of the plain LoRA in the stage's directory.
 pub const PLAIN: &str = "plain_lora";
-/// Sets the few-shot draw apart from the order of epochs, which has the same seed.
-const FEW_SHOT_DRAW: u64 = u64::MAX;
 
 /// The settings of plain LoRA: the same but for experts and gate.
 fn plain(config: &AdapterConfig) -> AdapterConfig {
@@ -68,7 +66,9 @@ impl TuneData {
             let (user, label) = (sample.user, sample.label);
             Ok((TuneSample { example, representation, user, label }, prompt.dropped))
         };
-        let indices = few_shot(ctx, dataset);
+        let tune = &ctx.config.tune;
+        let (sampler, count) = (tune.few_shot_sampler, tune.few_shot);
+        let indices = few_shot(dataset, &lens, sampler, count, ctx.config.seed)?;
         let valid = dataset.split(Split::Valid);
         let valid: Vec<u64> = valid.take(ctx.config.tune.valid_samples).collect();
         let encoded: Vec<(TuneSample, usize)> =
@@ -90,15 +90,6 @@ impl TuneData {
         let llm = text.llm;
         Ok(Self { llm, train, valid, deciding, representation_dim: lens.dim() })
     }
-}
-
-/// The few-shot set: the first of one fixed random order of train, so that smaller sets are prefixes
-/// of larger ones.
-fn few_shot(ctx: &RunContext, dataset: &Dataset) -> Vec<u64> {
-    let train = dataset.split(Split::Train);
-    let order = EpochOrder::new(train.end - train.start, ctx.config.seed, FEW_SHOT_DRAW);
-    let count = order.len().min(ctx.config.tune.few_shot as u64);
-    (0..count).map(|position| train.start + order.at(position)).collect()
 }
 
 struct TuneObjective<'a> {

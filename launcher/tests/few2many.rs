@@ -1,0 +1,208 @@
+//! Few2Many scoring: every sample once, whatever is killed; folds; few-shot samplers; a full disk.
+#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
+
+mod common;
+#[path = "common/gang.rs"]
+mod gang;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use common::{launch, small};
+use gang::{Random, Victim, kill_at};
+use reclora_storage::shard::Shard;
+
+/// A run up to and including the CRM.
+struct Pretrained {
+    _dir: tempfile::TempDir,
+    config: String,
+    run_dir: PathBuf,
+}
+
+impl Pretrained {
+    /// With a scored CRM that is large enough for its scoring to be interrupted.
+    fn new(settings: &[&str]) -> Self {
+        let (dir, config) = small();
+        let run_dir = dir.path().join("pretrained");
+        let mut text = std::fs::read_to_string(&config).unwrap();
+        text = text.replace("hidden_dim = 16", "hidden_dim = 256\nnum_layers = 2");
+        text = text.replace("k_core = 12", "k_core = 5").replace("crm_k = 10", "crm_k = 60");
+        text = text.replace("epochs = 2\n[adapter]", "epochs = 1\n[adapter]");
+        std::fs::write(&config, text).unwrap();
+        let run = Self { _dir: dir, config, run_dir };
+        for stage in ["prepare", "embed", "retrieve", "pretrain"] {
+            run.stage(&run.run_dir, stage, &[settings, &["--nproc-per-node", "2"]].concat());
+        }
+        run
+    }
+
+    fn args<'a>(&'a self, run_dir: &'a Path, stage: &'a str) -> Vec<&'a str> {
+        vec!["run", &self.config, "--run-dir", run_dir.to_str().unwrap(), "--only", stage]
+    }
+
+    fn stage(&self, run_dir: &Path, stage: &str, extra: &[&str]) {
+        launch(&self.args(run_dir, stage)).args(extra).assert().success();
+    }
+
+    /// Another run directory with the same stages done.
+    fn copy(&self, name: &str) -> PathBuf {
+        let to = self.run_dir.with_file_name(name);
+        let status = Command::new("cp").arg("-r").args([&self.run_dir, &to]).status().unwrap();
+        assert!(status.success());
+        to
+    }
+}
+
+/// The lens files by name.
+fn lens(run_dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(run_dir.join("lens")).unwrap().map(Result::unwrap);
+    let shards = entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "shard"));
+    shards
+        .map(|entry| {
+            (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())
+        })
+        .collect()
+}
+
+/// A column of all shards, in order.
+fn logits(run_dir: &Path) -> Vec<f32> {
+    let names = lens(run_dir).into_keys();
+    let shards = names.map(|name| Shard::open(&run_dir.join("lens").join(name), "lens").unwrap());
+    shards.flat_map(|shard| shard.f32("logit").unwrap().to_vec()).collect()
+}
+
+fn assert_every_key_once(run_dir: &Path) {
+    let names = lens(run_dir).into_keys();
+    let shards = names.map(|name| Shard::open(&run_dir.join("lens").join(name), "lens").unwrap());
+    let keys: Vec<u64> = shards.flat_map(|shard| shard.u64("key").unwrap().to_vec()).collect();
+    assert!(keys.len() > 10_000 && keys.iter().copied().eq(0..keys.len() as u64));
+}
+
+/// D-2, D-3: killed at 20 random moments, in 1, 2 and 4 ranks, it ends with every key exactly once and the
+/// bytes of an undisturbed run.
+#[test]
+fn d2_d3_scoring_that_is_killed_ends_with_the_same_bytes() {
+    let run = Pretrained::new(&[]);
+    let undisturbed = run.copy("undisturbed");
+    let started = Instant::now();
+    run.stage(&undisturbed, "few2many", &["--nproc-per-node", "1"]);
+    let mut time = started.elapsed();
+    assert_every_key_once(&undisturbed);
+    let expected = lens(&undisturbed);
+    assert!(expected.len() > 8, "{} files", expected.len());
+    let (mut random, mut killed) = (Random::from_clock(), 0);
+    for attempt in 0..20 {
+        let ranks = ["1", "2", "4"][attempt % 3];
+        let victim = if attempt % 2 == 0 { Victim::Rank } else { Victim::Launcher };
+        let run_dir = run.copy("killed");
+        let mut args = run.args(&run_dir, "few2many");
+        args.extend(["--nproc-per-node", ranks]);
+        let moment = time.mul_f64(random.unit());
+        let what = format!("{victim:?} of {ranks} ranks killed after {moment:?} of {time:?}");
+        if kill_at(&args, victim, moment, &mut random, &what) {
+            killed += 1;
+        } else {
+            // It ended before its moment, or had not begun.
+            time = time.mul_f64(0.9);
+        }
+        run.stage(&run_dir, "few2many", &["--nproc-per-node", ranks]);
+        assert!(lens(&run_dir) == expected, "{what}: other bytes");
+        std::fs::remove_dir_all(&run_dir).unwrap();
+    }
+    assert!(killed >= 10, "only {killed} of 20 runs were still running when something was killed");
+}
+
+/// With folds, train samples are scored by a CRM that has not seen them; the others by the same as ever.
+#[test]
+fn folds_change_the_rows_of_train_and_no_others() {
+    let run = Pretrained::new(&["--set", "crm.folds=3"]);
+    let manifest = std::fs::read_to_string(run.run_dir.join("dataset/manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    let train = manifest["counts"]["train"].as_u64().unwrap() as usize;
+    let folds = ["--set", "crm.folds=3"];
+    let one = run.copy("one");
+    run.stage(&one, "few2many", &[&folds[..], &["--nproc-per-node", "1"]].concat());
+    run.stage(&run.run_dir, "few2many", &[&folds[..], &["--nproc-per-node", "2"]].concat());
+    assert!(lens(&one) == lens(&run.run_dir), "D-1: the number of ranks changes no bit");
+    assert_every_key_once(&one);
+    let without = run.copy("without");
+    for stage in ["pretrain", "few2many"] {
+        run.stage(&without, stage, &["--nproc-per-node", "2"]);
+    }
+    let (with, without) = (logits(&one), logits(&without));
+    // The block in which train ends is cut in two: its sums may round otherwise.
+    let block = train.next_multiple_of(64);
+    let others = with[block..] == without[block..];
+    assert!(others, "valid and test are scored by the CRM of all of train");
+    assert!((train..block).all(|row| (with[row] - without[row]).abs() < 1e-5));
+    let changed = with[..train].iter().zip(&without[..train]).filter(|(a, b)| a != b).count();
+    assert!(changed as f64 > 0.99 * train as f64, "{changed} of {train}");
+}
+
+/// Tuning takes another few-shot set for every sampler; what is no sampler is refused by name.
+#[test]
+fn samplers_draw_other_few_shot_sets() {
+    let (dir, config) = small();
+    let run_dir = dir.path().join("run");
+    let args = ["run", &config, "--run-dir", run_dir.to_str().unwrap()];
+    let adapter = |sampler: &str| {
+        let set = format!("tune.few_shot_sampler={sampler}");
+        let small = ["--set", "tune.plain_lora=false", "--set", "tune.epochs=1", "--set", &set];
+        for stage in ["prepare", "embed", "retrieve", "pretrain", "few2many", "tune"] {
+            launch(&args).args(["--only", stage]).args(small).assert().success();
+        }
+        std::fs::read(run_dir.join("adapter/adapter_model.safetensors")).unwrap()
+    };
+    let adapters = ["uniform", "user", "time", "crm_score"].map(adapter);
+    for (i, a) in adapters.iter().enumerate() {
+        assert!(adapters[..i].iter().all(|b| a != b), "sampler {i} draws what another one draws");
+    }
+    let wrong = [&args[..], &["--set", "tune.few_shot_sampler=oldest"]].concat();
+    let refused = common::fails(&wrong, 2);
+    assert!(refused.contains("few_shot_sampler") && refused.contains("crm_score"), "{refused}");
+}
+
+/// A disk that is full half way: an error that names the file, nothing half-written, and the same command
+/// completes once there is room.
+#[test]
+fn s1_a_full_disk_is_an_error_and_the_rerun_completes() {
+    let run = Pretrained::new(&[]);
+    let undisturbed = run.copy("undisturbed");
+    run.stage(&undisturbed, "few2many", &[]);
+    let total: usize = lens(&undisturbed).values().map(Vec::len).sum();
+    let full = run.copy("full");
+    std::fs::create_dir(full.join("lens")).unwrap();
+    let program = assert_cmd::cargo::cargo_bin("reclora-launch");
+    let args = run.args(&full, "few2many");
+    // A small file system of its own at the stage's directory, whose files are kept.
+    let script = format!(
+        "mount -t tmpfs -o size={} none {lens} || exit 77; {program} {args}; code=$?; \
+         cp -r {lens} {kept}; exit $code",
+        total / 2,
+        lens = full.join("lens").display(),
+        kept = full.join("kept").display(),
+        program = program.display(),
+        args = args.join(" "),
+    );
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(77) || text.contains("unshare") {
+        eprintln!("skipped: this machine lets no user mount a file system: {text}");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(text.contains("No space left on device") && text.contains("lens"), "{text}");
+    assert!(!text.contains("panicked"), "{text}");
+    std::fs::remove_dir_all(full.join("lens")).unwrap();
+    std::fs::rename(full.join("kept"), full.join("lens")).unwrap();
+    let (kept, expected) = (lens(&full), lens(&undisturbed));
+    assert!(!kept.is_empty() && kept.len() < expected.len(), "{} files", kept.len());
+    assert!(kept.iter().all(|(name, bytes)| expected[name] == *bytes), "a file is half-written");
+    run.stage(&full, "few2many", &[]);
+    assert!(lens(&full) == expected);
+}
