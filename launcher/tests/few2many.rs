@@ -141,6 +141,30 @@ fn folds_change_the_rows_of_train_and_no_others() {
     assert!(changed as f64 > 0.99 * train as f64, "{changed} of {train}");
 }
 
+/// A lens is of one CRM and one dataset: put into a run with another CRM, it is refused.
+#[test]
+fn a_lens_of_another_crm_is_refused() {
+    let (dir, config) = small();
+    let run_dir = dir.path().join("run");
+    let args = ["run", &config, "--run-dir", run_dir.to_str().unwrap()];
+    let stage = |stage: &str, extra: &[&str]| {
+        launch(&args).args(["--only", stage]).args(extra).assert().success();
+    };
+    let quick = ["--set", "tune.plain_lora=false", "--set", "tune.epochs=1"];
+    for name in ["prepare", "embed", "retrieve", "pretrain", "few2many", "tune"] {
+        stage(name, &quick);
+    }
+    stage("pretrain", &[&quick[..], &["--set", "crm.epochs=1"]].concat());
+    let tune = [&args[..], &["--set", "crm.epochs=1", "--only", "tune"]].concat();
+    let refused = common::fails(&tune, 2);
+    assert!(refused.contains("few2many has to come first"), "{refused}");
+    // Also by what reads a run without its config.
+    let predict = ["predict", run_dir.to_str().unwrap(), "--user", "1", "--item", "1"];
+    let refused = common::fails(&predict, 1);
+    assert!(refused.contains("was made from another crm"), "{refused}");
+    assert!(refused.contains("--from few2many"), "{refused}");
+}
+
 /// Tuning takes another few-shot set for every sampler; what is no sampler is refused by name.
 #[test]
 fn samplers_draw_other_few_shot_sets() {

@@ -245,6 +245,7 @@ pub fn run(
     if comm.rank() == 0 {
         for before in stage.reads() {
             StageDir::new(ctx.path(*before), before.name(), "").verify()?;
+            check_origin(ctx, *before)?;
         }
         dir.prepare()?;
     }
@@ -272,6 +273,28 @@ pub fn run(
 fn require(ctx: &RunContext) -> Result<()> {
     for stage in Stage::ALL.into_iter().filter(|stage| *stage <= Stage::Tune) {
         StageDir::new(ctx.path(stage), stage.name(), "").content_hash()?;
+        check_origin(ctx, stage)?;
+    }
+    Ok(())
+}
+
+/// Refuses what a stage made from other files than are there now: a lens of another CRM, say. Directories
+/// that were removed since are no contradiction.
+fn check_origin(ctx: &RunContext, stage: Stage) -> Result<()> {
+    let made = StageDir::new(ctx.path(stage), stage.name(), "").manifest()?;
+    let inputs = made.map(|manifest| manifest.inputs).unwrap_or_default();
+    for before in stage.reads().iter().filter(|before| ctx.path(**before).exists()) {
+        let now = StageDir::new(ctx.path(*before), before.name(), "").content_hash()?;
+        if inputs.get(before.name()).is_some_and(|then| *then != now) {
+            let what = format!(
+                "was made from another {} than {} holds now; make it again: reclora-launch run CONFIG \
+                 --from {}",
+                before.directory(),
+                ctx.path(*before).display(),
+                stage.name()
+            );
+            return Err(TrainerError::file(ctx.path(stage), what));
+        }
     }
     Ok(())
 }
