@@ -16,7 +16,7 @@ use crate::failure::ERROR_FILE;
 use crate::pipeline::{Pipeline, Selection};
 use crate::progress::display::say;
 use crate::rank::{RANK_WAIT, RANKS_DIR};
-use reclora_trainer::stages::RunContext;
+use reclora_trainer::stages::{RunContext, check_scale_of};
 
 /// How long another launcher may take to let go of the run directory.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
@@ -70,6 +70,7 @@ fn resolve(args: &RunArgs) -> Result<Config> {
         .map_err(|error| LaunchError::Usage(format!("run directory: {error}")))?;
     config.validate(config.runtime.nproc_per_node)?;
     config::check_inputs(&config)?;
+    check_scale_of(&RunContext { run_dir: config.run_dir.clone(), config: config.clone() })?;
     Ok(config)
 }
 

@@ -47,6 +47,20 @@ fn show_resolves_and_reads_back() {
     assert_eq!(stdout(&["config", "show", again.to_str().unwrap()]), shown);
 }
 
+/// The LoRA to scale is a path like the others, and none at all by default.
+#[test]
+fn a_lora_to_scale_is_relative_to_the_config() {
+    let (dir, config) = experiment("[adapter]\nexperts = 1\nscale_of = \"run/lora\"\n");
+    let shown = stdout(&["config", "show", &config]);
+    let absolute = dir.path().join("run/lora");
+    assert!(shown.contains(&format!("scale_of = \"{}\"\n", absolute.display())), "{shown}");
+    let shown = stdout(&["config", "show", &config, "--set", "adapter.scale_of="]);
+    assert!(shown.contains("scale_of = \"\"\n"), "{shown}");
+    let error = fails(&["run", &config], 2);
+    let expected = format!("config: adapter.scale_of: {} is not there", absolute.display());
+    assert!(error.contains(&expected), "{error}");
+}
+
 #[test]
 fn typos_in_files_have_a_place_and_a_suggestion() {
     let cases = [

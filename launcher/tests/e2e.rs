@@ -15,6 +15,8 @@ use flate2::read::GzDecoder;
 use gang::{Victim, kill_at};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::RowAccessor;
+use reclora_trainer::adapter::Adapter;
+use reclora_trainer::backbone::Backbone;
 
 /// What a run is for, as bytes.
 const RESULTS: [&str; 5] = [
@@ -105,19 +107,22 @@ fn e2e_d2_a_killed_run_continues_to_the_same_bytes() {
     assert!(killed >= 5, "only {killed} of 10 runs were still running when something was killed");
 }
 
+/// The stages that a run does, rather than finding them up to date.
+fn stages_done(config: &str, run_dir: &Path, extra: &[&str]) -> Vec<String> {
+    let args = ["run", config, "--run-dir", run_dir.to_str().unwrap()];
+    let output = launch(&args).args(extra).assert().success().get_output().stderr.clone();
+    let text = String::from_utf8(output).unwrap();
+    let stages = text.lines().filter(|line| line.contains("done in"));
+    stages.map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+}
+
 /// What is done is not done again; what a setting changes, and only that, is.
 #[test]
 fn e2e_a_finished_run_is_up_to_date_and_a_change_redoes_what_depends_on_it() {
     let (dir, config) = small();
     let run_dir = dir.path().join("run");
     run(&config, &run_dir, &[]);
-    let args = ["run", &config, "--run-dir", run_dir.to_str().unwrap()];
-    let again = |extra: &[&str]| {
-        let output = launch(&args).args(extra).assert().success().get_output().stderr.clone();
-        let text = String::from_utf8(output).unwrap();
-        let stages = text.lines().filter(|line| line.contains("done in"));
-        stages.map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
-    };
+    let again = |extra: &[&str]| stages_done(&config, &run_dir, extra);
     assert_eq!(again(&[]), [] as [&str; 0]);
     assert_eq!(again(&["--set", "evaluate.bootstrap=60"]), ["evaluate"]);
     let slower = ["--set", "evaluate.bootstrap=60", "--set", "tune.learning_rate=0.001"];
@@ -197,4 +202,87 @@ fn e2e_predict_and_export_agree_with_evaluate() {
     let foreign = [&["export", run_dir, "--out", run_dir], &pair[..]].concat();
     let refused = common::fails(&foreign, 1);
     assert!(refused.contains("not an exported adapter"), "{refused}");
+}
+
+/// Scales of the plain LoRA of another run: tuned with the same bits by any number of ranks, without it
+/// once they are tuned, and again when it is another.
+#[test]
+fn e2e_scales_of_the_plain_lora_of_another_run() {
+    let (dir, config) = small();
+    let first = dir.path().join("first");
+    run(&config, &first, &[]);
+    let file = first.join(RESULTS[1]);
+    let scale_of = format!("adapter.scale_of={}", file.display());
+    let set = ["--set", "adapter.experts=1", "--set", &scale_of];
+    let one = dir.path().join("one");
+    run(&config, &one, &[&set[..], &["--nproc-per-node", "1"]].concat());
+    let two = dir.path().join("two");
+    run(&config, &two, &[&set[..], &["--nproc-per-node", "2"]].concat());
+    let expected = results(&one);
+    assert_same(&expected, &two, "2 ranks");
+    assert!(expected[RESULTS[4]] == expected[RESULTS[0]], "exported whole");
+    assert_scored_once(&two, 160);
+
+    let backbone = Backbone::load(&configs().join("models/stories260k")).unwrap();
+    let load = |path: &Path| Adapter::load(path, backbone.config()).unwrap();
+    let (mut lora, scales) = (load(&file), load(&one.join(RESULTS[0])));
+    assert!(scales.frozen().unwrap().parameters() == lora.parameters());
+    assert!(scales.parameters().iter().all(|offset| *offset != 0.0), "every scale is tuned");
+    // The baseline is tuned from the beginning, as in the first run.
+    assert!(load(&one.join(RESULTS[1])).parameters() == lora.parameters());
+
+    assert_eq!(stages_done(&config, &one, &set), [] as [&str; 0]);
+    lora.parameters_mut()[0] += 0.1;
+    lora.save(&file).unwrap();
+    assert_eq!(stages_done(&config, &one, &set), ["tune", "evaluate", "export"]);
+    assert!(results(&one)[RESULTS[0]] != expected[RESULTS[0]]);
+
+    std::fs::remove_dir_all(&first).unwrap();
+    assert_scales_need_no_other_run(&two, &dir.path().join("peft"));
+    let args = [&["run", &config, "--run-dir", two.to_str().unwrap()], &set[..]].concat();
+    let missing = common::fails(&args, 2);
+    assert!(missing.contains("config: adapter.scale_of: "), "{missing}");
+}
+
+fn assert_scales_need_no_other_run(run_dir: &Path, out: &Path) {
+    let run_dir = run_dir.to_str().unwrap();
+    let file = File::open(Path::new(run_dir).join("predictions/test.parquet")).unwrap();
+    let reader = SerializedFileReader::new(file).unwrap();
+    let row = reader.get_row_iter(None).unwrap().nth(3).unwrap().unwrap();
+    let pair = ["--user", row.get_string(1).unwrap(), "--item", row.get_string(2).unwrap()];
+    let text = stdout(&[&["predict", run_dir, "--json"], &pair[..]].concat());
+    let prediction: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let probability = |name: &str| prediction[name].as_f64().unwrap() as f32;
+    assert_eq!(probability("reclora").to_bits(), row.get_float(5).unwrap().to_bits(), "{text}");
+    assert!(probability("reclora") != probability("lora"), "scales are not the LoRA: {text}");
+    stdout(&[&["export", run_dir, "--out", out.to_str().unwrap()], &pair[..]].concat());
+    assert!(out.join("adapter_model.safetensors").is_file());
+}
+
+/// Before anything is started: settings of another LoRA, and a file that the run would replace.
+#[test]
+fn e2e_a_lora_that_can_not_be_scaled_is_refused_at_once() {
+    let (dir, config) = small();
+    let first = dir.path().join("first");
+    run(&config, &first, &[]);
+    let refused = |run_dir: &Path, file: &Path, extra: &[&str], parts: &[&str]| {
+        let scale_of = format!("adapter.scale_of={}", file.display());
+        let mut args = vec!["run", &config, "--run-dir", run_dir.to_str().unwrap()];
+        args.extend(["--set", "adapter.experts=1", "--set", &scale_of]);
+        let error = common::fails(&[&args[..], extra].concat(), 2);
+        for part in parts {
+            assert!(error.contains(part), "no {part:?} in: {error}");
+        }
+    };
+    let (plain, other) = (first.join(RESULTS[1]), dir.path().join("other"));
+    let name = plain.display().to_string();
+    let rank = ["--set", "adapter.rank=8"];
+    refused(&other, &plain, &rank, &["config: adapter.rank: is 8, but 4 in ", &name]);
+    let experts = first.join(RESULTS[0]);
+    refused(&other, &experts, &[], &["config: adapter.scale_of: ", "4 experts"]);
+    refused(&other, &first.join("adapter"), &[], &["config: adapter.scale_of: ", "adapter_model"]);
+    assert!(!other.exists());
+    let before = std::fs::read(&plain).unwrap();
+    refused(&first, &plain, &[], &["config: adapter.scale_of: ", "this very run"]);
+    assert!(std::fs::read(&plain).unwrap() == before);
 }

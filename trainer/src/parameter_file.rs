@@ -55,6 +55,19 @@ impl ParameterFile {
         Ok(write_bytes_atomic(path, &bytes)?)
     }
 
+    /// The settings of a file, of which no more than the header is read.
+    pub fn settings<S: DeserializeOwned>(&self, path: &Path) -> Result<S> {
+        let header = TensorFile::open(path).and_then(|file| self.header(path, &file));
+        Ok(header.map_err(|error| self.advise(error))?.settings)
+    }
+
+    fn advise(&self, error: TrainerError) -> TrainerError {
+        error.advise(&format!(
+            "copy it again, or rebuild it with `reclora-launch run CONFIG --from {}`",
+            self.stage
+        ))
+    }
+
     /// Reads a file of [`Self::save`]: what `layout` makes of its settings, and the tensors that
     /// `shapes` then names, one after the other.
     pub fn load<S: Serialize + DeserializeOwned, L>(
@@ -63,12 +76,7 @@ impl ParameterFile {
         layout: impl FnOnce(&S) -> Result<L>,
         shapes: impl FnOnce(&L) -> Vec<(&str, &[usize])>,
     ) -> Result<(L, Vec<f32>)> {
-        self.read(path, layout, shapes).map_err(|error| {
-            error.advise(&format!(
-                "copy it again, or rebuild it with `reclora-launch run CONFIG --from {}`",
-                self.stage
-            ))
-        })
+        self.read(path, layout, shapes).map_err(|error| self.advise(error))
     }
 
     fn read<S: Serialize + DeserializeOwned, L>(
@@ -79,11 +87,7 @@ impl ParameterFile {
     ) -> Result<(L, Vec<f32>)> {
         let fail = |what: String| TrainerError::file(path, what);
         let mut file = TensorFile::open(path)?;
-        let Some(text) = file.metadata(self.key) else {
-            let (what, key) = (self.what, self.key);
-            return Err(fail(format!("is not {what} of this program: no {key:?} in its header")));
-        };
-        let header: Header<S> = parse(text).map_err(fail)?;
+        let header: Header<S> = self.header(path, &file)?;
         let layout = layout(&header.settings)
             .map_err(|error| fail(format!("its settings can't work: {error}")))?;
         let shapes = shapes(&layout);
@@ -105,6 +109,15 @@ impl ParameterFile {
             return Err(fail(format!("is damaged: it hashes to {hash}, not {}", header.xxh3)));
         }
         Ok((layout, parameters))
+    }
+
+    fn header<S: DeserializeOwned>(&self, path: &Path, file: &TensorFile) -> Result<Header<S>> {
+        let fail = |what: String| TrainerError::file(path, what);
+        let (what, key) = (self.what, self.key);
+        let text = file.metadata(key).ok_or_else(|| {
+            fail(format!("is not {what} of this program: no {key:?} in its header"))
+        })?;
+        parse(text).map_err(fail)
     }
 }
 

@@ -9,6 +9,8 @@
 
 mod tiny;
 
+use std::path::PathBuf;
+
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout, ModuleLayout};
@@ -199,6 +201,7 @@ fn settings(form: MixForm, sqrt_alpha: bool) -> AdapterConfig {
         gate_dropout: 0.4,
         targets: vec![Projection::QProj, Projection::VProj],
         head: Head::Lm,
+        scale_of: PathBuf::new(),
     }
 }
 
@@ -379,5 +382,25 @@ fn the_gradient_is_added_times_the_weight() {
             // Only the additions round: the weight is a power of two.
             assert!((sum - (1.0 - 0.25 * once)).abs() < 1e-6, "{sum} {once}");
         }
+    }
+}
+
+/// What is trained are scales of a LoRA that stays as it is.
+#[test]
+fn scales_of_a_frozen_lora() {
+    let dir = tempfile::tempdir().unwrap();
+    let attention = vec![Projection::QProj, Projection::VProj];
+    let cases = [(attention, Head::Lm), (Projection::ALL.to_vec(), Head::Ctr2)];
+    for (seed, (targets, head)) in (70..).zip(cases) {
+        let plain = AdapterConfig { experts: 1, targets, ..settings(MixForm::Factor, false) };
+        let mut case = Case::new(seed, &Sizes::default(), &plain);
+        let scale_of = dir.path().join("lora");
+        case.adapter.save(&scale_of).unwrap();
+        let config = AdapterConfig { scale_of, head, ..plain };
+        case.adapter = Adapter::new(case.backbone.config(), &config, WIDTH, seed).unwrap();
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let parameters = uniform(case.adapter.num_parameters(), 0.4, &mut random);
+        case.adapter.parameters_mut().copy_from_slice(&parameters);
+        case.check(&format!("{head:?}, {} targets", config.targets.len()));
     }
 }

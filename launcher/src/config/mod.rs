@@ -165,7 +165,9 @@ fn resolve_paths(table: &mut toml::Table, base: &Path) {
     for path in PATH_KEYS {
         let Some((section, name)) = path.split_once('.') else { continue };
         let value = table.get_mut(section).and_then(|inner| inner.get_mut(name));
-        if let Some(toml::Value::String(text)) = value {
+        if let Some(toml::Value::String(text)) = value
+            && !text.is_empty()
+        {
             *text = base.join(&*text).display().to_string();
         }
     }
@@ -174,6 +176,10 @@ fn resolve_paths(table: &mut toml::Table, base: &Path) {
 fn with_absolute_paths(mut config: Config, base: &Path) -> Config {
     for path in [&mut config.data.path, &mut config.backbone.path, &mut config.prompt.template] {
         *path = normal(&base.join(&*path));
+    }
+    // Empty is no path: there is no LoRA to scale.
+    if let Some(path) = config.adapter.frozen_lora() {
+        config.adapter.scale_of = normal(&base.join(path));
     }
     config
 }
@@ -185,15 +191,19 @@ fn normal(path: &Path) -> PathBuf {
 
 /// Refuses a config whose files are missing before anything is started.
 pub fn check_inputs(config: &Config) -> Result<()> {
-    let inputs = [
+    let mut inputs = vec![
         ("data.path", &config.data.path, "the directory of the raw ratings"),
         ("backbone.path", &config.backbone.path, "a Hugging Face model directory or a GGUF file"),
         ("prompt.template", &config.prompt.template, "a prompt template"),
     ];
+    if config.adapter.frozen_lora().is_some() {
+        let what = "the adapter_model.safetensors of a trained plain LoRA";
+        inputs.push(("adapter.scale_of", &config.adapter.scale_of, what));
+    }
     for (key, path, what) in inputs {
         let exists = match key {
             "data.path" => path.is_dir(),
-            "prompt.template" => path.is_file(),
+            "prompt.template" | "adapter.scale_of" => path.is_file(),
             _ => path.is_dir() || path.is_file(),
         };
         if !exists {

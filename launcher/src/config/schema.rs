@@ -45,7 +45,8 @@ pub struct Schema {
 pub static SCHEMA: LazyLock<Schema> = LazyLock::new(Schema::new);
 
 /// Keys whose value is a path relative to the config file.
-pub const PATH_KEYS: [&str; 3] = ["data.path", "backbone.path", "prompt.template"];
+pub const PATH_KEYS: [&str; 4] =
+    ["data.path", "backbone.path", "prompt.template", "adapter.scale_of"];
 
 /// `section.name`, or `name` when the section is "".
 pub fn join(section: &str, name: &str) -> String {

@@ -1,6 +1,8 @@
 //! The adapter's own file.
 
+use std::ops::Not;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,21 +15,33 @@ use crate::parameter_file::ParameterFile;
 const FILE: ParameterFile = ParameterFile { key: "reclora", what: "an adapter", stage: "tune" };
 
 #[derive(Serialize, Deserialize)]
-struct Settings {
-    config: StoredAdapter,
+pub(super) struct Settings {
+    pub config: StoredAdapter,
     representation_dim: usize,
+    /// Whether it is of scales: then the frozen LoRA comes before them.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub scales: bool,
+}
+
+/// The settings of a file, its parameters left unread.
+pub(super) fn settings(path: &Path) -> Result<Settings> {
+    FILE.settings(path)
 }
 
 impl Adapter {
-    /// Writes all parameters and settings as one safetensors file, atomically. The same adapter gives
-    /// the same bytes.
+    /// Writes all parameters (a frozen LoRA's too) and settings as one safetensors file, atomically. The
+    /// same adapter gives the same bytes.
     ///
     /// # Errors
     /// The file can't be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let config = StoredAdapter(self.config().clone());
-        let representation_dim = self.representation_dim();
-        FILE.save(path, Settings { config, representation_dim }, self.tensors())
+        let settings = Settings {
+            config: StoredAdapter(self.config().clone()),
+            representation_dim: self.representation_dim(),
+            scales: self.layout.is_scaled(),
+        };
+        let frozen = self.frozen().into_iter().flat_map(Self::tensors);
+        FILE.save(path, settings, frozen.chain(self.tensors()))
     }
 
     /// Reads a file of [`Adapter::save`], and checks that it is whole and fits the backbone.
@@ -35,13 +49,23 @@ impl Adapter {
     /// # Errors
     /// A file that is missing, truncated, damaged, of another format, or made for another backbone.
     pub fn load(path: &Path, backbone: &BackboneConfig) -> Result<Self> {
-        let (layout, parameters) = FILE.load(
+        let ((frozen, layout), mut parameters) = FILE.load(
             path,
-            |settings: &Settings| {
-                AdapterLayout::new(backbone, &settings.config.0, settings.representation_dim)
+            |Settings { config, representation_dim, scales }: &Settings| {
+                let layout =
+                    AdapterLayout::build(backbone, &config.0, *representation_dim, *scales)?;
+                Ok((layout.frozen(backbone)?, layout))
             },
-            |layout| layout.tensors().iter().map(|t| (t.name.as_str(), &t.shape[..])).collect(),
+            |(frozen, layout)| {
+                let tensors = frozen.iter().chain([layout]).flat_map(AdapterLayout::tensors);
+                tensors.map(|t| (t.name.as_str(), &t.shape[..])).collect()
+            },
         )?;
-        Ok(Self { layout, parameters })
+        let frozen = frozen.map(|layout| {
+            let trained = parameters.split_off(layout.num_parameters());
+            let parameters = std::mem::replace(&mut parameters, trained);
+            Arc::new(Self { layout, parameters, frozen: None })
+        });
+        Ok(Self { layout, parameters, frozen })
     }
 }

@@ -1,9 +1,10 @@
 //! Names, shapes and places of an adapter's parameters, without the parameters.
 
 use std::ops::Range;
+use std::path::PathBuf;
 
 use crate::backbone::BackboneConfig;
-use crate::config::{AdapterConfig, GateInput, MixForm, Projection};
+use crate::config::{AdapterConfig, GateInput, Head, MixForm, Projection};
 use crate::error::{Result, TrainerError};
 
 /// Where one tensor lies in the flat parameter vector.
@@ -30,16 +31,27 @@ pub struct ModuleLayout {
     pub d_in: usize,
     /// Outputs.
     pub d_out: usize,
-    /// `lora_A` `[N, r, d_in]`.
+    /// `lora_A` `[N, r, d_in]`; empty where the LoRA is frozen.
     pub a: Range<usize>,
-    /// `lora_B` `[N, d_out, r]`.
+    /// `lora_B` `[N, d_out, r]`; empty where the LoRA is frozen.
     pub b: Range<usize>,
+    /// The scales of a frozen LoRA, where they are what is trained.
+    pub scales: Option<ScaleLayout>,
     /// The gate; plain LoRA has none.
     pub gate: Option<GateLayout>,
     /// The gate of every token, where the adapter has this kind instead.
     pub token_gate: Option<TokenGateLayout>,
     /// The gate that attends to the experts' weights, where the adapter has this kind instead.
     pub attention_gate: Option<AttentionGateLayout>,
+}
+
+/// The scales of one adapted projection's frozen LoRA, each as its offset from 1.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScaleLayout {
+    /// Of the rank: `[r]`.
+    pub rank: Range<usize>,
+    /// Of the outputs: `[d_out]`.
+    pub output: Range<usize>,
 }
 
 /// The gate of one adapted projection.
@@ -105,6 +117,7 @@ pub struct HeadLayout {
 pub struct AdapterLayout {
     config: AdapterConfig,
     representation_dim: usize,
+    scaled: bool,
     modules: Vec<ModuleLayout>,
     head: Option<HeadLayout>,
     tensors: Vec<TensorLayout>,
@@ -122,13 +135,27 @@ impl AdapterLayout {
         config: &AdapterConfig,
         representation_dim: usize,
     ) -> Result<Self> {
+        Self::build(backbone, config, representation_dim, config.frozen_lora().is_some())
+    }
+
+    /// The layout of an adapter, or of scales of a frozen LoRA whatever file that came from.
+    pub(super) fn build(
+        backbone: &BackboneConfig,
+        config: &AdapterConfig,
+        representation_dim: usize,
+        scaled: bool,
+    ) -> Result<Self> {
         check(config, representation_dim)?;
+        if scaled {
+            config.validate_scales()?;
+        }
         let gated = config.experts > 1;
         let mut targets = config.targets.clone();
         targets.sort();
         let mut layout = Self {
-            config: config.clone(),
+            config: AdapterConfig { scale_of: PathBuf::new(), ..config.clone() },
             representation_dim: if gated { representation_dim } else { 0 },
+            scaled,
             modules: Vec::new(),
             head: None,
             tensors: Vec::new(),
@@ -158,8 +185,16 @@ impl AdapterLayout {
         let name = projection.module(layer);
         let AdapterConfig { experts, rank, gate_hidden, .. } = self.config;
         let width = self.representation_dim;
-        let a = self.push(&name, "lora_A", &[experts, rank, d_in])?;
-        let b = self.push(&name, "lora_B", &[experts, d_out, rank])?;
+        let (a, b, scales) = if self.scaled {
+            let scales = ScaleLayout {
+                rank: self.push(&name, "rank_scale", &[rank])?,
+                output: self.push(&name, "output_scale", &[d_out])?,
+            };
+            (0..0, 0..0, Some(scales))
+        } else {
+            let a = self.push(&name, "lora_A", &[experts, rank, d_in])?;
+            (a, self.push(&name, "lora_B", &[experts, d_out, rank])?, None)
+        };
         let kind = (experts > 1).then_some(self.config.gate);
         let gate = if kind == Some(GateInput::Sample) {
             Some(GateLayout {
@@ -197,6 +232,7 @@ impl AdapterLayout {
             d_out,
             a,
             b,
+            scales,
             gate,
             token_gate,
             attention_gate,
@@ -242,7 +278,13 @@ impl AdapterLayout {
         Ok(range)
     }
 
-    /// The settings.
+    /// The layout of the frozen LoRA whose scales this one is of, if it is.
+    pub(super) fn frozen(&self, backbone: &BackboneConfig) -> Result<Option<Self>> {
+        let plain = AdapterConfig { head: Head::Lm, ..self.config.clone() };
+        self.scaled.then(|| Self::build(backbone, &plain, 0, false)).transpose()
+    }
+
+    /// The settings. Where a frozen LoRA came from is not kept: it is part of the adapter.
     pub fn config(&self) -> &AdapterConfig {
         &self.config
     }
@@ -275,6 +317,11 @@ impl AdapterLayout {
     /// `lora_alpha / rank`, the factor of every update.
     pub fn scale(&self) -> f32 {
         self.config.lora_alpha / self.config.rank as f32
+    }
+
+    /// Whether what is trained are scales of a frozen LoRA.
+    pub fn is_scaled(&self) -> bool {
+        self.scaled
     }
 
     /// Whether mixtures are made for every token.

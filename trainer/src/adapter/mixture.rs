@@ -1,6 +1,6 @@
 //! One sample's mixed adapter: computed once per sample and module, and its backward.
 
-use super::{Adapter, Dropout, ModuleLayout};
+use super::{Adapter, Dropout, ModuleLayout, scale};
 use crate::adapter::attention_gate::AttentionGate;
 use crate::adapter::gate::GateState;
 use crate::adapter::token_gate::TokenGate;
@@ -44,6 +44,7 @@ impl Mixture {
     ) -> Result<()> {
         let layout = adapter.layout();
         layout.check_representation(c)?;
+        let lora = adapter.frozen().unwrap_or(adapter);
         self.modules.resize_with(layout.modules().len(), MixedState::default);
         for (index, (module, state)) in layout.modules().iter().zip(&mut self.modules).enumerate() {
             match &module.gate {
@@ -66,7 +67,10 @@ impl Mixture {
             if module.attention_gate.is_some() {
                 state.attention_gate.forward(adapter, module, c, &mut state.gate.alpha);
             }
-            state.mix(adapter, module);
+            state.mix(lora, &lora.layout().modules()[index]);
+            if let Some(scales) = &module.scales {
+                scale::apply(scales, adapter.parameters(), &mut state.b);
+            }
         }
         Ok(())
     }
@@ -74,8 +78,14 @@ impl Mixture {
     /// Adds the gradients of all trained parameters, from the `d_a` and `d_b` of every module.
     pub fn backward(&mut self, adapter: &Adapter, gradient: &mut [f32]) {
         let layout = adapter.layout();
-        for (module, state) in layout.modules().iter().zip(&self.modules) {
-            state.unmix(adapter, module, &mut self.d_alpha, gradient);
+        for (index, (module, state)) in layout.modules().iter().zip(&self.modules).enumerate() {
+            match (&module.scales, adapter.frozen()) {
+                (Some(scales), Some(lora)) => {
+                    let b = &lora.parameters()[lora.layout().modules()[index].b.clone()];
+                    scale::backward(scales, adapter.parameters(), b, &state.d_b, gradient);
+                }
+                _ => state.unmix(adapter, module, &mut self.d_alpha, gradient),
+            }
             if let Some(gate) = &module.gate {
                 let parameters = adapter.parameters();
                 state.gate.backward(gate, layout.config(), parameters, &self.d_alpha, gradient);

@@ -10,7 +10,10 @@ mod head;
 mod layout;
 mod mixture;
 mod peft;
+mod scale;
 mod token_gate;
+
+use std::sync::Arc;
 
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -20,8 +23,8 @@ pub use gate::Dropout;
 #[cfg(feature = "cuda")]
 pub(crate) use gate::LAYER_NORM_EPS;
 pub use layout::{
-    AdapterLayout, AttentionGateLayout, GateLayout, HeadLayout, ModuleLayout, TensorLayout,
-    TokenGateLayout,
+    AdapterLayout, AttentionGateLayout, GateLayout, HeadLayout, ModuleLayout, ScaleLayout,
+    TensorLayout, TokenGateLayout,
 };
 pub(crate) use mixture::Mixture;
 pub(crate) use token_gate::TokenGateBuffers;
@@ -31,11 +34,12 @@ use crate::config::AdapterConfig;
 use crate::error::{Result, TrainerError};
 use head::HEAD_WEIGHT;
 
-/// Every trained parameter of a personalised LoRA.
+/// Every trained parameter of a personalised LoRA, or of scales of a frozen one together with that.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adapter {
     layout: AdapterLayout,
     parameters: Vec<f32>,
+    frozen: Option<Arc<Self>>,
 }
 
 /// One projection's mixed adapter: an ordinary LoRA, `y += scale * (x lora_a^T) lora_b^T`.
@@ -62,8 +66,12 @@ impl Adapter {
     /// biases. So the adapted model is the backbone. Each tensor is a pure function of (seed, name).
     /// A trained head is zero until [`Self::start_head`].
     ///
+    /// With `scale_of` the LoRA in that file is read and stays as it is, and its scales begin at 1: the
+    /// adapted model is that of the file.
+    ///
     /// # Errors
-    /// A setting that can't work (see [`AdapterLayout::new`]).
+    /// A setting that can't work (see [`AdapterLayout::new`]); a file of `scale_of` that can't be read,
+    /// or whose LoRA has other settings.
     pub fn new(
         backbone: &BackboneConfig,
         config: &AdapterConfig,
@@ -71,9 +79,13 @@ impl Adapter {
         seed: u64,
     ) -> Result<Self> {
         let layout = AdapterLayout::new(backbone, config, representation_dim)?;
+        let frozen = match config.frozen_lora() {
+            Some(path) => Some(Arc::new(scale::frozen(path, backbone, config, &layout)?)),
+            None => None,
+        };
         let mut parameters = vec![0.0; layout.num_parameters()];
         for tensor in layout.tensors() {
-            // Zero: B, biases, and LayerNorm's weight (its scale is 1 + weight).
+            // Zero: B, biases, and what is an offset from 1 (scales and LayerNorm's weight).
             let matrix = tensor.shape.len() == 2 && tensor.name != HEAD_WEIGHT;
             let uniform = tensor.name.ends_with("lora_A") || matrix;
             if let (true, Some(fan_in)) = (uniform, tensor.shape.last()) {
@@ -81,12 +93,26 @@ impl Adapter {
                 fill_uniform(&mut parameters[tensor.range.clone()], bound, seed, &tensor.name);
             }
         }
-        Ok(Self { layout, parameters })
+        Ok(Self { layout, parameters, frozen })
     }
 
-    /// An adapter of this layout with these parameters; `None` when their number is another.
+    /// An adapter of this layout with these parameters; `None` when their number is another, or when the
+    /// layout is of scales, which need their LoRA (see [`Self::with_parameters`]).
     pub fn from_parameters(layout: AdapterLayout, parameters: Vec<f32>) -> Option<Self> {
-        (parameters.len() == layout.num_parameters()).then_some(Self { layout, parameters })
+        let fits = parameters.len() == layout.num_parameters() && !layout.is_scaled();
+        fits.then_some(Self { layout, parameters, frozen: None })
+    }
+
+    /// This adapter with other parameters; `None` when their number is another.
+    pub fn with_parameters(&self, parameters: Vec<f32>) -> Option<Self> {
+        let (layout, frozen) = (self.layout.clone(), self.frozen.clone());
+        let fits = parameters.len() == layout.num_parameters();
+        fits.then_some(Self { layout, parameters, frozen })
+    }
+
+    /// The frozen plain LoRA whose scales this adapter trains, if it does.
+    pub fn frozen(&self) -> Option<&Self> {
+        self.frozen.as_deref()
     }
 
     /// Names, shapes and ranges of the parameters.
@@ -104,7 +130,7 @@ impl Adapter {
         self.layout.representation_dim()
     }
 
-    /// All parameters, in the order of [`Self::tensors`].
+    /// All trained parameters, in the order of [`Self::tensors`].
     pub fn parameters(&self) -> &[f32] {
         &self.parameters
     }
@@ -119,7 +145,7 @@ impl Adapter {
         self.parameters.len()
     }
 
-    /// Every tensor: name, shape, values.
+    /// Every trained tensor: name, shape, values.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], &[f32])> + Clone {
         let tensors = self.layout.tensors().iter();
         tensors.map(|t| (t.name.as_str(), t.shape.as_slice(), &self.parameters[t.range.clone()]))

@@ -209,6 +209,8 @@ pub struct AdapterConfig {
     pub targets: Vec<Projection>,
     /// What turns the final hidden state into an answer: `lm`, `ctr2` or `ctr1`.
     pub head: Head,
+    /// File of a trained plain LoRA (`adapter_model.safetensors` in the `adapter/` or `adapter/plain_lora/` of another run) that stays frozen: tuned are scales of its rank and of its outputs. Empty: none. Relative to the config file.
+    pub scale_of: PathBuf,
 }
 
 /// `[tune]`: tuning of the adapters on the few-shot set.
@@ -391,6 +393,7 @@ impl Default for AdapterConfig {
             gate_dropout: 0.1,
             targets: vec![Projection::QProj, Projection::VProj],
             head: Head::Lm,
+            scale_of: PathBuf::new(),
         }
     }
 }

@@ -1,7 +1,10 @@
 //! `[adapter]` as adapter files and fingerprints hold it.
 //!
 //! Both hash it. A setting that came after the first adapters were written is left out at its default,
-//! so that their hashes stay what they were.
+//! so that their hashes stay what they were. The path of a frozen LoRA is never part of it: its place
+//! changes nothing, and what is in that file is hashed by itself.
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +34,8 @@ struct Stored {
     targets: Vec<Projection>,
     #[serde(default, skip_serializing_if = "is_default")]
     head: Head,
+    #[serde(skip)]
+    scale_of: PathBuf,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -53,6 +58,8 @@ mod tests {
         assert_eq!(written, FIRST);
         let StoredAdapter(read) = serde_json::from_str(FIRST).unwrap();
         assert_eq!(read, AdapterConfig::default());
+        let elsewhere = AdapterConfig { scale_of: "some/file".into(), ..AdapterConfig::default() };
+        assert_eq!(serde_json::to_string(&StoredAdapter(elsewhere)).unwrap(), written);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Settings that can't work are refused before anything runs, each by its name.
 
+use std::path::Path;
+
 use reclora_storage::protocol::LabelRule;
 
 use super::{AdapterConfig, CommBackend, Config, CrmConfig, Device, GateInput, Projection};
@@ -74,10 +76,12 @@ impl Config {
         if self.runtime.device == Device::Cuda {
             crate::cuda::Precision::of(self.backbone.weights)?;
             let AdapterConfig { top_k, gate, head, .. } = adapter;
+            let scaled = adapter.frozen_lora().is_some();
             let unsupported = [
                 ("adapter.top_k", *top_k != 0),
                 ("adapter.gate", *gate != GateInput::Sample),
                 ("adapter.head", *head != super::Head::Lm),
+                ("adapter.scale_of", scaled),
             ];
             if let Some((field, _)) = unsupported.iter().find(|(_, is)| *is) {
                 return refuse(
@@ -199,6 +203,30 @@ impl AdapterConfig {
             let names = Projection::ALL.map(Projection::name).join(", ");
             return refuse("adapter.targets", format!("must name some of {names}, each once"));
         }
+        match self.frozen_lora() {
+            Some(_) => self.validate_scales(),
+            None => Ok(()),
+        }
+    }
+
+    /// The LoRA whose scales are tuned, where it is one.
+    pub fn frozen_lora(&self) -> Option<&Path> {
+        Some(self.scale_of.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// Checks what scales of a frozen LoRA ask of the other settings.
+    pub(crate) fn validate_scales(&self) -> Result<()> {
+        if self.experts != 1 {
+            let what = format!(
+                "is {}; adapter.scale_of tunes scales of one plain LoRA, so it must be 1",
+                self.experts
+            );
+            return refuse("adapter.experts", what);
+        }
+        if self.gate != GateInput::default() {
+            let what = "must be the default (\"sample\"): with adapter.scale_of there is no gate";
+            return refuse("adapter.gate", what);
+        }
         Ok(())
     }
 }
@@ -227,7 +255,7 @@ mod tests {
     #[test]
     fn each_bad_setting_is_named() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change); 18] = [
+        let cases: [(&str, Change); 20] = [
             ("retrieve.pca_dimensions", |c| c.retrieve.pca_dimensions = 0),
             ("data.split", |c| c.data.split = [0.8, 0.1, 0.2]),
             ("data.split", |c| c.data.split = [f64::NAN, 0.1, 0.2]),
@@ -241,6 +269,11 @@ mod tests {
             ("adapter.top_k", |c| c.adapter.top_k = 9),
             ("adapter.temperature", |c| c.adapter.temperature = 0.0),
             ("adapter.targets", |c| c.adapter.targets.clear()),
+            ("adapter.experts", |c| c.adapter.scale_of = "a/lora".into()),
+            ("adapter.gate", |c| {
+                c.adapter.scale_of = "a/lora".into();
+                (c.adapter.experts, c.adapter.gate) = (1, GateInput::Token);
+            }),
             ("tune.weight_decay", |c| c.tune.weight_decay = f32::INFINITY),
             ("tune.max_grad_norm", |c| c.tune.max_grad_norm = 0.0),
             ("tune.epochs", |c| c.tune.epochs = 0),
@@ -258,6 +291,16 @@ mod tests {
     fn a_build_without_cuda_says_so() {
         let error = refused(|c| c.runtime.device = Device::Cuda, 1);
         assert!(error.starts_with("config: runtime.device: this build has no CUDA"), "{error}");
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn a_gpu_tunes_no_scales() {
+        let change = |c: &mut Config| {
+            c.runtime.device = Device::Cuda;
+            (c.adapter.experts, c.adapter.scale_of) = (1, "a/lora".into());
+        };
+        assert!(refused(change, 1).starts_with("config: adapter.scale_of: "));
     }
 
     #[cfg(feature = "cuda")]

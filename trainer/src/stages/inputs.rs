@@ -7,6 +7,7 @@ use reclora_storage::dataset::{Dataset, Sample};
 use reclora_storage::shard::Shard;
 
 use super::{RunContext, Stage};
+use crate::adapter::Adapter;
 use crate::backbone::is_gguf;
 use crate::crm::CrmInput;
 use crate::distributed::chunks::{ChunkStore, Chunks};
@@ -35,6 +36,26 @@ pub fn backbone_files(dir: &Path) -> Result<Vec<PathBuf>> {
         .collect();
     files.sort();
     Ok(files)
+}
+
+/// Checks `adapter.scale_of` by the header of its file: a plain LoRA of the run's settings, in a file
+/// that the run itself does not write.
+///
+/// # Errors
+/// The setting that can't work, or a file that can't be read.
+pub fn check_scale_of(ctx: &RunContext) -> Result<()> {
+    let Some(path) = ctx.config.adapter.frozen_lora() else { return Ok(()) };
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let written = [Stage::Tune, Stage::Export].map(|stage| real(&ctx.path(stage)));
+    if written.iter().any(|dir| real(path).starts_with(dir)) {
+        let what = format!(
+            "{} is a file of this very run, which would replace it: give the run of the scales a \
+             directory of its own (run_dir, or --run-dir)",
+            path.display()
+        );
+        return Err(TrainerError::config("adapter.scale_of", what));
+    }
+    Adapter::check_scale_of(&ctx.config.adapter)
 }
 
 /// Opens the dataset of a run.

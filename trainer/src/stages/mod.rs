@@ -19,6 +19,7 @@ mod text;
 mod tune;
 
 pub use export::export_pair;
+pub use inputs::check_scale_of;
 pub use predict::{Prediction, predict};
 
 use std::collections::BTreeMap;
@@ -209,6 +210,10 @@ fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<BTreeMap<String, String>>
             // How often it is saved does not change what is learnt.
             tune["checkpoint_every"] = json!(0);
             let adapter = StoredAdapter(config.adapter.clone());
+            if let Some(path) = config.adapter.frozen_lora() {
+                check_scale_of(ctx)?;
+                inputs.insert("adapter.scale_of".into(), xxh3_file(path)?);
+            }
             json!([config.seed, adapter, config.prompt.max_tokens, tune])
         }
         Stage::Evaluate => {

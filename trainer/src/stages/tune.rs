@@ -1,5 +1,7 @@
 //! `tune`: the adapters on the few-shot set, the backbone frozen.
 
+use std::path::{Path, PathBuf};
+
 use rayon::prelude::*;
 use reclora_comm::Communicator;
 use reclora_storage::dataset::Split;
@@ -10,7 +12,7 @@ use super::llm::Llm;
 use super::scores::valid_metrics;
 use super::text::{TextInputs, deciding_logits};
 use super::{Counts, RunContext, Stage, write_json};
-use crate::adapter::{Adapter, AdapterLayout, Dropout};
+use crate::adapter::{Adapter, Dropout};
 use crate::config::{AdapterConfig, GateInput};
 use crate::distributed::gradient::{Gradient, Table};
 use crate::distributed::train::{Objective, TrainPlan, train};
@@ -24,13 +26,14 @@ pub const FILE: &str = "adapter_model.safetensors";
 /// Directory of the plain LoRA in the stage's directory.
 pub const PLAIN: &str = "plain_lora";
 
-/// The settings of plain LoRA: the same but for experts and gate.
+/// The settings of plain LoRA, tuned from the beginning: the same but for experts, gate and scales.
 fn plain(config: &AdapterConfig) -> AdapterConfig {
     AdapterConfig {
         experts: 1,
         sqrt_alpha: false,
         top_k: 0,
         gate: GateInput::Sample,
+        scale_of: PathBuf::new(),
         ..config.clone()
     }
 }
@@ -94,14 +97,15 @@ impl TuneData {
 
 struct TuneObjective<'a> {
     data: &'a TuneData,
-    layout: AdapterLayout,
+    /// The adapter before the first step.
+    initial: Adapter,
     dropout: f32,
     seed: u64,
 }
 
 impl TuneObjective<'_> {
     fn adapter(&self, parameters: &[f32]) -> Result<Adapter> {
-        Adapter::from_parameters(self.layout.clone(), parameters.to_vec()).ok_or_else(|| {
+        self.initial.with_parameters(parameters.to_vec()).ok_or_else(|| {
             TrainerError::Input("a checkpoint of another adapter; use --force".into())
         })
     }
@@ -181,7 +185,7 @@ fn tune(
     ctx: &RunContext,
     data: &TuneData,
     name: &str,
-    dir: &std::path::Path,
+    dir: &Path,
     config: &AdapterConfig,
     comm: &mut dyn Communicator,
     progress: &mut dyn Progress,
@@ -207,17 +211,13 @@ fn tune(
         checkpoint_every: tune.checkpoint_every,
         checkpoints: ctx.path(Stage::Tune).join("checkpoints").join(name.replace(' ', "_")),
     };
-    let objective = TuneObjective {
-        data,
-        layout: initial.layout().clone(),
-        dropout: config.gate_dropout,
-        seed,
-    };
-    let trained = train(&plan, &objective, initial.parameters().to_vec(), comm, progress)?;
+    let (start, parameters) = (initial.parameters().to_vec(), initial.num_parameters() as u64);
+    let objective = TuneObjective { data, initial, dropout: config.gate_dropout, seed };
+    let trained = train(&plan, &objective, start, comm, progress)?;
     if comm.rank() == 0 {
         reclora_storage::atomic::create_dir_all(dir)?;
         objective.adapter(&trained.parameters)?.save(&dir.join(FILE))?;
         write_json(&dir.join("history.json"), &trained.history)?;
     }
-    Ok(initial.num_parameters() as u64)
+    Ok(parameters)
 }
