@@ -14,6 +14,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import venv
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -42,7 +43,7 @@ WAYS = {
     ],
 }
 # Relative difference of the two losses: float32 against float32, and where either is bfloat16.
-TOLERANCE = {"f32": 1e-3, "bf16": 5e-2}
+TOLERANCE = {"f32": 1e-3, "bf16": 1e-2}
 
 
 def read_arguments():
@@ -143,7 +144,10 @@ class Runner:
         options |= {"threads": str(self.arguments.threads), **settings}
         command = [self.python, str(HERE / "torch_engine.py"), *assignments(options)]
         about = {"side": "pytorch", "shape": shape, "environment": environment, **about}
-        return self.run(command, environment, about)
+        # What torch.compile keeps on disk is of this measurement alone: one that is killed while it
+        # writes there does no harm to later ones. Its compilers may outlive it for a moment.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+            return self.run(command, {**environment, "TORCHINDUCTOR_CACHE_DIR": cache}, about)
 
 
 class Failed(Exception):

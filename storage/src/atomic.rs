@@ -57,6 +57,17 @@ pub fn create_dir_all(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(|e| StorageError::io("create directory", path, e))
 }
 
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// It can't be removed: named with the cause.
+pub fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(StorageError::io("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
 /// The temporary file, removed on drop (an error, a panic) unless it was renamed.
 struct Tmp {
     path: PathBuf,

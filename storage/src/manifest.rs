@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::atomic::{create_dir_all, is_tmp_name, write_bytes_atomic};
+use crate::atomic::{create_dir_all, is_tmp_name, remove_file, write_bytes_atomic};
 use crate::error::{Result, StorageError};
 use crate::hash::{xxh3_file, xxh3_hex};
 
@@ -301,13 +301,6 @@ fn remove_stale(dir: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn remove_file(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(StorageError::io("remove", path, e)),
-        _ => Ok(()),
-    }
 }
 
 fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {

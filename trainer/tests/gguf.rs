@@ -278,6 +278,30 @@ fn windows_and_scaling_are_those_of_a_directory() {
     );
 }
 
+/// A Qwen file does not say which layers a window is of: only one that hides nothing is taken.
+#[test]
+fn a_window_of_some_unknown_layers_is_refused() {
+    let sizes = Sizes::default();
+    for architecture in ["qwen2", "qwen3"] {
+        let window = |window: Option<usize>| {
+            let mut file = GgufFile::tiny().into_qwen(architecture, &sizes);
+            if let Some(window) = window {
+                file.set(&format!("{architecture}.attention.sliding_window"), window);
+            }
+            logits_of_file(&file)
+        };
+        let without = window(None).unwrap();
+        for hides_nothing in [64, 4096] {
+            assert!(window(Some(hides_nothing)).unwrap() == without, "{architecture}");
+        }
+        let error = window(Some(63)).unwrap_err();
+        let key = format!("key {architecture}.attention.sliding_window: 63 not supported");
+        for part in [key.as_str(), "which layers", "context_length = 64", "config.json"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
+
 #[test]
 fn quantisations_that_are_not_read_are_refused_by_name() {
     let tensors = tiny::tensors(&Sizes { hidden: 256, ..WIDE }, 1);

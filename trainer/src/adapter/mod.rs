@@ -27,6 +27,7 @@ pub use layout::{
     TensorLayout, TokenGateLayout,
 };
 pub(crate) use mixture::Mixture;
+pub(crate) use peft::{PEFT_CONFIG, PEFT_MODEL};
 pub(crate) use token_gate::TokenGateBuffers;
 
 use crate::backbone::BackboneConfig;
@@ -185,13 +186,18 @@ impl Adapter {
             .collect())
     }
 
-    /// Refuses what only an adapter of one mixture per sample has.
-    fn mixture_of_sample(&self, representation: &[f32]) -> Result<Mixture> {
+    /// Refuses an adapter of which no sample has one mixture.
+    pub(crate) fn refuse_per_token(&self) -> Result<()> {
         if self.layout.is_per_token() {
             let what =
                 "is \"token\": each token has its own mixture, which no ordinary LoRA equals";
             return Err(TrainerError::config("adapter.gate", what));
         }
+        Ok(())
+    }
+
+    fn mixture_of_sample(&self, representation: &[f32]) -> Result<Mixture> {
+        self.refuse_per_token()?;
         let mut mixture = Mixture::default();
         mixture.forward(self, representation, None)?;
         Ok(mixture)

@@ -9,9 +9,15 @@ use super::Adapter;
 use crate::error::{Result, TrainerError};
 use crate::parameter_file::serialize;
 
+/// The LoRA's matrices.
+pub(crate) const PEFT_MODEL: &str = "adapter_model.safetensors";
+/// The LoRA's settings. Without it PEFT loads nothing from a directory.
+pub(crate) const PEFT_CONFIG: &str = "adapter_config.json";
+
 impl Adapter {
     /// Writes the adapter mixed for `representation` as `adapter_config.json` and
-    /// `adapter_model.safetensors`, which Hugging Face PEFT loads on top of the backbone.
+    /// `adapter_model.safetensors`, which Hugging Face PEFT loads on top of the backbone. The former comes
+    /// last.
     ///
     /// PEFT scales by `lora_alpha / r`. The product form has rank N * r, so its `lora_alpha` is
     /// N times the config's.
@@ -34,10 +40,10 @@ impl Adapter {
             tensors.push((format!("{prefix}.lora_A.weight"), a_shape, &module.lora_a));
             tensors.push((format!("{prefix}.lora_B.weight"), b_shape, &module.lora_b));
         }
-        let path = dir.join("adapter_model.safetensors");
+        let path = dir.join(PEFT_MODEL);
         let views = tensors.iter().map(|(n, s, d)| (n.as_str(), s.as_slice(), d.as_slice()));
         write_bytes_atomic(&path, &serialize(&path, views, ("format", "pt".into()))?)?;
-        let path = dir.join("adapter_config.json");
+        let path = dir.join(PEFT_CONFIG);
         let text = serde_json::to_string_pretty(&self.peft_config(base_model_name))
             .map_err(|e| TrainerError::file(&path, format!("can't be written: {e}")))?;
         Ok(write_bytes_atomic(&path, (text + "\n").as_bytes())?)

@@ -4,6 +4,7 @@
 //! exactly what its stage reads: changing `[tune]` must not rebuild `dataset/`.
 
 mod adapter;
+mod runtime;
 mod stored;
 mod training;
 mod validate;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 pub use adapter::{GateInput, Head, MixForm, Projection};
 use reclora_storage::protocol::LabelRule;
 use reclora_storage::raw::DatasetFormat;
+pub use runtime::{CommBackend, Device, RuntimeConfig};
 use serde::{Deserialize, Serialize};
 pub(crate) use stored::StoredAdapter;
 pub use training::{EmbeddingOptimizer, FewShotSampler};
@@ -261,45 +263,6 @@ pub struct ExportConfig {
     pub pairs: Vec<String>,
 }
 
-/// `[runtime]`: processes, threads and device. Nothing here changes a result, but for `device`: a GPU
-/// rounds differently.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RuntimeConfig {
-    /// Rank processes on this machine.
-    pub nproc_per_node: usize,
-    /// Compute threads per rank; 0 shares the cores among the ranks.
-    pub threads_per_rank: usize,
-    /// What computes the LLM: `cpu`, or `cuda` in builds that have it.
-    pub device: Device,
-    /// How ranks exchange data: `tcp`, or `nccl` in builds that have it.
-    pub backend: CommBackend,
-    /// Seconds a rank waits for another in one collective.
-    pub collective_timeout: u64,
-    /// Seconds all ranks have to come to the rendezvous.
-    pub rendezvous_timeout: u64,
-}
-
-/// What computes the LLM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Device {
-    /// The CPU.
-    Cpu,
-    /// One NVIDIA GPU per rank: refused by builds without CUDA.
-    Cuda,
-}
-
-/// How ranks exchange data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CommBackend {
-    /// TCP, on any machine.
-    Tcp,
-    /// NCCL, on GPUs: refused by builds without it.
-    Nccl,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -419,18 +382,5 @@ impl Default for TuneConfig {
 impl Default for EvaluateConfig {
     fn default() -> Self {
         Self { limit: 0, chunk_size: 256, bootstrap: 1000 }
-    }
-}
-
-impl Default for RuntimeConfig {
-    fn default() -> Self {
-        Self {
-            nproc_per_node: 1,
-            threads_per_rank: 0,
-            device: Device::Cpu,
-            backend: CommBackend::Tcp,
-            collective_timeout: 120,
-            rendezvous_timeout: 60,
-        }
     }
 }

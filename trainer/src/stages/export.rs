@@ -4,14 +4,14 @@
 use std::path::{Path, PathBuf};
 
 use reclora_comm::Communicator;
-use reclora_storage::atomic::create_dir_all;
+use reclora_storage::atomic::{create_dir_all, is_tmp_name, remove_file};
 use reclora_storage::dataset::Dataset;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::pair::Pair;
 use super::text::{Adapters, TextInputs, deciding_logits};
 use super::{Counts, RunContext, Stage, require, tune, write_json};
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, PEFT_CONFIG, PEFT_MODEL};
 use crate::error::{Result, TrainerError};
 use crate::model::Prompt;
 use crate::progress::{Event, Progress};
@@ -20,8 +20,11 @@ use crate::progress::{Event, Progress};
 const BANK: &str = "bank.safetensors";
 /// A trained head, which PEFT's format of a LoRA has no place for.
 const HEAD: &str = "head.safetensors";
-/// A prompt's tokens and the logits after it: what the adapter should give elsewhere.
+/// A prompt's tokens and the logits after it: what the adapter should give elsewhere. It is the first
+/// file of an export, by which a directory is known as one.
 const EXAMPLE: &str = "example.json";
+/// All that an export of one user and item may hold.
+const FILES: [&str; 4] = [EXAMPLE, HEAD, PEFT_MODEL, PEFT_CONFIG];
 
 pub fn run(
     ctx: &RunContext,
@@ -65,30 +68,43 @@ fn directory_of(dataset: &Dataset, pair: &Pair) -> String {
     format!("user_{}_item_{}", safe(user), safe(item))
 }
 
-/// Writes the adapter mixed for raw ids `user` and `item` as a PEFT directory at `out`.
+/// Writes the adapter mixed for raw ids `user` and `item` as a PEFT directory at `out`, in place of one
+/// that was exported there before.
 ///
 /// # Errors
-/// The run has not been tuned, the user or item is not in its data, or `out` holds something else.
+/// The run has not been tuned, no ordinary LoRA equals its adapter, the user or item is not in its data,
+/// or `out` holds something else.
 pub fn export_pair(ctx: &RunContext, user: &str, item: &str, out: &Path) -> Result<()> {
     require(ctx)?;
     refuse_foreign(out)?;
     let exporter = Exporter::open(ctx)?;
+    exporter.adapters.reclora.refuse_per_token()?;
     let pair = Pair::find(ctx, &exporter.text.dataset, user, item)?;
     exporter.write(&exporter.adapters.reclora, &pair, out)
 }
 
 /// Nothing of the user's is overwritten: only an absent, empty or earlier exported directory is used.
 fn refuse_foreign(out: &Path) -> Result<()> {
-    let entries = match std::fs::read_dir(out) {
-        Ok(entries) => entries,
+    let names = match names(out) {
+        Ok(names) => names,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(TrainerError::file(out, format!("can't be used ({error})"))),
     };
-    if entries.count() > 0 && !out.join(EXAMPLE).is_file() {
+    if !names.iter().all(|name| is_leftover(name)) && !out.join(EXAMPLE).is_file() {
         let what = "holds files that are not an exported adapter; choose an empty directory";
         return Err(TrainerError::file(out, what));
     }
     Ok(())
+}
+
+fn names(dir: &Path) -> std::io::Result<Vec<String>> {
+    let name = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+    std::fs::read_dir(dir)?.map(|entry| entry.map(name)).collect()
+}
+
+/// Whether a name is that of a temporary file, left by an export that was killed.
+fn is_leftover(name: &str) -> bool {
+    is_tmp_name(name) && FILES.iter().any(|file| name.starts_with(file))
 }
 
 struct Exporter {
@@ -104,9 +120,25 @@ impl Exporter {
         Ok(Self { text, adapters, backbone: ctx.config.backbone.path.clone() })
     }
 
+    /// Everything is computed before a file changes. PEFT's settings are removed first and written last:
+    /// a killed export leaves a directory that PEFT refuses, and never the parts of two adapters.
     fn write(&self, adapter: &Adapter, pair: &Pair, dir: &Path) -> Result<()> {
+        let example = self.example(adapter, pair)?;
         create_dir_all(dir)?;
-        adapter.save_peft(&pair.representation, &self.backbone.to_string_lossy(), dir)?;
+        let unreadable = |error| TrainerError::file(dir, format!("can't be read ({error})"));
+        for name in names(dir).map_err(unreadable)?.iter().filter(|name| is_leftover(name)) {
+            remove_file(&dir.join(name))?;
+        }
+        remove_file(&dir.join(PEFT_CONFIG))?;
+        write_json(&dir.join(EXAMPLE), &example)?;
+        let head = dir.join(HEAD);
+        if !adapter.save_head(&head)? {
+            remove_file(&head)?;
+        }
+        adapter.save_peft(&pair.representation, &self.backbone.to_string_lossy(), dir)
+    }
+
+    fn example(&self, adapter: &Adapter, pair: &Pair) -> Result<Value> {
         let prompts = self.text.prompts()?;
         let encoded = prompts.build(pair.user, pair.item, &pair.text)?;
         let tokens = &encoded.tokens;
@@ -124,10 +156,10 @@ impl Exporter {
             "yes_token": yes,
             "logits": logits,
         });
-        if adapter.save_head(&dir.join(HEAD))? {
+        if adapter.layout().head().is_some() {
             let answers = deciding_logits(&model, &[prompt], deciding)?.concat();
             example["answer_logits"] = json!(answers);
         }
-        write_json(&dir.join(EXAMPLE), &example)
+        Ok(example)
     }
 }

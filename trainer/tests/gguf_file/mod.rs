@@ -135,6 +135,31 @@ impl GgufFile {
         self.metadata.retain(|(name, _)| name != key);
     }
 
+    /// Makes a LLaMA file one of `qwen2` or `qwen3`, whose blocks have more vectors: here of ones.
+    pub fn into_qwen(mut self, architecture: &str, sizes: &Sizes) -> Self {
+        for (key, _) in &mut self.metadata {
+            if let Some(name) = key.strip_prefix("llama.") {
+                *key = format!("{architecture}.{name}");
+            }
+        }
+        self.set("general.architecture", architecture);
+        let (q, kv) = (sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim);
+        let vectors = match architecture {
+            "qwen2" => vec![("attn_q.bias", q), ("attn_k.bias", kv), ("attn_v.bias", kv)],
+            _ => {
+                vec![("attn_q_norm.weight", sizes.head_dim), ("attn_k_norm.weight", sizes.head_dim)]
+            }
+        };
+        for layer in 0..sizes.layers {
+            for (name, width) in &vectors {
+                let name = format!("blk.{layer}.{name}");
+                let (dims, bytes) = (vec![*width as u64], 1.0_f32.to_le_bytes().repeat(*width));
+                self.tensors.push(Tensor { name, dims, kind: F32, bytes, offset: None });
+            }
+        }
+        self
+    }
+
     pub fn tensor(&mut self, name: &str) -> &mut Tensor {
         self.tensors.iter_mut().find(|tensor| tensor.name == name).unwrap()
     }

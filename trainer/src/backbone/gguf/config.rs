@@ -75,14 +75,14 @@ impl Gguf {
         let head_dim = keys.head_dim(hidden, heads)?;
         let theta = self.number(&keys.key("rope.freq_base"))?.unwrap_or(10_000.0);
         let eps = keys.key("attention.layer_norm_rms_epsilon");
-        let window = keys.size("attention.sliding_window")?;
+        let window = keys.window(architecture)?;
         let (name, model_type) = match architecture {
             Architecture::Llama if window.is_some() => ("MistralForCausalLM", "mistral"),
             Architecture::Llama => ("LlamaForCausalLM", "llama"),
             Architecture::Qwen2 => ("Qwen2ForCausalLM", "qwen2"),
             Architecture::Qwen3 => ("Qwen3ForCausalLM", "qwen3"),
         };
-        let mut config = json!({
+        Ok(json!({
             "architectures": [name],
             "model_type": model_type,
             "hidden_size": hidden,
@@ -102,11 +102,7 @@ impl Gguf {
             "sliding_window": window,
             "bos_token_id": self.token_id("bos")?,
             "eos_token_id": self.token_id("eos")?,
-        });
-        if architecture != Architecture::Llama && window.is_some() {
-            config["use_sliding_window"] = json!(true);
-        }
-        Ok(config)
+        }))
     }
 
     /// Tokens in the vocabulary: rows of the embedding.
@@ -170,6 +166,28 @@ impl Keys<'_> {
             }
         }
         self.file.refuse_unknown_tensors(self.need_size("block_count")?)
+    }
+
+    /// The window of all layers. Qwen has one in some layers or in none, and no key says in which: other
+    /// readers take it for none, which is right only where the window holds every prompt.
+    fn window(self, architecture: Architecture) -> Result<Option<u64>> {
+        let name = "attention.sliding_window";
+        let window = self.size(name)?;
+        match window {
+            Some(n) if architecture != Architecture::Llama => {
+                let context = self.need_size("context_length")?;
+                if n >= context {
+                    return Ok(None);
+                }
+                let what = format!(
+                    "{n} not supported: the format does not say which layers have the window; \
+                     supported: none, or at least context_length = {context}; use the Hugging Face \
+                     directory, whose config.json says it"
+                );
+                self.file.fail_key(&self.key(name), &what)
+            }
+            window => Ok(window),
+        }
     }
 
     fn head_dim(self, hidden: u64, heads: u64) -> Result<u64> {

@@ -1,0 +1,55 @@
+//! `[runtime]`: where and how a run is computed.
+
+use serde::{Deserialize, Serialize};
+
+/// `[runtime]`: processes, threads and device. Nothing here changes a result, but for `device`: a GPU
+/// rounds differently.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuntimeConfig {
+    /// Rank processes on this machine.
+    pub nproc_per_node: usize,
+    /// Compute threads per rank; 0 shares the cores among the ranks.
+    pub threads_per_rank: usize,
+    /// What computes the LLM: `cpu`, or `cuda` in builds that have it.
+    pub device: Device,
+    /// How ranks exchange data: `tcp`, or `nccl` in builds that have it.
+    pub backend: CommBackend,
+    /// Seconds a rank waits for another in one collective.
+    pub collective_timeout: u64,
+    /// Seconds all ranks have to come to the rendezvous.
+    pub rendezvous_timeout: u64,
+}
+
+/// What computes the LLM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// The CPU.
+    Cpu,
+    /// One NVIDIA GPU per rank: refused by builds without CUDA.
+    Cuda,
+}
+
+/// How ranks exchange data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CommBackend {
+    /// TCP, on any machine.
+    Tcp,
+    /// NCCL, on GPUs: refused by builds without it.
+    Nccl,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        Self {
+            nproc_per_node: 1,
+            threads_per_rank: 0,
+            device: Device::Cpu,
+            backend: CommBackend::Tcp,
+            collective_timeout: 120,
+            rendezvous_timeout: 60,
+        }
+    }
+}
