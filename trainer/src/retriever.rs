@@ -7,6 +7,7 @@ use reclora_storage::shard::{Column, Shard, write_shard};
 
 use crate::config::Order;
 use crate::error::{Result, TrainerError};
+use crate::kernels::pointwise::dot;
 
 /// Principal components of a set of rows (fitted in f64).
 #[derive(Clone, Debug)]
@@ -110,7 +111,13 @@ impl ItemEmbeddings {
 
     /// Cosine of the angle between two items; 0 for an item that does not exist.
     pub fn similarity(&self, a: u32, b: u32) -> f32 {
-        self.row(a).iter().zip(self.row(b)).map(|(x, y)| x * y).sum()
+        dot(self.row(a), self.row(b))
+    }
+
+    /// The similarity of each of a history's items with a target.
+    pub fn similarities(&self, history: &[u32], target: u32) -> Vec<f32> {
+        let target = self.row(target);
+        history.iter().map(|item| dot(self.row(*item), target)).collect()
     }
 
     fn row(&self, item: u32) -> &[f32] {
@@ -146,31 +153,27 @@ impl ItemEmbeddings {
     }
 }
 
-/// The positions in `history` (items, oldest first) that a sample with `target` is shown, in the
-/// order they are shown: at most `k`. Of equally similar items the later one is taken.
-pub fn select(
-    embeddings: &ItemEmbeddings,
-    history: &[u32],
-    target: u32,
-    k: usize,
-    order: Order,
-) -> Vec<u32> {
-    let count = history.len() as u32;
+/// The positions in a history (oldest first) of `count` items that a sample is shown, in the order they
+/// are shown: at most `k`. `similarities` are those of the history with the sample's target; for the most
+/// recent ones they are not read. Of equally similar items the later one is taken.
+pub fn select(count: u32, similarities: &[f32], k: usize, order: Order) -> Vec<u32> {
     if order == Order::Recent {
         return (count.saturating_sub(u32::try_from(k).unwrap_or(u32::MAX))..count).collect();
     }
-    let mut ranked: Vec<(f32, u32)> = history
-        .iter()
-        .zip(0..count)
-        .map(|(&item, position)| (embeddings.similarity(item, target), position))
-        .collect();
-    ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
-    ranked.truncate(k);
-    let mut positions: Vec<u32> = ranked.into_iter().map(|(_, position)| position).collect();
+    // No two are equal: the order is that of a full sort, whatever finds it.
+    let first = |a: &u32, b: &u32| {
+        let similarity = |position: &u32| similarities[*position as usize];
+        similarity(b).total_cmp(&similarity(a)).then(b.cmp(a))
+    };
+    let mut positions: Vec<u32> = (0..count).collect();
+    if k < positions.len() {
+        positions.select_nth_unstable_by(k, first);
+        positions.truncate(k);
+    }
     match order {
         Order::Sequential => positions.sort_unstable(),
-        Order::Low => positions.reverse(),
-        Order::High | Order::Recent => {}
+        Order::High | Order::Recent => positions.sort_unstable_by(first),
+        Order::Low => positions.sort_unstable_by(|a, b| first(b, a)),
     }
     positions
 }
@@ -221,7 +224,8 @@ mod tests {
             history in prop::collection::vec(0u32..10, 0..25), target in 0u32..10, k in 0usize..30,
         ) {
             let embeddings = embeddings();
-            let show = |order| select(&embeddings, &history, target, k, order);
+            let similarities = embeddings.similarities(&history, target);
+            let show = |order| select(history.len() as u32, &similarities, k, order);
             let mut all: Vec<u32> = (0..history.len() as u32).collect();
             prop_assert_eq!(show(Order::Recent), &all[all.len().saturating_sub(k)..]);
             all.reverse();

@@ -6,7 +6,7 @@ use reclora_storage::dataset::Dataset;
 
 use super::inputs::{dataset, neighbour_chunks};
 use super::{Counts, RunContext, Stage, embed};
-use crate::config::RetrieveConfig;
+use crate::config::{Order, RetrieveConfig};
 use crate::distributed::chunks::Values;
 use crate::error::Result;
 use crate::progress::Progress;
@@ -22,10 +22,13 @@ pub fn positions(
     item: u32,
 ) -> [Vec<u32>; 2] {
     let history = dataset.history(user, position).items;
-    [
-        select(embeddings, history, item, config.text_k, config.text_order),
-        select(embeddings, history, item, config.crm_k, config.crm_order),
-    ]
+    let orders = [(config.text_k, config.text_order), (config.crm_k, config.crm_order)];
+    let similarities = if orders.iter().all(|(_, order)| *order == Order::Recent) {
+        Vec::new()
+    } else {
+        embeddings.similarities(history, item)
+    };
+    orders.map(|(k, order)| select(history.len() as u32, &similarities, k, order))
 }
 
 /// The item vectors of a run.
