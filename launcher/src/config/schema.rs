@@ -10,7 +10,10 @@ use reclora_trainer::config::Config;
 use toml::Value;
 
 /// Source of the config structs: its doc comments are the reference.
-const CONFIG_SOURCE: &str = include_str!("../../../trainer/src/config/mod.rs");
+const CONFIG_SOURCE: &str = concat!(
+    include_str!("../../../trainer/src/config/mod.rs"),
+    include_str!("../../../trainer/src/config/runtime.rs"),
+);
 
 /// One key of the config.
 #[derive(Clone, Debug)]
