@@ -29,6 +29,7 @@ pub mod permutation;
 pub mod protocol;
 pub mod raw;
 pub mod shard;
+pub mod spill;
 pub mod synth;
 
 pub use error::{Result, StorageError};
