@@ -9,7 +9,7 @@ use crate::atomic::create_dir_all;
 use crate::error::{Result, StorageError};
 use crate::protocol::{Entities, Prepared};
 use crate::shard::{Column, Pieces, write_shard};
-use crate::spill::SpillVec;
+use crate::spill::{Fixed, SpillVec};
 
 /// Writes a dataset into directory `dir` (made if need be). Returns counts for the manifest: raw
 /// ratings, users, items, interactions, features, samples, positive samples, train, valid, test.
@@ -55,23 +55,26 @@ pub fn write(prepared: &Prepared, name: &str, dir: &Path) -> Result<BTreeMap<Str
     Ok(counts(prepared, samples))
 }
 
-impl Pieces for SpillVec<u32> {
-    fn dtype(&self) -> Column<'static> {
-        Column::U32(&[])
-    }
+/// Numbers that a column may hold.
+trait Element: Fixed + std::fmt::Debug + 'static {
+    fn column(rows: &[Self]) -> Column<'_>;
+}
 
-    fn rows(&self) -> usize {
-        self.len()
-    }
-
-    fn write(&self, write: &mut dyn FnMut(Column<'_>) -> io::Result<()>) -> io::Result<()> {
-        self.visit(|piece| write(Column::U32(piece)))
+impl Element for u8 {
+    fn column(rows: &[Self]) -> Column<'_> {
+        Column::U8(rows)
     }
 }
 
-impl Pieces for SpillVec<u8> {
+impl Element for u32 {
+    fn column(rows: &[Self]) -> Column<'_> {
+        Column::U32(rows)
+    }
+}
+
+impl<T: Element> Pieces for SpillVec<T> {
     fn dtype(&self) -> Column<'static> {
-        Column::U8(&[])
+        T::column(&[])
     }
 
     fn rows(&self) -> usize {
@@ -79,7 +82,7 @@ impl Pieces for SpillVec<u8> {
     }
 
     fn write(&self, write: &mut dyn FnMut(Column<'_>) -> io::Result<()>) -> io::Result<()> {
-        self.visit(|piece| write(Column::U8(piece)))
+        self.visit(|piece| write(T::column(piece)))
     }
 }
 

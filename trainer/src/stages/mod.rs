@@ -34,7 +34,7 @@ use crate::error::{Result, TrainerError};
 use crate::progress::Progress;
 
 /// Raised when a stage writes something else for the same inputs.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// A stage of the pipeline, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
