@@ -31,6 +31,8 @@ Examples:
       That user's adapter for that item, as a directory Hugging Face PEFT loads
   reclora-launch config reference
       Every setting with its meaning and default
+  reclora-launch synth data/synthetic --users 1000 --items 500 --ratings 100000 --seed 1
+      Make ratings to try things on, of any size
 
 Exit codes:
   0    done
@@ -60,6 +62,27 @@ Examples:
 
 Exit codes: 0 done, 1 failure, 2 usage or config, 3 a rank died, 129/130/143 stopped by a signal \
 (the same command continues).";
+
+const SYNTH_LONG: &str = "\
+Makes synthetic ratings in the layout of MovieLens-25M: movies.csv and ratings.csv, to be read with \
+data.format = \"movielens_25m\" and data.label = { greater = 3.0 }.
+
+There is something to learn in them. Each user likes some genres (by a film's first genre) and \
+dislikes others, and this drifts over the user's time; films differ in quality and in popularity, \
+users in kindness and activity. The rest is noise. The same numbers and seed give the same files, \
+byte for byte. Memory grows with users and items only, not with ratings.";
+
+const SYNTH_EXAMPLES: &str = "\
+Examples:
+  reclora-launch synth data/synthetic --users 1000 --items 500 --ratings 100000 --seed 1
+  reclora-launch synth data/as-25m --users 162541 --items 62423 --ratings 25000095 --seed 1
+      The size of MovieLens-25M, 0.7 GB
+
+Then, in a config, or with --set data.path=...:
+  [data]
+  format = \"movielens_25m\"
+  path = \"data/synthetic\"
+  label = { greater = 3.0 }";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -96,6 +119,9 @@ pub enum Command {
     /// Show configs: a resolved one, or every setting there is
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Make synthetic ratings with something to learn in them
+    #[command(long_about = SYNTH_LONG, after_help = SYNTH_EXAMPLES)]
+    Synth(SynthArgs),
     /// Print a shell's completion script
     #[command(after_help = "Examples:\n  \
         reclora-launch completions bash > ~/.local/share/bash-completion/completions/reclora-launch\n  \
@@ -176,6 +202,28 @@ pub struct PredictArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `synth`.
+#[derive(Debug, Args)]
+pub struct SynthArgs {
+    /// Directory to write movies.csv and ratings.csv into; made if need be
+    pub out_dir: PathBuf,
+    /// Users, each with at least one rating; few of them have most
+    #[arg(long, value_name = "N")]
+    pub users: u32,
+    /// Films; the least popular may be left without a rating
+    #[arg(long, value_name = "N")]
+    pub items: u32,
+    /// Ratings, in sum exactly this many; no user rates a film twice
+    #[arg(long, value_name = "N")]
+    pub ratings: u64,
+    /// Seed of every random choice
+    #[arg(long, value_name = "S")]
+    pub seed: u64,
+    /// Replace files that are there
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// A run directory.

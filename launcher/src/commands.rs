@@ -6,10 +6,11 @@ use std::path::Path;
 use clap::CommandFactory;
 use serde_json::Value;
 
-use crate::cli::{Cli, ConfigCommand, ExportArgs, PredictArgs};
+use crate::cli::{Cli, ConfigCommand, ExportArgs, PredictArgs, SynthArgs};
 use crate::config;
-use crate::error::Result;
+use crate::error::{LaunchError, Result};
 use crate::report::{self, RunInfo};
+use reclora_storage::synth::{self, SynthSpec};
 use reclora_trainer::stages::{RunContext, Stage, export_pair, predict, stage_dir};
 
 /// Writes to standard output. A reader that has seen enough (`| head`) is no error.
@@ -34,6 +35,17 @@ pub fn completions(shell: clap_complete::Shell) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "reclora-launch", &mut script);
     print(&String::from_utf8_lossy(&script))
+}
+
+/// `synth`.
+pub fn synth(args: &SynthArgs) -> Result<()> {
+    let SynthArgs { users, items, ratings, seed, .. } = *args;
+    let spec = SynthSpec { users, items, ratings, seed };
+    if let Some(problem) = spec.problem() {
+        return Err(LaunchError::Usage(problem).into());
+    }
+    synth::write(&args.out_dir, &spec, args.force)?;
+    print(&format!("{}\n", args.out_dir.display()))
 }
 
 /// `export`.

@@ -47,6 +47,7 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Predict(args) => commands::predict_pair(args),
         Command::Report(args) => commands::rebuild_report(&args.run),
         Command::Config(command) => commands::config(command),
+        Command::Synth(args) => commands::synth(args),
         Command::Completions { shell } => commands::completions(*shell),
         Command::Rank => std::process::exit(rank::main()),
     }

@@ -12,6 +12,7 @@ fn every_command_has_help_with_examples() {
         &["report"],
         &["config", "show"],
         &["config", "reference"],
+        &["synth"],
         &["completions"],
     ] {
         let help = stdout(&[command, &["--help"]].concat());

@@ -69,7 +69,7 @@ pub fn remove_file(path: &Path) -> Result<()> {
 }
 
 /// The temporary file, removed on drop (an error, a panic) unless it was renamed.
-struct Tmp {
+pub(crate) struct Tmp {
     path: PathBuf,
     renamed: bool,
 }
@@ -82,7 +82,8 @@ impl Drop for Tmp {
     }
 }
 
-fn create_tmp(path: &Path) -> io::Result<(Tmp, File)> {
+/// Makes a temporary file beside `path` that may be written and read.
+pub(crate) fn create_tmp(path: &Path) -> io::Result<(Tmp, File)> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let name = path
         .file_name()
@@ -94,7 +95,7 @@ fn create_tmp(path: &Path) -> io::Result<(Tmp, File)> {
         let mut tmp_name = name.to_os_string();
         tmp_name.push(format!("{TMP_MARK}{}-{n}", std::process::id()));
         let tmp = path.with_file_name(tmp_name);
-        match OpenOptions::new().write(true).create_new(true).open(&tmp) {
+        match OpenOptions::new().read(true).write(true).create_new(true).open(&tmp) {
             Ok(file) => return Ok((Tmp { path: tmp, renamed: false }, file)),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),

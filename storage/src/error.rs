@@ -252,6 +252,9 @@ pub enum RawProblem {
         /// Line number of the first rating.
         first: u64,
     },
+    /// More ratings than a row number can count.
+    #[error("more than 4294967295 ratings; this version can't take more")]
+    TooManyRatings,
     /// A key that a table defines twice.
     #[error("{key:?} is defined already, in line {first}")]
     DuplicateKey {
@@ -294,6 +297,17 @@ impl StorageError {
     /// A damaged file of this crate.
     pub(crate) fn corrupt(path: &Path, problem: impl Into<String>) -> Self {
         Self::Corrupt { path: path.to_path_buf(), problem: problem.into() }
+    }
+}
+
+/// For writers that may fail in both ways: the kind stays that of the operating system.
+impl From<StorageError> for io::Error {
+    fn from(error: StorageError) -> Self {
+        let kind = match &error {
+            StorageError::Io { source, .. } => source.kind(),
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error.to_string())
     }
 }
 

@@ -3,7 +3,8 @@
 //! What a run reads and writes goes through this crate: readers of raw rating files ([`raw`]), the
 //! data protocol that turns them into samples ([`protocol`]), columnar files read through a memory
 //! map ([`shard`], [`dataset`]), stage directories with manifests ([`manifest`]), and the order and
-//! prefetching of samples ([`permutation`], [`loader`]).
+//! prefetching of samples ([`permutation`], [`loader`]). What does not fit into memory is sorted in
+//! temporary files ([`spill`]). [`synth`] makes ratings of any size.
 //!
 //! Two invariants are kept here and named by the tests that verify them:
 //!
@@ -29,5 +30,7 @@ pub mod permutation;
 pub mod protocol;
 pub mod raw;
 pub mod shard;
+pub mod spill;
+pub mod synth;
 
 pub use error::{Result, StorageError};

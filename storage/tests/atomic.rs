@@ -1,11 +1,14 @@
 //! S-1: a file is visible under its final name only when complete; one process works in a run.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod common;
+
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::{Mount, may_mount};
 use reclora_storage::atomic::{
     RunLock, create_dir_all, is_tmp_name, write_atomic, write_bytes_atomic,
 };
@@ -135,32 +138,6 @@ fn threads_write_one_name_without_mixing() {
     assert_eq!(names(dir.path()), ["file"]);
 }
 
-/// Whether this process may mount file systems (CAP_SYS_ADMIN).
-fn may_mount() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:")).unwrap_or("0");
-    u64::from_str_radix(line.trim(), 16).unwrap_or(0) & (1 << 21) != 0
-}
-
-/// A mounted tmpfs, unmounted on drop.
-struct Mount(tempfile::TempDir);
-
-impl Mount {
-    fn new(size: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(dir.path());
-        assert!(mount.status().expect("mount runs").success(), "tmpfs mounts");
-        Self(dir)
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_full_disk_leaves_the_old_file_and_no_temporary() {
     if !may_mount() {
@@ -168,12 +145,12 @@ fn a_full_disk_leaves_the_old_file_and_no_temporary() {
         return;
     }
     let mount = Mount::new("64k");
-    let path = mount.0.path().join("file");
+    let path = mount.path().join("file");
     write_bytes_atomic(&path, b"old").unwrap();
     let error = write_bytes_atomic(&path, &vec![1; 1 << 20]).unwrap_err().to_string();
     assert!(error.contains("No space left") && error.contains("free some space"), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
-    assert_eq!(names(mount.0.path()), ["file"]);
+    assert_eq!(names(mount.path()), ["file"]);
     // The space is free again.
     write_bytes_atomic(&path, &[2; 20_000]).unwrap();
 }

@@ -49,10 +49,9 @@ fn everything_is_found_again() {
     assert_eq!((sample.user, sample.item, sample.position), (0, 1, 1));
     assert_eq!((sample.rating, sample.label, sample.timestamp), (8, true, 100));
     let history = dataset.history(0, 1);
-    assert_eq!(
-        (history.items, history.ratings, history.timestamps),
-        (&[0][..], &[10][..], &[50][..])
-    );
+    assert_eq!((history.items, history.ratings), (&[0][..], &[10][..]));
+    assert_eq!(history.timestamps.iter().collect::<Vec<_>>(), [50]);
+    assert_eq!((history.timestamps.len(), history.timestamps.get(1)), (1, None));
     let mut ids = vec![99];
     dataset.feature_ids(0, 1, &mut ids);
     // user 0, item 1 (offset 3), its title (offset 6), its genre: the second seen (offset 9).
@@ -129,22 +128,20 @@ fn s1_missing_truncated_and_damaged_files_are_refused() {
 #[test]
 fn s1_inconsistent_indices_are_refused() {
     type Change = fn(&mut Prepared);
-    let changes: [(&str, Change); 22] = [
-        ("item that does not exist", |p| p.item[0] = 3),
-        ("level that does not exist", |p| p.rating[0] = 11),
-        ("user who does not exist", |p| p.sample_user[0] = 3),
-        ("user who does not exist", |p| p.sample_user[0] = u32::MAX),
-        ("past its user's last", |p| p.sample_position[3] = 1),
-        ("past its user's last", |p| p.sample_position[0] = u32::MAX),
-        ("samples are not in time order", |p| p.sample_position[..2].reverse()),
-        ("not in time order", |p| p.timestamp[0] = i64::MAX),
+    let changes: [(&str, Change); 20] = [
+        ("item that does not exist", |p| p.item.in_memory_mut()[0] = 3),
+        ("level that does not exist", |p| p.rating.in_memory_mut()[0] = 11),
+        ("a rating that does not exist", |p| p.sample.in_memory_mut()[0] = 4),
+        ("a rating that does not exist", |p| p.sample.in_memory_mut()[3] = u32::MAX),
+        ("samples are not in time order", |p| p.sample.in_memory_mut()[..2].reverse()),
+        ("not in time order", |p| p.timestamp.in_memory_mut()[0] = 200),
+        ("not in time order", |p| p.timestamp.in_memory_mut()[0] = i64::MAX),
         ("offsets", |p| p.user_offsets[1] = 5),
         ("offsets", |p| p.user_offsets[0] = 1),
         ("offsets", |p| p.user_offsets[1] = u64::MAX),
         ("number of offsets", |p| p.user_offsets.clear()),
         ("offsets", |p| p.user_offsets[3] = 3),
-        ("ratings differ in length", |p| p.timestamp.truncate(3)),
-        ("samples differ in length", |p| p.sample_position.truncate(3)),
+        ("ratings differ in length", |p| p.timestamp.in_memory_mut().truncate(3)),
         ("`item.field1`", |p| p.items.fields[0][0] = 3),
         ("`item.field2`", |p| p.items.fields[1].truncate(1)),
         ("splits", |p| p.split = [4, 3]),
@@ -182,7 +179,8 @@ fn other_schema_versions_are_refused() {
     let path = dir.path().join(dataset::FILE);
     for (schema, words) in [
         (r#"{"version": 9}"#, "schema version Some(9)"),
-        (r#"{"version": 1}"#, "unreadable schema"),
+        (r#"{"version": 1}"#, "schema version Some(1); this build reads 2"),
+        (r#"{"version": 2}"#, "unreadable schema"),
         ("[]", "schema version None"),
         ("", "schema version None"),
     ] {

@@ -23,16 +23,14 @@ fn tables(rows: &[(u32, u32, u8, i64)]) -> RawTables {
 
 /// The samples as (user key, item key, position) in global order.
 fn samples(prepared: &Prepared) -> Vec<(&str, &str, u32)> {
-    prepared
-        .sample_user
-        .iter()
-        .zip(&prepared.sample_position)
-        .map(|(user, position)| {
-            let row = prepared.user_offsets[*user as usize] as usize + *position as usize;
-            let item = &prepared.items.keys[prepared.item[row] as usize];
-            (prepared.users.keys[*user as usize].as_str(), item.as_str(), *position)
-        })
-        .collect()
+    let rows = prepared.sample.in_memory().iter().map(|row| *row as usize);
+    rows.map(|row| {
+        let user = prepared.user_offsets.iter().rposition(|start| *start as usize <= row).unwrap();
+        let item = &prepared.items.keys[prepared.item.in_memory()[row] as usize];
+        let position = row as u32 - prepared.user_offsets[user] as u32;
+        (prepared.users.keys[user].as_str(), item.as_str(), position)
+    })
+    .collect()
 }
 
 #[test]
@@ -77,7 +75,7 @@ fn samples_with_short_histories_are_dropped_but_stay_in_histories() {
     let mut with_lone = rows.clone();
     with_lone.push((2, 0, 5, 3));
     let prepared = prepare(&tables(&with_lone), &config(0, 5)).unwrap();
-    assert_eq!(prepared.sample_position, [5, 6]);
+    assert_eq!(samples(&prepared), [("1", "5", 5), ("1", "6", 6)]);
     assert_eq!(prepared.item.len(), 8);
     // A user with one rating: no sample of it, but it is in the vocabulary.
     assert_eq!(prepared.users.keys, ["1", "2"]);
@@ -189,7 +187,8 @@ fn movietweetings_100k_as_shipped() {
     let prepared = prepare(&raw, &config).unwrap();
     assert_eq!(prepared.item.len(), 68_055);
     assert_eq!((prepared.users.keys.len(), prepared.items.keys.len()), (4_333, 2_414));
-    let likes = prepared.rating.iter().filter(|r| prepared.likes[usize::from(**r)]).count();
+    let likes =
+        prepared.rating.in_memory().iter().filter(|r| prepared.likes[usize::from(**r)]).count();
     let share = likes as f64 / prepared.rating.len() as f64;
     assert!((share - 0.478).abs() < 0.0005, "{share}");
 
@@ -233,7 +232,7 @@ fn check_against_the_definition(raw: &RawTables, config: &ProtocolConfig, datase
         let got: Vec<(Moment, u8)> = (0..history.items.len())
             .map(|i| {
                 let item = number(dataset.item_key(history.items[i]));
-                ((history.timestamps[i], number(user), item), history.ratings[i])
+                ((history.timestamps.get(i).unwrap(), number(user), item), history.ratings[i])
             })
             .collect();
         let all = &by_user[user];
@@ -275,7 +274,7 @@ proptest! {
                 for (user, window) in prepared.user_offsets.windows(2).enumerate() {
                     let rows = window[0] as usize..window[1] as usize;
                     *degrees.entry((true, user as u32)).or_default() += rows.len() as u32;
-                    for item in &prepared.item[rows] {
+                    for item in &prepared.item.in_memory()[rows] {
                         *degrees.entry((false, *item)).or_default() += 1;
                     }
                 }

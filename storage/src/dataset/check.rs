@@ -1,6 +1,7 @@
 //! Validation of an opened dataset: every index is checked once, so that accesses need no check.
 
 use super::entities::{EntityStore, check_offsets};
+use super::times::{TimeColumn, Timestamps};
 use super::{Dataset, FieldInfo, FieldOwner, SCHEMA_VERSION, Schema};
 use crate::error::{Result, StorageError};
 use crate::shard::Shard;
@@ -27,8 +28,9 @@ pub(super) fn build(shard: Shard) -> Result<Dataset> {
         &cardinalities(FieldOwner::Item),
         schema.item_texts.len(),
     )?;
-    check_interactions(&shard, &schema)?.map_err(bad)?;
-    check_samples(&shard, &schema)?.map_err(bad)?;
+    let timestamp = TimeColumn::open(&shard, schema.first_time)?;
+    check_interactions(&shard, &schema, timestamp.all(&shard))?.map_err(bad)?;
+    check_samples(&shard, &schema, timestamp.all(&shard))?.map_err(bad)?;
     let dataset = Dataset {
         user_field: 0,
         item_field: schema.fields.iter().take_while(|f| f.owner == FieldOwner::User).count(),
@@ -38,9 +40,8 @@ pub(super) fn build(shard: Shard) -> Result<Dataset> {
         user_offsets: shard.handle(shard.u64("user_offsets")?),
         item: shard.handle(shard.u32("item")?),
         rating: shard.handle(shard.u8("rating")?),
-        timestamp: shard.handle(shard.i64("timestamp")?),
-        sample_user: shard.handle(shard.u32("sample_user")?),
-        sample_position: shard.handle(shard.u32("sample_position")?),
+        timestamp,
+        sample: shard.handle(shard.u32("sample")?),
         schema,
         shard,
     };
@@ -94,9 +95,9 @@ fn check_fields(schema: &Schema) -> Result<usize, &'static str> {
 /// Outer error: a column is missing. Inner error: what is wrong with the columns.
 type Checked = Result<Result<(), &'static str>>;
 
-fn check_interactions(shard: &Shard, schema: &Schema) -> Checked {
+fn check_interactions(shard: &Shard, schema: &Schema, timestamp: Timestamps<'_>) -> Checked {
     let (item, rating) = (shard.u32("item")?, shard.u8("rating")?);
-    let (offsets, timestamp) = (shard.u64("user_offsets")?, shard.i64("timestamp")?);
+    let offsets = shard.u64("user_offsets")?;
     let n = item.len();
     if n as u64 != schema.interactions || rating.len() != n || timestamp.len() != n {
         return Ok(Err("the columns of the ratings differ in length"));
@@ -111,29 +112,22 @@ fn check_interactions(shard: &Shard, schema: &Schema) -> Checked {
         return Ok(Err("a rating level that does not exist"));
     }
     let in_order = offsets.windows(2).all(|pair| match pair {
-        [a, b] => timestamp.get(*a as usize..*b as usize).is_some_and(|t| t.is_sorted()),
+        [a, b] => timestamp.range(*a as usize..*b as usize).is_sorted(),
         _ => true,
     });
     Ok(if in_order { Ok(()) } else { Err("a user's ratings are not in time order") })
 }
 
-fn check_samples(shard: &Shard, schema: &Schema) -> Checked {
-    let (users, positions) = (shard.u32("sample_user")?, shard.u32("sample_position")?);
-    let (offsets, timestamp) = (shard.u64("user_offsets")?, shard.i64("timestamp")?);
-    if users.len() as u64 != schema.samples || positions.len() != users.len() {
-        return Ok(Err("the columns of the samples differ in length"));
+fn check_samples(shard: &Shard, schema: &Schema, timestamp: Timestamps<'_>) -> Checked {
+    let samples = shard.u32("sample")?;
+    if samples.len() as u64 != schema.samples {
+        return Ok(Err("the column of the samples has another length"));
     }
     let mut last = i64::MIN;
-    for (user, position) in users.iter().zip(positions) {
-        let (start, end) = (offsets.get(*user as usize), offsets.get(*user as usize + 1));
-        let (Some(start), Some(end)) = (start, end) else {
-            return Ok(Err("a sample of a user who does not exist"));
+    for row in samples {
+        let Some(time) = timestamp.get(*row as usize) else {
+            return Ok(Err("a sample of a rating that does not exist"));
         };
-        if u64::from(*position) >= end - start {
-            return Ok(Err("a sample past its user's last rating"));
-        }
-        let time = timestamp.get((start + u64::from(*position)) as usize).copied();
-        let time = time.unwrap_or(i64::MIN);
         if time < last {
             return Ok(Err("the samples are not in time order"));
         }

@@ -1,13 +1,15 @@
-//! Writing a prepared dataset.
+//! Writing a prepared dataset: column by column, each piece by piece.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
 use super::{FILE, KIND, SCHEMA_VERSION, Schema};
 use crate::atomic::create_dir_all;
 use crate::error::{Result, StorageError};
 use crate::protocol::{Entities, Prepared};
-use crate::shard::{Column, write_shard};
+use crate::shard::{Column, Pieces, write_shard};
+use crate::spill::{Fixed, SpillVec};
 
 /// Writes a dataset into directory `dir` (made if need be). Returns counts for the manifest: raw
 /// ratings, users, items, interactions, features, samples, positive samples, train, valid, test.
@@ -17,7 +19,8 @@ use crate::shard::{Column, write_shard};
 pub fn write(prepared: &Prepared, name: &str, dir: &Path) -> Result<BTreeMap<String, u64>> {
     create_dir_all(dir)?;
     let path = dir.join(FILE);
-    let samples = prepared.sample_user.len() as u64;
+    let samples = prepared.sample.len() as u64;
+    let times = Times::new(&prepared.timestamp)?;
     let schema = Schema {
         version: SCHEMA_VERSION,
         name: name.to_owned(),
@@ -26,6 +29,7 @@ pub fn write(prepared: &Prepared, name: &str, dir: &Path) -> Result<BTreeMap<Str
         interactions: prepared.item.len() as u64,
         samples,
         split: prepared.split,
+        first_time: times.first,
         rating_levels: prepared.rating_levels.clone(),
         likes: prepared.likes.clone(),
         fields: prepared.fields.clone(),
@@ -41,15 +45,88 @@ pub fn write(prepared: &Prepared, name: &str, dir: &Path) -> Result<BTreeMap<Str
     let mut columns = vec![
         ("schema", Column::U8(&json)),
         ("user_offsets", Column::U64(&prepared.user_offsets)),
-        ("item", Column::U32(&prepared.item)),
-        ("rating", Column::U8(&prepared.rating)),
-        ("timestamp", Column::I64(&prepared.timestamp)),
-        ("sample_user", Column::U32(&prepared.sample_user)),
-        ("sample_position", Column::U32(&prepared.sample_position)),
+        ("item", Column::Pieces(&prepared.item)),
+        ("rating", Column::Pieces(&prepared.rating)),
+        ("timestamp", Column::Pieces(&times)),
+        ("sample", Column::Pieces(&prepared.sample)),
     ];
     columns.extend(owned.iter().map(|(name, column)| (name.as_str(), column.borrow())));
     write_shard(&path, KIND, &columns)?;
     Ok(counts(prepared, samples))
+}
+
+/// Numbers that a column may hold.
+trait Element: Fixed + std::fmt::Debug + 'static {
+    fn column(rows: &[Self]) -> Column<'_>;
+}
+
+impl Element for u8 {
+    fn column(rows: &[Self]) -> Column<'_> {
+        Column::U8(rows)
+    }
+}
+
+impl Element for u32 {
+    fn column(rows: &[Self]) -> Column<'_> {
+        Column::U32(rows)
+    }
+}
+
+impl<T: Element> Pieces for SpillVec<T> {
+    fn dtype(&self) -> Column<'static> {
+        T::column(&[])
+    }
+
+    fn rows(&self) -> usize {
+        self.len()
+    }
+
+    fn write(&self, write: &mut dyn FnMut(Column<'_>) -> io::Result<()>) -> io::Result<()> {
+        self.visit(|piece| write(T::column(piece)))
+    }
+}
+
+/// Seconds since 1970, in 32 bits since the first one where they fit.
+#[derive(Debug)]
+struct Times<'a> {
+    times: &'a SpillVec<i64>,
+    /// The first one, where they fit.
+    first: Option<i64>,
+}
+
+impl<'a> Times<'a> {
+    fn new(times: &'a SpillVec<i64>) -> Result<Self> {
+        let (mut first, mut last) = (i64::MAX, i64::MIN);
+        times.for_each_piece(|piece| {
+            first = piece.iter().fold(first, |a, b| a.min(*b));
+            last = piece.iter().fold(last, |a, b| a.max(*b));
+            Ok(())
+        })?;
+        let fits = u32::try_from(last.abs_diff(first)).is_ok();
+        Ok(Self { times, first: fits.then_some(first) })
+    }
+}
+
+impl Pieces for Times<'_> {
+    fn dtype(&self) -> Column<'static> {
+        self.first.map_or(Column::I64(&[]), |_| Column::U32(&[]))
+    }
+
+    fn rows(&self) -> usize {
+        self.times.len()
+    }
+
+    fn write(&self, write: &mut dyn FnMut(Column<'_>) -> io::Result<()>) -> io::Result<()> {
+        let Some(first) = self.first else {
+            return self.times.visit(|piece| write(Column::I64(piece)));
+        };
+        let mut offsets = Vec::new();
+        self.times.visit(|piece| {
+            offsets.clear();
+            offsets.extend(piece.iter().map(|time| time.abs_diff(first) as u32));
+            write(Column::U32(&offsets))
+        })
+    }
 }
 
 enum Owned<'a> {

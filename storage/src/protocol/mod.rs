@@ -9,6 +9,9 @@
 //!    validate, the rest test;
 //! 6. vocabularies per field over the k-core, in order of first appearance in the sorted ratings;
 //!    one shared table of features with an offset per field, the rating levels last.
+//!
+//! Users and items are in memory; ratings are passed over, and sorted, within the limit of a
+//! [`Spill`]. The result is the same for any limit.
 
 use std::collections::HashMap;
 
@@ -16,10 +19,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StorageError};
 use crate::raw::{RawColumn, RawEntities, RawTables};
+use crate::spill::{Spill, SpillVec};
 
-mod order;
+mod columns;
+mod core;
 
-use order::{Appearances, at, columns_by_user, distinct, first_appearances, k_core, sorted};
+use columns::Order;
+use core::{Core, appearances};
 
 /// When a rating counts as "like".
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,8 +108,8 @@ pub struct ProtocolCounts {
     pub positive_samples: u64,
 }
 
-/// A dataset in memory, ready to be written.
-#[derive(Clone, Debug)]
+/// A dataset ready to be written.
+#[derive(Debug)]
 pub struct Prepared {
     /// Users; the index is the user's value in the user field.
     pub users: Entities,
@@ -118,45 +124,57 @@ pub struct Prepared {
     /// Where each user's ratings start in the three columns below; one more at the end.
     pub user_offsets: Vec<u64>,
     /// Item of each rating, per user in time order.
-    pub item: Vec<u32>,
+    pub item: SpillVec<u32>,
     /// Level of each rating.
-    pub rating: Vec<u8>,
+    pub rating: SpillVec<u8>,
     /// Time of each rating, seconds since 1970.
-    pub timestamp: Vec<i64>,
-    /// User of each sample, in global time order.
-    pub sample_user: Vec<u32>,
-    /// Position of each sample in the user's ratings.
-    pub sample_position: Vec<u32>,
+    pub timestamp: SpillVec<i64>,
+    /// Row of each sample in the three columns above, in global time order.
+    pub sample: SpillVec<u32>,
     /// Where valid and test start among the samples.
     pub split: [u64; 2],
     /// Numbers for people.
     pub counts: ProtocolCounts,
 }
 
-/// Applies the protocol.
+/// Applies the protocol, in memory.
 ///
 /// # Errors
 /// Settings that make no sense, more than 2^32 features, or no sample left: the error counts what
 /// each step left and names the setting to lower.
 pub fn prepare(raw: &RawTables, config: &ProtocolConfig) -> Result<Prepared> {
+    prepare_within(raw, config, &Spill::never())
+}
+
+/// [`prepare`], with as many rows in memory as `spill` says.
+///
+/// # Errors
+/// As [`prepare`]; also, a temporary file can't be written.
+pub fn prepare_within(raw: &RawTables, config: &ProtocolConfig, spill: &Spill) -> Result<Prepared> {
     check(config)?;
-    let kept = k_core(raw, config.k_core);
-    let order = sorted(raw, &kept);
-
-    let users = first_appearances(raw.users.keys.len(), order.iter().map(|r| raw.user(*r)));
-    let items = first_appearances(raw.items.keys.len(), order.iter().map(|r| raw.item(*r)));
-    let columns = columns_by_user(raw, &order, &users, &items);
-
+    let core = Core::new(raw, config.k_core)?;
+    let (users, items) = appearances(raw, &core)?;
     let likes: Vec<bool> = raw.rating_levels.iter().map(|r| config.label.is_like(*r)).collect();
-    let samples = samples(raw, &order, &users, &likes, config.min_history);
-    let counts = ProtocolCounts {
-        raw_ratings: raw.ratings.user.len() as u64,
-        raw_users: distinct(raw.users.keys.len(), &raw.ratings.user),
-        raw_items: distinct(raw.items.keys.len(), &raw.ratings.item),
-        positive_samples: samples.positive,
+    let (min_history, likes_of) = (config.min_history, &likes);
+    let order = Order {
+        raw,
+        core: &core,
+        users: &users,
+        items: &items,
+        likes: likes_of,
+        min_history,
+        spill,
     };
-    if samples.user.is_empty() {
-        return Err(no_samples(config, &counts, &columns.offsets, items.kept.len()));
+    let columns = order.columns()?;
+    let [raw_users, raw_items] = core.raw;
+    let counts = ProtocolCounts {
+        raw_ratings: raw.ratings.len() as u64,
+        raw_users,
+        raw_items,
+        positive_samples: columns.positive,
+    };
+    if columns.sample.is_empty() {
+        return Err(no_samples(config, &counts, &columns.user_offsets, items.kept.len()));
     }
 
     let (user_entities, user_cardinalities) = encode_entities(&raw.users, &users.kept);
@@ -168,13 +186,12 @@ pub fn prepare(raw: &RawTables, config: &ProtocolConfig) -> Result<Prepared> {
         fields,
         rating_levels: raw.rating_levels.clone(),
         likes,
-        user_offsets: columns.offsets,
+        user_offsets: columns.user_offsets,
         item: columns.item,
         rating: columns.rating,
         timestamp: columns.timestamp,
-        split: split_points(samples.user.len() as u64, config.split),
-        sample_user: samples.user,
-        sample_position: samples.position,
+        split: split_points(columns.sample.len() as u64, config.split),
+        sample: columns.sample,
         counts,
     })
 }
@@ -192,36 +209,6 @@ fn check(config: &ProtocolConfig) -> Result<()> {
         return bad("label", format!("{value} is not a number of stars"));
     }
     Ok(())
-}
-
-struct Samples {
-    user: Vec<u32>,
-    position: Vec<u32>,
-    positive: u64,
-}
-
-/// One sample per rating with at least `min_history` earlier ratings of its user, in time order.
-fn samples(
-    raw: &RawTables,
-    order: &[u32],
-    users: &Appearances,
-    likes: &[bool],
-    min_history: u32,
-) -> Samples {
-    let mut seen = vec![0_u32; users.kept.len()];
-    let mut samples = Samples { user: Vec::new(), position: Vec::new(), positive: 0 };
-    for row in order {
-        let user = at(&users.index, raw.user(*row));
-        let Some(position) = seen.get_mut(user as usize) else { continue };
-        if *position >= min_history {
-            samples.user.push(user);
-            samples.position.push(*position);
-            let level = raw.ratings.level.get(*row as usize).copied().unwrap_or_default();
-            samples.positive += u64::from(likes.get(usize::from(level)) == Some(&true));
-        }
-        *position += 1;
-    }
-    samples
 }
 
 /// Picks and encodes the kept entities; also the number of values per field after the id.

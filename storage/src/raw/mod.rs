@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::spill::{Fixed, Spill, SpillVec};
 
+mod chunks;
+mod duplicates;
 mod movielens_100k;
 mod movielens_1m;
 mod movielens_25m;
@@ -55,8 +58,41 @@ pub struct RawEntities {
     pub texts: Vec<RawColumn>,
 }
 
+/// One rating.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rating {
+    pub(crate) user: u32,
+    pub(crate) item: u32,
+    pub(crate) level: u8,
+    pub(crate) timestamp: i64,
+}
+
+impl Fixed for Rating {
+    const SIZE: usize = 17;
+
+    fn put(self, bytes: &mut Vec<u8>) {
+        self.timestamp.put(bytes);
+        self.user.put(bytes);
+        self.item.put(bytes);
+        self.level.put(bytes);
+    }
+
+    fn get(bytes: &[u8]) -> Self {
+        let part = |range| bytes.get(range).unwrap_or_default();
+        Self {
+            timestamp: Fixed::get(part(0..8)),
+            user: Fixed::get(part(8..12)),
+            item: Fixed::get(part(12..16)),
+            level: Fixed::get(part(16..17)),
+        }
+    }
+}
+
 /// The ratings in the order of the file, one column per property.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// The columns hold all ratings, unless [`read_within`] was told to keep less in memory: then they
+/// are the last ones, and those before are in a temporary file.
+#[derive(Debug, Default)]
 pub struct RawRatings {
     /// Index into the users.
     pub user: Vec<u32>,
@@ -66,10 +102,74 @@ pub struct RawRatings {
     pub level: Vec<u8>,
     /// Seconds since 1970.
     pub timestamp: Vec<i64>,
+    /// Those before.
+    spilled: Option<SpillVec<Rating>>,
+}
+
+/// Of ratings in memory; those in a file equal none.
+impl PartialEq for RawRatings {
+    fn eq(&self, other: &Self) -> bool {
+        let in_memory = |ratings: &Self| ratings.spilled.is_none();
+        in_memory(self)
+            && in_memory(other)
+            && self.user == other.user
+            && self.item == other.item
+            && self.level == other.level
+            && self.timestamp == other.timestamp
+    }
+}
+
+impl RawRatings {
+    /// Number of ratings.
+    pub fn len(&self) -> usize {
+        self.spilled.as_ref().map_or(0, SpillVec::len) + self.user.len()
+    }
+
+    /// Whether there is no rating.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Visits all ratings in the order of the file.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(Rating) -> Result<()>) -> Result<()> {
+        if let Some(spilled) = &self.spilled {
+            spilled.for_each_piece(|piece| piece.iter().copied().try_for_each(&mut visit))?;
+        }
+        self.columns().try_for_each(visit)
+    }
+
+    /// Those in memory.
+    fn columns(&self) -> impl Iterator<Item = Rating> {
+        let pairs = self.user.iter().zip(&self.item).zip(self.level.iter().zip(&self.timestamp));
+        pairs.map(|((user, item), (level, timestamp))| Rating {
+            user: *user,
+            item: *item,
+            level: *level,
+            timestamp: *timestamp,
+        })
+    }
+
+    fn push(&mut self, rating: Rating) {
+        self.user.push(rating.user);
+        self.item.push(rating.item);
+        self.level.push(rating.level);
+        self.timestamp.push(rating.timestamp);
+    }
+
+    /// Moves what is in memory to the file.
+    fn spill(&mut self, spill: &Spill) -> Result<()> {
+        let mut spilled = match self.spilled.take() {
+            Some(spilled) => spilled,
+            None => SpillVec::new(spill, spill.rows(1, 8 * Rating::SIZE).min(1 << 16)),
+        };
+        self.columns().try_for_each(|rating| spilled.push(rating))?;
+        *self = Self { spilled: Some(spilled), ..Self::default() };
+        Ok(())
+    }
 }
 
 /// Everything a layout holds. Users and items without a rating may be among them.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct RawTables {
     /// The star value of each rating level, ascending.
     pub rating_levels: Vec<f32>,
@@ -81,16 +181,6 @@ pub struct RawTables {
     pub ratings: RawRatings,
 }
 
-impl RawTables {
-    pub(crate) fn user(&self, row: u32) -> u32 {
-        self.ratings.user.get(row as usize).copied().unwrap_or(u32::MAX)
-    }
-
-    pub(crate) fn item(&self, row: u32) -> u32 {
-        self.ratings.item.get(row as usize).copied().unwrap_or(u32::MAX)
-    }
-}
-
 /// Reads the raw files of a dataset in directory `dir`.
 ///
 /// # Errors
@@ -98,11 +188,19 @@ impl RawTables {
 /// columns, a rating that is none of the format's levels, a timestamp that is not an integer, an
 /// unknown user or item, or rates an item again.
 pub fn read(format: DatasetFormat, dir: &Path) -> Result<RawTables> {
+    read_within(format, dir, &Spill::never())
+}
+
+/// [`read`], with as much in memory as `spill` says. Users and items are in memory in any case.
+///
+/// # Errors
+/// As [`read`]; also, a temporary file can't be written.
+pub fn read_within(format: DatasetFormat, dir: &Path, spill: &Spill) -> Result<RawTables> {
     match format {
-        DatasetFormat::Movietweetings => movietweetings::read(dir),
-        DatasetFormat::Movielens100k => movielens_100k::read(dir),
-        DatasetFormat::Movielens1m => movielens_1m::read(dir),
-        DatasetFormat::Movielens25m => movielens_25m::read(dir),
+        DatasetFormat::Movietweetings => movietweetings::read(dir, spill),
+        DatasetFormat::Movielens100k => movielens_100k::read(dir, spill),
+        DatasetFormat::Movielens1m => movielens_1m::read(dir, spill),
+        DatasetFormat::Movielens25m => movielens_25m::read(dir, spill),
     }
 }
 

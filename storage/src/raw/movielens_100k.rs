@@ -7,6 +7,7 @@ use super::movielens_1m::gender_word;
 use super::source::{Encoding, Lines, Place, columns};
 use super::tables::{EntityBuilder, RatingBuilder, film, whole_stars};
 use crate::error::{RawProblem, Result};
+use crate::spill::Spill;
 
 /// The genres of the flags at the end of a line of `u.item`, in order.
 const GENRES: [&str; 19] = [
@@ -31,12 +32,12 @@ const GENRES: [&str; 19] = [
     "Western",
 ];
 
-pub(super) fn read(dir: &Path) -> Result<RawTables> {
+pub(super) fn read(dir: &Path, spill: &Spill) -> Result<RawTables> {
     let items = read_items(dir)?;
     let users = read_users(dir)?;
     let mut lines = Lines::open(dir, "u.data", Encoding::Utf8)?;
     let path = lines.path().to_path_buf();
-    let mut ratings = RatingBuilder::new(&path, users, items, whole_stars(1, 5));
+    let mut ratings = RatingBuilder::new(&path, users, items, whole_stars(1, 5), spill);
     while let Some((line, text)) = lines.next()? {
         let place = Place { path: &path, line };
         ratings.add(line, columns(place, &text, "\t", "user, item, rating, timestamp; tabs")?)?;

@@ -7,6 +7,7 @@ use super::movietweetings::{read_movies, read_ratings};
 use super::source::{Encoding, Lines, Place, columns};
 use super::tables::{EntityBuilder, whole_stars};
 use crate::error::{RawProblem, Result};
+use crate::spill::Spill;
 
 /// Age codes of the release's documentation.
 const AGES: [(&str, &str); 7] = [
@@ -44,10 +45,10 @@ const OCCUPATIONS: [&str; 21] = [
     "writer",
 ];
 
-pub(super) fn read(dir: &Path) -> Result<RawTables> {
+pub(super) fn read(dir: &Path, spill: &Spill) -> Result<RawTables> {
     let items = read_movies(dir, Encoding::Latin1)?;
     let users = read_users(dir)?;
-    read_ratings(dir, users, items, whole_stars(1, 5))
+    read_ratings(dir, users, items, whole_stars(1, 5), spill)
 }
 
 fn read_users(dir: &Path) -> Result<EntityBuilder> {

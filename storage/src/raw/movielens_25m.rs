@@ -1,18 +1,26 @@
 //! MovieLens-25M (and the other releases with its layout): `movies.csv` and `ratings.csv` with
 //! headers, UTF-8, ratings 0.5..5 in half stars.
 
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder};
 
 use super::RawTables;
+use super::chunks::{Chunk, Chunks};
 use super::source::{Place, damaged, locate, open};
-use super::tables::{EntityBuilder, RatingBuilder, film};
+use super::tables::{EntityBuilder, Part, PartReader, RatingBuilder, film};
 use crate::error::{RawProblem, Result, StorageError};
+use crate::spill::Spill;
 
-pub(super) fn read(dir: &Path) -> Result<RawTables> {
-    let mut movies = Rows::open(dir, "movies.csv", "movieId,title,genres")?;
-    let path = movies.path.clone();
+const MOVIES: &str = "movieId,title,genres";
+const RATINGS: &str = "userId,movieId,rating,timestamp";
+/// Largest part of the file that a thread reads at a time, in bytes.
+const MAX_CHUNK: usize = 4 << 20;
+
+pub(super) fn read(dir: &Path, spill: &Spill) -> Result<RawTables> {
+    let path = locate(dir, "movies.csv")?;
+    let mut movies = Rows::with_header(&path, open(&path)?, MOVIES)?;
     let texts = ["title", "genres", "year"];
     let mut items = EntityBuilder::table("item", &["title", "genre"], &texts, &path);
     while let Some((line, [key, title, genres])) = movies.next()? {
@@ -20,30 +28,144 @@ pub(super) fn read(dir: &Path) -> Result<RawTables> {
         items.add(Place { path: &path, line }, key, [title, genre], texts)?;
     }
 
-    let mut rows = Rows::open(dir, "ratings.csv", "userId,movieId,rating,timestamp")?;
+    let path = locate(dir, "ratings.csv")?;
     let users = EntityBuilder::open_ended("user");
     let levels = (1..=10).map(|half| half as f32 / 2.0).collect();
-    let mut ratings = RatingBuilder::new(&rows.path, users, items, levels);
-    while let Some((line, row)) = rows.next()? {
-        ratings.add(line, row)?;
-    }
+    let mut ratings = RatingBuilder::new(&path, users, items, levels, spill);
+    read_ratings(&path, &mut ratings, spill)?;
     ratings.finish()
 }
 
-/// The rows of a CSV file with a header.
-struct Rows {
-    path: PathBuf,
-    reader: Reader<Box<dyn std::io::BufRead>>,
-    layout: &'static str,
-    record: ByteRecord,
+/// Reads `ratings.csv` with all threads, for as long as a line is a row: the first chunk that
+/// has a quote, within which a line may end, and all after it are left to the CSV parser.
+fn read_ratings(path: &Path, ratings: &mut RatingBuilder, spill: &Spill) -> Result<()> {
+    // A chunk and what was read of it take about three times the chunk's size.
+    let size = spill.rows(2, 3 * spill.threads()).clamp(1 << 12, MAX_CHUNK);
+    let mut chunks = Chunks::open(path, size)?;
+    let Some(header) = chunks.header()? else {
+        return Err(StorageError::EmptyRawFile { path: path.to_path_buf() });
+    };
+    if header.trim_ascii_end() != RATINGS.as_bytes() {
+        let (rest, failed) = chunks.into_rest();
+        let mut rows = Rows::with_header(path, io::Cursor::new(header).chain(rest), RATINGS)?;
+        read_rows(&mut rows, ratings)?;
+        return failed.map_or(Ok(()), Err);
+    }
+    loop {
+        let (mut batch, mut quoted, mut ended) = (Vec::new(), None, None);
+        while batch.len() < spill.threads() && quoted.is_none() && ended.is_none() {
+            match chunks.next() {
+                Ok(Some(chunk)) if needs_parser(&chunk.bytes) => quoted = Some(chunk),
+                Ok(Some(chunk)) => batch.push(chunk),
+                other => ended = Some(other.map(|_| ())),
+            }
+        }
+        for part in read_batch(path, ratings, &batch) {
+            ratings.add_part(part)?;
+        }
+        if let Some(end) = ended {
+            return end;
+        }
+        if let Some(Chunk { line, bytes }) = quoted {
+            let (rest, failed) = chunks.into_rest();
+            let mut rows = Rows::new(path, io::Cursor::new(bytes).chain(rest), RATINGS, line);
+            read_rows(&mut rows, ratings)?;
+            return failed.map_or(Ok(()), Err);
+        }
+    }
 }
 
-impl Rows {
-    fn open(dir: &Path, name: &'static str, layout: &'static str) -> Result<Self> {
-        let path = locate(dir, name)?;
-        let source = open(&path)?;
+/// Whether lines may not be rows: quotes, or carriage returns that end a line by themselves.
+fn needs_parser(bytes: &[u8]) -> bool {
+    let lone = |pair: &[u8]| matches!(pair, [b'\r', next] if *next != b'\n');
+    bytes.contains(&b'"') || bytes.contains(&b'\r') && bytes.windows(2).any(lone)
+}
+
+/// Reads chunks, each by a thread of its own. The parts are in the order of the chunks.
+fn read_batch(path: &Path, ratings: &RatingBuilder, batch: &[Chunk]) -> Vec<Part> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            batch.iter().map(|chunk| scope.spawn(|| read_chunk(path, ratings, chunk))).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Part>| match thread.join() {
+            Ok(part) => part,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        threads.into_iter().map(join).collect()
+    })
+}
+
+fn read_chunk(path: &Path, ratings: &RatingBuilder, chunk: &Chunk) -> Part {
+    let mut part = PartReader::new(ratings);
+    for (line, text) in (chunk.line..).zip(chunk.bytes.split(|b| *b == b'\n')) {
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        // As the CSV parser does, blank lines are passed over.
+        if text.is_empty() {
+            continue;
+        }
+        let row = split(Place { path, line }, text);
+        if let Err(error) = row.and_then(|row| part.add(line, row)) {
+            return part.finish(Some(error));
+        }
+    }
+    part.finish(None)
+}
+
+/// The columns of a line without quotes.
+fn split<'a>(place: Place<'_>, text: &'a [u8]) -> Result<[&'a str; 4]> {
+    let (mut columns, mut found) = ([&[][..]; 4], 0);
+    for bytes in text.split(|b| *b == b',') {
+        if let Some(column) = columns.get_mut(found) {
+            *column = bytes;
+        }
+        found += 1;
+    }
+    as_text(place, columns, found, RATINGS)
+}
+
+/// Columns as text, if there are `N` of them.
+fn as_text<'a, const N: usize>(
+    place: Place<'_>,
+    columns: [&'a [u8]; N],
+    found: usize,
+    layout: &'static str,
+) -> Result<[&'a str; N]> {
+    if found != N {
+        return Err(place.error("line", RawProblem::ColumnCount { expected: N, found, layout }));
+    }
+    let mut row = [""; N];
+    for (column, bytes) in row.iter_mut().zip(columns) {
+        *column = std::str::from_utf8(bytes)
+            .map_err(|e| place.error("line", RawProblem::NotUtf8 { position: e.valid_up_to() }))?;
+    }
+    Ok(row)
+}
+
+fn read_rows<R: BufRead>(rows: &mut Rows<R>, ratings: &mut RatingBuilder) -> Result<()> {
+    while let Some((line, row)) = rows.next()? {
+        ratings.add(line, row)?;
+    }
+    Ok(())
+}
+
+/// The rows of a CSV file.
+struct Rows<R> {
+    path: PathBuf,
+    reader: Reader<R>,
+    layout: &'static str,
+    record: ByteRecord,
+    /// Number of the first line that the reader sees.
+    first: u64,
+}
+
+impl<R: BufRead> Rows<R> {
+    fn new(path: &Path, source: R, layout: &'static str, first: u64) -> Self {
         let reader = ReaderBuilder::new().has_headers(false).flexible(true).from_reader(source);
-        let mut rows = Self { path, reader, layout, record: ByteRecord::new() };
+        Self { path: path.to_path_buf(), reader, layout, record: ByteRecord::new(), first }
+    }
+
+    /// A file from its start, which must be this header.
+    fn with_header(path: &Path, source: R, layout: &'static str) -> Result<Self> {
+        let mut rows = Self::new(path, source, layout, 1);
         if !rows.advance()? {
             return Err(StorageError::EmptyRawFile { path: rows.path });
         }
@@ -61,29 +183,24 @@ impl Rows {
         if !self.advance()? {
             return Ok(None);
         }
-        let line = self.record.position().map_or(0, csv::Position::line);
+        let line = self.line();
+        let mut columns = [&[][..]; N];
+        columns.iter_mut().zip(self.record.iter()).for_each(|(column, bytes)| *column = bytes);
         let place = Place { path: &self.path, line };
-        let found = self.record.len();
-        if found != N {
-            let problem = RawProblem::ColumnCount { expected: N, found, layout: self.layout };
-            return Err(place.error("line", problem));
-        }
-        let mut row = [""; N];
-        for (column, bytes) in row.iter_mut().zip(self.record.iter()) {
-            *column = std::str::from_utf8(bytes).map_err(|e| {
-                place.error("line", RawProblem::NotUtf8 { position: e.valid_up_to() })
-            })?;
-        }
-        Ok(Some((line, row)))
+        Ok(Some((line, as_text(place, columns, self.record.len(), self.layout)?)))
+    }
+
+    fn line(&self) -> u64 {
+        self.record.position().map_or(0, |position| position.line() + self.first - 1)
     }
 
     fn advance(&mut self) -> Result<bool> {
-        let line = self.record.position().map_or(0, csv::Position::line);
+        let line = self.line();
         self.reader.read_byte_record(&mut self.record).map_err(|e| {
             let text = e.to_string();
             let source = match e.into_kind() {
                 ErrorKind::Io(source) => source,
-                _ => std::io::Error::other(text),
+                _ => io::Error::other(text),
             };
             damaged(&self.path, line, source)
         })

@@ -6,11 +6,12 @@ use super::RawTables;
 use super::source::{Encoding, Lines, Place, columns};
 use super::tables::{EntityBuilder, RatingBuilder, film, whole_stars};
 use crate::error::Result;
+use crate::spill::Spill;
 
-pub(super) fn read(dir: &Path) -> Result<RawTables> {
+pub(super) fn read(dir: &Path, spill: &Spill) -> Result<RawTables> {
     let items = read_movies(dir, Encoding::Utf8)?;
     let users = EntityBuilder::open_ended("user");
-    read_ratings(dir, users, items, whole_stars(0, 10))
+    read_ratings(dir, users, items, whole_stars(0, 10), spill)
 }
 
 /// `movies.dat`, which MovieLens-1M has as well.
@@ -34,10 +35,11 @@ pub(super) fn read_ratings(
     users: EntityBuilder,
     items: EntityBuilder,
     levels: Vec<f32>,
+    spill: &Spill,
 ) -> Result<RawTables> {
     let mut lines = Lines::open(dir, "ratings.dat", Encoding::Utf8)?;
     let path = lines.path().to_path_buf();
-    let mut ratings = RatingBuilder::new(&path, users, items, levels);
+    let mut ratings = RatingBuilder::new(&path, users, items, levels, spill);
     while let Some((line, text)) = lines.next()? {
         let place = Place { path: &path, line };
         ratings.add(line, columns(place, &text, "::", "user::item::rating::timestamp")?)?;

@@ -11,7 +11,7 @@ use flate2::read::MultiGzDecoder;
 use crate::error::{RawProblem, Result, StorageError};
 
 /// No line of a real file comes near; a file without line ends must not fill the memory.
-const MAX_LINE: usize = 1 << 20;
+pub(super) const MAX_LINE: usize = 1 << 20;
 const BOM: [u8; 3] = [0xef, 0xbb, 0xbf];
 
 /// How the bytes of a file become text.

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::duplicates::{self, Duplicate};
 use super::source::Place;
-use super::{RawColumn, RawEntities, RawRatings, RawTables};
+use super::{Rating, RawColumn, RawEntities, RawRatings, RawTables};
 use crate::error::{RawProblem, Result, StorageError};
+use crate::spill::{Fixed, Spill};
 
 /// Users or items while they are read.
 #[derive(Default)]
@@ -68,17 +70,22 @@ impl EntityBuilder {
         Ok(())
     }
 
-    /// The index of a key that a rating names.
-    fn resolve(&mut self, place: Place<'_>, field: &'static str, key: &str) -> Result<u32> {
+    /// The index of a key that a rating names, which must be known already.
+    fn find(&self, place: Place<'_>, field: &'static str, key: &str) -> Result<u32> {
         if let Some(index) = self.index.get(key) {
             return Ok(*index);
         }
         if key.is_empty() {
             return Err(place.error(field, RawProblem::Empty));
         }
-        if let Some(table) = &self.table {
-            let problem = RawProblem::UnknownKey { key: key.to_owned(), table: table.clone() };
-            return Err(place.error(field, problem));
+        let table = self.table.clone().unwrap_or_default();
+        Err(place.error(field, RawProblem::UnknownKey { key: key.to_owned(), table }))
+    }
+
+    /// The index of a key that a rating names; without a table, a new one if need be.
+    fn resolve(&mut self, place: Place<'_>, field: &'static str, key: &str) -> Result<u32> {
+        if self.table.is_some() || key.is_empty() || self.index.contains_key(key) {
+            return self.find(place, field, key);
         }
         let next = self.entities.keys.len() as u32;
         self.index.insert(key.to_owned(), next);
@@ -94,7 +101,12 @@ pub(super) struct RatingBuilder {
     items: EntityBuilder,
     levels: Vec<f32>,
     ratings: RawRatings,
-    lines: Vec<u32>,
+    /// Row and line wherever a row is not one line after the row before.
+    lines: Vec<(u64, u64)>,
+    next_line: u64,
+    spill: Spill,
+    /// Ratings in memory after which they are spilled.
+    room: usize,
 }
 
 impl RatingBuilder {
@@ -104,9 +116,19 @@ impl RatingBuilder {
         users: EntityBuilder,
         items: EntityBuilder,
         levels: Vec<f32>,
+        spill: &Spill,
     ) -> Self {
-        let ratings = RawRatings::default();
-        Self { path: path.to_path_buf(), users, items, levels, ratings, lines: Vec::new() }
+        Self {
+            path: path.to_path_buf(),
+            users,
+            items,
+            levels,
+            ratings: RawRatings::default(),
+            lines: Vec::new(),
+            next_line: 0,
+            spill: spill.clone(),
+            room: spill.rows(1, Rating::SIZE),
+        }
     }
 
     /// Adds one rating: user, item, rating and timestamp as in the file.
@@ -114,16 +136,33 @@ impl RatingBuilder {
         let place = Place { path: &self.path, line };
         let user = self.users.resolve(place, "user", user)?;
         let item = self.items.resolve(place, "item", item)?;
+        let (level, timestamp) = self.values(place, rating, time)?;
+        self.push(line, Rating { user, item, level, timestamp })
+    }
+
+    fn push(&mut self, line: u64, rating: Rating) -> Result<()> {
+        let row = self.ratings.len() as u64;
+        if row >= u64::from(u32::MAX) {
+            let place = Place { path: &self.path, line };
+            return Err(place.error("line", RawProblem::TooManyRatings));
+        }
+        if line != self.next_line || row == 0 {
+            self.lines.push((row, line));
+        }
+        self.next_line = line + 1;
+        if self.ratings.user.len() >= self.room {
+            self.ratings.spill(&self.spill)?;
+        }
+        self.ratings.push(rating);
+        Ok(())
+    }
+
+    fn values(&self, place: Place<'_>, rating: &str, time: &str) -> Result<(u8, i64)> {
         let level = self.level(place, rating)?;
         let timestamp = time
             .parse()
             .map_err(|_| place.error("timestamp", RawProblem::NotATimestamp(time.to_owned())))?;
-        self.ratings.user.push(user);
-        self.ratings.item.push(item);
-        self.ratings.level.push(level);
-        self.ratings.timestamp.push(timestamp);
-        self.lines.push(u32::try_from(line).unwrap_or(u32::MAX));
-        Ok(())
+        Ok((level, timestamp))
     }
 
     fn level(&self, place: Place<'_>, rating: &str) -> Result<u8> {
@@ -139,12 +178,31 @@ impl RatingBuilder {
         })
     }
 
+    /// Adds what was read of a part of the file, up to its error if there is one. Users get their
+    /// indices here, so that these do not depend on how the file was cut into parts.
+    pub(super) fn add_part(&mut self, part: Part) -> Result<()> {
+        let place = Place { path: &self.path, line: 0 };
+        let users: Vec<u32> = part
+            .users
+            .iter()
+            .map(|key| self.users.resolve(place, "user", key))
+            .collect::<Result<_>>()?;
+        for (line, rating) in part.rows {
+            let user = users.get(rating.user as usize).copied().unwrap_or(u32::MAX);
+            self.push(line, Rating { user, ..rating })?;
+        }
+        part.error.map_or(Ok(()), Err)
+    }
+
     /// The tables, once no (user, item) pair is found to occur twice.
     pub(super) fn finish(self) -> Result<RawTables> {
-        if self.ratings.user.is_empty() {
+        if self.ratings.is_empty() {
             return Err(StorageError::EmptyRawFile { path: self.path });
         }
-        self.refuse_duplicates()?;
+        let (users, items) = (self.users.entities.keys.len(), self.items.entities.keys.len());
+        if let Some(twice) = duplicates::first(&self.ratings, users, items, &self.spill)? {
+            return Err(self.duplicate(twice));
+        }
         Ok(RawTables {
             rating_levels: self.levels,
             users: self.users.entities,
@@ -153,43 +211,88 @@ impl RatingBuilder {
         })
     }
 
-    fn refuse_duplicates(&self) -> Result<()> {
-        let pairs = || self.ratings.user.iter().zip(&self.ratings.item);
-        let key = |(user, item): (&u32, &u32)| (u64::from(*user) << 32) | u64::from(*item);
-        let mut sorted: Vec<u64> = pairs().map(key).collect();
-        sorted.sort_unstable();
-        sorted.dedup();
-        if sorted.len() == self.ratings.user.len() {
-            return Ok(());
-        }
-        drop(sorted);
-        // Rare: find the first line that repeats a pair, and the line it repeats.
-        let mut first: HashMap<u64, usize> = HashMap::new();
-        for (row, pair) in pairs().enumerate() {
-            if let Some(old) = first.insert(key(pair), row) {
-                return Err(self.duplicate(old, row));
-            }
-        }
-        Ok(())
-    }
-
-    fn duplicate(&self, old: usize, row: usize) -> StorageError {
-        let line = |row: usize| u64::from(self.lines.get(row).copied().unwrap_or_default());
-        let same = self.ratings.level.get(old) == self.ratings.level.get(row)
-            && self.ratings.timestamp.get(old) == self.ratings.timestamp.get(row);
-        let name = |keys: &[String], index: Option<&u32>| {
-            index.and_then(|i| keys.get(*i as usize)).cloned().unwrap_or_default()
+    fn duplicate(
+        &self,
+        Duplicate { rows: [old, row], ratings: [first, second] }: Duplicate,
+    ) -> StorageError {
+        let line = |row: u32| {
+            let row = u64::from(row);
+            let before = self.lines.partition_point(|(start, _)| *start <= row);
+            let start = before.checked_sub(1).and_then(|i| self.lines.get(i));
+            start.map_or(0, |(start, line)| line + row - start)
         };
-        let problem = if same {
+        let key = |entities: &EntityBuilder, index: u32| {
+            entities.entities.keys.get(index as usize).cloned().unwrap_or_default()
+        };
+        let problem = if first == second {
             RawProblem::DuplicateLine { first: line(old) }
         } else {
             RawProblem::SecondRating {
-                user: name(&self.users.entities.keys, self.ratings.user.get(row)),
-                item: name(&self.items.entities.keys, self.ratings.item.get(row)),
+                user: key(&self.users, second.user),
+                item: key(&self.items, second.item),
                 first: line(old),
             }
         };
         Place { path: &self.path, line: line(row) }.error("line", problem)
+    }
+}
+
+/// What was read of a part of a file, by a thread of its own.
+#[derive(Default)]
+pub(super) struct Part {
+    /// Keys of the users, as they first appear in the part.
+    users: Vec<String>,
+    /// Each rating with its line; the user is an index into `users`.
+    rows: Vec<(u64, Rating)>,
+    /// What ended the part early.
+    error: Option<StorageError>,
+}
+
+/// Reads a part of a file.
+pub(super) struct PartReader<'a> {
+    ratings: &'a RatingBuilder,
+    index: HashMap<String, u32>,
+    part: Part,
+}
+
+impl<'a> PartReader<'a> {
+    /// A reader whose items, levels and path are those of `ratings`.
+    pub(super) fn new(ratings: &'a RatingBuilder) -> Self {
+        Self { ratings, index: HashMap::new(), part: Part::default() }
+    }
+
+    /// Adds a line, as [`RatingBuilder::add`] would.
+    pub(super) fn add(&mut self, line: u64, [user, item, rating, time]: [&str; 4]) -> Result<()> {
+        let place = Place { path: &self.ratings.path, line };
+        let user = self.user(place, user)?;
+        let item = self.ratings.items.find(place, "item", item)?;
+        let (level, timestamp) = self.ratings.values(place, rating, time)?;
+        self.part.rows.push((line, Rating { user, item, level, timestamp }));
+        Ok(())
+    }
+
+    fn user(&mut self, place: Place<'_>, key: &str) -> Result<u32> {
+        // Files mostly have a user's ratings together.
+        let last = self.part.rows.last().map_or(0, |(_, rating)| rating.user);
+        if self.part.users.get(last as usize).is_some_and(|k| k == key) {
+            return Ok(last);
+        }
+        if let Some(index) = self.index.get(key) {
+            return Ok(*index);
+        }
+        if key.is_empty() {
+            return Err(place.error("user", RawProblem::Empty));
+        }
+        let next = self.part.users.len() as u32;
+        self.index.insert(key.to_owned(), next);
+        self.part.users.push(key.to_owned());
+        Ok(next)
+    }
+
+    /// What was read, and what ended it early.
+    pub(super) fn finish(mut self, error: Option<StorageError>) -> Part {
+        self.part.error = error;
+        self.part
     }
 }
 

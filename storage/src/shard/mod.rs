@@ -13,6 +13,7 @@
 //! hashes, which [`Shard::verify`] checks: together they refuse any changed byte.
 
 use std::collections::HashSet;
+use std::io;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -53,17 +54,46 @@ pub enum Column<'a> {
     I64(&'a [i64]),
     /// 32-bit floats.
     F32(&'a [f32]),
+    /// Numbers that are not in memory together.
+    Pieces(&'a dyn Pieces),
 }
 
-impl<'a> Column<'a> {
-    fn parts(&self) -> (DType, usize, &'a [u8]) {
+/// A column that is handed over piece by piece.
+pub trait Pieces: std::fmt::Debug {
+    /// An empty column of the elements' type.
+    fn dtype(&self) -> Column<'static>;
+    /// Number of rows.
+    fn rows(&self) -> usize;
+    /// Hands all rows to `write`, in order, as columns of that type.
+    ///
+    /// # Errors
+    /// That of `write`, or a piece can't be read.
+    fn write(&self, write: &mut dyn FnMut(Column<'_>) -> io::Result<()>) -> io::Result<()>;
+}
+
+impl Column<'_> {
+    fn shape(&self) -> (DType, usize) {
         match *self {
-            Column::U8(v) => (DType::U8, v.len(), v),
-            Column::U16(v) => (DType::U16, v.len(), as_bytes(v)),
-            Column::U32(v) => (DType::U32, v.len(), as_bytes(v)),
-            Column::U64(v) => (DType::U64, v.len(), as_bytes(v)),
-            Column::I64(v) => (DType::I64, v.len(), as_bytes(v)),
-            Column::F32(v) => (DType::F32, v.len(), as_bytes(v)),
+            Column::U8(v) => (DType::U8, v.len()),
+            Column::U16(v) => (DType::U16, v.len()),
+            Column::U32(v) => (DType::U32, v.len()),
+            Column::U64(v) => (DType::U64, v.len()),
+            Column::I64(v) => (DType::I64, v.len()),
+            Column::F32(v) => (DType::F32, v.len()),
+            Column::Pieces(pieces) => (pieces.dtype().shape().0, pieces.rows()),
+        }
+    }
+
+    /// Hands the column's bytes to `write`.
+    fn write(&self, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        match *self {
+            Column::U8(v) => write(v),
+            Column::U16(v) => write(as_bytes(v)),
+            Column::U32(v) => write(as_bytes(v)),
+            Column::U64(v) => write(as_bytes(v)),
+            Column::I64(v) => write(as_bytes(v)),
+            Column::F32(v) => write(as_bytes(v)),
+            Column::Pieces(pieces) => pieces.write(&mut |piece| piece.write(write)),
         }
     }
 }
@@ -139,16 +169,23 @@ pub fn write_shard(path: &Path, kind: &str, columns: &[(&str, Column<'_>)]) -> R
     let mut length = prefix.len() as u64;
     write_atomic(path, |w| {
         w.write_all(&prefix)?;
-        for (_, column) in columns {
-            let (_, _, bytes) = column.parts();
-            let zeros = padding(bytes.len());
-            let mut hasher = Xxh3::new();
-            hasher.update(bytes);
+        for (name, column) in columns {
+            let (dtype, rows) = column.shape();
+            let (mut hasher, mut written) = (Xxh3::new(), 0);
+            column.write(&mut |bytes| {
+                hasher.update(bytes);
+                written += bytes.len();
+                w.write_all(bytes)
+            })?;
+            if written as u64 != rows as u64 * dtype.size() {
+                let what = format!("column `{name}` has {written} bytes, not {rows} rows");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+            }
+            let zeros = padding(written);
             hasher.update(zeros);
             trailer.extend_from_slice(&hasher.digest().to_le_bytes());
-            w.write_all(bytes)?;
             w.write_all(zeros)?;
-            length += (bytes.len() + zeros.len()) as u64;
+            length += (written + zeros.len()) as u64;
         }
         trailer.extend_from_slice(&xxh3_64(&trailer).to_le_bytes());
         length += trailer.len() as u64 + 16;
@@ -176,7 +213,7 @@ fn encode_prefix(kind: &str, columns: &[(&str, Column<'_>)]) -> Result<Vec<u8>, 
         let mut offset = start;
         let mut header = Header { kind: kind.to_owned(), columns: Vec::new() };
         for (name, column) in columns {
-            let (dtype, rows, _) = column.parts();
+            let (dtype, rows) = column.shape();
             let column =
                 ColumnHeader { name: (*name).to_owned(), dtype, offset, rows: rows as u64 };
             offset = column.end().and_then(align).ok_or("the columns are too long")?;

@@ -1,8 +1,9 @@
-//! Small raw directories in each layout.
+//! Small raw directories in each layout, and file systems that are soon full.
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use reclora_storage::protocol::{LabelRule, ProtocolConfig};
 use reclora_storage::raw::{self, DatasetFormat, RawTables};
@@ -126,4 +127,34 @@ pub fn config(k_core: u32, min_history: u32) -> ProtocolConfig {
 /// The MovieTweetings files of the repository.
 pub fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/data/movietweetings-100k")
+}
+
+/// Whether this process may mount file systems (CAP_SYS_ADMIN).
+pub fn may_mount() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:")).unwrap_or("0");
+    u64::from_str_radix(line.trim(), 16).unwrap_or(0) & (1 << 21) != 0
+}
+
+/// A mounted tmpfs, unmounted on drop.
+pub struct Mount(tempfile::TempDir);
+
+impl Mount {
+    pub fn new(size: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(dir.path());
+        assert!(mount.status().unwrap().success(), "tmpfs mounts");
+        Self(dir)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
 }

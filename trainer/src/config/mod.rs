@@ -70,6 +70,8 @@ pub struct DataConfig {
     pub label: LabelRule,
     /// Shares of train, valid and test in global time order.
     pub split: [f64; 3],
+    /// Memory that ratings may take while they are prepared, in MiB, at least 16; what does not fit is sorted in temporary files of the run directory. Users and items come on top. Never changes the result.
+    pub memory_limit_mib: u64,
 }
 
 /// `[backbone]`: the frozen LLM.
@@ -292,6 +294,7 @@ impl Default for DataConfig {
             min_history: 5,
             label: LabelRule::AtLeast(8.0),
             split: [0.8, 0.1, 0.1],
+            memory_limit_mib: 1024,
         }
     }
 }

@@ -11,6 +11,10 @@ use crate::error::{Result, TrainerError};
 const MAX_FOLDS: usize = 64;
 /// Largest width and depth of the CRM.
 const MAX_CRM_SIZE: usize = 1 << 14;
+/// Smallest and largest memory of `prepare`, in MiB: less makes too many temporary runs, and no machine
+/// has more.
+const MIN_MEMORY_MIB: u64 = 16;
+const MAX_MEMORY_MIB: u64 = 1 << 30;
 
 /// Ends the check of a config with the name of a setting and what is wrong with it.
 fn refuse<T>(field: &str, what: impl Into<String>) -> Result<T> {
@@ -49,6 +53,13 @@ impl Config {
         let (LabelRule::Greater(value) | LabelRule::AtLeast(value)) = data.label;
         if !value.is_finite() {
             return refuse("data.label", format!("{value} is not a rating"));
+        }
+        if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&data.memory_limit_mib) {
+            let what = format!(
+                "{} is not a number of MiB from {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}",
+                data.memory_limit_mib
+            );
+            return refuse("data.memory_limit_mib", what);
         }
         crm.validate()?;
         adapter.validate()?;
@@ -260,6 +271,8 @@ mod tests {
             ("data.split", |c| c.data.split = [0.8, 0.1, 0.2]),
             ("data.split", |c| c.data.split = [f64::NAN, 0.1, 0.2]),
             ("data.label", |c| c.data.label = LabelRule::Greater(f32::NAN)),
+            ("data.memory_limit_mib", |c| c.data.memory_limit_mib = 15),
+            ("data.memory_limit_mib", |c| c.data.memory_limit_mib = u64::MAX),
             ("crm.hidden_dim", |c| c.crm.hidden_dim = 0),
             ("crm.num_layers", |c| c.crm.num_layers = usize::MAX),
             ("crm.dropout", |c| c.crm.dropout = f32::NAN),

@@ -2,6 +2,7 @@
 
 use reclora_comm::Communicator;
 use reclora_storage::protocol::ProtocolConfig;
+use reclora_storage::spill::Spill;
 use reclora_storage::{dataset, protocol, raw};
 
 use super::{Counts, RunContext, Stage};
@@ -22,8 +23,14 @@ pub fn run(
     };
     let name = serde_json::to_value(data.format).ok();
     let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or("dataset").to_owned();
-    let prepared = protocol::prepare(&raw::read(data.format, &data.path)?, &config)?;
-    let counts = dataset::write(&prepared, &name, &ctx.path(Stage::Prepare))?;
+    let dir = ctx.path(Stage::Prepare);
+    // Neither the limit nor the threads change a byte of what is written.
+    let limit = usize::try_from(data.memory_limit_mib << 20).unwrap_or(usize::MAX);
+    let spill = Spill::within(limit, &dir, rayon::current_num_threads());
+    let raw = raw::read_within(data.format, &data.path, &spill)?;
+    let prepared = protocol::prepare_within(&raw, &config, &spill)?;
+    drop(raw);
+    let counts = dataset::write(&prepared, &name, &dir)?;
     let list: Vec<String> =
         counts.iter().map(|(name, count)| format!("{} {count}", name.replace('_', " "))).collect();
     progress.emit(Event::Message { text: format!("{name}: {}", list.join(", ")) });

@@ -1,0 +1,252 @@
+//! What does not fit into a limit of memory goes to temporary files.
+//!
+//! A [`Spill`] says how much memory there is and where the files go; [`SpillVec`] is a column that is
+//! appended to, and [`Sorter`] sorts more than fits. A file loses its name as soon as it is made: it
+//! can't be taken for a result, and is gone with the process whatever ends it. What is computed does
+//! not depend on the limit: only where it lies meanwhile does.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::atomic::create_tmp;
+use crate::error::{Result, StorageError};
+
+mod sort;
+
+pub(crate) use sort::Sorter;
+
+/// Rows that are converted, read or visited at a time.
+const PIECE: usize = 1 << 14;
+
+/// How much memory may be used for rows, where the rest goes, and how many threads there are.
+#[derive(Clone, Debug)]
+pub struct Spill {
+    dir: PathBuf,
+    limit: usize,
+    threads: usize,
+}
+
+impl Spill {
+    /// Keeps about `limit` bytes of rows in memory and the rest in directory `dir`.
+    pub fn within(limit: usize, dir: &Path, threads: usize) -> Self {
+        Self { dir: dir.to_path_buf(), limit, threads: threads.max(1) }
+    }
+
+    /// Keeps everything in memory.
+    pub fn never() -> Self {
+        Self { dir: PathBuf::new(), limit: usize::MAX, threads: 1 }
+    }
+
+    /// Threads to compute with.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// How many rows of `size` bytes fit into `eighths` of the limit; at least one.
+    pub(crate) fn rows(&self, eighths: usize, size: usize) -> usize {
+        (self.limit / 8).saturating_mul(eighths).checked_div(size).unwrap_or_default().max(1)
+    }
+
+    /// A temporary file.
+    fn file(&self) -> Result<TempFile> {
+        let path = self.dir.join("spill");
+        let (name, file) = create_tmp(&path).map_err(|e| StorageError::io("create", &path, e))?;
+        // Removes the name; the file lives as long as it is open.
+        drop(name);
+        Ok(TempFile { file, path, len: 0 })
+    }
+}
+
+/// A file without a name that is appended to and read anywhere.
+#[derive(Debug)]
+struct TempFile {
+    file: File,
+    /// What its name was, for errors.
+    path: PathBuf,
+    len: u64,
+}
+
+impl TempFile {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.file.write_all_at(bytes, self.len);
+        written.map_err(|e| StorageError::io("write the temporary file", &self.path, e))?;
+        self.len += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        let read = self.file.read_exact_at(bytes, offset);
+        read.map_err(|e| StorageError::io("read the temporary file", &self.path, e))
+    }
+
+    fn append_rows<T: Fixed>(&mut self, rows: &[T]) -> Result<()> {
+        let mut bytes = Vec::with_capacity(rows.len().min(PIECE) * T::SIZE);
+        for piece in rows.chunks(PIECE) {
+            bytes.clear();
+            piece.iter().for_each(|row| row.put(&mut bytes));
+            self.append(&bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Reads `count` rows into `rows`, which is emptied first; `bytes` is room to work in.
+    fn read_rows<T: Fixed>(
+        &self,
+        offset: u64,
+        count: usize,
+        bytes: &mut Vec<u8>,
+        rows: &mut Vec<T>,
+    ) -> Result<()> {
+        bytes.resize(count * T::SIZE, 0);
+        self.read(offset, bytes)?;
+        rows.clear();
+        rows.extend(bytes.chunks_exact(T::SIZE).map(T::get));
+        Ok(())
+    }
+}
+
+/// Numbers with a fixed number of bytes.
+pub trait Fixed: Copy {
+    /// Bytes of one.
+    const SIZE: usize;
+    /// Appends the bytes.
+    fn put(self, bytes: &mut Vec<u8>);
+    /// The number of [`Fixed::SIZE`] bytes; 0 of any other count.
+    fn get(bytes: &[u8]) -> Self;
+}
+
+macro_rules! fixed {
+    ($($t:ident),*) => { $(
+        impl Fixed for $t {
+            const SIZE: usize = size_of::<$t>();
+            fn put(self, bytes: &mut Vec<u8>) {
+                bytes.extend_from_slice(&self.to_le_bytes());
+            }
+            fn get(bytes: &[u8]) -> Self {
+                bytes.try_into().map_or(0, $t::from_le_bytes)
+            }
+        }
+    )* };
+}
+fixed!(u8, u32, i64, u128);
+
+/// A column that is appended to, in memory up to a share of the limit.
+#[derive(Debug)]
+pub struct SpillVec<T> {
+    spill: Spill,
+    /// The last rows: all, as long as none has been spilled.
+    tail: Vec<T>,
+    /// Rows after which the tail is spilled.
+    room: usize,
+    file: Option<TempFile>,
+    spilled: usize,
+}
+
+impl<T: Fixed> SpillVec<T> {
+    /// An empty column that keeps at most `room` rows in memory.
+    pub(crate) fn new(spill: &Spill, room: usize) -> Self {
+        Self { spill: spill.clone(), tail: Vec::new(), room, file: None, spilled: 0 }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.spilled + self.tail.len()
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends a row.
+    pub(crate) fn push(&mut self, row: T) -> Result<()> {
+        if self.tail.len() >= self.room {
+            self.flush()?;
+        }
+        self.tail.push(row);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(self.spill.file()?),
+        };
+        file.append_rows(&self.tail)?;
+        self.spilled += self.tail.len();
+        self.tail.clear();
+        Ok(())
+    }
+
+    /// The rows in memory: all of them, unless a limit made some go to a file.
+    pub fn in_memory(&self) -> &[T] {
+        &self.tail
+    }
+
+    /// As [`SpillVec::in_memory`], to be changed.
+    pub fn in_memory_mut(&mut self) -> &mut Vec<T> {
+        &mut self.tail
+    }
+
+    /// Visits all rows in order, in pieces.
+    ///
+    /// # Errors
+    /// That of the visitor, or the temporary file can't be read.
+    pub fn for_each_piece(&self, visit: impl FnMut(&[T]) -> Result<()>) -> Result<()> {
+        self.visit(visit)
+    }
+
+    /// As [`SpillVec::for_each_piece`], for visitors with errors of their own.
+    pub(crate) fn visit<E: From<StorageError>>(
+        &self,
+        mut visit: impl FnMut(&[T]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if let Some(file) = &self.file {
+            let (mut bytes, mut rows) = (Vec::new(), Vec::new());
+            for start in (0..self.spilled).step_by(PIECE) {
+                let count = PIECE.min(self.spilled - start);
+                file.read_rows((start * T::SIZE) as u64, count, &mut bytes, &mut rows)?;
+                visit(&rows)?;
+            }
+        }
+        self.tail.chunks(PIECE).try_for_each(visit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_come_back_in_order_from_memory_and_file() {
+        let dir = tempfile::tempdir().unwrap();
+        for (room, rows) in [(usize::MAX, 0_u32), (1, 1), (7, 7), (7, 100), (50_000, 120_000)] {
+            let spill = Spill::within(0, dir.path(), 1);
+            let mut column = SpillVec::new(&spill, room);
+            (0..rows).for_each(|row| column.push(row).unwrap());
+            let mut seen = Vec::new();
+            for _ in 0..2 {
+                seen.clear();
+                column
+                    .for_each_piece(|piece| {
+                        seen.extend_from_slice(piece);
+                        Ok(())
+                    })
+                    .unwrap();
+            }
+            assert_eq!(seen, (0..rows).collect::<Vec<_>>());
+            assert_eq!(column.len(), rows as usize);
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the files have no name");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut column = SpillVec::new(&Spill::within(0, &dir.path().join("none"), 1), 1);
+        column.push(1_u8).unwrap();
+        let error = column.push(2).unwrap_err().to_string();
+        assert!(error.contains("none"), "{error}");
+    }
+}
