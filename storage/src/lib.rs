@@ -29,5 +29,6 @@ pub mod permutation;
 pub mod protocol;
 pub mod raw;
 pub mod shard;
+pub mod verify;
 
 pub use error::{Result, StorageError};

@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StorageError};
+use crate::mmap::Pattern;
 pub use crate::protocol::{FieldInfo, FieldOwner};
 use crate::shard::{Handle, Shard};
 
@@ -113,7 +114,10 @@ impl Dataset {
     pub fn open(dir: &Path) -> Result<Self> {
         let shard = Shard::open(&dir.join(FILE), KIND)?;
         shard.verify()?;
-        check::build(shard)
+        let dataset = check::build(shard)?;
+        // From here on users come in no order: what lies around a history is of no use.
+        dataset.shard.advise(Pattern::Random);
+        Ok(dataset)
     }
 
     /// The dataset's name.

@@ -13,6 +13,7 @@ pub(crate) use validate::no_cuda;
 use std::path::PathBuf;
 
 pub use adapter::{GateInput, Head, MixForm, Projection};
+use reclora_storage::mmap::Access;
 use reclora_storage::protocol::LabelRule;
 use reclora_storage::raw::DatasetFormat;
 use serde::{Deserialize, Serialize};
@@ -263,6 +264,10 @@ pub struct RuntimeConfig {
     pub device: Device,
     /// How ranks exchange data: `tcp`, or `nccl` in builds that have it.
     pub backend: CommBackend,
+    /// How files are brought into memory: `mmap` (shared by all ranks, no copy), `pread` (each rank
+    /// reads a copy), or `automatic`: `pread` on network file systems (NFS, SMB, Lustre, GPFS, BeeGFS,
+    /// FUSE, Ceph and the like), where a file that vanishes would end the process, and `mmap` elsewhere.
+    pub file_access: Access,
     /// Seconds a rank waits for another in one collective.
     pub collective_timeout: u64,
     /// Seconds all ranks have to come to the rendezvous.
@@ -414,6 +419,7 @@ impl Default for RuntimeConfig {
             threads_per_rank: 0,
             device: Device::Cpu,
             backend: CommBackend::Tcp,
+            file_access: Access::Automatic,
             collective_timeout: 120,
             rendezvous_timeout: 60,
         }
