@@ -84,6 +84,23 @@ Then, in a config, or with --set data.path=...:
   path = \"data/synthetic\"
   label = { greater = 3.0 }";
 
+const VERIFY_LONG: &str = "\
+Reads every file of a run again and compares it with the hashes that were written with it: manifests \
+and the files they list, the columns of shards, checkpoints. Every damaged, missing or foreign file is \
+named, with the command that rebuilds it.
+
+Interrupted, the same command continues. A check that ends is forgotten: the next one reads \
+everything. Reports, logs and inputs outside the run are not checked.";
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  reclora-launch verify runs/quickstart
+  reclora-launch verify runs/quickstart/dataset
+  reclora-launch verify runs/quickstart/lens/lens-000003.shard
+  reclora-launch verify runs/quickstart --json
+
+Exit codes: 0 everything is as it was written, 1 something is not, 2 there is nothing to check.";
+
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(name = "reclora-launch", version, about = ABOUT, long_about = LONG_ABOUT)]
@@ -116,6 +133,9 @@ pub enum Command {
     /// Rebuild the report of a run
     #[command(after_help = "Examples:\n  reclora-launch report runs/quickstart")]
     Report(RunDirArgs),
+    /// Read every file of a run again: is it what was written?
+    #[command(long_about = VERIFY_LONG, after_help = VERIFY_EXAMPLES)]
+    Verify(VerifyArgs),
     /// Show configs: a resolved one, or every setting there is
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -224,6 +244,20 @@ pub struct SynthArgs {
     /// Replace files that are there
     #[arg(long)]
     pub force: bool,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// A run directory, a directory of it, or a file
+    #[arg(value_name = "RUN_OR_DIR_OR_FILE")]
+    pub path: PathBuf,
+    /// Take nothing over from an interrupted check
+    #[arg(long)]
+    pub fresh: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A run directory.

@@ -10,6 +10,7 @@ use crate::cli::{Cli, ConfigCommand, ExportArgs, PredictArgs, SynthArgs};
 use crate::config;
 use crate::error::{LaunchError, Result};
 use crate::report::{self, RunInfo};
+use reclora_storage::mmap::set_access;
 use reclora_storage::synth::{self, SynthSpec};
 use reclora_trainer::stages::{RunContext, Stage, export_pair, predict, stage_dir};
 
@@ -91,6 +92,7 @@ pub fn write_report(run_dir: &Path) -> Result<String> {
 
 fn context(run_dir: &Path) -> Result<RunContext> {
     let config = config::load_run(run_dir)?;
+    set_access(config.runtime.file_access);
     let run_dir = std::path::absolute(run_dir)?;
     Ok(RunContext { run_dir, config })
 }

@@ -124,6 +124,11 @@ fn advice(outcome: Outcome, explained: bool) -> Vec<String> {
         Outcome::Killed(Signal::SIGILL) => {
             Some("this processor lacks an instruction the program was built for: rebuild it here")
         }
+        Outcome::Killed(Signal::SIGBUS) => Some(
+            "SIGBUS is usually a mapped file that was cut short or taken away while in use, or a \
+             failing disk: `reclora-launch verify RUN` finds damaged files, and --set \
+             runtime.file_access=pread reads files instead of mapping them",
+        ),
         Outcome::Killed(_) => Some("the rank crashed: please report it with its log"),
         Outcome::PeerLost => Some(
             "a rank did not answer in time: if the machine is overloaded, raise \
@@ -198,6 +203,8 @@ mod tests {
 
     #[test]
     fn block_names_the_first_cause_and_the_others() {
+        let mapped = advice(Outcome::Killed(Signal::SIGBUS), false);
+        assert!(mapped[0].contains("runtime.file_access=pread"), "{mapped:?}");
         let killed = end(Outcome::Killed(Signal::SIGKILL), None, &["step 4"]);
         let text = failure(vec![end(Outcome::PeerLost, None, &[]), killed], 1).to_string();
         assert!(text.starts_with("stage tune failed: rank 1 was killed by SIGKILL\n"), "{text}");

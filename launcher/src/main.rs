@@ -16,6 +16,7 @@ mod rendezvous;
 mod report;
 mod run;
 mod signals;
+mod verify;
 
 use std::panic::PanicHookInfo;
 
@@ -46,6 +47,7 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Export(args) => commands::export(args),
         Command::Predict(args) => commands::predict_pair(args),
         Command::Report(args) => commands::rebuild_report(&args.run),
+        Command::Verify(args) => verify::verify(args),
         Command::Config(command) => commands::config(command),
         Command::Synth(args) => commands::synth(args),
         Command::Completions { shell } => commands::completions(*shell),

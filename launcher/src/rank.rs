@@ -10,6 +10,7 @@ use std::time::Duration;
 use color_eyre::eyre::{WrapErr, eyre};
 use nix::sys::signal::Signal;
 use reclora_storage::atomic::{RunLock, create_dir_all};
+use reclora_storage::mmap::set_access;
 use reclora_trainer::progress::{Event, Progress};
 
 use crate::config;
@@ -81,6 +82,7 @@ fn die_with_launcher(launcher: i32) -> Result<()> {
 
 fn work(role: &Role) -> Result<()> {
     let config = config::load_run(&role.run_dir)?;
+    set_access(config.runtime.file_access);
     // Held until this process is gone, however it ends: the next launcher waits for it.
     let lock_dir = role.run_dir.join(RANKS_DIR).join(format!("rank_{}", role.rank));
     create_dir_all(&lock_dir)?;

@@ -32,5 +32,6 @@ pub mod raw;
 pub mod shard;
 pub mod spill;
 pub mod synth;
+pub mod verify;
 
 pub use error::{Result, StorageError};

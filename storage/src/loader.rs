@@ -13,7 +13,20 @@ type Producer<T> = Box<dyn FnMut() -> Option<T> + Send>;
 /// Dropping it stops the thread after the item it is working on and waits for it.
 pub struct Prefetch<T> {
     source: Source<T>,
-    waited: Duration,
+    stalls: Stalls,
+}
+
+/// How the consumer had to wait: near zero when the producer keeps up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stalls {
+    /// Items handed out.
+    pub items: u64,
+    /// Items that were not ready when they were asked for.
+    pub count: u64,
+    /// Time waited in total.
+    pub waited: Duration,
+    /// The longest wait for one item.
+    pub longest: Duration,
 }
 
 enum Source<T> {
@@ -51,7 +64,7 @@ impl<T: Send + 'static> Prefetch<T> {
             Ok(thread) => Source::Thread { items, thread },
             Err(_) => Source::Inline(shared),
         };
-        Self { source, waited: Duration::ZERO }
+        Self { source, stalls: Stalls::default() }
     }
 
     /// The next item, or `None` when the producer has ended.
@@ -63,12 +76,23 @@ impl<T: Send + 'static> Prefetch<T> {
     )]
     pub fn next(&mut self) -> Option<T> {
         let start = Instant::now();
+        let mut was_ready = false;
         let item = match &self.source {
-            Source::Thread { items, .. } => items.recv().ok(),
+            Source::Thread { items, .. } => match items.try_recv() {
+                Ok(item) => {
+                    was_ready = true;
+                    Some(item)
+                }
+                Err(_) => items.recv().ok(),
+            },
             Source::Inline(producer) => producer.lock().unwrap_or_else(PoisonError::into_inner)(),
             Source::Finished => None,
         };
-        self.waited += start.elapsed();
+        let waited = start.elapsed();
+        self.stalls.waited += waited;
+        self.stalls.longest = self.stalls.longest.max(waited);
+        self.stalls.items += u64::from(item.is_some());
+        self.stalls.count += u64::from(item.is_some() && !was_ready);
         if item.is_none()
             && let Source::Thread { thread, .. } =
                 std::mem::replace(&mut self.source, Source::Finished)
@@ -81,7 +105,12 @@ impl<T: Send + 'static> Prefetch<T> {
 
     /// How long [`Prefetch::next`] has waited in total: near zero when the producer keeps up.
     pub fn waited(&self) -> Duration {
-        self.waited
+        self.stalls.waited
+    }
+
+    /// How often and how long [`Prefetch::next`] has waited, for whoever reports it.
+    pub fn stalls(&self) -> Stalls {
+        self.stalls
     }
 }
 
@@ -159,5 +188,20 @@ mod tests {
         });
         while prefetch.next().is_some() {}
         assert!(prefetch.waited() >= Duration::from_millis(50));
+        let stalls = prefetch.stalls();
+        assert_eq!((stalls.items, stalls.count), (2, 2));
+        assert!(stalls.longest >= Duration::from_millis(25) && stalls.longest <= stalls.waited);
+    }
+
+    #[test]
+    fn what_is_ready_is_no_stall() {
+        let mut numbers = 0..8;
+        let mut prefetch = Prefetch::spawn(8, "fast", move || numbers.next());
+        // The thread has filled the channel before the first item is asked for.
+        while !matches!(&prefetch.source, Source::Thread { items, .. } if items.len() == 8) {
+            std::thread::yield_now();
+        }
+        while prefetch.next().is_some() {}
+        assert_eq!((prefetch.stalls().items, prefetch.stalls().count), (8, 0));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -18,10 +18,12 @@ use crate::hash::{xxh3_file, xxh3_hex};
 /// Version of the stage directories' layout.
 pub const MANIFEST_FORMAT: u32 = 1;
 
-const MANIFEST: &str = "manifest.json";
-const PLAN: &str = "plan.json";
+pub(crate) const MANIFEST: &str = "manifest.json";
+pub(crate) const PLAN: &str = "plan.json";
+/// Largest manifest that is read: that of some million files.
+const MAX_MANIFEST: u64 = 256 << 20;
 /// Directories with what a stage needs only until it is complete.
-const WORKING: [&str; 2] = ["checkpoints", "parts"];
+pub(crate) const WORKING: [&str; 2] = ["checkpoints", "parts"];
 
 /// One file of a stage.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -34,6 +36,7 @@ pub struct FileEntry {
 
 /// What a finished stage wrote.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(deny_unknown_fields)]
 pub struct StageManifest {
     /// Name of the stage.
     pub stage: String,
@@ -49,14 +52,45 @@ pub struct StageManifest {
     pub files: BTreeMap<String, FileEntry>,
     /// Wall time in seconds.
     pub seconds: f64,
+    /// XXH3-64 of the manifest's text without this member. Manifests of earlier builds have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xxh3: Option<String>,
+}
+
+impl StageManifest {
+    /// The text of a manifest, with the hash of itself.
+    fn sealed(mut self) -> serde_json::Result<(Self, Vec<u8>)> {
+        self.xxh3 = None;
+        self.xxh3 = Some(xxh3_hex(&to_json(&self)?));
+        let text = to_json(&self)?;
+        Ok((self, text))
+    }
+
+    /// Reads a manifest; `None` where a byte of it was changed.
+    fn unseal(text: &[u8]) -> serde_json::Result<Option<Self>> {
+        let manifest: Self = serde_json::from_slice(text)?;
+        let whole = manifest.xxh3.is_none() || manifest.clone().sealed()?.1 == text;
+        Ok(whole.then_some(manifest))
+    }
+
+    /// Hash of the files' content: what a later stage depends on. Equal for equal files, whatever
+    /// their order, the fingerprint and the time taken.
+    pub(crate) fn content_hash(&self) -> String {
+        let mut text = String::new();
+        for (name, entry) in &self.files {
+            // Names hold no NUL, so that no two lists have one text.
+            text.push_str(&format!("{name}\0{}\0", entry.xxh3));
+        }
+        xxh3_hex(text.as_bytes())
+    }
 }
 
 /// What a directory is going to be.
 #[derive(Serialize, Deserialize, PartialEq)]
-struct Plan {
-    stage: String,
-    format: u32,
-    fingerprint: String,
+pub(crate) struct Plan {
+    pub(crate) stage: String,
+    pub(crate) format: u32,
+    pub(crate) fingerprint: String,
 }
 
 /// The directory of one stage of a run.
@@ -84,15 +118,16 @@ impl StageDir {
     /// It is there but unreadable, corrupt, or lists a file outside the directory.
     pub fn manifest(&self) -> Result<Option<StageManifest>> {
         let path = self.path.join(MANIFEST);
-        let text = match fs::read(&path) {
+        let text = match read_at_most(&path, MAX_MANIFEST) {
             Ok(text) => text,
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 return Ok(None);
             }
             Err(e) => return Err(StorageError::io("read", &path, e)),
         };
-        let manifest: StageManifest =
-            serde_json::from_slice(&text).map_err(|e| self.bad_file(&path, e.to_string()))?;
+        let manifest = StageManifest::unseal(&text)
+            .map_err(|e| self.bad_file(&path, e.to_string()))?
+            .ok_or_else(|| self.bad_file(&path, "is damaged (its hash differs)".into()))?;
         if let Some(name) = manifest.files.keys().find(|name| !is_inside(name)) {
             return Err(self.bad_file(&path, format!("lists {name:?}, outside the directory")));
         }
@@ -163,7 +198,7 @@ impl StageDir {
                 if entry.is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.map_err(|e| StorageError::io("remove", &path, e))?;
         }
-        write_json(&plan_path, &plan)
+        write_bytes_atomic(&plan_path, &to_json(&plan).map_err(|e| unwritable(&plan_path, &e))?)
     }
 
     fn refuse_foreign_files(&self) -> Result<()> {
@@ -191,7 +226,12 @@ impl StageDir {
         seconds: f64,
     ) -> Result<StageManifest> {
         let mut files = BTreeMap::new();
-        self.collect("", &mut files)?;
+        for name in file_names(&self.path)? {
+            let path = self.path.join(&name);
+            let meta = fs::metadata(&path).map_err(|e| StorageError::io("read", &path, e))?;
+            let entry = FileEntry { bytes: meta.len(), xxh3: xxh3_file(&path)? };
+            files.insert(name, entry);
+        }
         let manifest = StageManifest {
             stage: self.stage.clone(),
             format: MANIFEST_FORMAT,
@@ -200,26 +240,12 @@ impl StageDir {
             counts,
             files,
             seconds,
+            xxh3: None,
         };
-        write_json(&self.path.join(MANIFEST), &manifest)?;
+        let path = self.path.join(MANIFEST);
+        let (manifest, text) = manifest.sealed().map_err(|e| unwritable(&path, &e))?;
+        write_bytes_atomic(&path, &text)?;
         Ok(manifest)
-    }
-
-    fn collect(&self, prefix: &str, files: &mut BTreeMap<String, FileEntry>) -> Result<()> {
-        for entry in entries(&self.path.join(prefix))? {
-            let name = format!("{prefix}{}", entry.name);
-            if entry.is_dir {
-                if !(prefix.is_empty() && WORKING.contains(&entry.name.as_str())) {
-                    self.collect(&format!("{name}/"), files)?;
-                }
-            } else if !is_tmp_name(&entry.name) && name != MANIFEST && name != PLAN {
-                let path = self.path.join(&name);
-                let meta = fs::metadata(&path).map_err(|e| StorageError::io("read", &path, e))?;
-                let entry = FileEntry { bytes: meta.len(), xxh3: xxh3_file(&path)? };
-                files.insert(name, entry);
-            }
-        }
-        Ok(())
     }
 
     /// Hash of the finished stage's content: what a later stage depends on. Equal for equal files,
@@ -228,13 +254,7 @@ impl StageDir {
     /// # Errors
     /// No manifest, or a corrupt one.
     pub fn content_hash(&self) -> Result<String> {
-        let manifest = self.finished()?;
-        let mut text = String::new();
-        for (name, entry) in &manifest.files {
-            // Names hold no NUL, so that no two lists have one text.
-            text.push_str(&format!("{name}\0{}\0", entry.xxh3));
-        }
-        Ok(xxh3_hex(text.as_bytes()))
+        Ok(self.finished()?.content_hash())
     }
 
     /// Hashes every listed file again.
@@ -269,13 +289,35 @@ impl StageDir {
     }
 }
 
-struct Entry {
-    name: String,
-    is_dir: bool,
+/// Every file of a stage's directory that its manifest is to list, by name: not plan, manifest,
+/// temporary files and working directories.
+pub(crate) fn file_names(dir: &Path) -> Result<Vec<String>> {
+    fn collect(dir: &Path, prefix: &str, names: &mut Vec<String>) -> Result<()> {
+        for entry in entries(&dir.join(prefix))? {
+            let name = format!("{prefix}{}", entry.name);
+            if entry.is_dir {
+                if !(prefix.is_empty() && WORKING.contains(&entry.name.as_str())) {
+                    collect(dir, &format!("{name}/"), names)?;
+                }
+            } else if !is_tmp_name(&entry.name) && name != MANIFEST && name != PLAN {
+                names.push(name);
+            }
+        }
+        Ok(())
+    }
+    let mut names = Vec::new();
+    collect(dir, "", &mut names)?;
+    Ok(names)
+}
+
+/// An entry of a directory.
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) is_dir: bool,
 }
 
 /// The directory's entries by name. Links count as files: what they point to is never removed.
-fn entries(dir: &Path) -> Result<Vec<Entry>> {
+pub(crate) fn entries(dir: &Path) -> Result<Vec<Entry>> {
     let failed = |e| StorageError::io("read directory", dir, e);
     let mut entries = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
@@ -303,11 +345,21 @@ fn remove_stale(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let mut text = serde_json::to_vec_pretty(value)
-        .map_err(|e| StorageError::BadInput { path: path.to_path_buf(), problem: e.to_string() })?;
+fn to_json(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
-    write_bytes_atomic(path, &text)
+    Ok(text)
+}
+
+fn unwritable(path: &Path, error: &serde_json::Error) -> StorageError {
+    StorageError::BadInput { path: path.to_path_buf(), problem: error.to_string() }
+}
+
+/// The content of a file that may not be longer than `limit`.
+fn read_at_most(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit { Err(ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
 
 /// Whether a listed name stays inside the directory.

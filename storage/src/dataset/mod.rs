@@ -11,6 +11,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StorageError};
+use crate::mmap::Pattern;
 pub use crate::protocol::{FieldInfo, FieldOwner};
 use crate::shard::{Handle, Shard};
 
@@ -118,7 +119,10 @@ impl Dataset {
     pub fn open(dir: &Path) -> Result<Self> {
         let shard = Shard::open(&dir.join(FILE), KIND)?;
         shard.verify()?;
-        check::build(shard)
+        let dataset = check::build(shard)?;
+        // From here on users come in no order: what lies around a history is of no use.
+        dataset.shard.advise(Pattern::Random);
+        Ok(dataset)
     }
 
     /// The dataset's name.

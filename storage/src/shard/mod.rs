@@ -15,6 +15,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -23,10 +24,12 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::atomic::write_atomic;
 use crate::codec;
 use crate::error::{Result, StorageError};
-use crate::mmap::{ALIGNMENT, Access, Mapped, Pod, as_bytes};
+use crate::mmap::{ALIGNMENT, Access, Mapped, Pattern, Pod, as_bytes};
 
+mod outline;
 mod parse;
 
+pub(crate) use outline::Outline;
 use parse::parse;
 
 /// Version of the shard format.
@@ -148,6 +151,11 @@ impl ColumnHeader {
     /// First byte after the column, without its padding; `None` on overflow.
     fn end(&self) -> Option<u64> {
         self.offset.checked_add(self.rows.checked_mul(self.dtype.size())?)
+    }
+
+    /// Where the column is, with its padding.
+    fn padded(&self) -> Option<Range<u64>> {
+        Some(self.offset..align(self.end()?)?)
     }
 }
 
@@ -287,17 +295,23 @@ impl Shard {
     /// # Errors
     /// Names the first damaged column.
     pub fn verify(&self) -> Result<()> {
+        self.mapped.advise(Pattern::Sequential);
         for (column, expected) in self.header.columns.iter().zip(&self.hashes) {
-            let padded = || -> Option<&[u8]> {
-                let range = column.offset as usize..align(column.end()?)? as usize;
-                self.mapped.bytes().get(range)
-            };
-            if padded().map(xxh3_64) != Some(*expected) {
+            let padded = column.padded().and_then(|range| {
+                self.mapped.bytes().get(range.start as usize..range.end as usize)
+            });
+            if padded.map(xxh3_64) != Some(*expected) {
                 let problem = format!("column `{}` is damaged (its hash differs)", column.name);
                 return Err(StorageError::corrupt(&self.path, problem));
             }
         }
+        self.mapped.advise(Pattern::Normal);
         Ok(())
+    }
+
+    /// Says how the columns are going to be used.
+    pub fn advise(&self, pattern: Pattern) {
+        self.mapped.advise(pattern);
     }
 
     /// The file.

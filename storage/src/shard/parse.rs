@@ -1,6 +1,8 @@
 //! Checks of a shard that is opened.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -9,9 +11,50 @@ use crate::codec;
 use crate::error::Result;
 use crate::mmap::ALIGNMENT;
 
+/// Most bytes that come before the first column.
+const MAX_PREFIX: u64 = (PREFIX + MAX_HEADER + 2 * ALIGNMENT) as u64;
+
+/// A header that has been checked against the length of its file, but not against any hash.
+pub(super) struct Outline {
+    pub header: Header,
+    /// Length of all before the first column.
+    prefix: u64,
+    /// Where the trailer starts.
+    end: u64,
+}
+
 /// Checks all but the columns' content; returns the header and the columns' hashes.
 pub(super) fn parse(bytes: &[u8], kind: &str) -> Result<(Header, Vec<u64>), String> {
-    let length = bytes.len() as u64;
+    let outline = parse_header(bytes, bytes.len() as u64)?;
+    let trailer = bytes.get(outline.end as usize..).ok_or("truncated")?;
+    let hashes = check_trailer(&outline, bytes, trailer)?;
+    // After the hashes, so that a damaged name is reported as damage.
+    if outline.header.kind != kind {
+        return Err(format!("holds `{}` where `{kind}` is expected", outline.header.kind));
+    }
+    Ok((outline.header, hashes))
+}
+
+/// [`parse`] of a file that is not in memory: what may precede the first column, and the trailer, are
+/// read. Any kind will do.
+pub(super) fn parse_file(file: &mut File, length: u64) -> Result<(Header, Vec<u64>), String> {
+    let mut read = |at: u64, count: u64| {
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(at))
+            .and_then(|_| file.take(count).read_to_end(&mut bytes))
+            .map_err(|error| format!("cannot be read: {error}"))?;
+        Ok::<_, String>(bytes)
+    };
+    let start = read(0, MAX_PREFIX)?;
+    let outline = parse_header(&start, length)?;
+    // As long as the header's columns need, which its own length bounds.
+    let trailer = read(outline.end, length - outline.end)?;
+    let hashes = check_trailer(&outline, &start, &trailer)?;
+    Ok((outline.header, hashes))
+}
+
+/// Checks the header at the start of `bytes`, the first of a file of `length`.
+fn parse_header(bytes: &[u8], length: u64) -> Result<Outline, String> {
     if bytes.get(..8) != Some(&MAGIC) {
         return Err("not a reclora shard (wrong magic, or an empty or truncated file)".into());
     }
@@ -27,25 +70,19 @@ pub(super) fn parse(bytes: &[u8], kind: &str) -> Result<(Header, Vec<u64>), Stri
     let header: Header =
         codec::decode(encoded, MAX_HEADER).map_err(|e| format!("unreadable header: {e}"))?;
 
-    let prefix_len = match header.columns.first() {
+    let prefix = match header.columns.first() {
         Some(first) => first.offset,
         None => align((PREFIX + header_len) as u64).ok_or("overflow")?,
     };
-    let end = check_layout(&header, (PREFIX + header_len) as u64, prefix_len)?;
+    let end = check_layout(&header, (PREFIX + header_len) as u64, prefix)?;
     let trailer_len = 8 * (header.columns.len() as u64 + 4);
     match end.checked_add(trailer_len) {
-        Some(expected) if expected == length => {}
+        Some(expected) if expected == length => Ok(Outline { header, prefix, end }),
         Some(expected) if expected > length => {
-            return Err(format!("truncated: {length} of {expected} bytes"));
+            Err(format!("truncated: {length} of {expected} bytes"))
         }
-        _ => return Err(format!("{length} bytes, more than the header describes")),
+        _ => Err(format!("{length} bytes, more than the header describes")),
     }
-    let hashes = check_trailer(bytes, end as usize, prefix_len as usize)?;
-    // After the hashes, so that a damaged name is reported as damage.
-    if header.kind != kind {
-        return Err(format!("holds `{}` where `{kind}` is expected", header.kind));
-    }
-    Ok((header, hashes))
 }
 
 /// The columns must lie as the writer lays them. Returns where the trailer starts.
@@ -77,21 +114,22 @@ fn check_layout(header: &Header, header_end: u64, start: u64) -> Result<u64, Str
     Ok(end)
 }
 
-/// Checks the trailer at byte `at` and the prefix's hash; returns the columns' hashes.
-fn check_trailer(bytes: &[u8], at: usize, prefix_len: usize) -> Result<Vec<u64>, String> {
-    let trailer = bytes.get(at..).ok_or("truncated")?;
+/// Checks the trailer, and the hash of what precedes the columns, with which `start` begins; returns
+/// the columns' hashes.
+fn check_trailer(outline: &Outline, start: &[u8], trailer: &[u8]) -> Result<Vec<u64>, String> {
     let (hashed, rest) = trailer
         .len()
         .checked_sub(24)
         .and_then(|n| trailer.split_at_checked(n))
         .ok_or("truncated")?;
-    if rest.get(16..) != Some(&END_MAGIC) || u64_at(rest, 8)? != bytes.len() as u64 {
+    let length = outline.end + trailer.len() as u64;
+    if rest.get(16..) != Some(&END_MAGIC) || u64_at(rest, 8)? != length {
         return Err("the trailer is damaged".into());
     }
     if u64_at(rest, 0)? != xxh3_64(hashed) {
         return Err("the trailer is damaged (its hash differs)".into());
     }
-    if bytes.get(..prefix_len).map(xxh3_64) != Some(u64_at(hashed, 0)?) {
+    if start.get(..outline.prefix as usize).map(xxh3_64) != Some(u64_at(hashed, 0)?) {
         return Err("the header is damaged (its hash differs)".into());
     }
     (8..hashed.len()).step_by(8).map(|i| u64_at(hashed, i)).collect()

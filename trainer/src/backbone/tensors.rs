@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use reclora_storage::mmap::{Access, Mapped};
+use reclora_storage::mmap::{Access, Mapped, Pattern};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
@@ -113,7 +113,12 @@ impl TensorFile {
     fn mapped(&mut self) -> Result<&Arc<Mapped>> {
         let map = match self.map.take() {
             Some(map) => map,
-            None => Arc::new(Mapped::open(&self.path, Access::Automatic)?),
+            None => {
+                let map = Mapped::open(&self.path, Access::Automatic)?;
+                // Every step reads every weight.
+                map.advise(Pattern::WillNeed);
+                Arc::new(map)
+            }
         };
         Ok(self.map.insert(map))
     }

@@ -1,5 +1,6 @@
 //! `[runtime]`: where and how a run is computed.
 
+use reclora_storage::mmap::Access;
 use serde::{Deserialize, Serialize};
 
 /// `[runtime]`: processes, threads and device. Nothing here changes a result, but for `device`: a GPU
@@ -15,6 +16,10 @@ pub struct RuntimeConfig {
     pub device: Device,
     /// How ranks exchange data: `tcp`, or `nccl` in builds that have it.
     pub backend: CommBackend,
+    /// How files are brought into memory: `mmap` (shared by all ranks, no copy), `pread` (each rank
+    /// reads a copy), or `automatic`: `pread` on network file systems (NFS, SMB, Lustre, GPFS, BeeGFS,
+    /// FUSE, Ceph and the like), where a file that vanishes would end the process, and `mmap` elsewhere.
+    pub file_access: Access,
     /// Seconds a rank waits for another in one collective.
     pub collective_timeout: u64,
     /// Seconds all ranks have to come to the rendezvous.
@@ -48,6 +53,7 @@ impl Default for RuntimeConfig {
             threads_per_rank: 0,
             device: Device::Cpu,
             backend: CommBackend::Tcp,
+            file_access: Access::Automatic,
             collective_timeout: 120,
             rendezvous_timeout: 60,
         }

@@ -117,6 +117,12 @@ pub fn load(dir: &Path, comm: &mut dyn Communicator) -> Result<Option<TrainState
     Ok(Some(decode(&bytes, LIMIT)?))
 }
 
+/// Whether the file at `path` is a whole checkpoint; `None` if by its name it is none.
+pub fn is_whole(path: &Path) -> Option<bool> {
+    let named_so = path.extension().is_some_and(|extension| extension == "checkpoint");
+    named_so.then(|| read(path).is_some())
+}
+
 /// The bytes of a whole checkpoint, without its hash.
 fn read(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = std::fs::read(path).ok()?;
@@ -150,6 +156,8 @@ mod tests {
         std::fs::write(&newest, &bytes).unwrap();
         assert_eq!(load(dir.path(), &mut Solo).unwrap(), Some(state(10)));
         std::fs::write(path_of(dir.path(), 12), b"").unwrap();
+        let is_whole = [10, 11, 12].map(|step| is_whole(&path_of(dir.path(), step)));
+        assert_eq!(is_whole, [Some(true), Some(false), Some(false)]);
         assert_eq!(load(dir.path(), &mut Solo).unwrap(), Some(state(10)));
     }
 }

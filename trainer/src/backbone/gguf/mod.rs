@@ -17,7 +17,7 @@ mod value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use reclora_storage::mmap::{Access, Mapped};
+use reclora_storage::mmap::{Access, Mapped, Pattern};
 
 use crate::error::{Result, TrainerError};
 
@@ -44,6 +44,7 @@ impl Gguf {
         }
         let map = Arc::new(Mapped::open(path, Access::Automatic)?);
         let header = parse::parse(path, map.bytes())?;
+        map.advise(Pattern::WillNeed);
         Ok(Self { path: path.to_path_buf(), map, header })
     }
 

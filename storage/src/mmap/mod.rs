@@ -1,15 +1,31 @@
 //! Mapped files and typed views of them: the only `unsafe` code of this crate.
 //!
-//! A file is mapped read-only. On network file systems, where a file that vanishes on the server
-//! turns an access into SIGBUS, it is read into memory instead; both look the same to the caller.
+//! A file is mapped read-only, or read into memory; both look the same to the caller. A map costs no
+//! memory of its own and is shared by all processes of a machine. Its hazard: where the file is cut
+//! short while it is mapped, or its file system fails, an access past the new end is no error that
+//! could be returned but SIGBUS, the end of the process.
+//!
+//! What prevents it: files of a run are never written in place, only replaced by a rename, which leaves
+//! a mapped inode as it is; the run's lock keeps a second run out of the directory; and on network file
+//! systems, whose server may take a file away at any time, files are read instead ([`Access`]). What is
+//! left is another program that cuts short a local file in use. Then a rank dies of SIGBUS, which the
+//! launcher names as this, and `runtime.file_access = "pread"` avoids it at the price of memory.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StorageError};
+
+mod system;
+
+pub use system::advise_file;
+use system::on_network;
 
 /// Alignment in bytes that every view of a [`Mapped`] file may rely on for offset 0.
 pub const ALIGNMENT: usize = 64;
@@ -33,14 +49,53 @@ macro_rules! pod {
 pod!(u8, u16, u32, u64, i64, f32);
 
 /// How a file is brought into memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Access {
-    /// Mapped, but read into memory on network file systems.
+    /// As [`set_access`] says; without that, mapped, but read into memory on network file systems.
+    #[default]
+    #[serde(rename = "automatic")]
     Automatic,
-    /// Always mapped.
+    /// Mapped.
+    #[serde(rename = "mmap")]
     Map,
-    /// Always read into memory.
+    /// Read into memory of the process.
+    #[serde(rename = "pread")]
     Read,
+}
+
+/// What [`Access::Automatic`] means in this process: its place in the enum.
+static ACCESS: AtomicU8 = AtomicU8::new(Access::Automatic as u8);
+
+/// Says what [`Access::Automatic`] means from now on in this process: the setting of the run, which
+/// nobody between here and there has to know of.
+pub fn set_access(access: Access) {
+    ACCESS.store(access as u8, Ordering::Relaxed);
+}
+
+/// Whether a file is to be read rather than mapped.
+fn is_read(access: Access, file: &File) -> bool {
+    match access {
+        Access::Map => false,
+        Access::Read => true,
+        Access::Automatic => match ACCESS.load(Ordering::Relaxed) {
+            set if set == Access::Map as u8 => false,
+            set if set == Access::Read as u8 => true,
+            _ => on_network(file),
+        },
+    }
+}
+
+/// How bytes are going to be used: a hint to the operating system, never an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// Nothing is known.
+    Normal,
+    /// From the first to the last, once: read far ahead.
+    Sequential,
+    /// Here and there: read what is asked for, nothing around it.
+    Random,
+    /// All of it, soon: begin to read now.
+    WillNeed,
 }
 
 /// The content of a file.
@@ -64,13 +119,27 @@ impl Mapped {
     /// The file cannot be opened, mapped or read.
     pub fn open(path: &Path, access: Access) -> Result<Self> {
         let file = File::open(path).map_err(|e| StorageError::io("open", path, e))?;
-        let read = match access {
-            Access::Map => false,
-            Access::Read => true,
-            Access::Automatic => on_network(&file),
-        };
-        let content = if read { read_all(file) } else { map(&file) };
-        content.map(Self).map_err(|e| StorageError::io("map", path, e))
+        let (action, content) =
+            if is_read(access, &file) { ("read", read_all(&file)) } else { ("map", map(&file)) };
+        content.map(Self).map_err(|e| StorageError::io(action, path, e))
+    }
+
+    /// Says how the content is going to be used. Of no effect on what has been read into memory.
+    pub fn advise(&self, pattern: Pattern) {
+        if let Content::Map(map) = &self.0 {
+            // A kernel that knows no advice serves the same bytes.
+            let _ = map.advise(match pattern {
+                Pattern::Normal => Advice::Normal,
+                Pattern::Sequential => Advice::Sequential,
+                Pattern::Random => Advice::Random,
+                Pattern::WillNeed => Advice::WillNeed,
+            });
+        }
+    }
+
+    /// Whether it is mapped, not read into memory.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.0, Content::Map(_))
     }
 
     /// The whole content.
@@ -112,7 +181,8 @@ fn map(file: &File) -> io::Result<Content> {
     unsafe { Mmap::map(file) }.map(Content::Map)
 }
 
-fn read_all(mut file: File) -> io::Result<Content> {
+fn read_all(file: &File) -> io::Result<Content> {
+    advise_file(file, Pattern::Sequential);
     let len = usize::try_from(file.metadata()?.len())
         .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
     let count = len.div_ceil(ALIGNMENT);
@@ -124,45 +194,9 @@ fn read_all(mut file: File) -> io::Result<Content> {
         std::slice::from_raw_parts_mut(blocks.as_mut_ptr().cast::<u8>(), count * ALIGNMENT)
     };
     if let Some(target) = all.get_mut(..len) {
-        file.read_exact(target)?;
+        file.read_exact_at(target, 0)?;
     }
     Ok(Content::Memory { blocks, len })
-}
-
-/// Whether the file is on a file system whose server can take the file away while it is mapped.
-#[cfg(target_os = "linux")]
-fn on_network(file: &File) -> bool {
-    use std::os::fd::AsRawFd;
-    // NFS, SMB, SMB2, CIFS, FUSE, Lustre, GPFS, BeeGFS, 9P, Ceph, AFS.
-    const NETWORK: [u32; 11] = [
-        0x6969,
-        0x517b,
-        0xfe53_4d42,
-        0xff53_4d42,
-        0x6573_5546,
-        0x0bd0_0bd0,
-        0x4750_4653,
-        0x1983_0326,
-        0x0102_1997,
-        0x00c3_6400,
-        0x5346_414f,
-    ];
-    let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: the descriptor is open for as long as `file` lives and `stat` has room for the answer.
-    let ok = unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) } == 0;
-    if !ok {
-        return false;
-    }
-    // SAFETY: `fstatfs` returned 0, so it has filled `stat`.
-    let kind = unsafe { stat.assume_init() }.f_type;
-    // The magic numbers are 32 bits wide whatever the field's type is.
-    NETWORK.contains(&(kind as u32))
-}
-
-/// Other systems have no such list: files are mapped.
-#[cfg(not(target_os = "linux"))]
-fn on_network(_: &File) -> bool {
-    false
 }
 
 #[cfg(test)]
@@ -180,6 +214,40 @@ mod tests {
             assert_eq!(mapped.bytes(), bytes);
             assert_eq!(mapped.view::<u32>(4, 2).unwrap(), [0x0706_0504, 0x0b0a_0908]);
             assert_eq!(mapped.view::<u64>(64, 24).unwrap().len(), 24);
+        }
+    }
+
+    #[test]
+    fn automatic_is_what_the_run_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::fs::write(&path, b"0123").unwrap();
+        let is_mapped = |access| Mapped::open(&path, access).unwrap().is_mapped();
+        // Nothing else in this process depends on it: both serve the same bytes.
+        for (set, mapped) in [(Access::Read, false), (Access::Map, true)] {
+            set_access(set);
+            assert_eq!(is_mapped(Access::Automatic), mapped);
+            assert!(is_mapped(Access::Map) && !is_mapped(Access::Read));
+        }
+        set_access(Access::Automatic);
+    }
+
+    #[test]
+    fn advice_changes_no_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        for bytes in [vec![], vec![7; 100_000]] {
+            std::fs::write(&path, &bytes).unwrap();
+            for access in [Access::Map, Access::Read] {
+                let mapped = Mapped::open(&path, access).unwrap();
+                for pattern in
+                    [Pattern::Normal, Pattern::Sequential, Pattern::Random, Pattern::WillNeed]
+                {
+                    mapped.advise(pattern);
+                    advise_file(&File::open(&path).unwrap(), pattern);
+                    assert_eq!(mapped.bytes(), bytes);
+                }
+            }
         }
     }
 

@@ -1,0 +1,136 @@
+//! Reading one file once: its hash, and those of its columns if it is a shard.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Seek, SeekFrom};
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{Other, Task};
+use crate::mmap::{Pattern, advise_file};
+use crate::shard::Outline;
+
+/// How a shard begins.
+const SHARD: &[u8; 8] = b"RCLSHARD";
+/// Bytes read at once.
+const BLOCK: usize = 1 << 20;
+
+/// A file that has been read and is whole.
+pub(super) struct Whole {
+    pub metadata: Metadata,
+    pub xxh3: String,
+}
+
+/// Reads a file. The error says what is wrong with it.
+pub(super) fn check(
+    task: &Task,
+    other: Other<'_>,
+    advance: &(dyn Fn(u64) + Sync),
+) -> Result<Whole, String> {
+    let unreadable = |error: io::Error| format!("cannot be read: {error}");
+    let mut file = File::open(&task.path).map_err(unreadable)?;
+    advise_file(&file, Pattern::Sequential);
+    let metadata = file.metadata().map_err(unreadable)?;
+    if metadata.len() != task.bytes {
+        return Err(format!("changed from {} to {} bytes meanwhile", task.bytes, metadata.len()));
+    }
+    let named_so = task.path.extension().is_some_and(|extension| extension == "shard");
+    let outline = if named_so || begins_as_shard(&mut file).map_err(unreadable)? {
+        Some(Outline::read(&mut file, task.bytes)?)
+    } else {
+        None
+    };
+    if outline.is_none() && task.xxh3.is_none() {
+        match other(&task.path) {
+            Some(result) => result?,
+            None => {
+                return Err(
+                    "is no file that can be checked: no manifest.json lists it, and it is \
+                            neither a shard nor a checkpoint"
+                        .into(),
+                );
+            }
+        }
+    }
+    let xxh3 = hash(&mut file, outline, task.bytes, advance)?;
+    match &task.xxh3 {
+        Some(expected) if *expected != xxh3 => {
+            Err("is not the file that its manifest.json lists (its hash differs): changed, or put \
+                 in the place of another"
+                .into())
+        }
+        _ => Ok(Whole { metadata, xxh3 }),
+    }
+}
+
+fn begins_as_shard(file: &mut File) -> io::Result<bool> {
+    let mut start = Vec::new();
+    file.take(SHARD.len() as u64).read_to_end(&mut start)?;
+    Ok(start == SHARD)
+}
+
+/// The hash of a file; the error names a column that is not as it was written.
+fn hash(
+    file: &mut File,
+    outline: Option<Outline>,
+    length: u64,
+    advance: &(dyn Fn(u64) + Sync),
+) -> Result<String, String> {
+    let unreadable = |error: io::Error| format!("cannot be read: {error}");
+    file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
+    let (mut whole, mut at) = (Xxh3::new(), 0_u64);
+    let mut columns = outline.map(Columns::new);
+    let mut block = vec![0; BLOCK];
+    loop {
+        let count = match file.read(&mut block) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(unreadable(error)),
+        };
+        let bytes = block.get(..count).unwrap_or_default();
+        whole.update(bytes);
+        if let Some(columns) = &mut columns {
+            columns.update(at, bytes)?;
+        }
+        at += count as u64;
+        advance(count as u64);
+    }
+    if at != length {
+        return Err(format!("changed from {length} to {at} bytes meanwhile"));
+    }
+    Ok(format!("{:016x}", whole.digest()))
+}
+
+/// Hashes of the columns of a shard whose bytes come one after the other.
+struct Columns {
+    outline: Outline,
+    next: usize,
+    hasher: Xxh3,
+}
+
+impl Columns {
+    fn new(outline: Outline) -> Self {
+        Self { outline, next: 0, hasher: Xxh3::new() }
+    }
+
+    /// Takes the bytes of the file from `at` on.
+    fn update(&mut self, at: u64, bytes: &[u8]) -> Result<(), String> {
+        let end = at + bytes.len() as u64;
+        while let Some(column) = self.outline.columns.get(self.next) {
+            let (from, to) = (column.range.start.max(at), column.range.end.min(end));
+            if from < to {
+                let part = bytes.get((from - at) as usize..(to - at) as usize);
+                self.hasher.update(part.unwrap_or_default());
+            }
+            if column.range.end > end {
+                break;
+            }
+            if self.hasher.digest() != column.xxh3 {
+                return Err(format!("column `{}` is damaged (its hash differs)", column.name));
+            }
+            self.hasher.reset();
+            self.next += 1;
+        }
+        Ok(())
+    }
+}
