@@ -180,20 +180,22 @@ fn a_dataset_is_read_from_the_text_alone() {
     let reader = Reader::read(&std::fs::read(dir.path().join("dataset.shard")).unwrap());
     assert_eq!(reader.kind, "dataset");
     let schema: serde_json::Value = serde_json::from_slice(&reader.bytes("schema")).unwrap();
-    assert_eq!((&schema["version"], &schema["name"]), (&1.into(), &"small".into()));
+    assert_eq!((&schema["version"], &schema["name"]), (&2.into(), &"small".into()));
+    let first_time = schema["first_time"].as_i64().unwrap();
 
     let (offsets, items) = (reader.numbers("user_offsets", 3), reader.numbers("item", 2));
-    let (ratings, times) = (reader.numbers("rating", 0), reader.numbers("timestamp", 4));
-    let (users, positions) =
-        (reader.numbers("sample_user", 2), reader.numbers("sample_position", 2));
-    assert_eq!(users.len() as u64, known.num_samples());
-    assert!(!users.is_empty());
-    for (index, (user, position)) in users.iter().zip(&positions).enumerate() {
-        let start = offsets[*user as usize];
-        let row = (start + position) as usize;
+    let (ratings, times) = (reader.numbers("rating", 0), reader.numbers("timestamp", 2));
+    let rows = reader.numbers("sample", 2);
+    assert_eq!(rows.len() as u64, known.num_samples());
+    assert!(!rows.is_empty());
+    for (index, row) in rows.iter().enumerate() {
+        let user = offsets.iter().rposition(|start| start <= row).unwrap();
+        let (start, row) = (offsets[user], *row as usize);
         let sample = known.sample(index as u64).unwrap();
-        assert_eq!((sample.user, sample.item), (*user as u32, items[row] as u32));
-        assert_eq!((sample.rating, sample.timestamp), (ratings[row] as u8, times[row] as i64));
+        assert_eq!((sample.user, sample.item), (user as u32, items[row] as u32));
+        assert_eq!(u64::from(sample.position), row as u64 - start);
+        let time = first_time + times[row] as i64;
+        assert_eq!((sample.rating, sample.timestamp), (ratings[row] as u8, time));
         assert_eq!(schema["likes"][ratings[row] as usize], sample.label);
         let history: Vec<u32> =
             items[start as usize..row].iter().map(|item| *item as u32).collect();
