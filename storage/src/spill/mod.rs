@@ -1,7 +1,7 @@
 //! What does not fit into a limit of memory goes to temporary files.
 //!
 //! A [`Spill`] says how much memory there is and where the files go; [`SpillVec`] is a column that is
-//! appended to, and [`Sorter`] sorts more than fits. A file loses its name as soon as it is made: it
+//! appended to, and a sorter sorts more than fits. A file loses its name as soon as it is made: it
 //! can't be taken for a result, and is gone with the process whatever ends it. What is computed does
 //! not depend on the limit: only where it lies meanwhile does.
 
