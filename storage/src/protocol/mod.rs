@@ -9,6 +9,8 @@
 //!    validate, the rest test;
 //! 6. vocabularies per field over the k-core, in order of first appearance in the sorted ratings;
 //!    one shared table of features with an offset per field, the rating levels last.
+//!
+//! Ratings without time ([`RawTables::untimed`]) have an order of their own, see `untimed`.
 
 use std::collections::HashMap;
 
@@ -18,6 +20,8 @@ use crate::error::{Result, StorageError};
 use crate::raw::{RawColumn, RawEntities, RawTables};
 
 mod order;
+mod shuffle;
+mod untimed;
 
 use order::{Appearances, at, columns_by_user, distinct, first_appearances, k_core, sorted};
 
@@ -140,15 +144,13 @@ pub struct Prepared {
 /// each step left and names the setting to lower.
 pub fn prepare(raw: &RawTables, config: &ProtocolConfig) -> Result<Prepared> {
     check(config)?;
-    let kept = k_core(raw, config.k_core);
-    let order = sorted(raw, &kept);
-
-    let users = first_appearances(raw.users.keys.len(), order.iter().map(|r| raw.user(*r)));
-    let items = first_appearances(raw.items.keys.len(), order.iter().map(|r| raw.item(*r)));
-    let columns = columns_by_user(raw, &order, &users, &items);
-
     let likes: Vec<bool> = raw.rating_levels.iter().map(|r| config.label.is_like(*r)).collect();
-    let samples = samples(raw, &order, &users, &likes, config.min_history);
+    let Arranged { users, items, order, samples } = if raw.untimed {
+        untimed::arrange(raw, &likes, config)
+    } else {
+        in_time_order(raw, &likes, config)
+    };
+    let columns = columns_by_user(raw, &order, &users, &items);
     let counts = ProtocolCounts {
         raw_ratings: raw.ratings.user.len() as u64,
         raw_users: distinct(raw.users.keys.len(), &raw.ratings.user),
@@ -192,6 +194,27 @@ fn check(config: &ProtocolConfig) -> Result<()> {
         return bad("label", format!("{value} is not a number of stars"));
     }
     Ok(())
+}
+
+/// Which ratings are kept, in which order, and the samples among them.
+struct Arranged {
+    /// Users with their new indices.
+    users: Appearances,
+    /// Items with their new indices.
+    items: Appearances,
+    /// Rows of the kept ratings; each user's are in the order of its history.
+    order: Vec<u32>,
+    /// The samples in their order.
+    samples: Samples,
+}
+
+fn in_time_order(raw: &RawTables, likes: &[bool], config: &ProtocolConfig) -> Arranged {
+    let kept = k_core(raw, config.k_core);
+    let order = sorted(raw, &kept);
+    let users = first_appearances(raw.users.keys.len(), order.iter().map(|r| raw.user(*r)));
+    let items = first_appearances(raw.items.keys.len(), order.iter().map(|r| raw.item(*r)));
+    let samples = samples(raw, &order, &users, likes, config.min_history);
+    Arranged { users, items, order, samples }
 }
 
 struct Samples {

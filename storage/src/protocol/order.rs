@@ -80,6 +80,7 @@ fn ranks(keys: &[String]) -> Vec<u32> {
 }
 
 /// New indices by first appearance.
+#[derive(Clone)]
 pub(super) struct Appearances {
     /// New index of each old one, `u32::MAX` where it does not appear.
     pub(super) index: Vec<u32>,
