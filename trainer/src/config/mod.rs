@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 pub use adapter::{GateInput, Head, MixForm, Projection};
 use reclora_storage::protocol::LabelRule;
-use reclora_storage::raw::DatasetFormat;
+use reclora_storage::raw::{ColumnMapping, DatasetFormat};
 use serde::{Deserialize, Serialize};
 pub(crate) use stored::StoredAdapter;
 
@@ -54,7 +54,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// Layout of the raw files: `movietweetings`, `movielens_100k`, `movielens_1m`, `movielens_25m`.
+    /// Layout of the raw files: `movietweetings`, `movielens_100k`, `movielens_1m`, `movielens_25m`, `bookcrossing`, `goodreads`, or `csv` or `parquet` with the columns that `[data.columns]` names.
     pub format: DatasetFormat,
     /// Directory of the raw files (each plain or `.gz`). Relative to the config file.
     pub path: PathBuf,
@@ -66,6 +66,8 @@ pub struct DataConfig {
     pub label: LabelRule,
     /// Shares of train, valid and test in global time order.
     pub split: [f64; 3],
+    /// Which columns of which tables hold what. Only for format = "csv" and "parquet".
+    pub columns: ColumnMapping,
 }
 
 /// `[backbone]`: the frozen LLM.
@@ -318,6 +320,7 @@ impl Default for DataConfig {
             min_history: 5,
             label: LabelRule::AtLeast(8.0),
             split: [0.8, 0.1, 0.1],
+            columns: ColumnMapping::default(),
         }
     }
 }

@@ -20,10 +20,14 @@ pub fn run(
         label: data.label,
         split: data.split,
     };
-    let name = serde_json::to_value(data.format).ok();
-    let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or("dataset").to_owned();
-    let prepared = protocol::prepare(&raw::read(data.format, &data.path)?, &config)?;
-    let counts = dataset::write(&prepared, &name, &ctx.path(Stage::Prepare))?;
+    let name = data.format.name();
+    let tables = raw::read_mapped(data.format, &data.path, &data.columns)?;
+    for dropped in &tables.dropped {
+        let text = format!("{name}: dropped {} {}", dropped.count, dropped.what);
+        progress.emit(Event::Message { text });
+    }
+    let prepared = protocol::prepare(&tables, &config)?;
+    let counts = dataset::write(&prepared, name, &ctx.path(Stage::Prepare))?;
     let list: Vec<String> =
         counts.iter().map(|(name, count)| format!("{} {count}", name.replace('_', " "))).collect();
     progress.emit(Event::Message { text: format!("{name}: {}", list.join(", ")) });
