@@ -154,9 +154,15 @@ pub fn inspect(raw: &RawTables, config: &ProtocolConfig) -> Result<Inspection> {
         users: rated(&per_user),
         items: rated(&per_item),
     };
-    let levels = raw.rating_levels.iter().enumerate().map(|(i, stars)| LevelCount {
+    let mut per_level = vec![0; raw.rating_levels.len()];
+    for level in &raw.ratings.level {
+        if let Some(ratings) = per_level.get_mut(usize::from(*level)) {
+            *ratings += 1;
+        }
+    }
+    let levels = raw.rating_levels.iter().zip(per_level).map(|(stars, ratings)| LevelCount {
         stars: *stars,
-        ratings: raw.ratings.level.iter().filter(|l| usize::from(**l) == i).count() as u64,
+        ratings,
         like: config.label.is_like(*stars),
     });
     let times = raw.ratings.timestamp.iter().copied().filter(|_| !raw.untimed);

@@ -260,6 +260,14 @@ fn directories_called_key_and_value_are_columns() {
             "\"user\", \"item\", \"timestamp\", \"rating\", \"place\"",
         ],
     );
+    let constant = ColumnMapping {
+        user: "place".into(),
+        item: "place".into(),
+        timestamp: String::new(),
+        user_fields: Vec::new(),
+        ..columns.clone()
+    };
+    refused(read(&raw, &constant), &["every column of data.columns is a directory's name"]);
     std::fs::create_dir(raw.path().join("table/elsewhere")).unwrap();
     refused(read(&raw, &columns), &["elsewhere", "key=value"]);
 }

@@ -270,6 +270,10 @@ impl Open {
         let reader = guarded(|| SerializedFileReader::new(file)).map_err(|e| damaged(path, &e))?;
         let origins: Vec<_> =
             wanted.iter().map(|w| origin(part, &reader, w)).collect::<Result<_>>()?;
+        // Without one, nothing bounds the number of rows that the file claims.
+        if !origins.is_empty() && origins.iter().all(|o| matches!(o, Origin::Constant(_))) {
+            return Err(table(path, "every column of data.columns is a directory's name"));
+        }
         let size = std::fs::metadata(path).map_err(|e| StorageError::io("read", path, e))?.len();
         check_groups(&reader, &origins, size).map_err(|what| damaged(path, &what))?;
         Ok(Self { reader, origins, group: 0, readers: Vec::new(), left: 0 })
