@@ -6,6 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use reclora_storage::raw::{DatasetFormat, Known};
 use reclora_trainer::stages::Stage;
 
 const ABOUT: &str =
@@ -29,6 +30,8 @@ Examples:
       How likely a user is to like an item, and the prompt that was used
   reclora-launch export runs/quickstart --user 27 --item 1483013 --out lora/
       That user's adapter for that item, as a directory Hugging Face PEFT loads
+  reclora-launch inspect configs/data/movietweetings-100k
+      What is in raw ratings, and what a run would make of them
   reclora-launch config reference
       Every setting with its meaning and default
   reclora-launch synth data/synthetic --users 1000 --items 500 --ratings 100000 --seed 1
@@ -100,6 +103,33 @@ Examples:
   reclora-launch verify runs/quickstart --json
 
 Exit codes: 0 everything is as it was written, 1 something is not, 2 there is nothing to check.";
+const INSPECT_LONG: &str = "\
+Looks at raw ratings before a run; nothing is written.
+
+Shows the format, the files, each column with examples, how ratings and users are distributed, and what \
+each step of the protocol (k_core, min_history, split) would drop and leave. Of a config it reads [data]. \
+Of a directory the format is detected by the names of the files, and the protocol's settings are the \
+defaults with the paper's rule for likes; --set changes them. For CSV and Parquet it shows each table's \
+columns and guesses [data.columns], as lines to copy into a config.
+
+Formats: movietweetings, movielens_100k, movielens_1m, movielens_25m, bookcrossing, goodreads, csv, \
+parquet. Files may be plain or .gz (Parquet has its own compression).";
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  reclora-launch inspect configs/quickstart.toml
+      The ratings of an experiment, under its settings
+  reclora-launch inspect data/ml-1m --set data.k_core=10
+      A directory, its format detected, under another setting
+  reclora-launch inspect events.csv
+      The columns of a table, and the mapping they suggest
+  reclora-launch inspect events.csv --set data.columns.user=who --set data.columns.item=what
+      The same with columns that can't be guessed
+  reclora-launch inspect data/ml-1m --json | jq .inspection.protocol.samples
+      For scripts
+
+Exit codes: 0 done (also where no sample would be left, which is said), 1 files that can't be read, \
+2 usage or config.";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -117,6 +147,9 @@ pub enum Command {
     /// Run an experiment, or continue one
     #[command(long_about = RUN_LONG, after_help = RUN_EXAMPLES)]
     Run(RunArgs),
+    /// Look at raw ratings: format, columns, counts, and what the protocol would leave
+    #[command(long_about = INSPECT_LONG, after_help = INSPECT_EXAMPLES)]
+    Inspect(InspectArgs),
     /// Write the mixed adapter of a user and an item as a PEFT directory
     #[command(
         after_help = "Examples:\n  reclora-launch export runs/quickstart --user 27 --item 1483013 --out lora/\n\n\
@@ -190,6 +223,22 @@ pub struct RunArgs {
     /// Start a stage's ranks again this often when one dies, as long as there is progress
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Processes")]
     pub max_restarts: u32,
+}
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A config, a directory of raw files, or one CSV or Parquet table
+    pub path: PathBuf,
+    /// Layout of a directory's files, where it shall not be detected
+    #[arg(long, value_name = "FORMAT", value_parser = format_parser())]
+    pub format: Option<DatasetFormat>,
+    /// Change one setting, as in `run`; repeatable
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `export`.
@@ -291,6 +340,13 @@ fn stage_parser() -> impl TypedValueParser<Value = Stage> {
             .into_iter()
             .find(|stage| stage.name() == name)
             .ok_or_else(|| format!("unknown stage {name}"))
+    })
+}
+
+fn format_parser() -> impl TypedValueParser<Value = DatasetFormat> {
+    PossibleValuesParser::new(Known::ALL.map(|known| known.format.name())).try_map(|name| {
+        let known = Known::ALL.into_iter().find(|known| known.format.name() == name);
+        known.map(|known| known.format).ok_or_else(|| format!("unknown format {name}"))
     })
 }
 

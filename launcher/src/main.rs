@@ -9,6 +9,7 @@ mod config;
 mod error;
 mod failure;
 mod gang;
+mod inspect;
 mod pipeline;
 mod progress;
 mod rank;
@@ -21,6 +22,7 @@ mod verify;
 use std::panic::PanicHookInfo;
 
 use clap::Parser;
+use reclora_storage::raw::is_decoding;
 
 use cli::{Cli, Command};
 use error::{EXIT_OK, Result};
@@ -30,7 +32,11 @@ fn main() {
     if std::env::args_os().nth(1).is_some_and(|word| word == "rank") {
         std::process::exit(rank::main());
     }
-    std::panic::set_hook(Box::new(|info| eprintln!("error: {}", panic_line(info))));
+    std::panic::set_hook(Box::new(|info| {
+        if !is_decoding() {
+            eprintln!("error: {}", panic_line(info));
+        }
+    }));
     let code = match dispatch(&Cli::parse().command) {
         Ok(()) => EXIT_OK,
         Err(error) => {
@@ -46,6 +52,7 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Run(args) => run::run(args),
         Command::Export(args) => commands::export(args),
         Command::Predict(args) => commands::predict_pair(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Report(args) => commands::rebuild_report(&args.run),
         Command::Verify(args) => verify::verify(args),
         Command::Config(command) => commands::config(command),

@@ -96,6 +96,10 @@ fn work(role: &Role) -> Result<()> {
 /// A panic is one clear line, on the log and for the launcher.
 fn install_panic_hook(rank: usize) {
     std::panic::set_hook(Box::new(move |info| {
+        // Caught, and about to be the error of a damaged file.
+        if reclora_storage::raw::is_decoding() {
+            return;
+        }
         let error = crate::panic_line(info);
         eprintln!("rank {rank}: {error}");
         emit(&Event::Failed { error });

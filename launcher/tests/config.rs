@@ -12,8 +12,14 @@ fn quickstart_names_every_setting_and_begins_with_its_launch_line() {
     let reference: toml::Table = stdout(&["config", "reference"]).parse().unwrap();
     for (name, value) in &reference {
         let there = file.get(name).unwrap_or_else(|| panic!("{name} is missing"));
-        for key in value.as_table().into_iter().flat_map(|table| table.keys()) {
-            assert!(there.get(key).is_some(), "{name}.{key} is missing");
+        for (key, value) in value.as_table().into_iter().flatten() {
+            let there = there.get(key).unwrap_or_else(|| panic!("{name}.{key} is missing"));
+            // `label` holds one of two rules.
+            for inner in
+                value.as_table().into_iter().filter(|_| key != "label").flat_map(|t| t.keys())
+            {
+                assert!(there.get(inner).is_some(), "{name}.{key}.{inner} is missing");
+            }
         }
     }
     // Every setting, or the group it is in, is explained right above it.
@@ -66,6 +72,16 @@ fn typos_in_files_have_a_place_and_a_suggestion() {
     let cases = [
         ("seed = 1\n[tune]\nepoch = 3\n", "3:1: unknown key `epoch` in [tune]", "`tune.epochs`?"),
         ("[tunne]\nepochs = 3\n", "1:2: unknown section [tunne]", "did you mean [tune]?"),
+        (
+            "[data.columns]\nusr = \"x\"\n",
+            "2:1: unknown key `usr` in [data.columns]",
+            "did you mean `data.columns.user`?",
+        ),
+        (
+            "[data.columns]\ntime_unit = \"sec\"\n",
+            "2:13: `data.columns.time_unit`: `sec` is not a choice",
+            "`iso8601`",
+        ),
         ("sead = 3\n", "1:1: unknown key `sead`", "did you mean `seed`?"),
         ("[tune]\ntemperature = 3\n", "2:1: unknown key", "`adapter.temperature`?"),
         (

@@ -7,6 +7,7 @@ use common::{fails, stdout};
 fn every_command_has_help_with_examples() {
     for command in [
         &["run"][..],
+        &["inspect"],
         &["export"],
         &["predict"],
         &["report"],

@@ -28,7 +28,71 @@ pub enum StorageError {
         /// The directory that was searched.
         dir: PathBuf,
         /// Name of the file that was looked for.
-        name: &'static str,
+        name: String,
+    },
+    /// Two raw files could be meant.
+    #[error(
+        "{dir} has {first} and {second}, and only one of them can be read; move the other away"
+    )]
+    AmbiguousRawFile {
+        /// The directory that was searched.
+        dir: PathBuf,
+        /// Name of one file.
+        first: String,
+        /// Name of another.
+        second: String,
+    },
+    /// No layout of raw files that this crate knows.
+    #[error("{dir}: {found}; the layouts known are\n{known}")]
+    UnknownLayout {
+        /// The directory that was searched.
+        dir: PathBuf,
+        /// What is in it, in words.
+        found: String,
+        /// The layouts with their files, one a line.
+        known: String,
+    },
+    /// A table that the mapping names can't be read as one.
+    #[error("{path}: {problem}")]
+    Table {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// A column that the mapping names is not in the table.
+    #[error(
+        "{path}: data.columns.{setting} names the column {column:?}, which is not there; {found}"
+    )]
+    NoTableColumn {
+        /// The table.
+        path: PathBuf,
+        /// The setting in the `[data.columns]` section.
+        setting: &'static str,
+        /// The column's name.
+        column: String,
+        /// The columns that are there, in words.
+        found: String,
+    },
+    /// A value of a mapped column can't be used.
+    #[error("{path}:{line}: column {column:?}: {problem}")]
+    Cell {
+        /// The file.
+        path: PathBuf,
+        /// Number of the line, or of the row in Parquet, from 1.
+        line: u64,
+        /// Name of the column.
+        column: Box<str>,
+        /// What is wrong with it.
+        problem: RawProblem,
+    },
+    /// The mapping's settings make no sense.
+    #[error("data.columns.{setting}: {problem}")]
+    Mapping {
+        /// The setting in the `[data.columns]` section.
+        setting: &'static str,
+        /// What is wrong with it.
+        problem: String,
     },
     /// A raw file holds no row.
     #[error("{path}: the file has no rows; download or unpack it again")]
@@ -220,6 +284,63 @@ pub enum RawProblem {
     /// A timestamp that is not an integer.
     #[error("{0:?} is not an integer (seconds since 1970)")]
     NotATimestamp(String),
+    /// A time that is not in the unit of the mapping.
+    #[error("{found:?} is not a time: data.columns.time_unit = {unit:?} wants {expected}")]
+    NotATime {
+        /// The value.
+        found: String,
+        /// Name of the unit.
+        unit: &'static str,
+        /// What the unit's times look like.
+        expected: &'static str,
+    },
+    /// A time that is not of the layout's one form.
+    #[error("{found:?} is not a time like {example:?}")]
+    NotLike {
+        /// The value.
+        found: String,
+        /// A time that is.
+        example: &'static str,
+    },
+    /// A number that is infinite or none.
+    #[error("{0:?} is not a finite number")]
+    NotFinite(String),
+    /// More distinct ratings than levels can be told apart.
+    #[error(
+        "{found:?} is the {count}th distinct rating, and at most 256 levels can be told apart; bin the ratings \
+         before (for instance to halves: round(2 * rating) / 2)"
+    )]
+    TooManyLevels {
+        /// The rating.
+        found: String,
+        /// How many distinct ones there are with it.
+        count: usize,
+    },
+    /// A user's or item's value differs from an earlier row's.
+    #[error(
+        "{found:?} where line {first} has {before:?}: what is known of a user or item must be the same in all its \
+         rows; put it into a table of its own (data.columns.users, data.columns.items)"
+    )]
+    Differs {
+        /// The value.
+        found: String,
+        /// The earlier value.
+        before: String,
+        /// Line of the earlier row.
+        first: u64,
+    },
+    /// A line that is not the JSON the layout says.
+    #[error("not the JSON of this layout: {0}")]
+    NotJson(String),
+    /// A quoted value that never ends.
+    #[error("a quoted value that begins here does not end")]
+    OpenQuote,
+    /// A row or value longer than any real one.
+    #[error("longer than {limit} bytes: a quote that is never closed?")]
+    TooLong {
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// A rating outside the format's levels.
     #[error("{found} is not a rating of this format: {levels}")]
     NotALevel {

@@ -1,7 +1,8 @@
 //! `reclora-storage`: data on disk.
 //!
 //! What a run reads and writes goes through this crate: readers of raw rating files ([`raw`]), the
-//! data protocol that turns them into samples ([`protocol`]), columnar files read through a memory
+//! data protocol that turns them into samples ([`protocol`]), what one wants to know of both beforehand
+//! ([`inspect`]), columnar files read through a memory
 //! map ([`shard`], [`dataset`]), stage directories with manifests ([`manifest`]), and the order and
 //! prefetching of samples ([`permutation`], [`loader`]). What does not fit into memory is sorted in
 //! temporary files ([`spill`]). [`synth`] makes ratings of any size.
@@ -23,6 +24,7 @@ pub mod codec;
 pub mod dataset;
 pub mod error;
 pub mod hash;
+pub mod inspect;
 pub mod loader;
 pub mod manifest;
 pub mod mmap;

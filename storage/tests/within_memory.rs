@@ -9,6 +9,7 @@ use std::path::Path;
 use common::{Mount, Raw, config, may_mount};
 use reclora_storage::permutation::EpochOrder;
 use reclora_storage::protocol::prepare_within;
+use reclora_storage::raw::ColumnMapping;
 use reclora_storage::raw::{self, DatasetFormat};
 use reclora_storage::spill::Spill;
 use reclora_storage::synth::{self, RATINGS, SynthSpec};
@@ -24,7 +25,7 @@ const LIMITS: [(usize, usize); 6] =
 fn prepared(raw: &Path, limit: usize, threads: usize) -> Result<Vec<u8>> {
     let dir = tempfile::tempdir().unwrap();
     let spill = Spill::within(limit, dir.path(), threads);
-    let written = raw::read_within(Movielens25m, raw, &spill)
+    let written = raw::read_within(Movielens25m, raw, &ColumnMapping::default(), &spill)
         .and_then(|tables| prepare_within(&tables, &config(5, 5), &spill))
         .and_then(|prepared| dataset::write(&prepared, "x", dir.path()));
     let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
@@ -89,7 +90,8 @@ fn times_too_far_apart_for_32_bits_are_kept() {
     });
     let dir = tempfile::tempdir().unwrap();
     let spill = Spill::within(3_000, dir.path(), 2);
-    let tables = raw::read_within(Movielens25m, raw.path(), &spill).unwrap();
+    let tables =
+        raw::read_within(Movielens25m, raw.path(), &ColumnMapping::default(), &spill).unwrap();
     let prepared = prepare_within(&tables, &config(0, 0), &spill).unwrap();
     dataset::write(&prepared, "x", dir.path()).unwrap();
     let dataset = dataset::Dataset::open(dir.path()).unwrap();
@@ -174,7 +176,9 @@ fn quotes_line_ends_and_blank_lines_change_nothing() {
             let dir = tempfile::tempdir().unwrap();
             // Small parts of the file, and room for all ratings.
             let spill = Spill::within(600_000, dir.path(), threads);
-            let tables = raw::read_within(Movielens25m, raw.path(), &spill).unwrap();
+            let tables =
+                raw::read_within(Movielens25m, raw.path(), &ColumnMapping::default(), &spill)
+                    .unwrap();
             assert!(tables == expected, "variant {i}");
         }
     }
@@ -199,7 +203,7 @@ fn a_full_disk_is_named_and_leaves_nothing() {
     for size in ["32k", "160k", "320k"] {
         let mount = Mount::new(size);
         let spill = Spill::within(16_000, mount.path(), 2);
-        let error = raw::read_within(Movielens25m, raw.path(), &spill)
+        let error = raw::read_within(Movielens25m, raw.path(), &ColumnMapping::default(), &spill)
             .and_then(|tables| prepare_within(&tables, &config(5, 5), &spill))
             .and_then(|prepared| dataset::write(&prepared, "x", mount.path()))
             .unwrap_err()

@@ -99,7 +99,7 @@ fn template_mistakes_are_named_with_their_place() {
 
 #[test]
 fn every_shipped_template_parses() {
-    for name in ["movielens_100k", "movielens_1m", "movielens_25m"] {
+    for name in ["movielens_100k", "movielens_1m", "movielens_25m", "bookcrossing", "goodreads"] {
         let text = std::fs::read_to_string(configs().join(format!("prompts/{name}.toml"))).unwrap();
         let table: toml::Table = text.parse().unwrap();
         assert!(table["body"].as_str().unwrap().contains("***{{ target.title }}***"), "{name}");

@@ -45,6 +45,15 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<Config> {
     Ok(with_absolute_paths(config, &base))
 }
 
+/// Applies overrides to a config that is in no file.
+pub fn override_config(config: &Config, overrides: &[String]) -> Result<Config> {
+    let mut table = schema::to_table(config);
+    for text in overrides {
+        overrides::apply(&mut table, text)?;
+    }
+    Ok(table.try_into().map_err(|error: toml::de::Error| LaunchError::Usage(error.to_string()))?)
+}
+
 /// Reads the config a run was started with.
 pub fn load_run(run_dir: &Path) -> Result<Config> {
     let path = run_dir.join("config.toml");
@@ -113,9 +122,12 @@ fn syntax(message: &str) -> String {
     format!("not valid TOML: {}", message.lines().collect::<Vec<_>>().join(", "))
 }
 
+/// Place, message and advice.
+type Unknown = (std::ops::Range<usize>, String, String);
+
 /// One block per key that does not exist.
 fn unknown_keys(source: &Source, root: &DeTable<'_>) -> Vec<String> {
-    let mut found = Vec::new();
+    let mut found: Vec<Unknown> = Vec::new();
     for (key, value) in root {
         let name = key.get_ref().as_ref();
         if SCHEMA.key(name).is_some() {
@@ -131,31 +143,46 @@ fn unknown_keys(source: &Source, root: &DeTable<'_>) -> Vec<String> {
             found.push((key.span(), message, help));
             continue;
         }
-        let DeValue::Table(inner) = value.get_ref() else { continue };
-        for field in inner.keys() {
-            let path = join(name, field.get_ref());
-            if SCHEMA.key(&path).is_none() {
-                let message = format!("unknown key `{}` in [{name}]", field.get_ref());
-                found.push((field.span(), message, SCHEMA.advice(name, field.get_ref())));
-            }
+        if let DeValue::Table(inner) = value.get_ref() {
+            unknown_in(name, inner, &mut found);
         }
     }
     found.sort_by_key(|(span, ..)| span.start);
     found.into_iter().map(|(span, m, help)| source.block(Some(span), &m, Some(&help))).collect()
 }
 
+/// The keys of a section that do not exist, in the sections inside it as well.
+fn unknown_in(section: &str, table: &DeTable<'_>, found: &mut Vec<Unknown>) {
+    for (field, value) in table {
+        let path = join(section, field.get_ref());
+        match value.get_ref() {
+            DeValue::Table(inner) if SCHEMA.has_section(&path) => unknown_in(&path, inner, found),
+            _ if SCHEMA.key(&path).is_some() || SCHEMA.has_section(&path) => {}
+            _ => {
+                let message = format!("unknown key `{}` in [{section}]", field.get_ref());
+                found.push((field.span(), message, SCHEMA.advice(section, field.get_ref())));
+            }
+        }
+    }
+}
+
 /// The dotted path of the value that holds a byte offset.
 fn path_at(root: &DeTable<'_>, offset: usize) -> Option<String> {
+    path_in("", root, offset)
+}
+
+fn path_in(section: &str, table: &DeTable<'_>, offset: usize) -> Option<String> {
     let holds = |value: &Spanned<DeValue<'_>>| value.span().contains(&offset);
-    for (key, value) in root {
-        let name = key.get_ref().as_ref();
+    for (key, value) in table {
+        let path = join(section, key.get_ref());
         if let DeValue::Table(inner) = value.get_ref()
-            && let Some((field, _)) = inner.iter().find(|(_, value)| holds(value))
+            && SCHEMA.has_section(&path)
+            && let Some(found) = path_in(&path, inner, offset)
         {
-            return Some(join(name, field.get_ref()));
+            return Some(found);
         }
         if holds(value) {
-            return Some(name.to_owned());
+            return Some(path);
         }
     }
     None

@@ -42,7 +42,7 @@ fn advice(path: &str) -> String {
         let names: Vec<&str> = SCHEMA.names_in(path).collect();
         return format!("name one of its keys, {path}.KEY: {}", names.join(", "));
     }
-    match path.split_once('.') {
+    match path.rsplit_once('.') {
         Some((section, name)) if SCHEMA.has_section(section) => SCHEMA.advice(section, name),
         Some((section, name)) => {
             let corrected = SCHEMA.section_advice(section);
@@ -73,15 +73,14 @@ fn value_of(key: &Key, text: &str) -> Value {
     }
 }
 
-fn insert(table: &mut Table, key: &Key, value: Value) {
-    if key.section.is_empty() {
-        table.insert(key.name.clone(), value);
-        return;
+fn insert(mut table: &mut Table, key: &Key, value: Value) {
+    for part in key.section.split('.').filter(|part| !part.is_empty()) {
+        let inner = table.entry(part).or_insert_with(|| Value::Table(Table::new()));
+        // A section that is no table is refused before overrides are applied.
+        let Value::Table(inner) = inner else { return };
+        table = inner;
     }
-    let section = table.entry(key.section.clone()).or_insert_with(|| Value::Table(Table::new()));
-    if let Value::Table(section) = section {
-        section.insert(key.name.clone(), value);
-    }
+    table.insert(key.name.clone(), value);
 }
 
 #[cfg(test)]
@@ -103,6 +102,8 @@ mod tests {
         assert_eq!(set("export.pairs=[\"1:2\"]").unwrap().export.pairs, ["1:2"]);
         assert!(set("data.label={ greater = 3 }").is_ok());
         assert!(set("data.path=x").unwrap().data.path.is_absolute());
+        assert_eq!(set("data.columns.user=who").unwrap().data.columns.user, "who");
+        assert_eq!(set("data.columns.user_texts=[\"a\"]").unwrap().data.columns.user_texts, ["a"]);
         assert!(!set("tune.plain_lora=false").unwrap().tune.plain_lora);
     }
 
@@ -112,6 +113,10 @@ mod tests {
         assert!(error.contains("did you mean `tune.epochs`?"), "{error}");
         let error = set("tunes.epochs=3").unwrap_err();
         assert!(error.contains("did you mean `tune.epochs`?"), "{error}");
+        let error = set("data.columns.usr=x").unwrap_err();
+        assert!(error.contains("did you mean `data.columns.user`?"), "{error}");
+        let error = set("data.columns=x").unwrap_err();
+        assert!(error.contains("`data.columns` is a section"), "{error}");
         let error = set("epochs=3").unwrap_err();
         assert!(error.contains("`crm.epochs` or `tune.epochs`"), "{error}");
         let error = set("tune=3").unwrap_err();

@@ -1,23 +1,26 @@
 //! Writes configs as TOML a person can read: inline values, one section after another.
 
+use reclora_storage::raw::ColumnMapping;
 use reclora_trainer::config::Config;
 use toml::Value;
 
-use super::schema::{SCHEMA, Schema, to_table};
+use super::schema::{self, SCHEMA, Schema, to_table};
 
-/// The config as TOML text, every key explicit.
+/// The config as TOML text, every key explicit (but for a mapping of columns that is the default).
 pub fn render(config: &Config) -> String {
     let table = to_table(config);
     let mut out = String::new();
     for (section, _) in &SCHEMA.sections {
+        // Most formats have no use for it.
+        if section == "data.columns" && config.data.columns == ColumnMapping::default() {
+            continue;
+        }
         if !section.is_empty() {
             out.push_str(&format!("\n[{section}]\n"));
         }
+        let values = schema::section(&table, section);
         for key in SCHEMA.keys.iter().filter(|key| &key.section == section) {
-            let value = match section.as_str() {
-                "" => table.get(&key.name),
-                _ => table.get(section).and_then(|inner| inner.get(&key.name)),
-            };
+            let value = values.and_then(|values| values.get(&key.name));
             out.push_str(&line(&key.name, value.unwrap_or(&key.default)));
         }
     }
@@ -55,6 +58,8 @@ mod tests {
         let mut config = Config { name: "a \"quoted\" name".into(), ..Config::default() };
         config.export.pairs = vec!["1:2".into()];
         config.crm.dropout = 0.3;
+        assert!(!render(&config).contains("[data.columns]"));
+        config.data.columns.item_texts = vec!["title".into()];
         let text = render(&config);
         assert!(text.contains("dropout = 0.3\n"), "{text}");
         assert!(text.contains("label = { at_least = 8.0 }"), "{text}");

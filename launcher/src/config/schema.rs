@@ -1,7 +1,8 @@
 //! Which keys exist, what they mean and what they default to.
 //!
 //! Keys and defaults come from serialising `Config::default()`; the sentences come from the doc
-//! comments of the trainer's `config.rs` itself, so there is one place to write them.
+//! comments of the structs themselves, so there is one place to write them. A struct inside a
+//! section's is a section of its own, `[data.columns]`.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -9,11 +10,12 @@ use std::sync::LazyLock;
 use reclora_trainer::config::Config;
 use toml::Value;
 
-/// Source of the config structs: its doc comments are the reference.
-const CONFIG_SOURCE: &str = concat!(
+/// Sources of the config structs: their doc comments are the reference.
+const CONFIG_SOURCES: [&str; 3] = [
     include_str!("../../../trainer/src/config/mod.rs"),
     include_str!("../../../trainer/src/config/runtime.rs"),
-);
+    include_str!("../../../storage/src/raw/mapped/mapping.rs"),
+];
 
 /// One key of the config.
 #[derive(Clone, Debug)]
@@ -58,7 +60,8 @@ pub fn join(section: &str, name: &str) -> String {
 
 impl Schema {
     fn new() -> Self {
-        let docs = parse_docs(CONFIG_SOURCE);
+        let mut docs = BTreeMap::new();
+        CONFIG_SOURCES.iter().for_each(|source| docs.append(&mut parse_docs(source)));
         let defaults = to_table(&Config::default());
         let mut sections = vec![(String::new(), String::new())];
         let mut keys = Vec::new();
@@ -71,12 +74,7 @@ impl Schema {
         }
         for field in &root {
             let Some(table) = defaults.get(&field.name).and_then(Value::as_table) else { continue };
-            sections.push((field.name.clone(), field.doc.clone()));
-            for inner in docs.get(&field.kind).into_iter().flatten() {
-                if let Some(default) = table.get(&inner.name) {
-                    keys.push(inner.key(&field.name, default));
-                }
-            }
+            add_section(&docs, &field.name, field, table, &mut sections, &mut keys);
         }
         Self { sections, keys }
     }
@@ -133,6 +131,37 @@ impl Schema {
             None => format!("sections: {}", names.join(", ")),
         }
     }
+}
+
+/// Adds a section with its keys, and the sections inside it behind them.
+fn add_section(
+    docs: &BTreeMap<String, Vec<Field>>,
+    name: &str,
+    field: &Field,
+    defaults: &toml::Table,
+    sections: &mut Vec<(String, String)>,
+    keys: &mut Vec<Key>,
+) {
+    sections.push((name.to_owned(), field.doc.clone()));
+    let mut inner = Vec::new();
+    for field in docs.get(&field.kind).into_iter().flatten() {
+        match defaults.get(&field.name) {
+            Some(Value::Table(table)) if docs.contains_key(&field.kind) => {
+                inner.push((field, table));
+            }
+            Some(default) => keys.push(field.key(name, default)),
+            None => {}
+        }
+    }
+    for (field, table) in inner {
+        add_section(docs, &join(name, &field.name), field, table, sections, keys);
+    }
+}
+
+/// The table of a section, `a` or `a.b`, in a config.
+pub fn section<'a>(table: &'a toml::Table, name: &str) -> Option<&'a toml::Table> {
+    let parts = name.split('.').filter(|part| !part.is_empty());
+    parts.into_iter().try_fold(table, |table, part| table.get(part)?.as_table())
 }
 
 /// The candidate closest to `word`, when it is close enough to be a typo.
@@ -206,12 +235,16 @@ mod tests {
 
     #[test]
     fn schema_covers_every_serialised_key_with_a_sentence() {
-        let defaults = to_table(&Config::default());
         let mut expected = Vec::new();
-        for (name, value) in &defaults {
-            match value.as_table() {
-                Some(table) => expected.extend(table.keys().map(|key| join(name, key))),
-                None => expected.push(name.clone()),
+        let mut pending = vec![(String::new(), Value::Table(to_table(&Config::default())))];
+        while let Some((path, value)) = pending.pop() {
+            match value {
+                // The one setting that is a table.
+                Value::Table(table) if path != "data.label" => {
+                    pending
+                        .extend(table.into_iter().map(|(key, value)| (join(&path, &key), value)));
+                }
+                _ => expected.push(path),
             }
         }
         assert!(expected.len() > 50, "{expected:?}");
@@ -232,6 +265,7 @@ mod tests {
         assert_eq!(SCHEMA.advice("tune", "temperature"), "did you mean `adapter.temperature`?");
         assert_eq!(SCHEMA.advice("tune", "learning-rate"), "did you mean `tune.learning_rate`?");
         assert_eq!(SCHEMA.section_advice("adaptor"), "did you mean [adapter]?");
+        assert_eq!(SCHEMA.advice("data.columns", "usr"), "did you mean `data.columns.user`?");
         assert!(SCHEMA.advice("export", "qqqq").starts_with("keys of [export]: pairs"));
     }
 }

@@ -17,6 +17,21 @@ pub(super) struct Columns {
     pub(super) positive: u64,
 }
 
+impl Columns {
+    /// Empty ones, of a first user, that stay in memory.
+    pub(super) fn in_memory() -> Self {
+        let spill = &Spill::never();
+        Self {
+            user_offsets: vec![0],
+            item: SpillVec::new(spill, usize::MAX),
+            rating: SpillVec::new(spill, usize::MAX),
+            timestamp: SpillVec::new(spill, usize::MAX),
+            sample: SpillVec::new(spill, usize::MAX),
+            positive: 0,
+        }
+    }
+}
+
 /// What the columns are made with.
 pub(super) struct Order<'a> {
     pub(super) raw: &'a RawTables,

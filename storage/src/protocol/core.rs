@@ -93,6 +93,7 @@ impl Core {
 }
 
 /// New indices by first appearance in the sorted ratings.
+#[derive(Clone)]
 pub(super) struct Appearances {
     /// New index of each old one, `u32::MAX` where it does not appear.
     pub(super) index: Vec<u32>,

@@ -11,7 +11,8 @@
 //!    one shared table of features with an offset per field, the rating levels last.
 //!
 //! Users and items are in memory; ratings are passed over, and sorted, within the limit of a
-//! [`Spill`]. The result is the same for any limit.
+//! [`Spill`]. The result is the same for any limit. Ratings without time ([`RawTables::untimed`]) have
+//! an order of their own, see `untimed`, and are arranged in memory.
 
 use std::collections::HashMap;
 
@@ -23,9 +24,11 @@ use crate::spill::{Spill, SpillVec};
 
 mod columns;
 mod core;
+mod shuffle;
+mod untimed;
 
-use columns::Order;
-use core::{Core, appearances};
+use columns::{Columns, Order};
+use core::{Appearances, Core, appearances};
 
 /// When a rating counts as "like".
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -152,20 +155,13 @@ pub fn prepare(raw: &RawTables, config: &ProtocolConfig) -> Result<Prepared> {
 /// As [`prepare`]; also, a temporary file can't be written.
 pub fn prepare_within(raw: &RawTables, config: &ProtocolConfig, spill: &Spill) -> Result<Prepared> {
     check(config)?;
-    let core = Core::new(raw, config.k_core)?;
-    let (users, items) = appearances(raw, &core)?;
     let likes: Vec<bool> = raw.rating_levels.iter().map(|r| config.label.is_like(*r)).collect();
-    let (min_history, likes_of) = (config.min_history, &likes);
-    let order = Order {
-        raw,
-        core: &core,
-        users: &users,
-        items: &items,
-        likes: likes_of,
-        min_history,
-        spill,
+    let core = Core::new(raw, config.k_core)?;
+    let Arranged { users, items, columns } = if raw.untimed {
+        untimed::arrange(raw, &core, &likes, config)?
+    } else {
+        in_time_order(raw, &core, &likes, config, spill)?
     };
-    let columns = order.columns()?;
     let [raw_users, raw_items] = core.raw;
     let counts = ProtocolCounts {
         raw_ratings: raw.ratings.len() as u64,
@@ -209,6 +205,27 @@ fn check(config: &ProtocolConfig) -> Result<()> {
         return bad("label", format!("{value} is not a number of stars"));
     }
     Ok(())
+}
+
+/// Users and items with their new indices, and the ratings and samples.
+struct Arranged {
+    users: Appearances,
+    items: Appearances,
+    columns: Columns,
+}
+
+fn in_time_order(
+    raw: &RawTables,
+    core: &Core,
+    likes: &[bool],
+    config: &ProtocolConfig,
+    spill: &Spill,
+) -> Result<Arranged> {
+    let (users, items) = appearances(raw, core)?;
+    let min_history = config.min_history;
+    let order = Order { raw, core, users: &users, items: &items, likes, min_history, spill };
+    let columns = order.columns()?;
+    Ok(Arranged { users, items, columns })
 }
 
 /// Picks and encodes the kept entities; also the number of values per field after the id.

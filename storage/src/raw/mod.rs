@@ -1,7 +1,9 @@
-//! Readers of raw rating files: MovieTweetings and three releases of MovieLens.
+//! Readers of raw rating files: published datasets in the layout they come in, and any CSV or Parquet
+//! by a mapping of its columns.
 //!
-//! Each file may be plain or gzip-compressed. A line that is not what the layout says is an error
-//! with its file, line and column: ratings are never skipped silently.
+//! Each text file may be plain or gzip-compressed. A line that is not what the layout says is an error
+//! with its file, line and column. Ratings are never skipped silently: where a dataset is known to hold
+//! some that can't be used (of books that its table lacks, say), they are counted ([`Dropped`]).
 
 use std::path::{Path, PathBuf};
 
@@ -10,14 +12,24 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::spill::{Fixed, Spill, SpillVec};
 
+mod bookcrossing;
 mod chunks;
+mod detect;
 mod duplicates;
+mod goodreads;
+mod mapped;
 mod movielens_100k;
 mod movielens_1m;
 mod movielens_25m;
 mod movietweetings;
 mod source;
 mod tables;
+pub(crate) mod time;
+
+pub use detect::{Known, detect};
+pub use mapped::{
+    ColumnMapping, TableSample, TextEncoding, TimeUnit, Unmatched, is_decoding, sample,
+};
 
 /// Layout of raw files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +46,40 @@ pub enum DatasetFormat {
     /// MovieLens-25M: `ratings.csv`, `movies.csv`.
     #[serde(rename = "movielens_25m")]
     Movielens25m,
+    /// BookCrossing: `BX-Book-Ratings.csv`, `BX-Books.csv`, `BX-Users.csv`; ratings have no time.
+    #[serde(rename = "bookcrossing")]
+    Bookcrossing,
+    /// GoodReads as UCSD publishes it: `goodreads_interactions*.json`, `goodreads_books*.json` and
+    /// optional tables of authors, works and genres.
+    #[serde(rename = "goodreads")]
+    Goodreads,
+    /// Any CSV, by the columns that a [`ColumnMapping`] names.
+    #[serde(rename = "csv")]
+    Csv,
+    /// Any Parquet, by the columns that a [`ColumnMapping`] names.
+    #[serde(rename = "parquet")]
+    Parquet,
+}
+
+impl DatasetFormat {
+    /// Its name in a config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Movietweetings => "movietweetings",
+            Self::Movielens100k => "movielens_100k",
+            Self::Movielens1m => "movielens_1m",
+            Self::Movielens25m => "movielens_25m",
+            Self::Bookcrossing => "bookcrossing",
+            Self::Goodreads => "goodreads",
+            Self::Csv => "csv",
+            Self::Parquet => "parquet",
+        }
+    }
+
+    /// Whether a [`ColumnMapping`] says where its columns are.
+    pub fn is_mapped(self) -> bool {
+        matches!(self, Self::Csv | Self::Parquet)
+    }
 }
 
 /// A named column of strings, one per user or per item.
@@ -168,6 +214,15 @@ impl RawRatings {
     }
 }
 
+/// Rows that a reader could not use, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Dropped {
+    /// What they are, e.g. `ratings of books that BX-Books.csv lacks`.
+    pub what: String,
+    /// How many.
+    pub count: u64,
+}
+
 /// Everything a layout holds. Users and items without a rating may be among them.
 #[derive(Debug, Default, PartialEq)]
 pub struct RawTables {
@@ -179,41 +234,82 @@ pub struct RawTables {
     pub items: RawEntities,
     /// The ratings; no (user, item) pair occurs twice.
     pub ratings: RawRatings,
+    /// Whether ratings have no time: every timestamp is 0 and says nothing about order.
+    pub untimed: bool,
+    /// Rows that were read and are not in the tables.
+    pub dropped: Vec<Dropped>,
 }
 
-/// Reads the raw files of a dataset in directory `dir`.
+/// Reads the raw files of a dataset in directory `dir`, CSV and Parquet by the default mapping.
 ///
 /// # Errors
-/// A file is missing, empty, truncated or not UTF-8 where it must be; a line has another number of
-/// columns, a rating that is none of the format's levels, a timestamp that is not an integer, an
-/// unknown user or item, or rates an item again.
+/// As [`read_within`].
 pub fn read(format: DatasetFormat, dir: &Path) -> Result<RawTables> {
-    read_within(format, dir, &Spill::never())
+    read_within(format, dir, &ColumnMapping::default(), &Spill::never())
 }
 
-/// [`read`], with as much in memory as `spill` says. Users and items are in memory in any case.
+/// [`read`] with a mapping of columns, all in memory.
 ///
 /// # Errors
-/// As [`read`]; also, a temporary file can't be written.
-pub fn read_within(format: DatasetFormat, dir: &Path, spill: &Spill) -> Result<RawTables> {
+/// As [`read_within`].
+pub fn read_mapped(
+    format: DatasetFormat,
+    dir: &Path,
+    columns: &ColumnMapping,
+) -> Result<RawTables> {
+    read_within(format, dir, columns, &Spill::never())
+}
+
+/// Reads the raw files of a dataset in directory `dir`, with as much in memory as `spill` says; users and
+/// items are in memory in any case. Only CSV and Parquet look at `columns`.
+///
+/// # Errors
+/// A file is missing, empty, truncated or not in its encoding; a line has another number of columns, a
+/// rating that is none of the format's levels, a time that is not in its unit, an unknown user or item,
+/// or rates an item again; the mapping names a column that does not exist; a temporary file can't be
+/// written.
+pub fn read_within(
+    format: DatasetFormat,
+    dir: &Path,
+    columns: &ColumnMapping,
+    spill: &Spill,
+) -> Result<RawTables> {
     match format {
         DatasetFormat::Movietweetings => movietweetings::read(dir, spill),
         DatasetFormat::Movielens100k => movielens_100k::read(dir, spill),
         DatasetFormat::Movielens1m => movielens_1m::read(dir, spill),
         DatasetFormat::Movielens25m => movielens_25m::read(dir, spill),
+        DatasetFormat::Bookcrossing => bookcrossing::read(dir, spill),
+        DatasetFormat::Goodreads => goodreads::read(dir, spill),
+        DatasetFormat::Csv | DatasetFormat::Parquet => mapped::read(format, dir, columns, spill),
     }
 }
 
 /// The files that [`read`] reads, for hashing what a stage depends on.
 ///
 /// # Errors
-/// A file is missing, both plain and as `.gz`.
+/// Those of [`files_mapped`].
 pub fn files(format: DatasetFormat, dir: &Path) -> Result<Vec<PathBuf>> {
-    let names: &[&'static str] = match format {
+    files_mapped(format, dir, &ColumnMapping::default())
+}
+
+/// The files that [`read_mapped`] reads, for hashing what a stage depends on.
+///
+/// # Errors
+/// A file is missing, both plain and as `.gz`.
+pub fn files_mapped(
+    format: DatasetFormat,
+    dir: &Path,
+    columns: &ColumnMapping,
+) -> Result<Vec<PathBuf>> {
+    let names: &[&str] = match format {
         DatasetFormat::Movietweetings => &["movies.dat", "ratings.dat"],
         DatasetFormat::Movielens100k => &["u.item", "u.user", "u.data"],
         DatasetFormat::Movielens1m => &["movies.dat", "users.dat", "ratings.dat"],
         DatasetFormat::Movielens25m => &["movies.csv", "ratings.csv"],
+        DatasetFormat::Bookcrossing => &bookcrossing::FILES,
+        DatasetFormat::Goodreads => return goodreads::files(dir),
+        DatasetFormat::Csv | DatasetFormat::Parquet => return mapped::files(format, dir, columns),
     };
     names.iter().map(|name| source::locate(dir, name)).collect()
 }

@@ -25,14 +25,14 @@ pub(super) enum Encoding {
 }
 
 /// The file `name` in `dir`, plain or as `.gz`.
-pub(super) fn locate(dir: &Path, name: &'static str) -> Result<PathBuf> {
+pub(super) fn locate(dir: &Path, name: &str) -> Result<PathBuf> {
     let compressed = format!("{name}.gz");
     for candidate in [dir.join(name), dir.join(compressed)] {
         if candidate.is_file() {
             return Ok(candidate);
         }
     }
-    Err(StorageError::MissingRawFile { dir: dir.to_path_buf(), name })
+    Err(StorageError::MissingRawFile { dir: dir.to_path_buf(), name: name.to_owned() })
 }
 
 /// Opens a file, decompressed where its name ends in `.gz`, behind its byte order mark.
@@ -69,8 +69,12 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Opens the file `name` in `dir`.
-    pub(super) fn open(dir: &Path, name: &'static str, encoding: Encoding) -> Result<Self> {
-        let path = locate(dir, name)?;
+    pub(super) fn open(dir: &Path, name: &str, encoding: Encoding) -> Result<Self> {
+        Self::open_path(locate(dir, name)?, encoding)
+    }
+
+    /// Opens a file.
+    pub(super) fn open_path(path: PathBuf, encoding: Encoding) -> Result<Self> {
         let reader = open(&path)?;
         Ok(Self { path, reader, encoding, line: 0, bytes: Vec::new() })
     }

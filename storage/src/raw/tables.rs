@@ -42,12 +42,12 @@ impl EntityBuilder {
     }
 
     /// Adds a row of the table. `fields` and `texts` have the table's columns in order.
-    pub(super) fn add<const F: usize, const T: usize>(
+    pub(super) fn add<'a>(
         &mut self,
         place: Place<'_>,
         key: &str,
-        fields: [&str; F],
-        texts: [String; T],
+        fields: impl IntoIterator<Item = &'a str>,
+        texts: impl IntoIterator<Item = String>,
     ) -> Result<()> {
         let field = if self.entities.name == "user" { "user" } else { "item" };
         if key.is_empty() {
@@ -68,6 +68,14 @@ impl EntityBuilder {
             column.values.push(value);
         }
         Ok(())
+    }
+
+    /// Line and values (fields, then texts) of the row of `key`, where there is one.
+    pub(super) fn row_of(&self, key: &str) -> Option<(u64, impl Iterator<Item = &str>)> {
+        let index = *self.index.get(key)? as usize;
+        let columns = self.entities.fields.iter().chain(&self.entities.texts);
+        let values = columns.filter_map(move |c| c.values.get(index).map(String::as_str));
+        Some((self.lines.get(index).copied().unwrap_or_default(), values))
     }
 
     /// The index of a key that a rating names, which must be known already.
@@ -208,6 +216,7 @@ impl RatingBuilder {
             users: self.users.entities,
             items: self.items.entities,
             ratings: self.ratings,
+            ..RawTables::default()
         })
     }
 

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 pub use adapter::{GateInput, Head, MixForm, Projection};
 use reclora_storage::protocol::LabelRule;
-use reclora_storage::raw::DatasetFormat;
+use reclora_storage::raw::{ColumnMapping, DatasetFormat};
 pub use runtime::{CommBackend, Device, RuntimeConfig};
 use serde::{Deserialize, Serialize};
 pub(crate) use stored::StoredAdapter;
@@ -58,7 +58,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// Layout of the raw files: `movietweetings`, `movielens_100k`, `movielens_1m`, `movielens_25m`.
+    /// Layout of the raw files: `movietweetings`, `movielens_100k`, `movielens_1m`, `movielens_25m`, `bookcrossing`, `goodreads`, or `csv` or `parquet` with the columns that `[data.columns]` names.
     pub format: DatasetFormat,
     /// Directory of the raw files (each plain or `.gz`). Relative to the config file.
     pub path: PathBuf,
@@ -72,6 +72,8 @@ pub struct DataConfig {
     pub split: [f64; 3],
     /// Memory that ratings may take while they are prepared, in MiB, at least 16; what does not fit is sorted in temporary files of the run directory. Users and items come on top. Never changes the result.
     pub memory_limit_mib: u64,
+    /// Which columns of which tables hold what. Only for format = "csv" and "parquet".
+    pub columns: ColumnMapping,
 }
 
 /// `[backbone]`: the frozen LLM.
@@ -295,6 +297,7 @@ impl Default for DataConfig {
             label: LabelRule::AtLeast(8.0),
             split: [0.8, 0.1, 0.1],
             memory_limit_mib: 1024,
+            columns: ColumnMapping::default(),
         }
     }
 }

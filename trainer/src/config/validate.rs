@@ -2,9 +2,13 @@
 
 use std::path::Path;
 
+use reclora_storage::StorageError;
 use reclora_storage::protocol::LabelRule;
+use reclora_storage::raw::ColumnMapping;
 
-use super::{AdapterConfig, CommBackend, Config, CrmConfig, Device, GateInput, Projection};
+use super::{
+    AdapterConfig, CommBackend, Config, CrmConfig, DataConfig, Device, GateInput, Projection,
+};
 use crate::error::{Result, TrainerError};
 
 /// Most folds of train: each is a CRM to be trained.
@@ -61,6 +65,7 @@ impl Config {
             );
             return refuse("data.memory_limit_mib", what);
         }
+        columns(data)?;
         crm.validate()?;
         adapter.validate()?;
         optimizer("crm", crm.learning_rate, crm.weight_decay)?;
@@ -107,6 +112,25 @@ impl Config {
                 refuse("runtime.backend", "this build has no NCCL; use \"tcp\" (the default)")
             }
         }
+    }
+}
+
+/// The columns of CSV and Parquet, which other formats have no use for.
+fn columns(data: &DataConfig) -> Result<()> {
+    if !data.format.is_mapped() {
+        let name = data.format.name();
+        return if data.columns == ColumnMapping::default() {
+            Ok(())
+        } else {
+            let what = format!("format = \"{name}\" knows its columns; use \"csv\" or \"parquet\"");
+            refuse("data.columns", what)
+        };
+    }
+    match data.columns.check() {
+        Err(StorageError::Mapping { setting, problem }) => {
+            refuse(&format!("data.columns.{setting}"), problem)
+        }
+        checked => Ok(checked?),
     }
 }
 
@@ -244,6 +268,8 @@ impl AdapterConfig {
 
 #[cfg(test)]
 mod tests {
+    use reclora_storage::raw::DatasetFormat;
+
     use super::*;
 
     fn refused(change: impl FnOnce(&mut Config), world_size: usize) -> String {
@@ -266,13 +292,18 @@ mod tests {
     #[test]
     fn each_bad_setting_is_named() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change); 22] = [
+        let cases: [(&str, Change); 24] = [
             ("retrieve.pca_dimensions", |c| c.retrieve.pca_dimensions = 0),
             ("data.split", |c| c.data.split = [0.8, 0.1, 0.2]),
             ("data.split", |c| c.data.split = [f64::NAN, 0.1, 0.2]),
             ("data.label", |c| c.data.label = LabelRule::Greater(f32::NAN)),
             ("data.memory_limit_mib", |c| c.data.memory_limit_mib = 15),
             ("data.memory_limit_mib", |c| c.data.memory_limit_mib = u64::MAX),
+            ("data.columns", |c| c.data.columns.user = "who".into()),
+            ("data.columns.delimiter", |c| {
+                c.data.format = DatasetFormat::Csv;
+                c.data.columns.delimiter = "::".into();
+            }),
             ("crm.hidden_dim", |c| c.crm.hidden_dim = 0),
             ("crm.num_layers", |c| c.crm.num_layers = usize::MAX),
             ("crm.dropout", |c| c.crm.dropout = f32::NAN),

@@ -2,12 +2,13 @@
 
 use rayon::prelude::*;
 use reclora_comm::Communicator;
+use reclora_storage::dataset::Dataset;
 
 use super::inputs::dataset;
 use super::llm::Llm;
 use super::{Counts, RunContext, Stage};
 use crate::distributed::chunks::{Chunks, PARTS, Values};
-use crate::error::Result;
+use crate::error::{Result, TrainerError};
 use crate::model::Prompt;
 use crate::progress::Progress;
 use crate::retriever::ItemEmbeddings;
@@ -23,6 +24,11 @@ pub fn run(
     progress: &mut dyn Progress,
 ) -> Result<Counts> {
     let dataset = dataset(ctx)?;
+    if dataset.item_text_columns().is_empty() {
+        let what =
+            "no text says anything of an item, so there is nothing to embed; name its columns";
+        return Err(TrainerError::config("data.columns.item_texts", what));
+    }
     let llm = Llm::load(&ctx.config)?;
     let tokenizer = Tokenizer::load(&ctx.config.backbone.path)?;
     let model = llm.bare();
@@ -32,10 +38,7 @@ pub fn run(
     let chunks = Chunks::new(&dir.join(PARTS), "states", 0..items, CHUNK);
     chunks.run("embed items", comm, progress, |range| {
         let tokens = range.into_par_iter().map(|item| {
-            let item = item as u32;
-            let title = dataset.item_text(item, "title").unwrap_or_default();
-            let genres = dataset.item_text(item, "genres").unwrap_or_default();
-            let mut tokens = tokenizer.encode(&format!("The movie {title}, genre: {genres}."))?;
+            let mut tokens = tokenizer.encode(&sentence(&dataset, item as u32))?;
             tokens.truncate(limit);
             Ok(tokens)
         });
@@ -54,4 +57,19 @@ pub fn run(
             .save(&dir.join(FILE))?;
     }
     Ok([("items".to_owned(), items)].into())
+}
+
+/// Text columns of the datasets of films.
+const FILM: [&str; 3] = ["title", "genres", "year"];
+
+/// What an item is embedded as: the paper's sentence for a film, otherwise every text column by name.
+fn sentence(dataset: &Dataset, item: u32) -> String {
+    let text = |column: &str| dataset.item_text(item, column).unwrap_or_default();
+    let columns = dataset.item_text_columns();
+    if columns == FILM {
+        return format!("The movie {}, genre: {}.", text("title"), text("genres"));
+    }
+    let parts: Vec<String> =
+        columns.iter().map(|column| format!("{column}: {}", text(column))).collect();
+    format!("{}.", parts.join(", "))
 }

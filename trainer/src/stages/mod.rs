@@ -29,6 +29,7 @@ use std::time::Instant;
 use reclora_comm::Communicator;
 use reclora_storage::hash::{xxh3_file, xxh3_hex};
 use reclora_storage::manifest::StageDir;
+use reclora_storage::raw;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -195,11 +196,16 @@ fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<BTreeMap<String, String>>
     }
     let section = match stage {
         Stage::Prepare => {
-            for path in reclora_storage::raw::files(config.data.format, &config.data.path)? {
-                inputs.insert(file_key("data", &path), xxh3_file(&path)?);
-            }
             let data = &config.data;
-            json!([data.format, data.k_core, data.min_history, data.label, data.split])
+            for path in raw::files_mapped(data.format, &data.path, &data.columns)? {
+                // Parts of a table in several directories may have one name.
+                let name = path.strip_prefix(&data.path).unwrap_or(&path);
+                inputs.insert(format!("data/{}", name.to_string_lossy()), xxh3_file(&path)?);
+            }
+            let protocol =
+                json!([data.format, data.k_core, data.min_history, data.label, data.split]);
+            // Only these formats read the mapping: the fingerprints of the others are as before.
+            if data.format.is_mapped() { json!([protocol, data.columns]) } else { protocol }
         }
         Stage::Embed => json!([config.retrieve.pca_dimensions]),
         Stage::Retrieve => json!([config.retrieve]),
@@ -313,4 +319,51 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
         .map_err(|error| TrainerError::file(path, error.to_string()))?;
     bytes.push(b'\n');
     Ok(reclora_storage::atomic::write_bytes_atomic(path, &bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use reclora_storage::raw::DatasetFormat;
+
+    use super::*;
+
+    /// Inputs of `prepare` for the data in a directory.
+    fn prepare_inputs(data: impl FnOnce(&mut Config)) -> BTreeMap<String, String> {
+        let mut config = Config::default();
+        data(&mut config);
+        inputs_of(&RunContext { run_dir: "none".into(), config }, Stage::Prepare).unwrap()
+    }
+
+    #[test]
+    fn formats_without_a_mapping_keep_the_fingerprints_they_had() {
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/data/movietweetings-100k");
+        let inputs = prepare_inputs(|config| config.data.path = path);
+        let names: Vec<&str> = inputs.keys().map(String::as_str).collect();
+        assert_eq!(names, ["config", "data/movies.dat.gz", "data/ratings.dat.gz"]);
+        // What the first version hashed.
+        assert_eq!(inputs["config"], r#"["movietweetings",5,5,{"at_least":8.0},[0.8,0.1,0.1]]"#);
+    }
+
+    #[test]
+    fn the_mapping_and_every_part_are_inputs() {
+        let dir = tempfile::tempdir().unwrap();
+        for part in ["ratings.parquet/day=1", "ratings.parquet/day=2"] {
+            std::fs::create_dir_all(dir.path().join(part)).unwrap();
+            std::fs::write(dir.path().join(part).join("part-0.parquet"), part).unwrap();
+        }
+        let inputs = |user: &str| {
+            prepare_inputs(|config| {
+                config.data.format = DatasetFormat::Parquet;
+                config.data.path = dir.path().into();
+                config.data.columns.user = user.into();
+            })
+        };
+        let who = inputs("who");
+        let names: Vec<&str> = who.keys().map(String::as_str).collect();
+        let parts = [1, 2].map(|day| format!("data/ratings.parquet/day={day}/part-0.parquet"));
+        assert_eq!(names, ["config", &parts[0], &parts[1]]);
+        assert_ne!(who[&parts[0]], who[&parts[1]]);
+        assert_ne!(who["config"], inputs("whom")["config"]);
+    }
 }

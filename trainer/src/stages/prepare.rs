@@ -21,16 +21,19 @@ pub fn run(
         label: data.label,
         split: data.split,
     };
-    let name = serde_json::to_value(data.format).ok();
-    let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or("dataset").to_owned();
+    let name = data.format.name();
     let dir = ctx.path(Stage::Prepare);
     // Neither the limit nor the threads change a byte of what is written.
     let limit = usize::try_from(data.memory_limit_mib << 20).unwrap_or(usize::MAX);
     let spill = Spill::within(limit, &dir, rayon::current_num_threads());
-    let raw = raw::read_within(data.format, &data.path, &spill)?;
+    let raw = raw::read_within(data.format, &data.path, &data.columns, &spill)?;
+    for dropped in &raw.dropped {
+        let text = format!("{name}: dropped {} {}", dropped.count, dropped.what);
+        progress.emit(Event::Message { text });
+    }
     let prepared = protocol::prepare_within(&raw, &config, &spill)?;
     drop(raw);
-    let counts = dataset::write(&prepared, &name, &dir)?;
+    let counts = dataset::write(&prepared, name, &dir)?;
     let list: Vec<String> =
         counts.iter().map(|(name, count)| format!("{} {count}", name.replace('_', " "))).collect();
     progress.emit(Event::Message { text: format!("{name}: {}", list.join(", ")) });

@@ -1,0 +1,201 @@
+//! Rows of a CSV file: RFC 4180 with any delimiter, in UTF-8 or latin-1, with or without a header.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::io::{self, BufRead, Read};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder};
+use encoding_rs::WINDOWS_1252;
+
+use super::{ColumnMapping, MAX_VALUE, TextEncoding, Wanted, cell};
+use crate::error::{RawProblem, Result, StorageError};
+use crate::raw::source::{Place, damaged, open};
+
+/// A CSV file, row by row.
+pub(super) struct CsvTable {
+    path: PathBuf,
+    reader: Reader<Bounded>,
+    /// Bytes that may still be read for this row.
+    left: Rc<Cell<usize>>,
+    encoding: TextEncoding,
+    columns: usize,
+    wanted: Vec<Wanted>,
+    /// Where each wanted column is.
+    places: Vec<usize>,
+    record: ByteRecord,
+    /// Whether `record` is the first row already, because there is no header.
+    pending: bool,
+    values: Vec<String>,
+    line: u64,
+}
+
+impl CsvTable {
+    pub(super) fn open(path: &Path, columns: &ColumnMapping, wanted: Vec<Wanted>) -> Result<Self> {
+        let (mut table, names) = Self::begin(path, columns)?;
+        table.places = wanted
+            .iter()
+            .map(|w| {
+                names.iter().position(|name| *name == w.name).ok_or_else(|| {
+                    let list: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+                    let what = if columns.header { "its header" } else { "without a header it" };
+                    StorageError::NoTableColumn {
+                        path: path.to_path_buf(),
+                        setting: w.setting,
+                        column: w.name.clone(),
+                        found: format!("{what} has {}", list.join(", ")),
+                    }
+                })
+            })
+            .collect::<Result<_>>()?;
+        table.values = vec![String::new(); wanted.len()];
+        table.wanted = wanted;
+        Ok(table)
+    }
+
+    /// Opens a file and reads the names of its columns.
+    fn begin(path: &Path, columns: &ColumnMapping) -> Result<(Self, Vec<String>)> {
+        let left = Rc::new(Cell::new(0));
+        let source = Bounded { source: open(path)?, left: Rc::clone(&left) };
+        let reader = ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .delimiter(columns.delimiter()?)
+            .from_reader(source);
+        let mut table = Self {
+            path: path.to_path_buf(),
+            reader,
+            left,
+            encoding: columns.encoding,
+            columns: 0,
+            wanted: Vec::new(),
+            places: Vec::new(),
+            record: ByteRecord::new(),
+            pending: !columns.header,
+            values: Vec::new(),
+            line: 0,
+        };
+        if !table.fill()? {
+            return Err(StorageError::EmptyRawFile { path: table.path });
+        }
+        table.columns = table.record.len();
+        let mut names = Vec::with_capacity(table.columns);
+        for (i, bytes) in table.record.iter().enumerate() {
+            let number = (i + 1).to_string();
+            let name = if columns.header { table.text(&number, bytes)? } else { number.into() };
+            if names.contains(&name) {
+                let problem = format!("two columns are called {name:?}; rename one of them");
+                return Err(StorageError::Table { path: table.path, problem });
+            }
+            names.push(name);
+        }
+        let names = names.into_iter().map(Cow::into_owned).collect();
+        Ok((table, names))
+    }
+
+    /// Names of the columns of a file.
+    pub(super) fn names(path: &Path, columns: &ColumnMapping) -> Result<Vec<String>> {
+        Ok(Self::begin(path, columns)?.1)
+    }
+
+    pub(super) fn advance(&mut self) -> Result<bool> {
+        if self.pending {
+            self.pending = false;
+        } else if !self.fill()? {
+            return Ok(false);
+        }
+        let found = self.record.len();
+        if found != self.columns {
+            let problem = if found == 1 && self.record.get(0) == Some(b"") {
+                RawProblem::BlankLine
+            } else {
+                let layout = "the first line's";
+                RawProblem::ColumnCount { expected: self.columns, found, layout }
+            };
+            return Err(self.place().error("line", problem));
+        }
+        let mut values = std::mem::take(&mut self.values);
+        for ((value, place), wanted) in values.iter_mut().zip(&self.places).zip(&self.wanted) {
+            let text = self.text(&wanted.name, self.record.get(*place).unwrap_or_default())?;
+            value.clear();
+            value.push_str(&text);
+        }
+        self.values = values;
+        Ok(true)
+    }
+
+    pub(super) fn value(&self, i: usize) -> &str {
+        self.values.get(i).map_or("", String::as_str)
+    }
+
+    pub(super) fn place(&self) -> Place<'_> {
+        Place { path: &self.path, line: self.line }
+    }
+
+    pub(super) fn wanted(&self) -> &[Wanted] {
+        &self.wanted
+    }
+
+    fn text<'a>(&self, column: &str, bytes: &'a [u8]) -> Result<Cow<'a, str>> {
+        if bytes.len() > MAX_VALUE {
+            return Err(cell(self.place(), column, RawProblem::TooLong { limit: MAX_VALUE }));
+        }
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Ok(Cow::Borrowed(text)),
+            Err(_) if self.encoding == TextEncoding::Latin1 => {
+                Ok(WINDOWS_1252.decode_without_bom_handling(bytes).0)
+            }
+            Err(e) => {
+                let problem = RawProblem::NotUtf8 { position: e.valid_up_to() };
+                Err(cell(self.place(), column, problem))
+            }
+        }
+    }
+
+    /// Reads a record; false at the end of the file.
+    fn fill(&mut self) -> Result<bool> {
+        self.left.set(MAX_ROW);
+        let read = self.reader.read_byte_record(&mut self.record);
+        // Before the record, the position is that of the one before.
+        let begins = self.record.position().map_or(self.line + 1, csv::Position::line);
+        let read = read.map_err(|e| {
+            if self.left.get() == 0 {
+                let place = Place { path: &self.path, line: self.line + 1 };
+                return place.error("line", RawProblem::TooLong { limit: MAX_ROW });
+            }
+            let text = e.to_string();
+            let source = match e.into_kind() {
+                ErrorKind::Io(source) => source,
+                _ => io::Error::other(text),
+            };
+            damaged(&self.path, self.line, source)
+        })?;
+        if read {
+            self.line = begins;
+        }
+        Ok(read)
+    }
+}
+
+/// A row of more bytes is none: a quote that is never closed would fill the memory.
+const MAX_ROW: usize = 16 << 20;
+
+/// A reader that gives at most `left` bytes.
+struct Bounded {
+    source: Box<dyn BufRead>,
+    left: Rc<Cell<usize>>,
+}
+
+impl Read for Bounded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.get();
+        if left == 0 {
+            return Err(io::Error::other("too long"));
+        }
+        let len = buffer.len().min(left);
+        let read = self.source.read(buffer.get_mut(..len).unwrap_or_default())?;
+        self.left.set(left - read);
+        Ok(read)
+    }
+}

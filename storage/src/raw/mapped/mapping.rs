@@ -1,0 +1,186 @@
+//! `[data.columns]`: where the columns of a CSV or Parquet dataset are.
+
+use std::path::{Component, Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, StorageError};
+
+/// `[data.columns]`: which columns of which tables hold what. Only for format = "csv" and "parquet".
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ColumnMapping {
+    /// Table of ratings, relative to data.path: a file (CSV also as `.gz`), or for Parquet a directory as Spark writes it. Empty: `ratings.csv` or `ratings.parquet`.
+    pub ratings: String,
+    /// Table of users, one row each; empty: none, and what is known of users is in the ratings.
+    pub users: String,
+    /// Table of items, one row each; empty: none, and what is known of items is in the ratings.
+    pub items: String,
+    /// Column of the ratings with the user's id. Without a header, columns are called by number, from "1".
+    pub user: String,
+    /// Column of the ratings with the item's id.
+    pub item: String,
+    /// Column of the ratings with the rating, a number; at most 256 distinct ones.
+    pub rating: String,
+    /// Column of the ratings with the time; empty: there is none, and samples are drawn as for BookCrossing.
+    pub timestamp: String,
+    /// What a time is: `s` or `ms` since 1970, or `iso8601` (2011-08-01T20:41:57Z). Parquet's own timestamps need none.
+    pub time_unit: TimeUnit,
+    /// Column of the table of users with the id; empty: it is called as in the ratings.
+    pub user_key: String,
+    /// Column of the table of items with the id; empty: it is called as in the ratings.
+    pub item_key: String,
+    /// Columns of users that the CRM reads as categories, in order.
+    pub user_fields: Vec<String>,
+    /// Columns of users that prompts may use.
+    pub user_texts: Vec<String>,
+    /// Columns of items that the CRM reads as categories, in order.
+    pub item_fields: Vec<String>,
+    /// Columns of items that prompts and item embeddings may use, e.g. the title.
+    pub item_texts: Vec<String>,
+    /// Ratings whose user or item is not in its table: `refuse` them with an error, or `drop` and count them.
+    pub unmatched: Unmatched,
+    /// CSV: what separates two values, one ASCII character.
+    pub delimiter: String,
+    /// CSV: `utf8`, or `latin1` for files that are neither.
+    pub encoding: TextEncoding,
+    /// CSV: whether the first line has the names of the columns.
+    pub header: bool,
+}
+
+/// What a time is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeUnit {
+    /// Seconds since 1970.
+    #[default]
+    S,
+    /// Milliseconds since 1970, cut to whole seconds.
+    Ms,
+    /// ISO 8601, UTC where it has no offset, cut to whole seconds.
+    Iso8601,
+}
+
+/// How the bytes of a CSV become text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TextEncoding {
+    /// UTF-8; anything else is an error.
+    #[default]
+    Utf8,
+    /// Windows-1252, of which latin-1 is a part.
+    Latin1,
+}
+
+/// What happens to a rating whose user or item is not in its table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unmatched {
+    /// It is an error.
+    #[default]
+    Refuse,
+    /// It is counted and left out.
+    Drop,
+}
+
+impl Default for ColumnMapping {
+    fn default() -> Self {
+        Self {
+            ratings: String::new(),
+            users: String::new(),
+            items: String::new(),
+            user: "user".into(),
+            item: "item".into(),
+            rating: "rating".into(),
+            timestamp: "timestamp".into(),
+            time_unit: TimeUnit::S,
+            user_key: String::new(),
+            item_key: String::new(),
+            user_fields: Vec::new(),
+            user_texts: Vec::new(),
+            item_fields: Vec::new(),
+            item_texts: Vec::new(),
+            unmatched: Unmatched::Refuse,
+            delimiter: ",".into(),
+            encoding: TextEncoding::Utf8,
+            header: true,
+        }
+    }
+}
+
+impl ColumnMapping {
+    /// Checks what can be checked without the tables.
+    ///
+    /// # Errors
+    /// The first setting that can't work.
+    pub fn check(&self) -> Result<()> {
+        let bad = |setting, problem: String| Err(StorageError::Mapping { setting, problem });
+        let ids = [("user", &self.user), ("item", &self.item), ("rating", &self.rating)];
+        for (setting, column) in ids {
+            if column.is_empty() {
+                return bad(setting, "is empty; name the column".into());
+            }
+        }
+        self.delimiter()?;
+        let tables = [("ratings", &self.ratings), ("users", &self.users), ("items", &self.items)];
+        for (setting, table) in tables {
+            let inside = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+            if !Path::new(table).components().all(inside) {
+                return bad(setting, format!("{table:?} is not a path inside data.path"));
+            }
+        }
+        let lists = [
+            ("user_fields", &self.user_fields, &self.user_key, &self.user),
+            ("user_texts", &self.user_texts, &self.user_key, &self.user),
+            ("item_fields", &self.item_fields, &self.item_key, &self.item),
+            ("item_texts", &self.item_texts, &self.item_key, &self.item),
+        ];
+        for (setting, columns, key, id) in lists {
+            let id = if key.is_empty() { id } else { key };
+            for (i, column) in columns.iter().enumerate() {
+                if column.is_empty() {
+                    return bad(setting, "names a column \"\"".into());
+                }
+                if columns.iter().take(i).any(|before| before == column) {
+                    return bad(setting, format!("names the column {column:?} twice"));
+                }
+                if setting.ends_with("fields") && column == id {
+                    return bad(setting, format!("names {column:?}: the id is a field by itself"));
+                }
+            }
+        }
+        for (table, key, setting) in
+            [(&self.users, &self.user_key, "user_key"), (&self.items, &self.item_key, "item_key")]
+        {
+            if table.is_empty() && !key.is_empty() {
+                return bad(setting, "is for a table of its own, and none is named".into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The delimiter as the byte it is.
+    pub(super) fn delimiter(&self) -> Result<u8> {
+        match self.delimiter.as_bytes() {
+            [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r') => Ok(*byte),
+            _ => Err(StorageError::Mapping {
+                setting: "delimiter",
+                problem: format!(
+                    "{:?} is not one ASCII character (a tab is \"\\t\")",
+                    self.delimiter
+                ),
+            }),
+        }
+    }
+}
+
+impl TimeUnit {
+    /// Its name in a config, and what its times look like.
+    pub(super) fn describe(self) -> (&'static str, &'static str) {
+        match self {
+            Self::S => ("s", "whole seconds since 1970"),
+            Self::Ms => ("ms", "whole milliseconds since 1970"),
+            Self::Iso8601 => ("iso8601", "a time like 2011-08-01T20:41:57Z"),
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! Any CSV or Parquet, by a mapping of its columns.
+//!
+//! The ratings are read twice: once to find the rating levels (and what they say of users and items
+//! where these have no table of their own), with every value checked; and once to build the tables.
+//! So memory holds the result and one row more.
+
+use std::path::{Path, PathBuf};
+
+mod csv;
+mod decode;
+mod mapping;
+mod parquet;
+mod sample;
+
+pub use decode::is_decoding;
+pub use mapping::{ColumnMapping, TextEncoding, TimeUnit, Unmatched};
+pub use sample::{TableSample, sample};
+
+use super::source::{Place, locate};
+use super::tables::{EntityBuilder, RatingBuilder};
+use super::{DatasetFormat, Dropped, RawTables, time};
+use crate::error::{RawProblem, Result, StorageError};
+use crate::spill::Spill;
+use csv::CsvTable;
+use parquet::ParquetTable;
+
+/// No value of a real table comes near.
+const MAX_VALUE: usize = 1 << 20;
+/// Rating levels that a byte tells apart.
+const MAX_LEVELS: usize = 256;
+
+/// A column that is read, and the setting that names it.
+#[derive(Clone, Debug)]
+struct Wanted {
+    setting: &'static str,
+    name: String,
+}
+
+fn wanted(setting: &'static str, name: &str) -> Wanted {
+    Wanted { setting, name: name.to_owned() }
+}
+
+/// Rows of the wanted columns of a table, as text.
+enum Table {
+    Csv(CsvTable),
+    Parquet(ParquetTable),
+}
+
+impl Table {
+    fn open(
+        format: DatasetFormat,
+        path: &Path,
+        columns: &ColumnMapping,
+        wanted: Vec<Wanted>,
+    ) -> Result<Self> {
+        Ok(match format {
+            DatasetFormat::Parquet => Self::Parquet(ParquetTable::open(path, wanted)?),
+            _ => Self::Csv(CsvTable::open(path, columns, wanted)?),
+        })
+    }
+
+    /// Reads the next row; false at the end.
+    fn advance(&mut self) -> Result<bool> {
+        match self {
+            Self::Csv(table) => table.advance(),
+            Self::Parquet(table) => table.advance(),
+        }
+    }
+
+    /// Value of the wanted column `i` in this row; empty for null.
+    fn value(&self, i: usize) -> &str {
+        match self {
+            Self::Csv(table) => table.value(i),
+            Self::Parquet(table) => table.value(i),
+        }
+    }
+
+    /// Whether the wanted column `i` is of a type of times, whose values are given in seconds.
+    fn is_time(&self, i: usize) -> bool {
+        match self {
+            Self::Csv(_) => false,
+            Self::Parquet(table) => table.is_time(i),
+        }
+    }
+
+    /// File and line (or row) of this row.
+    fn place(&self) -> Place<'_> {
+        match self {
+            Self::Csv(table) => table.place(),
+            Self::Parquet(table) => table.place(),
+        }
+    }
+
+    fn wanted(&self) -> &[Wanted] {
+        match self {
+            Self::Csv(table) => table.wanted(),
+            Self::Parquet(table) => table.wanted(),
+        }
+    }
+
+    /// A problem with the wanted column `i` in this row.
+    fn problem(&self, i: usize, problem: RawProblem) -> StorageError {
+        cell(self.place(), self.wanted().get(i).map_or("", |w| &w.name), problem)
+    }
+}
+
+fn cell(place: Place<'_>, column: &str, problem: RawProblem) -> StorageError {
+    let Place { path, line } = place;
+    StorageError::Cell { path: path.to_path_buf(), line, column: column.into(), problem }
+}
+
+/// The path of a table that the mapping names.
+fn locate_table(format: DatasetFormat, dir: &Path, setting: &str, name: &str) -> Result<PathBuf> {
+    let name = match (name, format) {
+        ("", DatasetFormat::Parquet) => "ratings.parquet",
+        ("", _) => "ratings.csv",
+        _ => name,
+    };
+    let path = dir.join(name);
+    if format == DatasetFormat::Parquet {
+        if path.exists() {
+            return Ok(path);
+        }
+        let problem = format!("is not there; data.columns.{setting} names a file or a directory");
+        return Err(StorageError::Table { path, problem });
+    }
+    locate(dir, name)
+}
+
+/// The tables that the mapping names, ratings last.
+fn tables(
+    format: DatasetFormat,
+    dir: &Path,
+    columns: &ColumnMapping,
+) -> Result<[Option<PathBuf>; 3]> {
+    let optional = |setting, name: &String| {
+        (!name.is_empty()).then(|| locate_table(format, dir, setting, name)).transpose()
+    };
+    Ok([
+        optional("users", &columns.users)?,
+        optional("items", &columns.items)?,
+        Some(locate_table(format, dir, "ratings", &columns.ratings)?),
+    ])
+}
+
+/// Every file of every table.
+pub(super) fn files(
+    format: DatasetFormat,
+    dir: &Path,
+    columns: &ColumnMapping,
+) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in tables(format, dir, columns)?.into_iter().flatten() {
+        if format == DatasetFormat::Parquet {
+            files.extend(parquet::parts(&path)?.into_iter().map(|part| part.path));
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+/// Users or items as the mapping has them.
+struct Side<'a> {
+    /// `user` or `item`, which is also the setting of the id's column in the ratings.
+    name: &'static str,
+    key: Wanted,
+    fields: (&'static str, &'a [String]),
+    texts: (&'static str, &'a [String]),
+}
+
+impl Side<'_> {
+    /// The columns of fields and texts.
+    fn properties(&self) -> impl Iterator<Item = Wanted> {
+        let (fields, texts) = (self.fields, self.texts);
+        let all = |(setting, names): (&'static str, &'_ [String])| -> Vec<Wanted> {
+            names.iter().map(|name| wanted(setting, name)).collect()
+        };
+        all(fields).into_iter().chain(all(texts))
+    }
+
+    fn builder(&self, path: &Path) -> EntityBuilder {
+        let [fields, texts] = [self.fields, self.texts]
+            .map(|(_, names)| names.iter().map(String::as_str).collect::<Vec<_>>());
+        EntityBuilder::table(self.name, &fields, &texts, path)
+    }
+
+    /// Adds a row whose properties begin at the wanted column `from`.
+    fn add(&self, to: &mut EntityBuilder, table: &Table, key: &str, from: usize) -> Result<()> {
+        let middle = from + self.fields.1.len();
+        let end = middle + self.texts.1.len();
+        let fields = (from..middle).map(|i| table.value(i));
+        let texts = (middle..end).map(|i| table.value(i).to_owned());
+        to.add(table.place(), key, fields, texts)
+    }
+
+    /// Reads a table of its own.
+    fn read(&self, mut table: Table, path: &Path) -> Result<EntityBuilder> {
+        let mut entities = self.builder(path);
+        while table.advance()? {
+            if table.value(0).is_empty() {
+                return Err(table.problem(0, RawProblem::Empty));
+            }
+            self.add(&mut entities, &table, table.value(0), 1)?;
+        }
+        Ok(entities)
+    }
+
+    /// Takes note of what a rating says of its user or item, which must be what it said before.
+    fn note(&self, to: &mut EntityBuilder, table: &Table, key: usize, from: usize) -> Result<()> {
+        let name = table.value(key);
+        let Some((first, values)) = to.row_of(name) else {
+            return self.add(to, table, name, from);
+        };
+        for (i, before) in (from..).zip(values) {
+            if before != table.value(i) {
+                let problem = RawProblem::Differs {
+                    found: table.value(i).to_owned(),
+                    before: before.to_owned(),
+                    first,
+                };
+                return Err(table.problem(i, problem));
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn read(
+    format: DatasetFormat,
+    dir: &Path,
+    columns: &ColumnMapping,
+    spill: &Spill,
+) -> Result<RawTables> {
+    columns.check()?;
+    let [users_path, items_path, ratings_path] = tables(format, dir, columns)?;
+    let path = ratings_path.unwrap_or_default();
+    let sides = sides(columns);
+    let mut entities = Vec::new();
+    let mut noted = Vec::new();
+    let mut wanted = ratings_columns(columns);
+    for (i, (side, own)) in sides.iter().zip([users_path, items_path]).enumerate() {
+        entities.push(match own {
+            Some(own) => {
+                let columns_of = std::iter::once(side.key.clone()).chain(side.properties());
+                side.read(Table::open(format, &own, columns, columns_of.collect())?, &own)?
+            }
+            None if side.properties().next().is_none() => EntityBuilder::open_ended(side.name),
+            None => {
+                noted.push((i, wanted.len()));
+                wanted.extend(side.properties());
+                side.builder(&path)
+            }
+        });
+    }
+
+    let mut table = Table::open(format, &path, columns, wanted)?;
+    let mut levels = Levels::default();
+    while table.advance()? {
+        check_row(&table, columns, &mut levels)?;
+        for (i, from) in &noted {
+            if let (Some(side), Some(entities)) = (sides.get(*i), entities.get_mut(*i)) {
+                side.note(entities, &table, *i, *from)?;
+            }
+        }
+    }
+    let table = Table::open(format, &path, columns, ratings_columns(columns))?;
+    let (items, users) = (entities.pop(), entities.pop());
+    let (users, items) = (users.unwrap_or_default(), items.unwrap_or_default());
+    collect(table, columns, RatingBuilder::new(&path, users, items, levels.0, spill))
+}
+
+fn sides(columns: &ColumnMapping) -> [Side<'_>; 2] {
+    let key = |own: &String, setting, name: &String, default| {
+        if own.is_empty() { wanted(default, name) } else { wanted(setting, own) }
+    };
+    [
+        Side {
+            name: "user",
+            key: key(&columns.user_key, "user_key", &columns.user, "user"),
+            fields: ("user_fields", &columns.user_fields),
+            texts: ("user_texts", &columns.user_texts),
+        },
+        Side {
+            name: "item",
+            key: key(&columns.item_key, "item_key", &columns.item, "item"),
+            fields: ("item_fields", &columns.item_fields),
+            texts: ("item_texts", &columns.item_texts),
+        },
+    ]
+}
+
+/// User, item, rating and, where there is one, time.
+fn ratings_columns(columns: &ColumnMapping) -> Vec<Wanted> {
+    let mut all = vec![
+        wanted("user", &columns.user),
+        wanted("item", &columns.item),
+        wanted("rating", &columns.rating),
+    ];
+    if !columns.timestamp.is_empty() {
+        all.push(wanted("timestamp", &columns.timestamp));
+    }
+    all
+}
+
+/// The distinct ratings, ascending.
+#[derive(Default)]
+struct Levels(Vec<f32>);
+
+impl Levels {
+    /// Takes note of a rating.
+    fn note(&mut self, text: &str) -> Result<(), RawProblem> {
+        let stars: f32 = text.parse().map_err(|_| RawProblem::NotANumber(text.to_owned()))?;
+        if !stars.is_finite() {
+            return Err(RawProblem::NotFinite(text.to_owned()));
+        }
+        // -0 is 0.
+        let place = self.0.binary_search_by(|level| level.total_cmp(&(stars + 0.0)));
+        if let Err(at) = place {
+            let count = self.0.len() + 1;
+            if count > MAX_LEVELS {
+                return Err(RawProblem::TooManyLevels { found: text.to_owned(), count });
+            }
+            self.0.insert(at, stars + 0.0);
+        }
+        Ok(())
+    }
+}
+
+/// Checks ids, rating and time of a row, so that errors name file, line and column.
+fn check_row(table: &Table, columns: &ColumnMapping, levels: &mut Levels) -> Result<()> {
+    for id in [0, 1] {
+        if table.value(id).is_empty() {
+            return Err(table.problem(id, RawProblem::Empty));
+        }
+    }
+    levels.note(table.value(2)).map_err(|problem| table.problem(2, problem))?;
+    seconds(table, columns).map(drop)
+}
+
+/// Time of a row; 0 where there is none.
+fn seconds(table: &Table, columns: &ColumnMapping) -> Result<i64> {
+    if columns.timestamp.is_empty() {
+        return Ok(0);
+    }
+    let text = table.value(3);
+    let unit = if table.is_time(3) { TimeUnit::S } else { columns.time_unit };
+    let seconds = match unit {
+        TimeUnit::S => text.parse().ok(),
+        TimeUnit::Ms => text.parse().ok().map(|ms: i64| ms.div_euclid(1000)),
+        TimeUnit::Iso8601 => time::iso8601(text),
+    };
+    seconds.ok_or_else(|| {
+        let (unit, expected) = unit.describe();
+        table.problem(3, RawProblem::NotATime { found: text.to_owned(), unit, expected })
+    })
+}
+
+/// The second reading: every row as a rating.
+fn collect(
+    mut table: Table,
+    columns: &ColumnMapping,
+    mut ratings: RatingBuilder,
+) -> Result<RawTables> {
+    let mut dropped = [0_u64; 2];
+    // Rows of a directory are counted over all its files, so that two of them can be told apart.
+    let mut row = 0;
+    while table.advance()? {
+        row += 1;
+        let line = if matches!(table, Table::Csv(_)) { table.place().line } else { row };
+        let time = seconds(&table, columns)?.to_string();
+        let [user, item, rating] = [0, 1, 2].map(|i| table.value(i));
+        match ratings.add(line, [user, item, rating, &time]) {
+            Err(StorageError::Raw {
+                field,
+                problem: problem @ RawProblem::UnknownKey { .. },
+                ..
+            }) => {
+                let id = usize::from(field == "item");
+                if columns.unmatched == Unmatched::Refuse {
+                    return Err(table.problem(id, problem));
+                }
+                if let Some(count) = dropped.get_mut(id) {
+                    *count += 1;
+                }
+            }
+            added => added?,
+        }
+    }
+    let kinds = [
+        "ratings by users that the table of users lacks",
+        "ratings of items that the table of items lacks",
+    ];
+    let dropped = kinds.into_iter().zip(dropped).filter(|(_, count)| *count > 0);
+    let dropped = dropped.map(|(what, count)| Dropped { what: what.to_owned(), count }).collect();
+    Ok(RawTables { untimed: columns.timestamp.is_empty(), dropped, ..ratings.finish()? })
+}

@@ -1,0 +1,378 @@
+//! Rows of a Parquet table: a file, or a directory as Spark writes it.
+//!
+//! Of a directory every `*.parquet` file is read, in the order of their paths; what begins with `_` or `.`
+//! (`_SUCCESS`, checksums) is not. Directories called `key=value` are columns. Only wanted columns are
+//! decoded, a few thousand rows at a time.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use parquet::column::reader::ColumnReader;
+use parquet::file::reader::FileReader;
+use parquet::file::serialized_reader::SerializedFileReader;
+
+use super::decode::{Kind, guarded, read_batch};
+use super::{MAX_VALUE, Wanted, cell};
+use crate::error::{RawProblem, Result, StorageError};
+use crate::raw::source::Place;
+
+/// Rows decoded at a time.
+const BATCH: usize = 4096;
+/// Directories below each other.
+const MAX_DEPTH: usize = 16;
+/// Spark's name for null in a directory's name.
+const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
+
+/// A file of a table, with the columns that its directories are.
+pub(super) struct Part {
+    pub(super) path: PathBuf,
+    partition: Vec<(String, String)>,
+}
+
+/// The files of a table, in the order of their paths.
+pub(super) fn parts(path: &Path) -> Result<Vec<Part>> {
+    let mut parts = Vec::new();
+    if path.is_file() {
+        parts.push(Part { path: path.to_path_buf(), partition: Vec::new() });
+        return Ok(parts);
+    }
+    walk(path, &[], &mut parts)?;
+    if parts.is_empty() {
+        return Err(table(path, "the directory holds no *.parquet file"));
+    }
+    Ok(parts)
+}
+
+fn table(path: &Path, problem: impl Into<String>) -> StorageError {
+    StorageError::Table { path: path.to_path_buf(), problem: problem.into() }
+}
+
+fn walk(dir: &Path, partition: &[(String, String)], parts: &mut Vec<Part>) -> Result<()> {
+    if partition.len() > MAX_DEPTH {
+        return Err(table(dir, format!("more than {MAX_DEPTH} directories below each other")));
+    }
+    let failed = |e| StorageError::io("read", dir, e);
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(dir)
+        .map_err(failed)?
+        .map(|entry| entry.map(|e| e.path()).map_err(failed))
+        .collect::<Result<_>>()?;
+    entries.sort();
+    for path in entries {
+        let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
+            return Err(table(&path, "the name is not UTF-8"));
+        };
+        if name.starts_with(['_', '.']) {
+            continue;
+        }
+        if path.is_dir() {
+            let Some((key, value)) = name.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+                let problem = "a directory inside a table must be called key=value; move it away";
+                return Err(table(&path, problem));
+            };
+            let value = if value == NULL_PARTITION { String::new() } else { unescape(value) };
+            let mut inner = partition.to_vec();
+            inner.push((unescape(key), value));
+            walk(&path, &inner, parts)?;
+        } else if name.ends_with(".parquet") {
+            parts.push(Part { path, partition: partition.to_vec() });
+        } else {
+            return Err(table(&path, "not a *.parquet file, inside a Parquet table; move it away"));
+        }
+    }
+    Ok(())
+}
+
+/// `%3A` as `:`; Spark writes so what may not be in a file's name.
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let code = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        match code.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) if *first == b'%' => {
+                bytes.push(byte);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            _ => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+/// Where a wanted column of a part comes from.
+enum Origin {
+    /// A column of the file.
+    Column(usize, Kind),
+    /// A directory's name.
+    Constant(String),
+}
+
+/// A part that is being read.
+struct Open {
+    reader: SerializedFileReader<File>,
+    origins: Vec<Origin>,
+    /// The next row group.
+    group: usize,
+    /// Readers of the columns in this row group.
+    readers: Vec<Option<ColumnReader>>,
+    /// Rows of this row group that are not decoded yet.
+    left: usize,
+}
+
+/// A table, row by row.
+pub(super) struct ParquetTable {
+    root: PathBuf,
+    parts: Vec<Part>,
+    /// The next part.
+    next: usize,
+    open: Option<Open>,
+    wanted: Vec<Wanted>,
+    /// Decoded rows, column by column.
+    batch: Vec<Vec<String>>,
+    batch_len: usize,
+    /// The current row in the batch; one past it before the first row.
+    at: usize,
+    /// Row of the part, from 1.
+    row: u64,
+    any: bool,
+}
+
+impl ParquetTable {
+    pub(super) fn open(path: &Path, wanted: Vec<Wanted>) -> Result<Self> {
+        let parts = parts(path)?;
+        let batch = vec![Vec::new(); wanted.len()];
+        let mut table = Self {
+            root: path.to_path_buf(),
+            parts,
+            next: 0,
+            open: None,
+            wanted,
+            batch,
+            batch_len: 0,
+            at: 0,
+            row: 0,
+            any: false,
+        };
+        // The columns of the first part are looked up now, so that a wrong name shows at once.
+        table.open_next()?;
+        Ok(table)
+    }
+
+    pub(super) fn advance(&mut self) -> Result<bool> {
+        self.at += 1;
+        while self.at >= self.batch_len {
+            if !self.fill()? {
+                return if self.any {
+                    Ok(false)
+                } else {
+                    Err(StorageError::EmptyRawFile { path: self.root.clone() })
+                };
+            }
+        }
+        self.any = true;
+        self.row += 1;
+        Ok(true)
+    }
+
+    pub(super) fn value(&self, i: usize) -> &str {
+        let constant = self.open.as_ref().and_then(|open| match open.origins.get(i) {
+            Some(Origin::Constant(value)) => Some(value.as_str()),
+            _ => None,
+        });
+        let column = || self.batch.get(i).and_then(|column| column.get(self.at));
+        constant.or_else(|| column().map(String::as_str)).unwrap_or_default()
+    }
+
+    pub(super) fn is_time(&self, i: usize) -> bool {
+        let origin = self.open.as_ref().and_then(|open| open.origins.get(i));
+        matches!(origin, Some(Origin::Column(_, kind)) if kind.is_time())
+    }
+
+    pub(super) fn place(&self) -> Place<'_> {
+        let part = self.parts.get(self.next.saturating_sub(1));
+        Place { path: part.map_or(&self.root, |part| &part.path), line: self.row }
+    }
+
+    pub(super) fn wanted(&self) -> &[Wanted] {
+        &self.wanted
+    }
+
+    /// Opens the next part; false after the last.
+    fn open_next(&mut self) -> Result<bool> {
+        self.open = None;
+        let Some(part) = self.parts.get(self.next) else { return Ok(false) };
+        self.open = Some(Open::new(part, &self.wanted)?);
+        self.next += 1;
+        self.row = 0;
+        Ok(true)
+    }
+
+    /// Decodes the next rows; false at the end of the last part.
+    fn fill(&mut self) -> Result<bool> {
+        (self.at, self.batch_len) = (0, 0);
+        loop {
+            let path = self.place().path.to_path_buf();
+            let Some(open) = &mut self.open else { return Ok(false) };
+            let damaged = |e: &dyn std::fmt::Display| damaged(&path, e);
+            if open.left == 0 {
+                if guarded(|| open.begin_group()).map_err(|e| damaged(&e))? {
+                    continue;
+                }
+                if !self.open_next()? {
+                    return Ok(false);
+                }
+                continue;
+            }
+            let rows = open.left.min(BATCH);
+            open.left -= rows;
+            for (i, (reader, batch)) in open.readers.iter_mut().zip(&mut self.batch).enumerate() {
+                let (Some(reader), Some(Origin::Column(_, kind))) = (reader, open.origins.get(i))
+                else {
+                    continue;
+                };
+                batch.clear();
+                let found =
+                    guarded(|| read_batch(reader, *kind, rows, batch)).map_err(|e| damaged(&e))?;
+                if found != rows {
+                    let what = format!("a column ends after {found} of {rows} rows");
+                    return Err(damaged(&what));
+                }
+                if let Some(long) = batch.iter().position(|value| value.len() > MAX_VALUE) {
+                    let line = self.row + long as u64 + 1;
+                    let name = self.wanted.get(i).map_or("", |w| &w.name);
+                    let problem = RawProblem::TooLong { limit: MAX_VALUE };
+                    return Err(cell(Place { path: &path, line }, name, problem));
+                }
+            }
+            self.batch_len = rows;
+            return Ok(true);
+        }
+    }
+}
+
+fn damaged(path: &Path, problem: &dyn std::fmt::Display) -> StorageError {
+    let text = problem.to_string();
+    let advice = if text.contains("Disabled feature") {
+        "; write it with snappy or gzip, or uncompressed"
+    } else {
+        "; the file is truncated or damaged, or no Parquet file: write it again"
+    };
+    table(path, format!("{text}{advice}"))
+}
+
+impl Open {
+    fn new(part: &Part, wanted: &[Wanted]) -> Result<Self> {
+        let path = &part.path;
+        let file = File::open(path).map_err(|e| StorageError::io("open", path, e))?;
+        let reader = guarded(|| SerializedFileReader::new(file)).map_err(|e| damaged(path, &e))?;
+        let origins: Vec<_> =
+            wanted.iter().map(|w| origin(part, &reader, w)).collect::<Result<_>>()?;
+        // Without one, nothing bounds the number of rows that the file claims.
+        if !origins.is_empty() && origins.iter().all(|o| matches!(o, Origin::Constant(_))) {
+            return Err(table(path, "every column of data.columns is a directory's name"));
+        }
+        let size = std::fs::metadata(path).map_err(|e| StorageError::io("read", path, e))?.len();
+        check_groups(&reader, &origins, size).map_err(|what| damaged(path, &what))?;
+        Ok(Self { reader, origins, group: 0, readers: Vec::new(), left: 0 })
+    }
+
+    /// Opens the columns of the next row group; false after the last.
+    fn begin_group(&mut self) -> parquet::errors::Result<bool> {
+        if self.group >= self.reader.num_row_groups() {
+            return Ok(false);
+        }
+        let group = self.reader.get_row_group(self.group)?;
+        let rows = group.metadata().num_rows();
+        self.left = usize::try_from(rows).map_err(|_| {
+            parquet::errors::ParquetError::General(format!("a row group of {rows} rows"))
+        })?;
+        self.readers.clear();
+        for origin in &self.origins {
+            self.readers.push(match origin {
+                Origin::Column(i, _) => Some(group.get_column_reader(*i)?),
+                Origin::Constant(_) => None,
+            });
+        }
+        self.group += 1;
+        Ok(true)
+    }
+}
+
+/// Checks what the decoder takes on trust: where columns lie, and how many values they have.
+fn check_groups(
+    reader: &SerializedFileReader<File>,
+    origins: &[Origin],
+    size: u64,
+) -> Result<(), String> {
+    for (i, group) in reader.metadata().row_groups().iter().enumerate() {
+        for origin in origins {
+            let Origin::Column(place, _) = origin else { continue };
+            let Some(column) = group.columns().get(*place) else {
+                return Err(format!("row group {i} lacks a column of the schema"));
+            };
+            let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+            let (start, len) = (u64::try_from(start), u64::try_from(column.compressed_size()));
+            let end = start.ok().zip(len.ok()).and_then(|(start, len)| start.checked_add(len));
+            if end.is_none_or(|end| end > size) || column.data_page_offset() < 0 {
+                return Err(format!("a column of row group {i} lies outside the file"));
+            }
+            if column.num_values() != group.num_rows() {
+                return Err(format!("a column of row group {i} has another number of rows"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn origin(part: &Part, reader: &SerializedFileReader<File>, wanted: &Wanted) -> Result<Origin> {
+    let schema = reader.metadata().file_metadata().schema_descr();
+    let missing = |found: String| StorageError::NoTableColumn {
+        path: part.path.clone(),
+        setting: wanted.setting,
+        column: wanted.name.clone(),
+        found,
+    };
+    for (i, column) in schema.columns().iter().enumerate() {
+        let path = column.path().parts();
+        if path.first() == Some(&wanted.name) {
+            return match Kind::of(column) {
+                Ok(kind) => Ok(Origin::Column(i, kind)),
+                Err(kind) => Err(table(
+                    &part.path,
+                    format!(
+                        "the column {:?} (data.columns.{}) is {kind}, which can't be read; \
+                         write it as text, an integer, a float or a timestamp",
+                        wanted.name, wanted.setting
+                    ),
+                )),
+            };
+        }
+    }
+    if let Some((_, value)) = part.partition.iter().find(|(key, _)| *key == wanted.name) {
+        return Ok(Origin::Constant(value.clone()));
+    }
+    let names: Vec<String> = all_names(part, reader).iter().map(|n| format!("{n:?}")).collect();
+    Err(missing(format!("the file has {}", names.join(", "))))
+}
+
+fn all_names(part: &Part, reader: &SerializedFileReader<File>) -> Vec<String> {
+    let root = reader.metadata().file_metadata().schema_descr();
+    let fields = root.root_schema().get_fields().iter().map(|field| field.name().to_owned());
+    fields.chain(part.partition.iter().map(|(key, _)| key.clone())).collect()
+}
+
+/// Names of the columns of a table that can be read, by its first file.
+pub(super) fn names(path: &Path) -> Result<Vec<String>> {
+    let parts = parts(path)?;
+    let Some(part) = parts.first() else { return Ok(Vec::new()) };
+    let reader = Open::new(part, &[])?.reader;
+    let mut names = all_names(part, &reader);
+    names.retain(|name| {
+        let wanted = Wanted { setting: "ratings", name: name.clone() };
+        origin(part, &reader, &wanted).is_ok()
+    });
+    Ok(names)
+}
