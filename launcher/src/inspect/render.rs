@@ -40,7 +40,10 @@ fn write_report(out: &mut String, report: &Report) -> std::fmt::Result {
             out,
             "\nguessed from the names of the columns; check it and put it into a config:\n"
         )?;
-        suggestion.lines().try_for_each(|line| writeln!(out, "    {line}"))?;
+        for line in suggestion.lines() {
+            let indent = if line.is_empty() { "" } else { "    " };
+            writeln!(out, "{indent}{line}")?;
+        }
     }
     match &report.inspection {
         Some(inspection) => write_inspection(out, inspection, &report.protocol),
