@@ -66,15 +66,15 @@ const MAGIC: [u8; 8] = *b"RECLORA\n";
 
 /// Answer of the listener.
 #[derive(Debug, Serialize, Deserialize)]
-enum Challenge {
+pub(crate) enum Challenge {
     Proof { nonce: [u8; 32], proof: Vec<u8> },
     Version(u32),
 }
 
 /// Second message of the dialler.
 #[derive(Debug, Serialize, Deserialize)]
-struct Signed {
-    message: Vec<u8>,
+pub(crate) struct Signed {
+    pub(crate) message: Vec<u8>,
     proof: Vec<u8>,
 }
 

@@ -12,6 +12,8 @@
 mod codec;
 mod communicator;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handshake;
 mod mesh;
 pub mod rendezvous;

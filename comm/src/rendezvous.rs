@@ -61,7 +61,7 @@ pub struct JoinConfig {
 
 /// What a rank tells the store.
 #[derive(Debug, Serialize, Deserialize)]
-struct Request {
+pub(crate) struct Request {
     rank: usize,
     world_size: usize,
     identity: Identity,
@@ -70,7 +70,7 @@ struct Request {
 
 /// What the store answers.
 #[derive(Debug, Serialize, Deserialize)]
-enum Answer {
+pub(crate) enum Answer {
     /// Where every rank listens, in rank order.
     Welcome(Vec<SocketAddr>),
     /// Why this rank can't take part.

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -26,7 +27,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a message belongs to. Both sides must agree on all of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Header {
+pub(crate) struct Header {
     sequence: u64,
     kind: Kind,
     name: String,
@@ -35,7 +36,7 @@ struct Header {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Kind {
+pub(crate) enum Kind {
     ReduceScatter,
     AllGather,
     Broadcast,
@@ -320,7 +321,7 @@ async fn read(peer: usize, mut stream: OwnedReadHalf, incoming: Sender<(usize, I
     }
 }
 
-async fn read_message(stream: &mut OwnedReadHalf) -> Incoming {
+pub(crate) async fn read_message(stream: &mut (impl AsyncRead + Unpin)) -> Incoming {
     let why = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
         _ => error.to_string(),

@@ -123,7 +123,7 @@ fn lock(run: &Path) -> Result<Option<RunLock>> {
 fn broken_config(run: &Path) -> Option<Finding> {
     let error = config::load_run(run).err()?;
     let problem = format!("is no config: {error}");
-    Some(Finding { path: run.join("config.toml"), problem, stage: None })
+    Some(Finding { path: run.join("config.toml"), problem, stage: None, foreign: false })
 }
 
 fn summarise(path: PathBuf, run: Option<&Path>, report: Report, elapsed: Duration) -> Summary {
@@ -132,10 +132,13 @@ fn summarise(path: PathBuf, run: Option<&Path>, report: Report, elapsed: Duratio
         None => "CONFIG".to_owned(),
     };
     let damaged = report.damaged.into_iter().map(|finding| {
-        let Finding { path, problem, stage } = finding;
+        let Finding { path, problem, stage, foreign } = finding;
         let stage = stage.or_else(|| stage_by_directory(run?, &path));
-        let rebuild =
-            stage.as_ref().map(|stage| format!("reclora-launch run {config} --from {stage}"));
+        // To rebuild the directory would remove what somebody put there.
+        let rebuild = stage
+            .as_ref()
+            .filter(|_| !foreign)
+            .map(|stage| format!("reclora-launch run {config} --from {stage}"));
         Damaged { path, problem, stage, rebuild }
     });
     let damaged: Vec<Damaged> = damaged.collect();
@@ -170,7 +173,7 @@ fn readable(summary: &Summary) -> String {
         text.push_str(&format!("{}: {}\n", damaged.path.display(), damaged.problem));
         match &damaged.rebuild {
             Some(command) => text.push_str(&format!("  rebuild it: {command}\n")),
-            None => text.push_str("  copy it again from where it came from\n"),
+            None => text.push_str("  no run rebuilds it: move it away, or copy it again\n"),
         }
     }
     for dir in &summary.unfinished {

@@ -58,6 +58,14 @@ fn s1_a_damaged_file_is_named_with_the_command_that_rebuilds_it() {
     assert_eq!(json["damaged"][0]["path"], text(&shard));
     assert_eq!(json["damaged"][0]["rebuild"], rebuild.as_str());
 
+    // What somebody put there is not rebuilt.
+    let foreign = run.join("dataset/thesis.tex");
+    fs::write(&foreign, "x").unwrap();
+    let said = damaged(&verify);
+    assert!(said.contains("thesis.tex: is a foreign file"), "{said}");
+    assert!(said.contains("move it away") && said.matches("--from").count() == 1, "{said}");
+    fs::remove_file(&foreign).unwrap();
+
     // The command is right: it makes the run whole again.
     let config = run.join("config.toml");
     launch(&["run", text(&config), "--only", "prepare", "--force"]).assert().success();

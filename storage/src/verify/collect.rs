@@ -48,7 +48,8 @@ fn stage_of(dir: &Path) -> Option<String> {
 
 impl Work {
     fn damaged(&mut self, path: PathBuf, problem: impl Into<String>, stage: &Option<String>) {
-        self.damaged.push(Finding { path, problem: problem.into(), stage: stage.clone() });
+        let (problem, stage) = (problem.into(), stage.clone());
+        self.damaged.push(Finding { path, problem, stage, foreign: false });
     }
 
     /// A file by itself: as a manifest lists it, or by its own hashes.
@@ -102,9 +103,14 @@ impl Work {
                 }
                 let listed: BTreeSet<&String> = manifest.files.keys().collect();
                 for name in names.iter().filter(|name| !listed.contains(name)) {
-                    let problem = "is a foreign file: the manifest.json of its directory does not \
-                                   list it";
-                    self.damaged(dir.join(name), problem, &stage);
+                    self.damaged.push(Finding {
+                        path: dir.join(name),
+                        problem:
+                            "is a foreign file: the manifest.json of its stage does not list it"
+                                .into(),
+                        stage: stage.clone(),
+                        foreign: true,
+                    });
                 }
             }
             None => {

@@ -28,6 +28,8 @@ pub struct Finding {
     pub problem: String,
     /// The stage that writes it, where that is known.
     pub stage: Option<String>,
+    /// Whether no run wrote it: then nothing is rebuilt, it is in the wrong place.
+    pub foreign: bool,
 }
 
 /// What a check found.
@@ -169,6 +171,7 @@ impl Done {
                     path: task.path.clone(),
                     problem,
                     stage: task.stage.clone(),
+                    foreign: false,
                 });
             }
         }

@@ -1,0 +1,189 @@
+//! Writes what the fuzzers begin with: small whole files of every kind, into `corpus/TARGET/`.
+
+#[path = "../../storage/tests/common/mod.rs"]
+mod common;
+#[path = "../../trainer/tests/gguf_file/mod.rs"]
+mod gguf_file;
+#[path = "../../trainer/tests/tiny/mod.rs"]
+mod tiny;
+
+use std::path::Path;
+
+use reclora_comm::Solo;
+use reclora_fuzz::{as_piece, backbone};
+use reclora_storage::codec::encode;
+use reclora_storage::manifest::StageDir;
+use reclora_storage::shard::{Column, write_shard};
+use reclora_storage::{dataset, protocol};
+use reclora_trainer::adapter::Adapter;
+use reclora_trainer::config::{AdapterConfig, CrmConfig};
+use reclora_trainer::crm::{Din, DinShape};
+use reclora_trainer::distributed::checkpoint::{self, TrainState};
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Outcome<()> {
+    let dir = tempfile::tempdir()?;
+    let dir = dir.path();
+    shards(dir)?;
+    datasets(dir)?;
+    manifests(dir)?;
+    raw()?;
+    models(dir)?;
+    parameters(dir)?;
+    checkpoints(dir)?;
+    messages()
+}
+
+/// A seed: the byte that chooses the variant, then the content.
+fn put(target: &str, name: &str, variant: u8, content: &[u8]) -> Outcome<()> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    std::fs::create_dir_all(&dir)?;
+    Ok(std::fs::write(dir.join(name), [&[variant], content].concat())?)
+}
+
+fn shards(dir: &Path) -> Outcome<()> {
+    let path = dir.join("x.shard");
+    let two = [("a", Column::U8(&[7; 64])), ("b", Column::U64(&[1, 2]))];
+    for (name, columns) in [("none", &two[..0]), ("one", &two[..1]), ("two", &two[..])] {
+        write_shard(&path, "k", columns)?;
+        let bytes = std::fs::read(&path)?;
+        put("shard", name, 0, &bytes)?;
+        let length = u32::from_le_bytes(bytes[12..16].try_into()?) as usize;
+        let (header, columns) = (&bytes[16..16 + length], columns.len());
+        let body = &bytes[64..bytes.len() - 8 * (columns + 4)];
+        let content = [&as_piece(header)[..], body].concat();
+        put("shard", &format!("{name}-content"), 1 + 2 * columns as u8, &content)?;
+    }
+    Ok(())
+}
+
+fn datasets(dir: &Path) -> Outcome<()> {
+    let tables =
+        common::movietweetings().read(reclora_storage::raw::DatasetFormat::Movietweetings)?;
+    dataset::write(&protocol::prepare(&tables, &common::config(1, 0))?, "seed", dir)?;
+    let shard = reclora_storage::shard::Shard::open(&dir.join(dataset::FILE), dataset::KIND)?;
+    let mut content = Vec::new();
+    for (name, kind) in reclora_fuzz::DATASET_COLUMNS {
+        let bytes = match kind {
+            1 => shard.u8(name)?.to_vec(),
+            4 => shard.u32(name)?.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            8 => shard.u64(name)?.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            _ => shard.i64(name)?.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        };
+        content.extend(as_piece(&bytes));
+    }
+    put("dataset", "small", 0, &content)
+}
+
+fn manifests(dir: &Path) -> Outcome<()> {
+    let stage = StageDir::new(dir.join("stage"), "prepare", "f");
+    stage.prepare()?;
+    std::fs::write(stage.path().join("a"), "a")?;
+    stage.complete(
+        [("rows".to_owned(), 3)].into(),
+        [("x".to_owned(), "y".to_owned())].into(),
+        1.5,
+    )?;
+    put("manifest", "small", 0, &std::fs::read(stage.path().join("manifest.json"))?)?;
+    let nested = vec![("text".to_owned(), Some(vec![1.5_f32]), [("k".to_owned(), 300_u64)])];
+    put(
+        "codec",
+        "nested",
+        0,
+        &encode(
+            &nested
+                .into_iter()
+                .map(|(a, b, c)| (a, b, std::collections::BTreeMap::from(c)))
+                .collect::<Vec<_>>(),
+        )?,
+    )?;
+    put("codec", "numbers", 0, &encode(&[1_u64, 251, 70_000, u64::MAX].to_vec())?)
+}
+
+fn raw() -> Outcome<()> {
+    let names: [&[&str]; 4] = [
+        &["movies.dat", "ratings.dat"],
+        &["u.item", "u.user", "u.data"],
+        &["movies.dat", "users.dat", "ratings.dat"],
+        &["movies.csv", "ratings.csv"],
+    ];
+    for (variant, (names, (_, files))) in names.iter().zip(common::every_format()).enumerate() {
+        let (mut plain, mut packed) = (Vec::new(), Vec::new());
+        for name in *names {
+            let bytes = std::fs::read(files.path().join(name))?;
+            plain.extend(as_piece(&bytes));
+            packed.extend(as_piece(&files.put_gz("x.gz", &bytes)));
+        }
+        put("raw", &format!("{variant}-plain"), variant as u8, &plain)?;
+        put("raw", &format!("{variant}-gz"), variant as u8 | 0x38, &packed)?;
+    }
+    Ok(())
+}
+
+fn models(dir: &Path) -> Outcome<()> {
+    let sizes = tiny::Sizes {
+        hidden: 4,
+        intermediate: 4,
+        layers: 1,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 2,
+        vocab: 3,
+        tied: true,
+    };
+    let tensors = tiny::tensors(&sizes, 1);
+    let gguf = gguf_file::GgufFile::of(&sizes, &tensors);
+    put("gguf", "tiny", 0, &gguf.bytes())?;
+    let path = dir.join("model.safetensors");
+    tiny::save(&path, &tensors);
+    whole_and_header("safetensors", &path)
+}
+
+fn parameters(dir: &Path) -> Outcome<()> {
+    let path = dir.join("adapter.safetensors");
+    for (name, experts) in [("two", 2), ("one", 1)] {
+        let config = AdapterConfig { experts, rank: 1, gate_hidden: 2, ..AdapterConfig::default() };
+        Adapter::new(&backbone(), &config, 3, 1)?.save(&path)?;
+        whole_and_header(&format!("adapter/{name}"), &path)?;
+    }
+    let config = CrmConfig { embedding_dim: 2, hidden_dim: 2, ..CrmConfig::default() };
+    let din = Din::new(&config, DinShape { features: 5, fields: 2, item_field: 1, user_field: 0 })?;
+    let path = dir.join("crm.safetensors");
+    din.save(&din.init(1), &path)?;
+    whole_and_header("crm", &path)
+}
+
+/// A safetensors file as it is, and its header alone.
+fn whole_and_header(target: &str, path: &Path) -> Outcome<()> {
+    let bytes = std::fs::read(path)?;
+    let length = u64::from_le_bytes(bytes[..8].try_into()?) as usize;
+    let (target, name) = target.split_once('/').unwrap_or((target, "small"));
+    put(target, name, 0, &bytes)?;
+    put(target, &format!("{name}-header"), 1, &bytes[8..8 + length])
+}
+
+fn checkpoints(dir: &Path) -> Outcome<()> {
+    let state = TrainState {
+        step: 3,
+        parameters: vec![1.0, 2.0],
+        best: Some((1, vec![0.5])),
+        ..TrainState::default()
+    };
+    checkpoint::save(&dir.join("checkpoints"), &state)?;
+    assert_eq!(checkpoint::load(&dir.join("checkpoints"), &mut Solo)?, Some(state.clone()));
+    put("checkpoint", "content", 1, &encode(&state)?)
+}
+
+fn messages() -> Outcome<()> {
+    let frame = |bytes: &[u8]| [&(bytes.len() as u64).to_le_bytes()[..], bytes].concat();
+    let hello = encode(&(*b"RECLORA\n", 1_u32, [7_u8; 32]))?;
+    let address: std::net::SocketAddr = "127.0.0.1:29500".parse()?;
+    let request = encode(&(1_usize, 2_usize, ("build", "hash"), address))?;
+    let signed = encode(&(&request, vec![9_u8; 32]))?;
+    let header = encode(&(5_u64, 1_u32, "gradients", 8_u64))?;
+    put("comm", "hello", 0, &frame(&hello))?;
+    put("comm", "signed", 0, &frame(&signed))?;
+    put("comm", "request", 0, &frame(&request))?;
+    put("comm", "message", 0, &[frame(&header), frame(&[1; 64])].concat())
+}

@@ -1,0 +1,11 @@
+//! CRM files: settings of any content, and tensors.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use reclora_fuzz::{file, safetensors};
+use reclora_trainer::crm::Din;
+
+fuzz_target!(|data: &[u8]| {
+    let path = file("crm.safetensors", &safetensors(data));
+    let _ = Din::load(&path);
+});
