@@ -113,16 +113,14 @@ pub const CONFIG: &str = r#"{"architectures":["LlamaForCausalLM"],"model_type":"
     "vocab_size":3,"max_position_embeddings":8,"rms_norm_eps":1e-5,"tie_word_embeddings":true,
     "hidden_act":"silu","bos_token_id":1,"eos_token_id":2}"#;
 
-/// The columns of a dataset in the order in which an input has them, and their types: bytes of a number,
-/// or 9 for i64.
-pub const DATASET_COLUMNS: [(&str, u8); 16] = [
+/// The columns of a dataset in the order in which an input has them, and their types: bytes of a number.
+pub const DATASET_COLUMNS: [(&str, u8); 15] = [
     ("schema", 1),
     ("user_offsets", 8),
     ("item", 4),
     ("rating", 1),
-    ("timestamp", 9),
-    ("sample_user", 4),
-    ("sample_position", 4),
+    ("timestamp", 4),
+    ("sample", 4),
     ("user.key.offsets", 8),
     ("user.key.bytes", 1),
     ("user.by_key", 4),

@@ -68,8 +68,7 @@ fn datasets(dir: &Path) -> Outcome<()> {
         let bytes = match kind {
             1 => shard.u8(name)?.to_vec(),
             4 => shard.u32(name)?.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            8 => shard.u64(name)?.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            _ => shard.i64(name)?.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            _ => shard.u64(name)?.iter().flat_map(|v| v.to_le_bytes()).collect(),
         };
         content.extend(as_piece(&bytes));
     }

@@ -11,7 +11,6 @@ use reclora_storage::shard::{Column, write_shard};
 fuzz_target!(|data: &[u8]| {
     let (_, mut rest) = choice(data);
     let (mut u32s, mut u64s) = (vec![Vec::new(); 16], vec![Vec::new(); 16]);
-    let mut i64s = Vec::new();
     let mut u8s = vec![Vec::new(); 16];
     for (i, (_, kind)) in COLUMNS.iter().enumerate() {
         let (bytes, after) = piece(rest);
@@ -19,8 +18,7 @@ fuzz_target!(|data: &[u8]| {
         match kind {
             1 => u8s[i] = bytes.to_vec(),
             4 => u32s[i] = bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect(),
-            8 => u64s[i] = bytes.as_chunks().0.iter().map(|b| u64::from_le_bytes(*b)).collect(),
-            _ => i64s = bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
+            _ => u64s[i] = bytes.as_chunks().0.iter().map(|b| u64::from_le_bytes(*b)).collect(),
         }
     }
     let columns: Vec<_> = COLUMNS
@@ -30,8 +28,7 @@ fuzz_target!(|data: &[u8]| {
             let column = match kind {
                 1 => Column::U8(&u8s[i]),
                 4 => Column::U32(&u32s[i]),
-                8 => Column::U64(&u64s[i]),
-                _ => Column::I64(&i64s),
+                _ => Column::U64(&u64s[i]),
             };
             (*name, column)
         })
