@@ -288,7 +288,7 @@ pub enum RawProblem {
     #[error("{found:?} is not a time: data.columns.time_unit = {unit:?} wants {expected}")]
     NotATime {
         /// The value.
-        found: String,
+        found: Box<str>,
         /// Name of the unit.
         unit: &'static str,
         /// What the unit's times look like.
@@ -323,9 +323,9 @@ pub enum RawProblem {
     )]
     Differs {
         /// The value.
-        found: String,
+        found: Box<str>,
         /// The earlier value.
-        before: String,
+        before: Box<str>,
         /// Line of the earlier row.
         first: u64,
     },

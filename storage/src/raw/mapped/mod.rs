@@ -215,8 +215,8 @@ impl Side<'_> {
         for (i, before) in (from..).zip(values) {
             if before != table.value(i) {
                 let problem = RawProblem::Differs {
-                    found: table.value(i).to_owned(),
-                    before: before.to_owned(),
+                    found: table.value(i).into(),
+                    before: before.into(),
                     first,
                 };
                 return Err(table.problem(i, problem));
@@ -352,7 +352,7 @@ fn seconds(table: &Table, columns: &ColumnMapping) -> Result<i64> {
     };
     seconds.ok_or_else(|| {
         let (unit, expected) = unit.describe();
-        table.problem(3, RawProblem::NotATime { found: text.to_owned(), unit, expected })
+        table.problem(3, RawProblem::NotATime { found: text.into(), unit, expected })
     })
 }
 
