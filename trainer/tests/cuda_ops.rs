@@ -15,6 +15,7 @@ use reclora_trainer::backbone::RopeScaling;
 use reclora_trainer::cuda::ops;
 use reclora_trainer::kernels::attention::{AttentionShape, attention, softmax_base_2};
 use reclora_trainer::kernels::attention_grad::attention_grad;
+use reclora_trainer::kernels::buffer::Buffer;
 use reclora_trainer::kernels::heads::{HeadsView, RopeTable, merge_heads_grad, split_heads};
 use reclora_trainer::kernels::pointwise::{rms_norm, rms_norm_grad, swiglu, swiglu_grad};
 use tiny::uniform;
@@ -140,7 +141,7 @@ fn check_attention(positions: &[u32], keys: usize, window: Option<usize>, seed: 
     let scale = std::f32::consts::LOG2_E / (dim as f32).sqrt();
     let scaled: Vec<f32> = q.iter().map(|q| q * scale).collect();
     let (mut out, mut log_sum) = (vec![0.0; d_out.len()], vec![0.0; heads * queries]);
-    let scratch = &mut Vec::new();
+    let scratch = &mut Buffer::default();
     attention(shape, &scaled, &k, &v, positions, &mut out, &mut log_sum, scratch);
     let [mut dq, mut dk, mut dv] = [&q, &k, &v].map(|x| vec![0.0; x.len()]);
     attention_grad(
