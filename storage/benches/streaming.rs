@@ -111,7 +111,10 @@ fn main() {
         .skip(1)
         .filter(|argument| argument != "--bench")
         .map(|argument| {
-            let (key, value) = argument.split_once('=').expect("KEY=VALUE");
+            let Some((key, value)) = argument.split_once('=') else {
+                eprintln!("{argument}: options are KEY=VALUE");
+                std::process::exit(2);
+            };
             (key.to_owned(), value.to_owned())
         })
         .collect();
