@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
+use half::bf16;
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reclora_trainer::kernels::attention::{AttentionShape, attention};
-use reclora_trainer::kernels::attention_grad::attention_grad;
-use reclora_trainer::kernels::buffer::{Buffer, fit};
+use reclora_trainer::kernels::attention::{AttentionBuffers, AttentionShape, attention};
+use reclora_trainer::kernels::attention_grad::{HeadGradients, attention_grad};
+use reclora_trainer::kernels::bf16::available;
 
 /// Inputs of a call: all heads, head-major, zero beyond `dim`.
 struct Case {
@@ -19,13 +20,8 @@ struct Case {
     d_out: Vec<f32>,
 }
 
-/// Outputs and gradients, laid out like the kernels'.
-struct Answer {
-    out: Vec<f64>,
-    dq: Vec<f64>,
-    dk: Vec<f64>,
-    dv: Vec<f64>,
-}
+/// Output and gradients of q, k and v, laid out like the kernels'.
+struct Answer([Vec<f64>; 4]);
 
 impl Case {
     fn new(shape: AttentionShape, positions: Vec<u32>, seed: u64) -> Self {
@@ -41,83 +37,112 @@ impl Case {
     }
 
     /// Softmax (base 2) of the visible scores, weighted sum, and their derivatives, one query at a time.
-    fn definition(&self) -> Answer {
+    /// With the absolute value as
+    /// `size`, sums of the sizes of all terms: rounding factors changes a small part of that.
+    fn definition(&self, size: impl Fn(f64) -> f64) -> Answer {
         let AttentionShape { heads, kv_heads, padded, dim, queries, .. } = self.shape;
-        let mut answer = Answer {
-            out: vec![0.0; self.d_out.len()],
-            dq: vec![0.0; self.q.len()],
-            dk: vec![0.0; self.k.len()],
-            dv: vec![0.0; self.v.len()],
-        };
+        let mut answer = [&self.d_out, &self.q, &self.k, &self.v].map(|x| vec![0.0; x.len()]);
         for (head, query) in (0..heads).flat_map(|h| (0..queries).map(move |i| (h, i))) {
             let q_at = (head * queries + query) * padded;
             let o_at = (query * heads + head) * dim;
             let kv_at = |key: usize| (head * kv_heads / heads * self.shape.keys + key) * padded;
             let end = self.positions[query] as usize + 1;
             let seen = end - self.shape.window.unwrap_or(end).min(end)..end;
-            let dot = |a: &[f32], b: &[f32]| -> f64 {
-                a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+            let dot = |a: &[f32], b: &[f32], size: &dyn Fn(f64) -> f64| -> f64 {
+                a.iter().zip(b).map(|(a, b)| size(f64::from(*a) * f64::from(*b))).sum()
             };
             let q = &self.q[q_at..q_at + dim];
             let d_out = &self.d_out[o_at..o_at + dim];
-            let exp: Vec<f64> =
-                seen.clone().map(|key| dot(q, &self.k[kv_at(key)..][..dim]).exp2()).collect();
+            let exp: Vec<f64> = seen
+                .clone()
+                .map(|key| dot(q, &self.k[kv_at(key)..][..dim], &|x| x).exp2())
+                .collect();
             let sum: f64 = exp.iter().sum();
             let p: Vec<f64> = exp.iter().map(|e| e / sum).collect();
             let dp: Vec<f64> =
-                seen.clone().map(|key| dot(d_out, &self.v[kv_at(key)..][..dim])).collect();
+                seen.clone().map(|key| dot(d_out, &self.v[kv_at(key)..][..dim], &size)).collect();
             let mean: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
             for (key, (p, dp)) in seen.zip(p.iter().zip(&dp)) {
-                let ds = p * (dp - mean);
+                let ds = p * (dp + size(-mean));
                 for d in 0..dim {
-                    answer.out[o_at + d] += p * f64::from(self.v[kv_at(key) + d]);
-                    answer.dq[q_at + d] += ds * f64::from(self.k[kv_at(key) + d]);
-                    answer.dk[kv_at(key) + d] += ds * f64::from(q[d]);
-                    answer.dv[kv_at(key) + d] += p * f64::from(d_out[d]);
+                    answer[0][o_at + d] += p * size(f64::from(self.v[kv_at(key) + d]));
+                    answer[1][q_at + d] += ds * size(f64::from(self.k[kv_at(key) + d]));
+                    answer[2][kv_at(key) + d] += ds * size(f64::from(q[d]));
+                    answer[3][kv_at(key) + d] += p * size(f64::from(d_out[d]));
                 }
             }
         }
-        answer
+        Answer(answer)
     }
 
-    /// The scratch and all outputs are full of garbage before: what they held must not matter.
-    fn check(&self) {
+    /// The same inputs, in numbers that bf16 has, and multiplied in bf16.
+    fn in_bf16(&self) -> Self {
+        let round = |values: &[f32]| values.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
+        Self {
+            shape: AttentionShape { in_bf16: true, ..self.shape },
+            positions: self.positions.clone(),
+            q: round(&self.q),
+            k: round(&self.k),
+            v: round(&self.v),
+            d_out: round(&self.d_out),
+        }
+    }
+
+    /// Output and gradients (of those wanted), into memory full of garbage.
+    fn run(&self, wanted: [bool; 3], buffers: &mut AttentionBuffers) -> [Vec<f32>; 4] {
         let Self { shape, positions, q, k, v, d_out } = self;
-        let garbage = |length: usize| vec![f32::NAN; length];
-        let (mut out, mut scratch) = (garbage(d_out.len()), Buffer::default());
-        fit(&mut scratch, 1 << 18).fill(f32::NAN);
-        let mut log_sum = garbage(shape.heads * shape.queries);
-        attention(*shape, q, k, v, positions, &mut out, &mut log_sum, &mut scratch);
+        let garbage = |length: usize| vec![GARBAGE; length];
+        let (mut out, mut log_sum) = (garbage(d_out.len()), garbage(shape.heads * shape.queries));
+        attention(*shape, q, k, v, positions, &mut out, &mut log_sum, buffers);
         let (mut dq, mut dk, mut dv) = (garbage(q.len()), garbage(k.len()), garbage(v.len()));
-        attention_grad(
-            *shape,
-            q,
-            k,
-            v,
-            positions,
-            &log_sum,
-            &out,
-            d_out,
-            &mut dq,
-            &mut dk,
-            &mut dv,
-            &mut scratch,
-        );
-        let expected = self.definition();
-        assert_close("out", &out, &expected.out);
-        assert_close("dq", &dq, &expected.dq);
-        assert_close("dk", &dk, &expected.dk);
-        assert_close("dv", &dv, &expected.dv);
+        let gradients = &mut HeadGradients {
+            q: wanted[0].then_some(&mut dq[..]),
+            k: wanted[1].then_some(&mut dk[..]),
+            v: wanted[2].then_some(&mut dv[..]),
+        };
+        attention_grad(*shape, q, k, v, positions, &log_sum, &out, d_out, gradients, buffers);
+        [out, dq, dk, dv]
+    }
+
+    /// What all memory held before must not matter, nor which gradients are wanted.
+    fn check(&self) {
+        self.check_within(1e-5);
+        if available() {
+            // Probabilities and gradients of scores are rounded: by up to 1/512 each, of a sum.
+            self.in_bf16().check_within(1.0 / 128.0);
+        }
+    }
+
+    fn check_within(&self, tolerance: f64) {
+        let buffers = &mut AttentionBuffers::default();
+        let mut damaged = Self { positions: self.positions.clone(), ..self.in_bf16() };
+        damaged.shape.in_bf16 = self.shape.in_bf16;
+        damaged.q.fill(f32::NAN);
+        damaged.run([true; 3], buffers);
+        let got = self.run([true; 3], buffers);
+        let (expected, sizes) = (self.definition(|x| x), self.definition(f64::abs));
+        for (i, name) in ["out", "dq", "dk", "dv"].iter().enumerate() {
+            assert_close(name, &got[i], &expected.0[i], &sizes.0[i], tolerance);
+        }
+        for only in 0..3 {
+            let one = self.run(std::array::from_fn(|i| i == only), buffers);
+            for (i, gradient) in one[1..].iter().enumerate() {
+                let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits();
+                let expected = vec![GARBAGE; gradient.len()];
+                let expected = if i == only { &got[1 + i] } else { &expected };
+                assert!(gradient.iter().zip(expected).all(same), "{i} where only {only} is wanted");
+            }
+        }
     }
 }
 
-fn assert_close(name: &str, got: &[f32], expected: &[f64]) {
-    // Where each query sees one key, dq and dk are exactly 0 and the kernel's a difference of numbers
-    // of size 1: hence the least scale.
-    let largest = expected.iter().fold(1.0_f64, |max, x| max.max(x.abs()));
-    for (index, (got, expected)) in got.iter().zip(expected).enumerate() {
+/// What memory holds before.
+const GARBAGE: f32 = 12_345.0;
+
+fn assert_close(name: &str, got: &[f32], expected: &[f64], sizes: &[f64], tolerance: f64) {
+    for (index, ((got, expected), size)) in got.iter().zip(expected).zip(sizes).enumerate() {
         let wrong = (f64::from(*got) - expected).abs();
-        assert!(wrong <= 1e-5 * largest, "{name}[{index}]: {got}, expected {expected}");
+        assert!(wrong <= tolerance * size, "{name}[{index}]: {got}, expected {expected} ({size})");
     }
 }
 
@@ -127,7 +152,7 @@ fn shape(
     keys: usize,
     window: Option<usize>,
 ) -> AttentionShape {
-    AttentionShape { heads, kv_heads, padded, dim, queries, keys, window }
+    AttentionShape { heads, kv_heads, padded, dim, queries, keys, window, in_bf16: false }
 }
 
 #[test]

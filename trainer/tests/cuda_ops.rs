@@ -13,8 +13,10 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::backbone::RopeScaling;
 use reclora_trainer::cuda::ops;
-use reclora_trainer::kernels::attention::{AttentionShape, attention, softmax_base_2};
-use reclora_trainer::kernels::attention_grad::attention_grad;
+use reclora_trainer::kernels::attention::{
+    AttentionBuffers, AttentionShape, attention, softmax_base_2,
+};
+use reclora_trainer::kernels::attention_grad::{HeadGradients, attention_grad};
 use reclora_trainer::kernels::buffer::Buffer;
 use reclora_trainer::kernels::heads::{HeadsView, RopeTable, merge_heads_grad, split_heads};
 use reclora_trainer::kernels::pointwise::{rms_norm, rms_norm_grad, swiglu, swiglu_grad};
@@ -136,18 +138,17 @@ fn check_attention(positions: &[u32], keys: usize, window: Option<usize>, seed: 
     let q = uniform(heads * queries * dim, 1.5, &mut random);
     let [k, v] = [(); 2].map(|()| uniform(kv_heads * keys * dim, 1.5, &mut random));
     let d_out = uniform(queries * heads * dim, 1.0, &mut random);
-    let shape = AttentionShape { heads, kv_heads, padded: dim, dim, queries, keys, window };
+    let shape =
+        AttentionShape { heads, kv_heads, padded: dim, dim, queries, keys, window, in_bf16: false };
     // The kernel takes queries scaled for base-2 scores; its dk is with respect to those.
     let scale = std::f32::consts::LOG2_E / (dim as f32).sqrt();
     let scaled: Vec<f32> = q.iter().map(|q| q * scale).collect();
     let (mut out, mut log_sum) = (vec![0.0; d_out.len()], vec![0.0; heads * queries]);
-    let scratch = &mut Buffer::default();
-    attention(shape, &scaled, &k, &v, positions, &mut out, &mut log_sum, scratch);
+    let buffers = &mut AttentionBuffers::default();
+    attention(shape, &scaled, &k, &v, positions, &mut out, &mut log_sum, buffers);
     let [mut dq, mut dk, mut dv] = [&q, &k, &v].map(|x| vec![0.0; x.len()]);
-    attention_grad(
-        shape, &scaled, &k, &v, positions, &log_sum, &out, &d_out, &mut dq, &mut dk, &mut dv,
-        scratch,
-    );
+    let wanted = &mut HeadGradients { q: Some(&mut dq), k: Some(&mut dk), v: Some(&mut dv) };
+    attention_grad(shape, &scaled, &k, &v, positions, &log_sum, &out, &d_out, wanted, buffers);
     dq.iter_mut().for_each(|dq| *dq /= (dim as f32).sqrt());
     dk.iter_mut().for_each(|dk| *dk *= std::f32::consts::LN_2);
     for (name, device) in devices() {

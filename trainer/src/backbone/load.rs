@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 
@@ -22,6 +23,9 @@ const ADVICE: &str = "weights and config.json must be one whole model: copy or d
 
 /// The most bytes of packed weights that a process keeps.
 const PACKED_BYTES: usize = 32 << 20;
+
+/// The most bytes that the projections of all tokens may take.
+const LOWEST_BYTES: usize = 16 << 20;
 
 /// Tensors by their Hugging Face names.
 trait Tensors {
@@ -64,7 +68,12 @@ fn load_weights(
         Some(tensors.matrix("lm_head.weight", table, weight_type)?)
     };
     let path = path.to_path_buf();
-    let mut backbone = Backbone { config, path, weight_type, embedding, blocks, norm, head };
+    // A single block projects the queries of few positions.
+    let lowest_bytes = vocab * config.qkv_dim() * size_of::<f32>();
+    let keeps_lowest = config.num_layers > 1 && lowest_bytes <= LOWEST_BYTES;
+    let lowest = keeps_lowest.then(OnceLock::new);
+    let mut backbone =
+        Backbone { config, path, weight_type, embedding, blocks, norm, head, lowest };
     keep_packed_if_small(&mut backbone.blocks);
     Ok(backbone)
 }

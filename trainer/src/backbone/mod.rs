@@ -10,6 +10,7 @@ mod tensors;
 mod weight;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 pub use config::{BackboneConfig, RopeScaling};
 pub(crate) use gguf::{Gguf, is_gguf};
@@ -61,7 +62,14 @@ pub struct Backbone {
     pub(crate) norm: Vec<f32>,
     /// `[vocab, hidden]`; `None` when tied to the embedding.
     head: Option<Weight>,
+    /// What the lowest block projects each token to, where it is kept.
+    pub(crate) lowest: Option<OnceLock<LowestProjections>>,
 }
+
+/// Frozen queries, keys and values of the lowest block, `[vocab, q + 2 kv]`. They are a function of the
+/// token alone, so that a small vocabulary's are computed once instead of in every sequence.
+#[derive(Debug)]
+pub(crate) struct LowestProjections(pub Vec<f32>);
 
 impl Backbone {
     /// Reads `config.json` and `model.safetensors` (or the shards of `model.safetensors.index.json`)
@@ -92,6 +100,12 @@ impl Backbone {
     /// The directory or file it was read from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether products are made of factors rounded to bf16: with such weights, where the CPU has
+    /// the instructions.
+    pub(crate) fn multiplies_in_bf16(&self) -> bool {
+        self.weight_type == WeightType::Bf16 && crate::kernels::bf16::available()
     }
 
     /// The output head, `[vocab, hidden]`.

@@ -3,21 +3,26 @@
 //! The scores of a tile against every key it sees are one matrix product, its output another; only the
 //! softmax between them is a kernel of its own. Keys that no query of the tile sees are in no product.
 //!
+//! The products are of f32 numbers, or of numbers rounded to bf16; sums, softmax and what comes in and
+//! goes out are f32.
+//!
 //! Queries come scaled by `log2(e) / sqrt(dim)`: scores are in base 2.
 
 use std::ops::Range;
 
 use super::Mat;
 use super::buffer::{Buffer, fit};
+#[cfg(target_arch = "x86_64")]
+use super::factors::Bf16;
+use super::factors::{F32, Factor, Factors};
 use super::pointwise::sum_lanes;
 use super::simd::{LANES, exp2_nonpositive, kernel};
-use super::small_matmul::{small_matmul, transpose};
 
 /// Queries per tile: enough rows to fill the matrix product's registers, few enough that little is
 /// computed above the diagonal and that two tiles of scores stay in the second-level cache.
 pub(super) const TILE: usize = 24;
 
-/// Sizes of an attention call.
+/// Sizes of an attention call, and how it multiplies.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionShape {
     /// Query heads.
@@ -34,6 +39,29 @@ pub struct AttentionShape {
     pub keys: usize,
     /// How many latest keys a query sees, its own position included; all of them if `None`.
     pub window: Option<usize>,
+    /// Whether factors are rounded to bf16, which needs a CPU that multiplies such
+    /// ([`bf16::available`](super::bf16::available)).
+    pub in_bf16: bool,
+}
+
+/// Reusable memory of the attention kernels.
+#[derive(Debug, Default)]
+pub struct AttentionBuffers {
+    pub(super) keys_t: Buffer,
+    pub(super) keys: Buffer,
+    pub(super) values_t: Buffer,
+    pub(super) values: Buffer,
+    pub(super) queries: Buffer,
+    pub(super) query_rows: Buffer,
+    pub(super) d_out: Buffer,
+    pub(super) d_out_rows: Buffer,
+    pub(super) scores: Buffer,
+    pub(super) d_scores: Buffer,
+    /// Probabilities, or gradients of scores, as factors.
+    pub(super) left: Buffer,
+    /// Likewise, transposed.
+    pub(super) left_transposed: Buffer,
+    pub(super) spare: Buffer,
 }
 
 impl AttentionShape {
@@ -49,13 +77,24 @@ impl AttentionShape {
     pub(super) fn kv_len(&self) -> usize {
         self.keys * self.padded
     }
+
+    /// The first keys (or values) of a head, of which the first `width` numbers each.
+    pub(super) fn seen<'a>(
+        &self,
+        x: &'a [f32],
+        kv_head: usize,
+        keys: usize,
+        width: usize,
+    ) -> Mat<'a> {
+        Mat::strided(&x[kv_head * self.kv_len()..], keys, width, self.padded)
+    }
 }
 
 /// Causal attention.
 ///
 /// `q` `[heads, queries, padded]`, `k` and `v` `[kv_heads, keys, padded]`; query `i` sees keys up to
 /// `positions[i]` (the last `window` of them), positions ascending. `out` `[queries, heads * dim]`; `log_sum` gets the
-/// base-2 log of each softmax's denominator `[heads, queries]`. `scratch` is reused between calls.
+/// base-2 log of each softmax's denominator `[heads, queries]`.
 #[expect(clippy::too_many_arguments, reason = "kernels take plain slices and sizes")]
 pub fn attention(
     shape: AttentionShape,
@@ -65,31 +104,52 @@ pub fn attention(
     positions: &[u32],
     out: &mut [f32],
     log_sum: &mut [f32],
-    scratch: &mut Buffer,
+    buffers: &mut AttentionBuffers,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if shape.in_bf16 {
+        return forward::<Bf16>(shape, q, k, v, positions, out, log_sum, buffers);
+    }
+    assert!(!shape.in_bf16, "attention in bf16 on a CPU without AVX-512 BF16");
+    forward::<F32>(shape, q, k, v, positions, out, log_sum, buffers);
+}
+
+#[expect(clippy::too_many_arguments, reason = "as above")]
+fn forward<P: Factors>(
+    shape: AttentionShape,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    positions: &[u32],
+    out: &mut [f32],
+    log_sum: &mut [f32],
+    buffers: &mut AttentionBuffers,
 ) {
     let AttentionShape { heads, padded, dim, queries, .. } = shape;
     let positions = &positions[..queries];
     let seen_keys = positions.last().map_or(0, |last| *last as usize + 1);
     let stride = row_stride(seen_keys);
-    let (keys_t, scores) = fit(scratch, (dim + TILE) * stride).split_at_mut(dim * stride);
+    let AttentionBuffers { keys_t, values, queries: q_buffer, scores, left, spare, .. } = buffers;
+    let scores = fit(scores, TILE * stride);
     for kv_head in 0..shape.kv_heads {
-        let kv = kv_head * shape.kv_len();
-        transpose(keys_t, stride, Mat::strided(&k[kv..], seen_keys, dim, padded));
-        let keys_t = Mat::strided(keys_t, dim, seen_keys, stride);
+        let head_of = |x, width| shape.seen(x, kv_head, seen_keys, width);
+        let keys_t = P::right_transposed(head_of(k, dim), keys_t, spare);
+        let values = P::right(head_of(v, dim), values);
         for (first, head) in shape.tiles(kv_head) {
             let tile = Tile::new(positions, first, shape.window);
             let (rows, keys) = (tile.rows(), tile.keys());
             let q = Mat::strided(&q[(head * queries + first) * padded..], rows, dim, padded);
-            small_matmul(scores, stride, q, keys_t.columns(tile.first_key, keys), false);
+            let q = P::left(q, q_buffer);
+            P::multiply(scores, stride, q, keys_t.columns_from(tile.first_key, keys), false);
             let log_sum = &mut log_sum[head * queries + first..][..rows];
             for (i, (scores, log)) in scores.chunks_exact_mut(stride).zip(log_sum).enumerate() {
                 let seen = tile.seen(i);
                 *log = softmax_base_2(&mut scores[seen.clone()]);
                 tile.hide(seen, &mut scores[..keys]);
             }
-            let v = Mat::strided(&v[kv + tile.first_key * padded..], keys, dim, padded);
+            let p = P::left(Mat::strided(scores, rows, keys, stride), left);
             let out = &mut out[(first * heads + head) * dim..];
-            small_matmul(out, heads * dim, Mat::strided(scores, rows, keys, stride), v, false);
+            P::multiply(out, heads * dim, p, values.rows_from(tile.first_key, keys), false);
         }
     }
 }
@@ -105,7 +165,8 @@ pub(super) struct Tile<'a> {
     /// Position of each query: the last key it sees.
     last_keys: &'a [u32],
     window: usize,
-    /// The first key that any of the queries sees.
+    /// The first key that any of the queries sees, or the one before: an even number, so that pairs of
+    /// keys stay together.
     pub first_key: usize,
 }
 
@@ -114,7 +175,7 @@ impl<'a> Tile<'a> {
         let last_keys = &positions[first..positions.len().min(first + TILE)];
         let window = window.unwrap_or(usize::MAX);
         let first_key =
-            last_keys.first().map_or(0, |last| (*last as usize + 1).saturating_sub(window));
+            last_keys.first().map_or(0, |last| (*last as usize + 1).saturating_sub(window)) & !1;
         Self { last_keys, window, first_key }
     }
 

@@ -1,18 +1,30 @@
 //! Causal attention, backward: probabilities are recomputed tile by tile from the saved log-sums.
 
 use super::Mat;
-use super::attention::{AttentionShape, TILE, Tile, row_stride};
-use super::buffer::{Buffer, fit};
+use super::attention::{AttentionBuffers, AttentionShape, TILE, Tile, row_stride};
+use super::buffer::fit;
+#[cfg(target_arch = "x86_64")]
+use super::factors::Bf16;
+use super::factors::{F32, Factor, Factors};
 use super::pointwise::dot;
 use super::simd::{exp2_nonpositive, kernel};
-use super::small_matmul::{small_matmul, transpose};
+
+/// Where gradients go; what is not wanted is not computed.
+#[derive(Debug)]
+pub struct HeadGradients<'a> {
+    /// `[heads, queries, padded]`, of the unscaled query-key product.
+    pub q: Option<&'a mut [f32]>,
+    /// `[kv_heads, keys, padded]`, with respect to the scaled query, so the caller multiplies it by
+    /// ln 2.
+    pub k: Option<&'a mut [f32]>,
+    /// `[kv_heads, keys, padded]`.
+    pub v: Option<&'a mut [f32]>,
+}
 
 /// Backward of [`attention`](super::attention::attention).
 ///
 /// `q`, `k`, `v`, `positions`, `log_sum` as in the forward; `out` is its output and `d_out` the
-/// gradient of it. Overwrites `dq` `[heads, queries, padded]` (of the unscaled query-key product)
-/// and `dk`, `dv` `[kv_heads, keys, padded]` (`dk` with respect to the scaled query, so the caller
-/// multiplies it by ln 2).
+/// gradient of it. Overwrites the gradients that are wanted.
 #[expect(clippy::too_many_arguments, reason = "kernels take plain slices and sizes")]
 pub fn attention_grad(
     shape: AttentionShape,
@@ -23,27 +35,47 @@ pub fn attention_grad(
     log_sum: &[f32],
     out: &[f32],
     d_out: &[f32],
-    dq: &mut [f32],
-    dk: &mut [f32],
-    dv: &mut [f32],
-    scratch: &mut Buffer,
+    gradients: &mut HeadGradients<'_>,
+    buffers: &mut AttentionBuffers,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if shape.in_bf16 {
+        let call = backward::<Bf16>;
+        return call(shape, q, k, v, positions, log_sum, out, d_out, gradients, buffers);
+    }
+    assert!(!shape.in_bf16, "attention in bf16 on a CPU without AVX-512 BF16");
+    backward::<F32>(shape, q, k, v, positions, log_sum, out, d_out, gradients, buffers);
+}
+
+#[expect(clippy::too_many_arguments, reason = "as above")]
+fn backward<P: Factors>(
+    shape: AttentionShape,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    positions: &[u32],
+    log_sum: &[f32],
+    out: &[f32],
+    d_out: &[f32],
+    gradients: &mut HeadGradients<'_>,
+    buffers: &mut AttentionBuffers,
 ) {
     let AttentionShape { heads, padded, dim, queries, .. } = shape;
-    dk.fill(0.0);
-    dv.fill(0.0);
+    let HeadGradients { q: dq, k: dk, v: dv } = gradients;
+    for of_keys in [&mut *dk, &mut *dv].into_iter().flatten() {
+        of_keys.fill(0.0);
+    }
     let positions = &positions[..queries];
     let seen_keys = positions.last().map_or(0, |last| *last as usize + 1);
     let stride = row_stride(seen_keys);
-    let scratch = fit(scratch, 2 * (dim + TILE) * stride);
-    let (keys_t, scratch) = scratch.split_at_mut(dim * stride);
-    let (values_t, scratch) = scratch.split_at_mut(dim * stride);
-    let (p, ds) = scratch.split_at_mut(TILE * stride);
+    let b = buffers;
+    let (p, ds) = (fit(&mut b.scores, TILE * stride), fit(&mut b.d_scores, TILE * stride));
     for kv_head in 0..shape.kv_heads {
         let kv = kv_head * shape.kv_len();
-        transpose(keys_t, stride, Mat::strided(&k[kv..], seen_keys, dim, padded));
-        transpose(values_t, stride, Mat::strided(&v[kv..], seen_keys, dim, padded));
-        let keys_t = Mat::strided(keys_t, dim, seen_keys, stride);
-        let values_t = Mat::strided(values_t, dim, seen_keys, stride);
+        let head_of = |x, width| shape.seen(x, kv_head, seen_keys, width);
+        let keys_t = P::right_transposed(head_of(k, dim), &mut b.keys_t, &mut b.spare);
+        let values_t = P::right_transposed(head_of(v, dim), &mut b.values_t, &mut b.spare);
+        let key_rows = P::right(head_of(k, padded), &mut b.keys);
         for (first, head) in shape.tiles(kv_head) {
             let tile = Tile::new(positions, first, shape.window);
             let (first_key, rows, keys) = (tile.first_key, tile.rows(), tile.keys());
@@ -51,8 +83,10 @@ pub fn attention_grad(
             let q_tile = Mat::strided(&q[from..], rows, dim, padded);
             let at = (first * heads + head) * dim;
             let d_out_tile = Mat::strided(&d_out[at..], rows, dim, heads * dim);
-            small_matmul(p, stride, q_tile, keys_t.columns(first_key, keys), false);
-            small_matmul(ds, stride, d_out_tile, values_t.columns(first_key, keys), false);
+            let q_left = P::left(q_tile, &mut b.queries);
+            P::multiply(p, stride, q_left, keys_t.columns_from(first_key, keys), false);
+            let d_out_left = P::left(d_out_tile, &mut b.d_out);
+            P::multiply(ds, stride, d_out_left, values_t.columns_from(first_key, keys), false);
             for i in 0..rows {
                 let at = at + i * heads * dim;
                 let delta = dot(&out[at..at + dim], &d_out[at..at + dim]);
@@ -66,10 +100,26 @@ pub fn attention_grad(
             let p = Mat::strided(p, rows, keys, stride);
             let ds = Mat::strided(ds, rows, keys, stride);
             let kv = kv + first_key * padded;
-            let k = Mat::new(&k[kv..], keys, padded);
-            small_matmul(&mut dq[from..], padded, ds, k, false);
-            small_matmul(&mut dk[kv..], padded, ds.t(), Mat::new(&q[from..], rows, padded), true);
-            small_matmul(&mut dv[kv..], padded, p.t(), d_out_tile, true);
+            if let Some(dq) = dq {
+                let ds = P::left(ds, &mut b.left);
+                P::multiply(
+                    &mut dq[from..],
+                    padded,
+                    ds,
+                    key_rows.rows_from(first_key, keys),
+                    false,
+                );
+            }
+            if let Some(dk) = dk {
+                let ds = P::left_transposed(ds, &mut b.left_transposed);
+                let q = P::right(Mat::new(&q[from..], rows, padded), &mut b.query_rows);
+                P::multiply(&mut dk[kv..], padded, ds, q, true);
+            }
+            if let Some(dv) = dv {
+                let p = P::left_transposed(p, &mut b.left_transposed);
+                let d_out = P::right(d_out_tile, &mut b.d_out_rows);
+                P::multiply(&mut dv[kv..], padded, p, d_out, true);
+            }
         }
     }
 }

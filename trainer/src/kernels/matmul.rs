@@ -46,6 +46,13 @@ impl<'a> Mat<'a> {
         Self { data, cols: count, ..self }
     }
 
+    /// `count` rows from `first` on (no copy).
+    pub fn rows_from(self, first: usize, count: usize) -> Self {
+        assert!(first + count <= self.rows, "rows {first}..{} of {}", first + count, self.rows);
+        let data = if self.cols == 0 { self.data } else { &self.data[first * self.row_stride..] };
+        Self { data, rows: count, ..self }
+    }
+
     /// The number of columns.
     pub fn cols(&self) -> usize {
         self.cols

@@ -16,6 +16,7 @@ mod bf16_avx512;
 pub mod buffer;
 #[cfg(target_arch = "x86_64")]
 mod f32_avx512;
+mod factors;
 pub mod frozen;
 pub mod frozen_f32;
 pub mod heads;
@@ -31,6 +32,8 @@ mod packed_avx512;
 mod packed_tests;
 #[cfg(target_arch = "x86_64")]
 mod packing_avx512;
+#[cfg(target_arch = "x86_64")]
+mod pairs_avx512;
 pub mod pointwise;
 pub mod q8_0;
 mod simd;

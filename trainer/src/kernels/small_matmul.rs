@@ -9,7 +9,7 @@
 
 use super::{Mat, matmul};
 #[cfg(target_arch = "x86_64")]
-use super::{matmul::check_sizes, small_matmul_avx512};
+use super::{matmul::check_sizes, small_matmul_avx512, small_matmul_avx512::Lane};
 
 /// `dst = lhs * rhs`, or `dst += lhs * rhs` with `accumulate`.
 ///
@@ -28,7 +28,9 @@ pub(super) fn small_matmul(
         check_sizes(dst, dst_stride, lhs, rhs);
         // SAFETY: this machine has AVX-512F; the operands' sizes are checked, and `Mat` checks that
         // its last element is inside its slice.
-        unsafe { small_matmul_avx512::multiply(dst, dst_stride, lhs, rhs, accumulate) };
+        unsafe {
+            small_matmul_avx512::multiply(Lane::F32, dst, dst_stride, lhs, rhs, accumulate);
+        }
         return;
     }
     matmul(dst, dst_stride, lhs, rhs, 1.0, accumulate);

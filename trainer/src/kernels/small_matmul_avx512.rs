@@ -5,6 +5,7 @@
 //! which the load ports can keep up with.
 
 use super::Mat;
+use super::bf16_avx512::pairs;
 use super::packed_avx512::sized;
 use super::packing_avx512::{column_masks, first_of_16, transpose as transpose_registers};
 use std::arch::x86_64::*;
@@ -18,13 +19,23 @@ const TILE_COLUMNS: usize = 64;
 /// side take 16 KiB, half of a first-level cache, and are read once for every tile of rows.
 const DEPTH: usize = 64;
 
+/// What the 4 bytes of a lane are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// An f32.
+    F32,
+    /// Two neighbouring numbers of the reduction, in bf16. Needs AVX-512 BF16.
+    Bf16Pair,
+}
+
 /// See `small_matmul`.
 ///
 /// # Safety
 /// `lhs` must have as many columns as `rhs` rows, `rhs` be row-major, and `dst` hold `lhs`'s rows,
-/// `dst_stride` apart, of `rhs`'s columns.
+/// `dst_stride` apart, of `rhs`'s columns. The CPU must multiply such lanes.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn multiply(
+    lane: Lane,
     dst: &mut [f32],
     dst_stride: usize,
     lhs: Mat<'_>,
@@ -49,10 +60,16 @@ pub(super) unsafe fn multiply(
                 // SAFETY: the rows, the columns and the block are the operands'; the rest is the
                 // caller's promise.
                 unsafe {
-                    sized!(
-                        rows, vectors, Product::tile(&product, first, &columns),
-                        [1 2 3 4 5 6], [1 2 3 4]
-                    );
+                    match lane {
+                        Lane::F32 => sized!(
+                            rows, vectors, Product::tile_f32(&product, first, &columns),
+                            [1 2 3 4 5 6], [1 2 3 4]
+                        ),
+                        Lane::Bf16Pair => sized!(
+                            rows, vectors, Product::tile_bf16(&product, first, &columns),
+                            [1 2 3 4 5 6], [1 2 3 4]
+                        ),
+                    }
                 }
             }
         }
@@ -69,33 +86,65 @@ struct Product<'a> {
     add: bool,
 }
 
-impl Product<'_> {
-    /// `R` rows from `first` on, `V` registers of columns (the last one perhaps in part).
-    ///
-    /// # Safety
-    /// The operands must have these rows and columns, the destination place for them.
-    #[target_feature(enable = "avx512f")]
-    unsafe fn tile<const R: usize, const V: usize>(&self, first: usize, columns: &Range<usize>) {
-        let masks = column_masks::<V>(columns);
-        let Mat { row_stride: row_step, col_stride: step, .. } = self.lhs;
-        let lhs = self.lhs.data.as_ptr().wrapping_add(first * row_step);
-        let rhs = self.rhs.data.as_ptr().wrapping_add(columns.start);
-        let mut sums = [[_mm512_setzero_ps(); V]; R];
-        for l in self.block.clone() {
-            // SAFETY: row `l` of `rhs` has the unmasked columns; `lhs` has `R` rows from `first` on
-            // with a column `l`.
-            unsafe {
-                let rhs = rhs.add(l * self.rhs.row_stride);
-                let values: [__m512; V] =
-                    std::array::from_fn(|v| _mm512_maskz_loadu_ps(masks[v], rhs.add(16 * v)));
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let x = _mm512_set1_ps(lhs.add(r * row_step + l * step).read());
-                    for (sum, value) in sums.iter_mut().zip(values) {
-                        *sum = _mm512_fmadd_ps(x, value, *sum);
+/// Defines the tile of one kind of lanes: `$R` rows from `first` on, `V` registers of columns (the last
+/// one perhaps in part).
+///
+/// # Safety
+/// The operands must have these rows and columns, the destination place for them.
+macro_rules! tile {
+    ($name:ident, $features:literal, |$sum:ident, $x:ident, $value:ident| $add_product:expr) => {
+        #[target_feature(enable = $features)]
+        unsafe fn $name<const R: usize, const V: usize>(
+            &self,
+            first: usize,
+            columns: &Range<usize>,
+        ) {
+            let masks = column_masks::<V>(columns);
+            let Mat { row_stride: row_step, col_stride: step, .. } = self.lhs;
+            let lhs = self.lhs.data.as_ptr().wrapping_add(first * row_step);
+            let rhs = self.rhs.data.as_ptr().wrapping_add(columns.start);
+            let mut sums = [[_mm512_setzero_ps(); V]; R];
+            for l in self.block.clone() {
+                // SAFETY: row `l` of `rhs` has the unmasked columns; `lhs` has `R` rows from `first`
+                // on with a column `l`.
+                unsafe {
+                    let rhs = rhs.add(l * self.rhs.row_stride);
+                    let values: [__m512; V] =
+                        std::array::from_fn(|v| _mm512_maskz_loadu_ps(masks[v], rhs.add(16 * v)));
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let $x = _mm512_set1_ps(lhs.add(r * row_step + l * step).read());
+                        for (sum, $value) in sums.iter_mut().zip(values) {
+                            let $sum = *sum;
+                            *sum = $add_product;
+                        }
                     }
                 }
             }
+            // SAFETY: the caller's promise.
+            unsafe { self.store(first, columns, sums) };
         }
+    };
+}
+
+impl Product<'_> {
+    tile!(tile_f32, "avx512f", |sum, x, value| _mm512_fmadd_ps(x, value, sum));
+    tile!(tile_bf16, "avx512f,avx512bf16", |sum, x, value| {
+        _mm512_dpbf16_ps(sum, pairs(_mm512_castps_si512(x)), pairs(_mm512_castps_si512(value)))
+    });
+
+    /// Writes or adds the sums of a tile.
+    ///
+    /// # Safety
+    /// The destination must have these rows and columns.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store<const R: usize, const V: usize>(
+        &self,
+        first: usize,
+        columns: &Range<usize>,
+        sums: [[__m512; V]; R],
+    ) {
+        let masks = column_masks::<V>(columns);
         for (r, sums) in sums.into_iter().enumerate() {
             for (v, sum) in sums.into_iter().enumerate() {
                 // SAFETY: the destination has these rows and the unmasked columns.

@@ -5,7 +5,7 @@ use super::linear::Rows;
 use super::workspace::{BlockState, Keep, NormedHeads, SEGMENT, Scratch, Workspace};
 use crate::adapter::Mixture;
 use crate::config::Projection::{DownProj, GateProj, KProj, OProj, QProj, UpProj, VProj};
-use crate::kernels::attention_grad::attention_grad;
+use crate::kernels::attention_grad::{HeadGradients, attention_grad};
 use crate::kernels::buffer::{Buffer, fit};
 use crate::kernels::heads::{HeadsView, merge_heads_grad};
 use crate::kernels::pointwise::{add, rms_norm_grad, swiglu, swiglu_grad};
@@ -13,17 +13,18 @@ use crate::kernels::pointwise::{add, rms_norm_grad, swiglu, swiglu_grad};
 impl Pass<'_> {
     /// From `ws.top.d_norm` to the gradients of every module's mixed A and B. The pass ends at the
     /// lowest adapted projection: nothing below is trained.
-    pub fn backward(&self, ws: &mut Workspace, tokens: usize, rows: &[u32], keep: Keep) {
+    pub fn backward(&self, ws: &mut Workspace, tokens: &[u32], rows: &[u32], keep: Keep) {
         let (layers, hidden) = (self.backbone.config.num_layers, self.backbone.config.hidden_size);
         let d_rows = fit(&mut ws.scratch.d_rows, rows.len() * hidden);
         d_rows.fill(0.0);
         rms_norm_grad(&ws.top.x, &self.backbone.norm, &ws.top.inv_rms, &ws.top.d_norm, d_rows);
         for layer in (0..layers).rev() {
             if keep == Keep::Inputs && (layer + 1 == layers || (layer + 1) % SEGMENT == 0) {
-                self.recompute(ws, layer, rows);
+                self.recompute(ws, tokens, layer, rows);
             }
-            let rows = if layer + 1 == layers { rows } else { &ws.positions[..tokens] };
-            let context = Context { rope: &ws.rope, positions: &ws.positions, rows, keeps: true };
+            let rows = if layer + 1 == layers { rows } else { &ws.positions[..] };
+            let (rope, positions) = (&ws.rope, &ws.positions[..]);
+            let context = Context { rope, tokens, positions, rows, keeps: true };
             let at = if keep == Keep::Everything { layer } else { layer % SEGMENT };
             let state = &mut ws.blocks[at];
             self.block_grad(layer, &context, &mut ws.mixture, state, &mut ws.scratch);
@@ -32,7 +33,7 @@ impl Pass<'_> {
     }
 
     /// Runs the blocks of a segment again, up to its last one, so that `ws.blocks` has their states.
-    fn recompute(&self, ws: &mut Workspace, last: usize, rows: &[u32]) {
+    fn recompute(&self, ws: &mut Workspace, tokens: &[u32], last: usize, rows: &[u32]) {
         let (segment, layers) = (last / SEGMENT, self.backbone.config.num_layers);
         let (first, count) = (segment * SEGMENT, last % SEGMENT + 1);
         if ws.blocks.len() < count {
@@ -42,7 +43,8 @@ impl Pass<'_> {
         for at in 0..count {
             let layer = first + at;
             let rows = if layer + 1 == layers { rows } else { &ws.positions };
-            let context = Context { rope: &ws.rope, positions: &ws.positions, rows, keeps: true };
+            let (rope, positions) = (&ws.rope, &ws.positions[..]);
+            let context = Context { rope, tokens, positions, rows, keeps: true };
             self.block(layer, &context, &ws.mixture, &mut ws.blocks[at], &mut ws.scratch);
             if at + 1 < count {
                 std::mem::swap(&mut ws.blocks[at + 1].x, &mut ws.scratch.out);
@@ -139,9 +141,13 @@ impl Pass<'_> {
         let config = &self.backbone.config;
         let shape = self.shape(layer, context);
         let Scratch { d_attention, d_q, d_k, d_v, qkv, q_rows, heads_row, .. } = scratch;
-        let d_q = fit(d_q, state.q.len());
-        let d_k = fit(d_k, state.k.len());
-        let d_v = fit(d_v, state.v.len());
+        // Below the lowest block nothing is trained: there, only what an adapted projection needs.
+        let wanted = |projection| layer > 0 || self.sites[layer].any(&[projection]);
+        let mut gradients = HeadGradients {
+            q: wanted(QProj).then(|| fit(d_q, state.q.len())),
+            k: wanted(KProj).then(|| fit(d_k, state.k.len())),
+            v: wanted(VProj).then(|| fit(d_v, state.v.len())),
+        };
         attention_grad(
             shape,
             &state.q,
@@ -151,27 +157,36 @@ impl Pass<'_> {
             &state.log_sum,
             &state.attention,
             d_attention,
-            d_q,
-            d_k,
-            d_v,
+            &mut gradients,
             &mut scratch.attention,
         );
+        let HeadGradients { q: d_q, k: d_k, v: d_v } = gradients;
         let [q_view, k_view, v_view] = self.views(context);
         let q_scale = 1.0 / (config.head_dim as f32).sqrt();
         let d_qkv = fit(qkv, context.positions.len() * config.qkv_dim());
+        let qk_norm = &self.backbone.blocks[layer].qk_norm;
         // The kernel's dk is with respect to base-2 scores.
         let k_scale = std::f32::consts::LN_2;
-        merge_heads_grad(k_view, d_k, Some((context.rope, context.positions)), k_scale, d_qkv);
-        merge_heads_grad(v_view, d_v, None, 1.0, d_qkv);
-        let d_queries = if context.selects() {
-            fit(q_rows, context.rows.len() * config.q_dim())
-        } else {
-            &mut *d_qkv
-        };
-        merge_heads_grad(q_view, d_q, Some((context.rope, context.rows)), q_scale, d_queries);
-        if let Some([q_norm, k_norm]) = &self.backbone.blocks[layer].qk_norm {
-            norm_heads_grad(q_view, q_norm, &state.q_normed, d_queries, heads_row);
-            norm_heads_grad(k_view, k_norm, &state.k_normed, qkv, heads_row);
+        if let Some(d_k) = d_k {
+            let rope = Some((context.rope, context.positions));
+            merge_heads_grad(k_view, d_k, rope, k_scale, d_qkv);
+            if let Some([_, norm]) = qk_norm {
+                norm_heads_grad(k_view, norm, &state.k_normed, d_qkv, heads_row);
+            }
+        }
+        if let Some(d_v) = d_v {
+            merge_heads_grad(v_view, d_v, None, 1.0, d_qkv);
+        }
+        if let Some(d_q) = d_q {
+            let d_queries = if context.selects() {
+                fit(q_rows, context.rows.len() * config.q_dim())
+            } else {
+                d_qkv
+            };
+            merge_heads_grad(q_view, d_q, Some((context.rope, context.rows)), q_scale, d_queries);
+            if let Some([norm, _]) = qk_norm {
+                norm_heads_grad(q_view, norm, &state.q_normed, d_queries, heads_row);
+            }
         }
     }
 

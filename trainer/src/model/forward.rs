@@ -3,8 +3,9 @@
 use super::linear::{Linear, Sites};
 use super::workspace::{BlockState, Keep, NormedHeads, SEGMENT, Scratch, Workspace};
 use crate::adapter::{Adapter, Mixture};
-use crate::backbone::{Backbone, Weight};
+use crate::backbone::{Backbone, LowestProjections, Weight};
 use crate::config::{Projection, WeightType};
+use crate::kernels::FrozenBuffers;
 use crate::kernels::attention::{AttentionShape, attention};
 use crate::kernels::buffer::{Buffer, fit};
 use crate::kernels::heads::{HeadsView, RopeTable, split_heads};
@@ -20,6 +21,8 @@ pub(super) struct Pass<'a> {
 /// What every block of a pass reads.
 pub(super) struct Context<'a> {
     pub rope: &'a RopeTable,
+    /// The sequence.
+    pub tokens: &'a [u32],
     /// Positions of all tokens: 0, 1, 2, …
     pub positions: &'a [u32],
     /// Positions the block is to produce.
@@ -79,7 +82,8 @@ impl<'a> Pass<'a> {
             }
             let rows = if layer + 1 == layers { rows } else { &ws.positions };
             let keeps = keep == Keep::Everything;
-            let context = Context { rope: &ws.rope, positions: &ws.positions, rows, keeps };
+            let (rope, positions) = (&ws.rope, &ws.positions[..]);
+            let context = Context { rope, tokens, positions, rows, keeps };
             self.block(layer, &context, &ws.mixture, &mut ws.blocks[at], &mut ws.scratch);
             let next = if layer + 1 == layers {
                 &mut ws.top.x
@@ -111,7 +115,8 @@ impl<'a> Pass<'a> {
         self.project(layer, context, mixture, scratch);
         self.attend(layer, context, state, scratch);
         if context.selects() {
-            gather(&state.x, hidden, context.rows, &mut state.mid);
+            let mid = fit(&mut state.mid, context.rows.len() * hidden);
+            gather(&state.x, hidden, context.rows, mid);
         } else {
             copy(&state.x, &mut state.mid);
         }
@@ -134,7 +139,8 @@ impl<'a> Pass<'a> {
         let weight = &self.backbone.blocks[layer].input_norm;
         rms_norm(&state.x, weight, config.rms_norm_eps, x_norm, inv_rms);
         if context.selects() {
-            gather(x_norm, config.hidden_size, context.rows, &mut scratch.x_norm_rows);
+            let (hidden, rows) = (config.hidden_size, context.rows);
+            gather(x_norm, hidden, rows, fit(&mut scratch.x_norm_rows, rows.len() * hidden));
         }
     }
 
@@ -157,19 +163,54 @@ impl<'a> Pass<'a> {
     ) {
         let config = &self.backbone.config;
         let (q, kv, stride) = (config.q_dim(), config.kv_dim(), config.qkv_dim());
+        let lowest = self.backbone.lowest.as_ref().filter(|_| layer == 0);
+        let lowest = lowest.map(|cell| &cell.get_or_init(|| self.lowest()).0);
         let Scratch { x_norm, x_norm_rows, qkv, q_rows, linear: buffers, .. } = scratch;
         let qkv = fit(qkv, context.positions.len() * stride);
-        let linear = |projection| self.linear(layer, projection);
+        let mut run = |projection, x: &[f32], y: &mut [f32], stride| {
+            let linear = self.linear(layer, projection);
+            if lowest.is_none() {
+                linear.forward_frozen(x, y, stride, false, &mut buffers.frozen);
+            }
+            linear.add_adapted(x, y, stride, mixture, buffers);
+        };
+        if let Some(rows) = lowest {
+            gather(rows, stride, context.tokens, qkv);
+        }
         if context.selects() {
             let q_rows = fit(q_rows, context.rows.len() * q);
-            linear(Projection::QProj).forward(x_norm_rows, q_rows, q, false, mixture, buffers);
+            run(Projection::QProj, x_norm_rows, q_rows, q);
         } else {
-            linear(Projection::QProj).forward(x_norm, qkv, stride, false, mixture, buffers);
+            run(Projection::QProj, x_norm, qkv, stride);
         }
-        for (projection, offset) in [(Projection::KProj, q), (Projection::VProj, q + kv)] {
-            let y = &mut qkv[offset..];
-            linear(projection).forward(x_norm, y, stride, false, mixture, buffers);
+        run(Projection::KProj, x_norm, &mut qkv[q..], stride);
+        run(Projection::VProj, x_norm, &mut qkv[q + kv..], stride);
+    }
+
+    /// Frozen queries, keys and values of the lowest block, of every token of the vocabulary.
+    fn lowest(&self) -> LowestProjections {
+        /// Tokens at a time.
+        const TOKENS: usize = 256;
+        let config = &self.backbone.config;
+        let (hidden, stride) = (config.hidden_size, config.qkv_dim());
+        let mut all = vec![0.0; config.vocab_size * stride];
+        let (mut x, mut x_norm) = (vec![0.0; TOKENS * hidden], vec![0.0; TOKENS * hidden]);
+        let (mut inv_rms, mut buffers) = ([0.0; TOKENS], FrozenBuffers::default());
+        for (chunk, rows) in all.chunks_mut(TOKENS * stride).enumerate() {
+            let count = rows.len() / stride;
+            let (x, x_norm) = (&mut x[..count * hidden], &mut x_norm[..count * hidden]);
+            self.backbone.embedding.mat().widen(chunk * TOKENS, x);
+            let weight = &self.backbone.blocks[0].input_norm;
+            rms_norm(x, weight, config.rms_norm_eps, x_norm, &mut inv_rms[..count]);
+            let mut offset = 0;
+            for projection in [Projection::QProj, Projection::KProj, Projection::VProj] {
+                let linear = self.linear(0, projection);
+                let y = &mut rows[offset..];
+                linear.forward_frozen(x_norm, y, stride, false, &mut buffers);
+                offset += config.projection(projection)[0];
+            }
         }
+        LowestProjections(all)
     }
 
     /// Head norms, rotary embedding and attention: `scratch.qkv` to `state.attention`.
@@ -242,6 +283,7 @@ impl<'a> Pass<'a> {
             queries: context.rows.len(),
             keys: context.positions.len(),
             window: config.sliding_windows[layer],
+            in_bf16: self.backbone.multiplies_in_bf16(),
         }
     }
 
@@ -300,9 +342,8 @@ fn embed(table: &Weight, tokens: &[u32], out: &mut Buffer) {
 }
 
 /// `out[i] = src[rows[i]]`.
-fn gather(src: &[f32], width: usize, rows: &[u32], out: &mut Buffer) {
-    let out = fit(out, rows.len() * width).chunks_exact_mut(width);
-    for (row, out) in rows.iter().zip(out) {
+fn gather(src: &[f32], width: usize, rows: &[u32], out: &mut [f32]) {
+    for (row, out) in rows.iter().zip(out.chunks_exact_mut(width)) {
         out.copy_from_slice(&src[*row as usize * width..][..width]);
     }
 }

@@ -6,7 +6,7 @@ use crate::backbone::{BlockWeights, FrozenLinear};
 use crate::config::Projection;
 use crate::kernels::buffer::fit;
 use crate::kernels::pointwise::add_to_rows;
-use crate::kernels::{Mat, matmul, project, project_grad};
+use crate::kernels::{FrozenBuffers, Mat, matmul, project, project_grad};
 
 /// An adapted projection: its module and sizes.
 #[derive(Clone, Copy, Debug)]
@@ -68,26 +68,50 @@ impl<'a> Linear<'a> {
         mixture: &Mixture,
         buffers: &mut LinearBuffers,
     ) {
+        self.forward_frozen(x, y, stride, accumulate, &mut buffers.frozen);
+        self.add_adapted(x, y, stride, mixture, buffers);
+    }
+
+    /// `y = W x + b`, or added to `y`.
+    pub fn forward_frozen(
+        &self,
+        x: &[f32],
+        y: &mut [f32],
+        stride: usize,
+        accumulate: bool,
+        buffers: &mut FrozenBuffers,
+    ) {
         let weight = self.frozen.weight.mat();
-        let (inputs, outputs) = (weight.inputs(), weight.outputs());
-        let rows = x.len() / inputs;
-        let x_rows = x;
-        let x = Mat::new(x, rows, inputs);
-        project(y, stride, x, weight, accumulate, &mut buffers.frozen);
+        let x = Mat::new(x, x.len() / weight.inputs(), weight.inputs());
+        project(y, stride, x, weight, accumulate, buffers);
         if let Some(bias) = &self.frozen.bias {
             add_to_rows(y, stride, bias);
         }
-        if let Some(Site { module, rank, scale }) = self.site {
-            let mixed = &mixture.modules[module];
-            let lora_x = fit(&mut buffers.lora_x, rows * rank);
-            matmul(lora_x, rank, x, Mat::new(&mixed.a, rank, inputs).t(), 1.0, false);
-            if let Some(gate) = &mixed.token_gate {
-                gate.forward(x_rows, inputs, lora_x, &mut buffers.token_gate);
-                lora_x.copy_from_slice(&buffers.token_gate.routed);
-            }
-            let b = Mat::new(&mixed.b, outputs, rank);
-            matmul(y, stride, Mat::new(lora_x, rows, rank), b.t(), scale, true);
+    }
+
+    /// `y += scale * B A x`, where the projection is adapted.
+    pub fn add_adapted(
+        &self,
+        x: &[f32],
+        y: &mut [f32],
+        stride: usize,
+        mixture: &Mixture,
+        buffers: &mut LinearBuffers,
+    ) {
+        let Some(Site { module, rank, scale }) = self.site else { return };
+        let weight = self.frozen.weight.mat();
+        let (inputs, outputs) = (weight.inputs(), weight.outputs());
+        let rows = x.len() / inputs;
+        let mixed = &mixture.modules[module];
+        let lora_x = fit(&mut buffers.lora_x, rows * rank);
+        let a = Mat::new(&mixed.a, rank, inputs);
+        matmul(lora_x, rank, Mat::new(x, rows, inputs), a.t(), 1.0, false);
+        if let Some(gate) = &mixed.token_gate {
+            gate.forward(x, inputs, lora_x, &mut buffers.token_gate);
+            lora_x.copy_from_slice(&buffers.token_gate.routed);
         }
+        let b = Mat::new(&mixed.b, outputs, rank);
+        matmul(y, stride, Mat::new(lora_x, rows, rank), b.t(), scale, true);
     }
 
     /// Sets the gradients of the mixed A and B where the projection is adapted; and, where asked for,

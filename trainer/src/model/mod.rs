@@ -174,7 +174,7 @@ impl<'a> AdaptedModel<'a> {
         let keep = pass.keep(tokens.len(), ws.activation_budget);
         pass.forward(ws, tokens, &rows, keep);
         let loss = check_loss(head::loss(self.backbone, ws, &rows, targets, weight))?;
-        pass.backward(ws, tokens.len(), &rows, keep);
+        pass.backward(ws, tokens, &rows, keep);
         ws.mixture.backward(adapter, gradient);
         Ok(loss)
     }
@@ -211,7 +211,7 @@ impl<'a> AdaptedModel<'a> {
         check_loss(loss)?;
         let d_logits: Vec<f32> = d_logits.iter().map(|d| weight * d).collect();
         head::answer_grad(head, adapter.parameters(), ws, &d_logits, gradient);
-        pass.backward(ws, tokens.len(), &rows, keep);
+        pass.backward(ws, tokens, &rows, keep);
         ws.mixture.backward(adapter, gradient);
         Ok(loss)
     }

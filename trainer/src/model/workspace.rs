@@ -5,6 +5,7 @@ use half::bf16;
 use crate::adapter::{Mixture, TokenGateBuffers};
 use crate::config::WeightType;
 use crate::kernels::FrozenBuffers;
+use crate::kernels::attention::AttentionBuffers;
 use crate::kernels::buffer::{Buffer, fit};
 use crate::kernels::heads::RopeTable;
 use crate::kernels::pointwise::{narrow, widen};
@@ -192,8 +193,8 @@ pub(super) struct Scratch {
     pub gate_up: Buffer,
     /// MLP activations, and their gradient `[R, intermediate]`.
     pub act: Buffer,
-    /// Tiles of the attention kernels.
-    pub attention: Buffer,
+    /// Those of the attention kernels.
+    pub attention: AttentionBuffers,
     /// Gradient of the residual stream above `[R, hidden]`.
     pub d_rows: Buffer,
     /// Gradient of the block's input `[T, hidden]`.
