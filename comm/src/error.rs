@@ -106,6 +106,12 @@ pub enum CommError {
         /// What the system said.
         why: String,
     },
+    /// NCCL or the GPU failed.
+    #[error("NCCL: {what}")]
+    Nccl {
+        /// What it said, and in which sum.
+        what: String,
+    },
     /// A setting that can't work.
     #[error("{0}")]
     Config(String),

@@ -16,6 +16,8 @@ mod error;
 pub mod fuzzing;
 mod handshake;
 mod mesh;
+#[cfg(feature = "nccl")]
+mod nccl;
 pub mod rendezvous;
 mod secret;
 mod tcp;
@@ -24,5 +26,7 @@ pub mod tree;
 pub use communicator::{Communicator, Solo};
 pub use error::{CommError, Result};
 pub use handshake::{Identity, PROTOCOL_VERSION};
+#[cfg(feature = "nccl")]
+pub use nccl::{NcclCommunicator, Reduction, nccl_version};
 pub use secret::Secret;
 pub use tcp::TcpCommunicator;

@@ -9,10 +9,18 @@ use std::time::Duration;
 
 use color_eyre::Report;
 use color_eyre::eyre::WrapErr;
+#[cfg(not(feature = "cuda"))]
+use color_eyre::eyre::eyre;
 use reclora_comm::rendezvous::{JoinConfig, Store, StoreConfig, join};
 use reclora_comm::{Communicator, Identity, Secret, Solo};
 use reclora_storage::hash::xxh3_file;
-use reclora_trainer::config::Config;
+use reclora_trainer::config::{CommBackend, Config};
+#[cfg(feature = "cuda")]
+use {
+    reclora_comm::{NcclCommunicator, TcpCommunicator, nccl_version},
+    reclora_trainer::config::Reduction,
+};
+
 use reclora_trainer::error::TrainerError;
 
 use crate::error::Result;
@@ -52,6 +60,7 @@ pub fn connect(
     let port = std::env::var("MASTER_PORT").wrap_err("MASTER_PORT")?;
     let ip: IpAddr = address.parse().wrap_err("MASTER_ADDR")?;
     let secret = std::env::var(env::SECRET).wrap_err(env::SECRET)?;
+    let timeout = Duration::from_secs(config.runtime.collective_timeout);
     let comm = join(JoinConfig {
         endpoint: endpoint(ip, &port),
         rank,
@@ -59,10 +68,33 @@ pub fn connect(
         secret: Secret::from_hex(&secret)?,
         identity: identity(run_dir)?,
         deadline: Duration::from_secs(config.runtime.rendezvous_timeout),
-        timeout: Duration::from_secs(config.runtime.collective_timeout),
+        timeout,
         listen_host: ip,
     })
     .map_err(TrainerError::from)?;
+    match config.runtime.backend {
+        CommBackend::Tcp => Ok(Box::new(comm)),
+        #[cfg(feature = "cuda")]
+        CommBackend::Nccl => over_nccl(comm, config.runtime.reduction, timeout),
+        #[cfg(not(feature = "cuda"))]
+        CommBackend::Nccl => Err(eyre!("runtime.backend: this build has no NCCL")),
+    }
+}
+
+/// The same ranks, with sums by the GPU of this rank.
+#[cfg(feature = "cuda")]
+fn over_nccl(
+    control: TcpCommunicator,
+    reduction: Reduction,
+    timeout: Duration,
+) -> Result<Box<dyn Communicator>> {
+    let reduction = match reduction {
+        Reduction::Canonical => reclora_comm::Reduction::Canonical,
+        Reduction::Fastest => reclora_comm::Reduction::Fastest,
+    };
+    let ordinal = std::env::var("LOCAL_RANK").wrap_err("LOCAL_RANK")?.parse()?;
+    let comm = NcclCommunicator::new(control, ordinal, reduction, timeout);
+    eprintln!("rank {}: sums over NCCL {}", comm.rank(), nccl_version()?);
     Ok(Box::new(comm))
 }
 

@@ -93,15 +93,21 @@ CUresult cuDriverGetVersion(int *version) {
     return SUCCESS;
 }
 
+// One GPU, or as many as GPU_SIM_DEVICES says. They differ by their number only.
+static int devices(void) {
+    const char *count = getenv("GPU_SIM_DEVICES");
+    return count ? atoi(count) : 1;
+}
+
 CUresult cuDeviceGetCount(int *count) {
-    *count = 1;
+    *count = devices();
     return SUCCESS;
 }
 
 CUresult cuDeviceGet(int *device, int ordinal) {
-    if (ordinal != 0)
+    if (ordinal < 0 || ordinal >= devices())
         return INVALID_DEVICE;
-    *device = 0;
+    *device = ordinal;
     return SUCCESS;
 }
 
@@ -325,6 +331,10 @@ CUresult cuEventRecord(void *event, void *stream) {
 }
 
 CUresult cuEventSynchronize(void *event) {
+    return SUCCESS;
+}
+
+CUresult cuEventQuery(void *event) {
     return SUCCESS;
 }
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs a command as if this machine had CUDA and one GPU, simulated on the CPU:
+# Runs a command as if this machine had CUDA, NCCL and one GPU (or GPU_SIM_DEVICES of them), simulated
+# on the CPU:
 #
 #   scripts/gpu-sim/run.sh cargo nextest run -p reclora-trainer --features cuda --test cuda
 #
@@ -54,6 +55,8 @@ libraries() {
     library libcuda.so.1 "$sources/driver.c" "$new/driver_stubs.c"
     stubs cublas cublas "$sources/cublas.c" >"$new/cublas_stubs.c"
     library libcublas.so.13 "$sources/cublas.c" "$new/cublas_stubs.c" -l:libcuda.so.1
+    stubs nccl nccl "$sources/nccl.c" >"$new/nccl_stubs.c"
+    library libnccl.so.2 "$sources/nccl.c" "$new/nccl_stubs.c" -l:libcuda.so.1
     stubs curand curand "$sources/curand.c" >"$new/curand_stubs.c"
     library libcurand.so.10 "$sources/curand.c" "$new/curand_stubs.c" -l:libcuda.so.1
     local entry name directory prefix soname

@@ -17,7 +17,6 @@ use reclora_trainer::kernels::attention::{
     AttentionBuffers, AttentionShape, attention, softmax_base_2,
 };
 use reclora_trainer::kernels::attention_grad::{HeadGradients, attention_grad};
-use reclora_trainer::kernels::buffer::Buffer;
 use reclora_trainer::kernels::heads::{HeadsView, RopeTable, merge_heads_grad, split_heads};
 use reclora_trainer::kernels::pointwise::{rms_norm, rms_norm_grad, swiglu, swiglu_grad};
 use tiny::uniform;

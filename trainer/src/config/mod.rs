@@ -17,7 +17,7 @@ use std::path::PathBuf;
 pub use adapter::{GateInput, Head, MixForm, Projection};
 use reclora_storage::protocol::LabelRule;
 use reclora_storage::raw::{ColumnMapping, DatasetFormat};
-pub use runtime::{CommBackend, Device, RuntimeConfig};
+pub use runtime::{CommBackend, Device, Reduction, RuntimeConfig};
 use serde::{Deserialize, Serialize};
 pub(crate) use stored::StoredAdapter;
 pub use training::{EmbeddingOptimizer, FewShotSampler};

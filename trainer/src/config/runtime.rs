@@ -3,8 +3,8 @@
 use reclora_storage::mmap::Access;
 use serde::{Deserialize, Serialize};
 
-/// `[runtime]`: processes, threads and device. Nothing here changes a result, but for `device`: a GPU
-/// rounds differently.
+/// `[runtime]`: processes, threads and device. Nothing here changes a result, but for `device` (a
+/// GPU rounds differently) and `reduction`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RuntimeConfig {
@@ -16,6 +16,9 @@ pub struct RuntimeConfig {
     pub device: Device,
     /// How ranks exchange data: `tcp`, or `nccl` in builds that have it.
     pub backend: CommBackend,
+    /// In which order gradients are summed: `canonical` (the same bits with 1, 2, 4, 8, … ranks), or
+    /// `fastest`, as NCCL likes it (only with `nccl`; the bits depend on the number of ranks).
+    pub reduction: Reduction,
     /// How files are brought into memory: `mmap` (shared by all ranks, no copy), `pread` (each rank
     /// reads a copy), or `automatic`: `pread` on network file systems (NFS, SMB, Lustre, GPFS, BeeGFS,
     /// FUSE, Ceph and the like), where a file that vanishes would end the process, and `mmap` elsewhere.
@@ -42,8 +45,18 @@ pub enum Device {
 pub enum CommBackend {
     /// TCP, on any machine.
     Tcp,
-    /// NCCL, on GPUs: refused by builds without it.
+    /// Gradients over NCCL, from GPU to GPU, all else over TCP: refused by builds without CUDA.
     Nccl,
+}
+
+/// In which order gradients of ranks are summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reduction {
+    /// In the order of one binary tree.
+    Canonical,
+    /// As NCCL likes it.
+    Fastest,
 }
 
 impl Default for RuntimeConfig {
@@ -53,6 +66,7 @@ impl Default for RuntimeConfig {
             threads_per_rank: 0,
             device: Device::Cpu,
             backend: CommBackend::Tcp,
+            reduction: Reduction::Canonical,
             file_access: Access::Automatic,
             collective_timeout: 120,
             rendezvous_timeout: 60,

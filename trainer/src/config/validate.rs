@@ -8,6 +8,7 @@ use reclora_storage::raw::ColumnMapping;
 
 use super::{
     AdapterConfig, CommBackend, Config, CrmConfig, DataConfig, Device, GateInput, Projection,
+    Reduction, RuntimeConfig,
 };
 use crate::error::{Result, TrainerError};
 
@@ -106,11 +107,20 @@ impl Config {
                 );
             }
         }
-        match self.runtime.backend {
-            CommBackend::Tcp => Ok(()),
-            CommBackend::Nccl => {
+        let RuntimeConfig { backend, reduction, device, .. } = &self.runtime;
+        match (backend, reduction) {
+            (CommBackend::Nccl, _) if cfg!(not(feature = "cuda")) => {
                 refuse("runtime.backend", "this build has no NCCL; use \"tcp\" (the default)")
             }
+            (CommBackend::Nccl, _) if *device != Device::Cuda => {
+                let what = "\"nccl\" sums on GPUs: set device = \"cuda\", or use \"tcp\"";
+                refuse("runtime.backend", what)
+            }
+            (CommBackend::Tcp, Reduction::Fastest) => {
+                let what = "\"fastest\" is NCCL's own order: with tcp sums are \"canonical\"";
+                refuse("runtime.reduction", what)
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -292,7 +302,7 @@ mod tests {
     #[test]
     fn each_bad_setting_is_named() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change); 24] = [
+        let cases: [(&str, Change); 25] = [
             ("retrieve.pca_dimensions", |c| c.retrieve.pca_dimensions = 0),
             ("data.split", |c| c.data.split = [0.8, 0.1, 0.2]),
             ("data.split", |c| c.data.split = [f64::NAN, 0.1, 0.2]),
@@ -323,6 +333,7 @@ mod tests {
             ("tune.epochs", |c| c.tune.epochs = 0),
             ("export.pairs", |c| c.export.pairs = vec!["27".into()]),
             ("runtime.backend", |c| c.runtime.backend = CommBackend::Nccl),
+            ("runtime.reduction", |c| c.runtime.reduction = Reduction::Fastest),
         ];
         for (field, change) in cases {
             let error = refused(change, 1);

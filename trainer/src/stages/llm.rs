@@ -20,9 +20,9 @@ thread_local! {
 
 /// The frozen LLM.
 pub enum Llm {
-    Cpu(Backbone),
+    Cpu(Box<Backbone>),
     #[cfg(feature = "cuda")]
-    Gpu(gpu::Gpu),
+    Gpu(Box<gpu::Gpu>),
 }
 
 /// The LLM with an adapter, or without.
@@ -36,9 +36,11 @@ impl Llm {
     pub fn load(config: &Config) -> Result<Self> {
         let backbone = Backbone::load_as(&config.backbone.path, config.backbone.weights)?;
         match config.runtime.device {
-            Device::Cpu => Ok(Self::Cpu(backbone)),
+            Device::Cpu => Ok(Self::Cpu(Box::new(backbone))),
             #[cfg(feature = "cuda")]
-            Device::Cuda => Ok(Self::Gpu(gpu::Gpu::new(&backbone, config.backbone.weights)?)),
+            Device::Cuda => {
+                Ok(Self::Gpu(Box::new(gpu::Gpu::new(&backbone, config.backbone.weights)?)))
+            }
             #[cfg(not(feature = "cuda"))]
             Device::Cuda => Err(crate::config::no_cuda()),
         }

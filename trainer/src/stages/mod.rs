@@ -38,7 +38,7 @@ use crate::error::{Result, TrainerError};
 use crate::progress::Progress;
 
 /// Raised when a stage writes something else for the same inputs.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 
 /// A stage of the pipeline, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -179,7 +179,8 @@ fn directory(ctx: &RunContext, stage: Stage, inputs: &BTreeMap<String, String>) 
     StageDir::new(ctx.path(stage), stage.name(), &fingerprint)
 }
 
-/// Everything a stage is a function of, by name. Of `[runtime]` only the device, and no path.
+/// Everything a stage is a function of, by name. Of `[runtime]` only the device and the order of sums,
+/// and no path.
 fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<BTreeMap<String, String>> {
     let config = &ctx.config;
     let mut inputs = BTreeMap::new();
@@ -193,6 +194,9 @@ fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<BTreeMap<String, String>>
         for path in inputs::backbone_files(&config.backbone.path)? {
             inputs.insert(file_key("backbone", &path), xxh3_file(&path)?);
         }
+    }
+    if matches!(stage, Stage::Pretrain | Stage::Tune) {
+        inputs.insert("runtime.reduction".into(), json!(config.runtime.reduction).to_string());
     }
     let section = match stage {
         Stage::Prepare => {
