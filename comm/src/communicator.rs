@@ -1,6 +1,18 @@
 //! The one interface through which stages talk to other ranks, and its trivial case.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{CommError, Result};
+
+/// In which order the sums of ranks are added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reduction {
+    /// In the order of [`tree`](crate::tree): the same bits for every power-of-two number of ranks.
+    Canonical,
+    /// As NCCL likes it (`ncclAllReduce`): bits that depend on the number of ranks.
+    Fastest,
+}
 
 /// A rank's view of its job. Every rank must enter the same collectives, with the same names, in the
 /// same order.

@@ -23,10 +23,10 @@ mod secret;
 mod tcp;
 pub mod tree;
 
-pub use communicator::{Communicator, Solo};
+pub use communicator::{Communicator, Reduction, Solo};
 pub use error::{CommError, Result};
 pub use handshake::{Identity, PROTOCOL_VERSION};
 #[cfg(feature = "nccl")]
-pub use nccl::{NcclCommunicator, Reduction, nccl_version};
+pub use nccl::{NcclCommunicator, nccl_version};
 pub use secret::Secret;
 pub use tcp::TcpCommunicator;

@@ -13,14 +13,10 @@ use color_eyre::eyre::WrapErr;
 use color_eyre::eyre::eyre;
 use reclora_comm::rendezvous::{JoinConfig, Store, StoreConfig, join};
 use reclora_comm::{Communicator, Identity, Secret, Solo};
+#[cfg(feature = "cuda")]
+use reclora_comm::{NcclCommunicator, Reduction, TcpCommunicator, nccl_version};
 use reclora_storage::hash::xxh3_file;
 use reclora_trainer::config::{CommBackend, Config};
-#[cfg(feature = "cuda")]
-use {
-    reclora_comm::{NcclCommunicator, TcpCommunicator, nccl_version},
-    reclora_trainer::config::Reduction,
-};
-
 use reclora_trainer::error::TrainerError;
 
 use crate::error::Result;
@@ -88,10 +84,6 @@ fn over_nccl(
     reduction: Reduction,
     timeout: Duration,
 ) -> Result<Box<dyn Communicator>> {
-    let reduction = match reduction {
-        Reduction::Canonical => reclora_comm::Reduction::Canonical,
-        Reduction::Fastest => reclora_comm::Reduction::Fastest,
-    };
     let ordinal = std::env::var("LOCAL_RANK").wrap_err("LOCAL_RANK")?.parse()?;
     let comm = NcclCommunicator::new(control, ordinal, reduction, timeout);
     eprintln!("rank {}: sums over NCCL {}", comm.rank(), nccl_version()?);

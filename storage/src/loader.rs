@@ -70,7 +70,7 @@ impl<T: Send + 'static> Prefetch<T> {
     /// The next item, or `None` when the producer has ended.
     ///
     /// A panic of the producer is passed on to the caller: it must not look like the end.
-    #[allow(
+    #[expect(
         clippy::should_implement_trait,
         reason = "waits and passes panics on, unlike most iterators"
     )]

@@ -6,7 +6,9 @@ use half::bf16;
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reclora_trainer::kernels::attention::{AttentionBuffers, AttentionShape, attention};
+use reclora_trainer::kernels::attention::{
+    AttentionBuffers, AttentionInputs, AttentionShape, attention,
+};
 use reclora_trainer::kernels::attention_grad::{HeadGradients, attention_grad};
 use reclora_trainer::kernels::bf16::available;
 
@@ -93,14 +95,15 @@ impl Case {
         let Self { shape, positions, q, k, v, d_out } = self;
         let garbage = |length: usize| vec![GARBAGE; length];
         let (mut out, mut log_sum) = (garbage(d_out.len()), garbage(shape.heads * shape.queries));
-        attention(*shape, q, k, v, positions, &mut out, &mut log_sum, buffers);
+        let inputs = AttentionInputs { shape: *shape, q, k, v, positions };
+        attention(inputs, &mut out, &mut log_sum, buffers);
         let (mut dq, mut dk, mut dv) = (garbage(q.len()), garbage(k.len()), garbage(v.len()));
         let gradients = &mut HeadGradients {
             q: wanted[0].then_some(&mut dq[..]),
             k: wanted[1].then_some(&mut dk[..]),
             v: wanted[2].then_some(&mut dv[..]),
         };
-        attention_grad(*shape, q, k, v, positions, &log_sum, &out, d_out, gradients, buffers);
+        attention_grad(inputs, &log_sum, &out, d_out, gradients, buffers);
         [out, dq, dk, dv]
     }
 

@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use reclora_trainer::backbone::RopeScaling;
 use reclora_trainer::cuda::ops;
 use reclora_trainer::kernels::attention::{
-    AttentionBuffers, AttentionShape, attention, softmax_base_2,
+    AttentionBuffers, AttentionInputs, AttentionShape, attention, softmax_base_2,
 };
 use reclora_trainer::kernels::attention_grad::{HeadGradients, attention_grad};
 use reclora_trainer::kernels::heads::{HeadsView, RopeTable, merge_heads_grad, split_heads};
@@ -144,10 +144,11 @@ fn check_attention(positions: &[u32], keys: usize, window: Option<usize>, seed: 
     let scaled: Vec<f32> = q.iter().map(|q| q * scale).collect();
     let (mut out, mut log_sum) = (vec![0.0; d_out.len()], vec![0.0; heads * queries]);
     let buffers = &mut AttentionBuffers::default();
-    attention(shape, &scaled, &k, &v, positions, &mut out, &mut log_sum, buffers);
+    let inputs = AttentionInputs { shape, q: &scaled, k: &k, v: &v, positions };
+    attention(inputs, &mut out, &mut log_sum, buffers);
     let [mut dq, mut dk, mut dv] = [&q, &k, &v].map(|x| vec![0.0; x.len()]);
     let wanted = &mut HeadGradients { q: Some(&mut dq), k: Some(&mut dk), v: Some(&mut dv) };
-    attention_grad(shape, &scaled, &k, &v, positions, &log_sum, &out, &d_out, wanted, buffers);
+    attention_grad(inputs, &log_sum, &out, &d_out, wanted, buffers);
     dq.iter_mut().for_each(|dq| *dq /= (dim as f32).sqrt());
     dk.iter_mut().for_each(|dk| *dk *= std::f32::consts::LN_2);
     for (name, device) in devices() {

@@ -56,21 +56,12 @@ impl Case {
         let model = AdaptedModel::new(&self.backbone, adapter);
         let prompt = Prompt { tokens: &TOKENS, representation: &self.representation };
         let mut gradient = vec![0.0; adapter.num_parameters()];
-        let (position, like) = self.answer;
+        let (got, (position, like), dropout) = (&mut gradient, self.answer, self.dropout);
         let loss = match adapter.config().head {
-            Head::Lm => {
-                let (targets, dropout) = (&self.targets, self.dropout);
-                model.loss_and_gradient(ws, &prompt, targets, dropout, 1.0, &mut gradient)
+            Head::Lm => model.loss_and_gradient(ws, &prompt, &self.targets, dropout, 1.0, got),
+            Head::Ctr1 | Head::Ctr2 => {
+                model.answer_loss_and_gradient(ws, &prompt, position, like, dropout, 1.0, got)
             }
-            Head::Ctr1 | Head::Ctr2 => model.answer_loss_and_gradient(
-                ws,
-                &prompt,
-                position,
-                like,
-                self.dropout,
-                1.0,
-                &mut gradient,
-            ),
         };
         (loss.unwrap(), gradient)
     }

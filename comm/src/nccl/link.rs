@@ -96,7 +96,8 @@ impl Link {
     }
 
     /// Puts the steps on the stream as one group. They have happened when the link is idle and then
-    /// the stream has done its work.
+    /// the stream has done its work; until then, and for ever if that never comes, their memory must
+    /// not be freed.
     pub fn group(&mut self, stream: &CudaStream, steps: Vec<Step<'_>>) -> Result<(), String> {
         // SAFETY: takes nothing.
         self.note(unsafe { sys::ncclGroupStart() })?;
@@ -114,8 +115,8 @@ impl Link {
         let result = match step {
             Step::Send(rank, from) => {
                 let (pointer, _used) = from.device_ptr(stream);
-                // SAFETY: the view is of as many numbers on the device; its memory is freed in the
-                // order of this stream, so not before they are sent.
+                // SAFETY: the view is of as many numbers on the device. The caller keeps its memory
+                // until the group has happened, and for good if it has not.
                 unsafe {
                     sys::ncclSend(pointer as *const _, from.len(), f32s, peer(rank)?, self.raw, on)
                 }

@@ -2,7 +2,8 @@
 //!
 //! TCP remains the control plane: it brings ranks together, carries everything but sums, and is asked
 //! who is missing when NCCL can't say. No wait is unbounded: the communicator is non-blocking, and
-//! whatever has not happened by the deadline is aborted.
+//! whatever has not happened by the deadline is aborted. A buffer is the host's: it is copied to the GPU
+//! and, summed, back.
 
 mod link;
 
@@ -15,19 +16,10 @@ use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaSlice, CudaStream
 use candle_core::op::Add;
 use candle_core::{CudaDevice, CudaStorage, Device, Layout};
 
-use crate::communicator::Communicator;
+use crate::communicator::{Communicator, Reduction};
 use crate::error::{CommError, Result};
 use crate::tree;
 use link::{Link, Step};
-
-/// How sums over NCCL are added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reduction {
-    /// In the order of [`tree`]: the bits of TCP, and of every power-of-two number of ranks.
-    Canonical,
-    /// As NCCL likes it (`ncclAllReduce`): fastest, with bits that depend on the number of ranks.
-    Fastest,
-}
 
 /// A communicator whose sums are made by GPUs. The GPU and NCCL are first touched by the first sum.
 pub struct NcclCommunicator<C> {
@@ -205,7 +197,9 @@ impl Gpu {
     /// The sum as NCCL makes it.
     fn sum(&mut self, buffer: &mut [f32], until: Instant) -> Result<(), String> {
         let mut on_gpu = self.stream.clone_htod(&*buffer).map_err(text)?;
-        self.run(vec![Step::Sum(&mut on_gpu)], until)?;
+        if let Err(why) = self.run(vec![Step::Sum(&mut on_gpu)], until) {
+            return Err(unfinished(on_gpu, why));
+        }
         self.stream.memcpy_dtoh(&on_gpu, buffer).map_err(text)?;
         self.stream.synchronize().map_err(text)
     }
@@ -231,9 +225,11 @@ impl Gpu {
             steps.push(Step::Send(peer, whole.slice(slice(peer))));
             steps.push(Step::Receive(peer, piece));
         }
-        self.run(steps, until)?;
-        let sum = self.fold(pieces, length)?;
-        let sum = sum.as_cuda_slice::<f32>().map_err(text)?;
+        if let Err(why) = self.run(steps, until) {
+            return Err(unfinished((whole, pieces), why));
+        }
+        let summed = self.fold(pieces, length)?;
+        let sum = summed.as_cuda_slice::<f32>().map_err(text)?;
         let mut sums = self.slices(world_size, length)?;
         self.stream.memcpy_dtod(sum, &mut sums[rank]).map_err(text)?;
         let mut steps = Vec::with_capacity(2 * world_size);
@@ -241,7 +237,9 @@ impl Gpu {
             steps.push(Step::Send(peer, sum.slice(..)));
             steps.push(Step::Receive(peer, theirs));
         }
-        self.run(steps, until)?;
+        if let Err(why) = self.run(steps, until) {
+            return Err(unfinished((summed, sums), why));
+        }
         for (theirs, part) in sums.iter().zip(buffer.chunks_mut(length)) {
             self.stream.memcpy_dtoh(&theirs.slice(..part.len()), part).map_err(text)?;
         }
@@ -279,6 +277,13 @@ impl Gpu {
             event.as_ref().map_or(Ok(false), CudaEvent::try_is_complete)
         })
     }
+}
+
+/// The error of steps that did not happen. NCCL may still use their memory until it is aborted, which
+/// may take for ever: it is never freed. The process has failed and ends.
+fn unfinished<M>(memory: M, why: String) -> String {
+    std::mem::forget(memory);
+    why
 }
 
 /// Waits until NCCL has nothing in progress and then `done`.

@@ -15,9 +15,10 @@ pub(crate) use validate::no_cuda;
 use std::path::PathBuf;
 
 pub use adapter::{GateInput, Head, MixForm, Projection};
+pub use reclora_comm::Reduction;
 use reclora_storage::protocol::LabelRule;
 use reclora_storage::raw::{ColumnMapping, DatasetFormat};
-pub use runtime::{CommBackend, Device, Reduction, RuntimeConfig};
+pub use runtime::{CommBackend, Device, RuntimeConfig};
 use serde::{Deserialize, Serialize};
 pub(crate) use stored::StoredAdapter;
 pub use training::{EmbeddingOptimizer, FewShotSampler};

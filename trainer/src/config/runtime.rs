@@ -1,5 +1,6 @@
 //! `[runtime]`: where and how a run is computed.
 
+use reclora_comm::Reduction;
 use reclora_storage::mmap::Access;
 use serde::{Deserialize, Serialize};
 
@@ -45,18 +46,8 @@ pub enum Device {
 pub enum CommBackend {
     /// TCP, on any machine.
     Tcp,
-    /// Gradients over NCCL, from GPU to GPU, all else over TCP: refused by builds without CUDA.
+    /// Sums of gradients by GPUs over NCCL, all else over TCP: refused by builds without CUDA.
     Nccl,
-}
-
-/// In which order gradients of ranks are summed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reduction {
-    /// In the order of one binary tree.
-    Canonical,
-    /// As NCCL likes it.
-    Fastest,
 }
 
 impl Default for RuntimeConfig {

@@ -90,41 +90,44 @@ impl AttentionShape {
     }
 }
 
-/// Causal attention.
-///
-/// `q` `[heads, queries, padded]`, `k` and `v` `[kv_heads, keys, padded]`; query `i` sees keys up to
-/// `positions[i]` (the last `window` of them), positions ascending. `out` `[queries, heads * dim]`; `log_sum` gets the
-/// base-2 log of each softmax's denominator `[heads, queries]`.
-#[expect(clippy::too_many_arguments, reason = "kernels take plain slices and sizes")]
+/// What attention reads.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionInputs<'a> {
+    /// Sizes.
+    pub shape: AttentionShape,
+    /// Scaled queries `[heads, queries, padded]`.
+    pub q: &'a [f32],
+    /// `[kv_heads, keys, padded]`.
+    pub k: &'a [f32],
+    /// `[kv_heads, keys, padded]`.
+    pub v: &'a [f32],
+    /// Of each query, ascending: query `i` sees keys up to `positions[i]` (the last `window` of them).
+    pub positions: &'a [u32],
+}
+
+/// Causal attention. `out` `[queries, heads * dim]`; `log_sum` gets the base-2 log of each softmax's
+/// denominator `[heads, queries]`.
 pub fn attention(
-    shape: AttentionShape,
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    positions: &[u32],
+    inputs: AttentionInputs<'_>,
     out: &mut [f32],
     log_sum: &mut [f32],
     buffers: &mut AttentionBuffers,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if shape.in_bf16 {
-        return forward::<Bf16>(shape, q, k, v, positions, out, log_sum, buffers);
+    if inputs.shape.in_bf16 {
+        return forward::<Bf16>(inputs, out, log_sum, buffers);
     }
-    assert!(!shape.in_bf16, "attention in bf16 on a CPU without AVX-512 BF16");
-    forward::<F32>(shape, q, k, v, positions, out, log_sum, buffers);
+    assert!(!inputs.shape.in_bf16, "attention in bf16 on a CPU without AVX-512 BF16");
+    forward::<F32>(inputs, out, log_sum, buffers);
 }
 
-#[expect(clippy::too_many_arguments, reason = "as above")]
 fn forward<P: Factors>(
-    shape: AttentionShape,
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    positions: &[u32],
+    inputs: AttentionInputs<'_>,
     out: &mut [f32],
     log_sum: &mut [f32],
     buffers: &mut AttentionBuffers,
 ) {
+    let AttentionInputs { shape, q, k, v, positions } = inputs;
     let AttentionShape { heads, padded, dim, queries, .. } = shape;
     let positions = &positions[..queries];
     let seen_keys = positions.last().map_or(0, |last| *last as usize + 1);

@@ -1,7 +1,7 @@
 //! Causal attention, backward: probabilities are recomputed tile by tile from the saved log-sums.
 
 use super::Mat;
-use super::attention::{AttentionBuffers, AttentionShape, TILE, Tile, row_stride};
+use super::attention::{AttentionBuffers, AttentionInputs, AttentionShape, TILE, Tile, row_stride};
 use super::buffer::fit;
 #[cfg(target_arch = "x86_64")]
 use super::factors::Bf16;
@@ -21,17 +21,10 @@ pub struct HeadGradients<'a> {
     pub v: Option<&'a mut [f32]>,
 }
 
-/// Backward of [`attention`](super::attention::attention).
-///
-/// `q`, `k`, `v`, `positions`, `log_sum` as in the forward; `out` is its output and `d_out` the
-/// gradient of it. Overwrites the gradients that are wanted.
-#[expect(clippy::too_many_arguments, reason = "kernels take plain slices and sizes")]
+/// Backward of [`attention`](super::attention::attention), whose outputs are `out` and `log_sum`; `d_out`
+/// is the gradient of `out`. Overwrites the gradients that are wanted.
 pub fn attention_grad(
-    shape: AttentionShape,
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    positions: &[u32],
+    inputs: AttentionInputs<'_>,
     log_sum: &[f32],
     out: &[f32],
     d_out: &[f32],
@@ -39,27 +32,22 @@ pub fn attention_grad(
     buffers: &mut AttentionBuffers,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if shape.in_bf16 {
-        let call = backward::<Bf16>;
-        return call(shape, q, k, v, positions, log_sum, out, d_out, gradients, buffers);
+    if inputs.shape.in_bf16 {
+        return backward::<Bf16>(inputs, log_sum, out, d_out, gradients, buffers);
     }
-    assert!(!shape.in_bf16, "attention in bf16 on a CPU without AVX-512 BF16");
-    backward::<F32>(shape, q, k, v, positions, log_sum, out, d_out, gradients, buffers);
+    assert!(!inputs.shape.in_bf16, "attention in bf16 on a CPU without AVX-512 BF16");
+    backward::<F32>(inputs, log_sum, out, d_out, gradients, buffers);
 }
 
-#[expect(clippy::too_many_arguments, reason = "as above")]
 fn backward<P: Factors>(
-    shape: AttentionShape,
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    positions: &[u32],
+    inputs: AttentionInputs<'_>,
     log_sum: &[f32],
     out: &[f32],
     d_out: &[f32],
     gradients: &mut HeadGradients<'_>,
     buffers: &mut AttentionBuffers,
 ) {
+    let AttentionInputs { shape, q, k, v, positions } = inputs;
     let AttentionShape { heads, padded, dim, queries, .. } = shape;
     let HeadGradients { q: dq, k: dk, v: dv } = gradients;
     for of_keys in [&mut *dk, &mut *dv].into_iter().flatten() {
@@ -102,13 +90,8 @@ fn backward<P: Factors>(
             let kv = kv + first_key * padded;
             if let Some(dq) = dq {
                 let ds = P::left(ds, &mut b.left);
-                P::multiply(
-                    &mut dq[from..],
-                    padded,
-                    ds,
-                    key_rows.rows_from(first_key, keys),
-                    false,
-                );
+                let keys = key_rows.rows_from(first_key, keys);
+                P::multiply(&mut dq[from..], padded, ds, keys, false);
             }
             if let Some(dk) = dk {
                 let ds = P::left_transposed(ds, &mut b.left_transposed);

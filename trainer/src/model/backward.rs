@@ -5,6 +5,7 @@ use super::linear::Rows;
 use super::workspace::{BlockState, Keep, NormedHeads, SEGMENT, Scratch, Workspace};
 use crate::adapter::Mixture;
 use crate::config::Projection::{DownProj, GateProj, KProj, OProj, QProj, UpProj, VProj};
+use crate::kernels::attention::AttentionInputs;
 use crate::kernels::attention_grad::{HeadGradients, attention_grad};
 use crate::kernels::buffer::{Buffer, fit};
 use crate::kernels::heads::{HeadsView, merge_heads_grad};
@@ -148,18 +149,10 @@ impl Pass<'_> {
             k: wanted(KProj).then(|| fit(d_k, state.k.len())),
             v: wanted(VProj).then(|| fit(d_v, state.v.len())),
         };
-        attention_grad(
-            shape,
-            &state.q,
-            &state.k,
-            &state.v,
-            context.rows,
-            &state.log_sum,
-            &state.attention,
-            d_attention,
-            &mut gradients,
-            &mut scratch.attention,
-        );
+        let BlockState { q, k, v, log_sum, attention, .. } = state;
+        let inputs = AttentionInputs { shape, q, k, v, positions: context.rows };
+        let buffers = &mut scratch.attention;
+        attention_grad(inputs, log_sum, attention, d_attention, &mut gradients, buffers);
         let HeadGradients { q: d_q, k: d_k, v: d_v } = gradients;
         let [q_view, k_view, v_view] = self.views(context);
         let q_scale = 1.0 / (config.head_dim as f32).sqrt();

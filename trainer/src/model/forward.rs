@@ -6,7 +6,7 @@ use crate::adapter::{Adapter, Mixture};
 use crate::backbone::{Backbone, LowestProjections, Weight};
 use crate::config::{Projection, WeightType};
 use crate::kernels::FrozenBuffers;
-use crate::kernels::attention::{AttentionShape, attention};
+use crate::kernels::attention::{AttentionInputs, AttentionShape, attention};
 use crate::kernels::buffer::{Buffer, fit};
 use crate::kernels::heads::{HeadsView, RopeTable, split_heads};
 use crate::kernels::pointwise::{rms_norm, swiglu};
@@ -241,7 +241,8 @@ impl<'a> Pass<'a> {
         split_heads(v_view, &scratch.qkv, None, 1.0, v);
         let out = fit(&mut state.attention, shape.queries * config.q_dim());
         let log_sum = fit(&mut state.log_sum, config.num_heads * shape.queries);
-        attention(shape, q, k, v, context.rows, out, log_sum, &mut scratch.attention);
+        let inputs = AttentionInputs { shape, q, k, v, positions: context.rows };
+        attention(inputs, out, log_sum, &mut scratch.attention);
     }
 
     /// `scratch.out = mid + down(swiglu(gate, up))`, gate and up of the normed `mid`.
@@ -351,4 +352,31 @@ fn gather(src: &[f32], width: usize, rows: &[u32], out: &mut [f32]) {
 /// Makes `out` a copy of `src`.
 pub(super) fn copy(src: &[f32], out: &mut Buffer) {
     fit(out, src.len()).copy_from_slice(src);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kept projections of all tokens are those that a sequence would compute: the same bits, with
+    /// f32 and with bf16 weights.
+    #[test]
+    fn what_is_kept_of_the_lowest_block_changes_no_bit() {
+        let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let shipped = shipped.join("../configs/models/stories260k");
+        let tokens: Vec<u32> = (0..40).map(|i| (i * 37 + 5) % 512).collect();
+        for weight_type in [WeightType::F32, WeightType::Bf16] {
+            let hidden = |keeps: bool| {
+                let mut backbone = Backbone::load_as(&shipped, weight_type).unwrap();
+                assert!(backbone.lowest.is_some(), "a vocabulary of 512 is small");
+                if !keeps {
+                    backbone.lowest = None;
+                }
+                let mut ws = Workspace::new();
+                Pass::new(&backbone, None).forward(&mut ws, &tokens, &[39], Keep::Nothing);
+                ws.top.norm.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+            };
+            assert_eq!(hidden(true), hidden(false), "{weight_type:?}");
+        }
+    }
 }
