@@ -30,11 +30,25 @@ pub trait Communicator: Send {
     /// Gives every rank the bytes of each rank, one entry per rank in rank order.
     fn all_gather(&mut self, name: &str, bytes: &[u8]) -> Result<Vec<Vec<u8>>>;
 
+    /// Gives rank r the r-th of `pieces`, and returns what each rank gave this one, in rank order.
+    ///
+    /// # Errors
+    /// Also where there is not one piece per rank.
+    fn all_to_all(&mut self, name: &str, pieces: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>>;
+
     /// Replaces `bytes` on every rank by those of rank `root`.
     fn broadcast(&mut self, name: &str, root: usize, bytes: &mut Vec<u8>) -> Result<()>;
 
     /// Returns when every rank has entered it.
     fn barrier(&mut self, name: &str) -> Result<()>;
+}
+
+/// Refuses pieces of [`Communicator::all_to_all`] that are not one per rank.
+pub(crate) fn one_piece_per_rank(name: &str, pieces: &[Vec<u8>], world_size: usize) -> Result<()> {
+    if pieces.len() == world_size {
+        return Ok(());
+    }
+    Err(CommError::Config(format!("{name}: {} pieces for {world_size} ranks", pieces.len())))
 }
 
 /// The communicator of a job with one rank: every collective is the identity.
@@ -56,6 +70,11 @@ impl Communicator for Solo {
 
     fn all_gather(&mut self, _name: &str, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
         Ok(vec![bytes.to_vec()])
+    }
+
+    fn all_to_all(&mut self, name: &str, pieces: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
+        one_piece_per_rank(name, &pieces, 1)?;
+        Ok(pieces)
     }
 
     fn broadcast(&mut self, name: &str, root: usize, _bytes: &mut Vec<u8>) -> Result<()> {
@@ -82,6 +101,8 @@ mod tests {
         comm.all_reduce_sum("gradient", &mut buffer).unwrap();
         assert_eq!(buffer.map(f32::to_bits), [1.5f32, -0.0].map(f32::to_bits));
         assert_eq!(comm.all_gather("scores", b"ab").unwrap(), vec![b"ab".to_vec()]);
+        assert_eq!(comm.all_to_all("rows", vec![vec![7]]).unwrap(), vec![vec![7]]);
+        assert!(comm.all_to_all("rows", Vec::new()).is_err());
     }
 
     #[test]

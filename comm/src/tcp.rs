@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::codec::{CONTROL_LIMIT, PAYLOAD_LIMIT, decode, encode, read_frame, write_frame};
-use crate::communicator::Communicator;
+use crate::communicator::{Communicator, one_piece_per_rank};
 use crate::error::{CommError, Result};
 use crate::tree;
 
@@ -39,6 +39,7 @@ pub(crate) struct Header {
 pub(crate) enum Kind {
     ReduceScatter,
     AllGather,
+    AllToAll,
     Broadcast,
     Barrier,
 }
@@ -232,6 +233,19 @@ impl Communicator for TcpCommunicator {
         let mut gathered = self.exchange(&header, bytes.to_vec())?;
         gathered.insert(self.rank, bytes.to_vec());
         Ok(gathered)
+    }
+
+    fn all_to_all(&mut self, name: &str, mut pieces: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
+        one_piece_per_rank(name, &pieces, self.world_size())?;
+        let header = self.header(Kind::AllToAll, name, 0);
+        let own = std::mem::take(&mut pieces[self.rank]);
+        for (peer, piece) in pieces.into_iter().enumerate() {
+            self.send(peer, &header, Arc::new(piece))?;
+        }
+        let others: Vec<_> = self.others().collect();
+        let mut received = self.receive(&header, &others)?;
+        received.insert(self.rank, own);
+        Ok(received)
     }
 
     fn broadcast(&mut self, name: &str, root: usize, bytes: &mut Vec<u8>) -> Result<()> {

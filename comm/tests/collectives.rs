@@ -64,6 +64,10 @@ fn gather_broadcast_and_barrier() {
         let gathered = comm.all_gather("names", format!("rank {rank}").as_bytes()).unwrap();
         let expected: Vec<_> = (0..4).map(|r| format!("rank {r}").into_bytes()).collect();
         assert_eq!(gathered, expected);
+        let pieces = (0..4).map(|to| vec![rank as u8; to * 1000]).collect();
+        let pieces = comm.all_to_all("rows", pieces).unwrap();
+        assert_eq!(pieces, (0..4).map(|from| vec![from; rank * 1000]).collect::<Vec<_>>());
+        assert!(comm.all_to_all("rows", vec![Vec::new(); 3]).is_err());
         let mut bytes = vec![rank as u8; rank];
         comm.broadcast("plan", 3, &mut bytes).unwrap();
         assert_eq!(bytes, [3, 3, 3]);

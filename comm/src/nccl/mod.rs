@@ -184,6 +184,10 @@ impl<C: Communicator> Communicator for NcclCommunicator<C> {
         self.control.all_gather(name, bytes)
     }
 
+    fn all_to_all(&mut self, name: &str, pieces: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
+        self.control.all_to_all(name, pieces)
+    }
+
     fn broadcast(&mut self, name: &str, root: usize, bytes: &mut Vec<u8>) -> Result<()> {
         self.control.broadcast(name, root, bytes)
     }

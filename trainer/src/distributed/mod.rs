@@ -3,4 +3,5 @@
 pub mod checkpoint;
 pub mod chunks;
 pub mod gradient;
+mod leaves;
 pub mod train;

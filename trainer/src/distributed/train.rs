@@ -5,7 +5,6 @@
 //! block of leaves, a subtree, on as many threads as it has; the rest of the tree is added across
 //! ranks. So the sum is added in the same order whatever the numbers of ranks and threads.
 
-use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use reclora_storage::permutation::EpochOrder;
 
 use super::checkpoint::{EpochRecord, History, StepRecord, TrainState, load, save};
 use super::gradient::{Gradient, GradientSum, Table};
+use super::leaves::Leaves;
 use crate::error::{Result, TrainerError};
 use crate::optimizer::{AdamW, clip_gradient_norm, linear_decay};
 use crate::progress::{Event, Progress};
@@ -322,39 +322,4 @@ fn describe(task: &str, record: &EpochRecord, samples_per_second: f64) -> String
     format!(
         "{task}: epoch {epoch}, train loss {train_loss:.4}{auc}, {samples_per_second:.0} samples/s"
     )
-}
-
-/// The micro-batches of one global batch.
-struct Leaves<'a> {
-    objective: &'a dyn Objective,
-    parameters: &'a [f32],
-    table: Table,
-    batch: &'a [u64],
-    piece: usize,
-    epoch: u64,
-}
-
-impl Leaves<'_> {
-    /// The tree's sum over `range`.
-    fn sum(&self, range: Range<usize>) -> Result<GradientSum> {
-        let Some(middle) = tree::split(&range) else { return self.leaf(range.start) };
-        let (left, right) =
-            rayon::join(|| self.sum(range.start..middle), || self.sum(middle..range.end));
-        let mut sum = left?;
-        sum.add(&right?);
-        Ok(sum)
-    }
-
-    fn leaf(&self, index: usize) -> Result<GradientSum> {
-        let mut gradient = Gradient::zero(self.table, self.parameters.len());
-        let end = ((index + 1) * self.piece).min(self.batch.len());
-        let samples = &self.batch[(index * self.piece).min(end)..end];
-        if samples.is_empty() {
-            return Ok(gradient.sum(0.0));
-        }
-        let weight = 1.0 / self.batch.len() as f32;
-        let (parameters, epoch) = (self.parameters, self.epoch);
-        let loss = self.objective.micro_batch(parameters, samples, epoch, weight, &mut gradient)?;
-        Ok(gradient.sum(loss))
-    }
 }
