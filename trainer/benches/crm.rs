@@ -22,6 +22,7 @@ use reclora_storage::dataset::{Dataset, Split};
 use reclora_storage::permutation::EpochOrder;
 use reclora_trainer::config::{CrmConfig, EmbeddingOptimizer};
 use reclora_trainer::crm::{CrmInput, Din, DinShape, Workspace};
+use reclora_trainer::distributed::buckets::Finished;
 use reclora_trainer::distributed::gradient::Gradient;
 use reclora_trainer::distributed::train::{Objective, TrainPlan, train};
 use reclora_trainer::error::Result;
@@ -91,6 +92,7 @@ impl Objective for Bench<'_> {
         epoch: u64,
         weight: f32,
         gradient: &mut Gradient,
+        _finished: &mut Finished<'_>,
     ) -> Result<f32> {
         let rows = self.inputs.rows(samples.iter().copied())?;
         let inputs: Vec<_> = rows.iter().map(Row::input).collect();
@@ -101,6 +103,10 @@ impl Objective for Bench<'_> {
                 parameters, ws, &inputs, &labels, samples, epoch, weight, gradient,
             )
         }))
+    }
+
+    fn tensor(&self, place: usize) -> String {
+        format!("parameter {place}")
     }
 
     fn validate(
@@ -223,6 +229,7 @@ fn main() -> Result<()> {
         epochs: epochs.parse().unwrap(),
         global_batch: batch.parse().unwrap(),
         micro_batches: config.micro_batches,
+        bucket: usize::MAX,
         learning_rate: config.learning_rate,
         decay: false,
         weight_decay: config.weight_decay,

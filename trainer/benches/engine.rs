@@ -263,8 +263,14 @@ fn measure(
             let mut loss = 0.0;
             for (tokens, representation) in samples {
                 let prompt = Prompt { tokens, representation };
-                loss += model
-                    .loss_and_gradient(workspace, &prompt, &targets, None, weight, gradient)?;
+                loss += model.loss_and_gradient(
+                    workspace,
+                    &prompt,
+                    &targets,
+                    None,
+                    weight,
+                    &mut *gradient,
+                )?;
             }
             Ok(loss)
         });

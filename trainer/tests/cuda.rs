@@ -14,9 +14,11 @@ use reclora_trainer::backbone::Backbone;
 use reclora_trainer::config::{AdapterConfig, MixForm, Projection};
 use reclora_trainer::cuda::{DeviceBackbone, DeviceModel, DeviceOptions, Precision};
 use reclora_trainer::error::TrainerError;
-use reclora_trainer::model::{AdaptedModel, Dropout, Prompt, Target, TrainingSample, Workspace};
+use reclora_trainer::model::{
+    AdaptedModel, Dropout, GradientTarget, Prompt, Target, TrainingSample, Workspace,
+};
 use serde_json::json;
-use tiny::{Sizes, uniform};
+use tiny::{Finishing, Sizes, uniform};
 
 const RELATIVE: f32 = 1e-4;
 const WIDTH: usize = 5;
@@ -93,7 +95,11 @@ impl Case {
                 let backbone = DeviceBackbone::new(&self.backbone, &device, options).unwrap();
                 let model = DeviceModel::new(&backbone, &self.adapter).unwrap();
                 let mut gradient = vec![0.0; expected.len()];
-                let got = model.loss_and_gradient(&self.samples(), weight, &mut gradient).unwrap();
+                let mut finishing = Finishing::default();
+                let mut tell = |gradient: &[f32], from: usize| finishing.tell(gradient, from);
+                let target = GradientTarget::watched(&mut gradient, &mut tell);
+                let got = model.loss_and_gradient(&self.samples(), weight, target).unwrap();
+                finishing.check(self.backbone.config().num_layers, &gradient, &what);
                 assert_near(&got, &losses, RELATIVE, &what);
                 for tensor in self.adapter.layout().tensors() {
                     let here = tensor.range.clone();
@@ -278,7 +284,8 @@ fn bad_inputs_are_refused_and_leave_the_gradient() {
         refused(prompt(&[1, 99], &c), &[good], "token 99");
         refused(prompt(&[1; 65], &c), &[good], "65 tokens");
         refused(prompt(&[1, 2], &c[1..]), &[good], "representation");
-        let error = DeviceModel::bare(&backbone).loss_and_gradient(&[], 1.0, &mut []).unwrap_err();
+        let error =
+            DeviceModel::bare(&backbone).loss_and_gradient(&[], 1.0, &mut Vec::new()).unwrap_err();
         assert!(error.to_string().contains("no gradient"), "{name}: {error}");
     }
 }

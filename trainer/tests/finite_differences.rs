@@ -16,8 +16,8 @@ use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout, ModuleLayout};
 use reclora_trainer::backbone::Backbone;
 use reclora_trainer::config::{AdapterConfig, GateInput, Head, MixForm, Projection};
-use reclora_trainer::model::{AdaptedModel, Dropout, Prompt, Target, Workspace};
-use tiny::{Sizes, uniform};
+use reclora_trainer::model::{AdaptedModel, Dropout, GradientTarget, Prompt, Target, Workspace};
+use tiny::{Finishing, Sizes, uniform};
 
 const RELATIVE: f32 = 2e-3;
 const NOISE: f32 = 1e-6;
@@ -56,13 +56,17 @@ impl Case {
         let model = AdaptedModel::new(&self.backbone, adapter);
         let prompt = Prompt { tokens: &TOKENS, representation: &self.representation };
         let mut gradient = vec![0.0; adapter.num_parameters()];
-        let (got, (position, like), dropout) = (&mut gradient, self.answer, self.dropout);
+        let mut finishing = Finishing::default();
+        let mut tell = |gradient: &[f32], from: usize| finishing.tell(gradient, from);
+        let got = GradientTarget::watched(&mut gradient, &mut tell);
+        let ((position, like), dropout) = (self.answer, self.dropout);
         let loss = match adapter.config().head {
             Head::Lm => model.loss_and_gradient(ws, &prompt, &self.targets, dropout, 1.0, got),
             Head::Ctr1 | Head::Ctr2 => {
                 model.answer_loss_and_gradient(ws, &prompt, position, like, dropout, 1.0, got)
             }
         };
+        finishing.check(self.backbone.config().num_layers, &gradient, "what is told to be final");
         (loss.unwrap(), gradient)
     }
 

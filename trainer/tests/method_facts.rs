@@ -142,12 +142,14 @@ fn a_head_is_not_trained_on_what_it_does_not_predict() {
     let gradient = &mut vec![0.0; ctr.num_parameters()];
     let target = [Target { position: 2, token: 5 }];
     let model = AdaptedModel::new(&backbone, &ctr);
-    let error = model.loss_and_gradient(ws, &prompt, &target, None, 1.0, gradient).unwrap_err();
+    let error =
+        model.loss_and_gradient(ws, &prompt, &target, None, 1.0, &mut *gradient).unwrap_err();
     assert!(error.to_string().contains("trained head"), "{error}");
     let gradient = &mut gradient[..lm.num_parameters()];
     let model = AdaptedModel::new(&backbone, &lm);
-    let error =
-        model.answer_loss_and_gradient(ws, &prompt, 2, true, None, 1.0, gradient).unwrap_err();
+    let error = model
+        .answer_loss_and_gradient(ws, &prompt, 2, true, None, 1.0, &mut *gradient)
+        .unwrap_err();
     assert!(error.to_string().contains("no trained head"), "{error}");
     assert!(gradient.iter().all(|g| *g == 0.0));
     let error = ctr.start_head(&backbone, [3, 1 << 20]).unwrap_err();

@@ -342,6 +342,21 @@ impl AdapterLayout {
         self.config.rank * stacked
     }
 
+    /// The first place of the flat vector that is of block `layer` or above: all of it is behind the
+    /// blocks below.
+    pub fn start_of_layer(&self, layer: usize) -> usize {
+        let above = self.modules.iter().find(|module| module.layer >= layer);
+        let head = self.head.as_ref().map(|head| &head.weight);
+        let first = above.map(|module| module.scales.as_ref().map_or(&module.a, |s| &s.rank));
+        first.or(head).map_or(self.num_parameters, |range| range.start)
+    }
+
+    /// Name of the tensor that the flat vector has at `place`.
+    pub fn tensor_at(&self, place: usize) -> Option<&str> {
+        let tensor = self.tensors.iter().find(|tensor| tensor.range.contains(&place))?;
+        Some(&tensor.name)
+    }
+
     /// The module of a projection of a block, where it is adapted.
     pub(crate) fn module_index(&self, layer: usize, projection: Projection) -> Option<usize> {
         self.modules.iter().position(|m| m.layer == layer && m.projection == projection)

@@ -7,6 +7,7 @@ use crate::adapter::token_gate::TokenGate;
 use crate::error::Result;
 use crate::kernels::buffer::Buffer;
 use crate::kernels::pointwise::{axpy, dot};
+use crate::model::GradientTarget;
 
 /// The mixed adapters of one sample, in module order. Reused from sample to sample.
 #[derive(Debug, Default)]
@@ -75,10 +76,13 @@ impl Mixture {
         Ok(())
     }
 
-    /// Adds the gradients of all trained parameters, from the `d_a` and `d_b` of every module.
-    pub fn backward(&mut self, adapter: &Adapter, gradient: &mut [f32]) {
+    /// Adds the gradients of a block's trained parameters, from the `d_a` and `d_b` of its modules. The
+    /// blocks above it are done.
+    pub fn backward(&mut self, adapter: &Adapter, layer: usize, target: &mut GradientTarget<'_>) {
         let layout = adapter.layout();
-        for (index, (module, state)) in layout.modules().iter().zip(&self.modules).enumerate() {
+        let gradient = &mut *target.values;
+        let modules = layout.modules().iter().zip(&self.modules).enumerate();
+        for (index, (module, state)) in modules.filter(|(_, (module, _))| module.layer == layer) {
             match (&module.scales, adapter.frozen()) {
                 (Some(scales), Some(lora)) => {
                     let b = &lora.parameters()[lora.layout().modules()[index].b.clone()];
@@ -98,6 +102,7 @@ impl Mixture {
                 state.attention_gate.backward(adapter, module, alpha, &self.d_alpha, gradient);
             }
         }
+        target.finished_from(layout.start_of_layer(layer));
     }
 }
 

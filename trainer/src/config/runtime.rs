@@ -20,6 +20,9 @@ pub struct RuntimeConfig {
     /// In which order gradients are summed: `canonical` (the same bits with 1, 2, 4, 8, … ranks), or
     /// `fastest`, as NCCL likes it (only with `nccl`; the bits depend on the number of ranks).
     pub reduction: Reduction,
+    /// MiB of the gradient that travel together, at most: smaller buckets leave earlier, while the rest
+    /// is still computed; larger ones take fewer messages.
+    pub bucket_mib: usize,
     /// How files are brought into memory: `mmap` (shared by all ranks, no copy), `pread` (each rank
     /// reads a copy), or `automatic`: `pread` on network file systems (NFS, SMB, Lustre, GPFS, BeeGFS,
     /// FUSE, Ceph and the like), where a file that vanishes would end the process, and `mmap` elsewhere.
@@ -28,6 +31,13 @@ pub struct RuntimeConfig {
     pub collective_timeout: u64,
     /// Seconds all ranks have to come to the rendezvous.
     pub rendezvous_timeout: u64,
+}
+
+impl RuntimeConfig {
+    /// Values of a bucket of the gradient.
+    pub fn bucket_values(&self) -> usize {
+        self.bucket_mib.saturating_mul((1 << 20) / size_of::<f32>())
+    }
 }
 
 /// What computes the LLM.
@@ -58,6 +68,7 @@ impl Default for RuntimeConfig {
             device: Device::Cpu,
             backend: CommBackend::Tcp,
             reduction: Reduction::Canonical,
+            bucket_mib: 4,
             file_access: Access::Automatic,
             collective_timeout: 120,
             rendezvous_timeout: 60,

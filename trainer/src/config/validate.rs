@@ -46,6 +46,7 @@ impl Config {
             ("runtime.nproc_per_node", world_size as u64),
             ("runtime.collective_timeout", self.runtime.collective_timeout),
             ("runtime.rendezvous_timeout", self.runtime.rendezvous_timeout),
+            ("runtime.bucket_mib", self.runtime.bucket_mib as u64),
         ];
         if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return refuse(field, "must be at least 1");
@@ -302,7 +303,7 @@ mod tests {
     #[test]
     fn each_bad_setting_is_named() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change); 25] = [
+        let cases: [(&str, Change); 26] = [
             ("retrieve.pca_dimensions", |c| c.retrieve.pca_dimensions = 0),
             ("data.split", |c| c.data.split = [0.8, 0.1, 0.2]),
             ("data.split", |c| c.data.split = [f64::NAN, 0.1, 0.2]),
@@ -334,6 +335,7 @@ mod tests {
             ("export.pairs", |c| c.export.pairs = vec!["27".into()]),
             ("runtime.backend", |c| c.runtime.backend = CommBackend::Nccl),
             ("runtime.reduction", |c| c.runtime.reduction = Reduction::Fastest),
+            ("runtime.bucket_mib", |c| c.runtime.bucket_mib = 0),
         ];
         for (field, change) in cases {
             let error = refused(change, 1);

@@ -4,6 +4,8 @@
 //! `x A^T` is scaled by its sample's mixture weights: no loop over samples. In the factor form each
 //! sample has matrices of its own, and its rows go through them by themselves.
 
+use std::ops::Range;
+
 use candle_core::{DType, Tensor};
 
 use super::batch::Rows;
@@ -137,19 +139,34 @@ impl DeviceAdapter {
         Ok(values.reshape((experts, range.len() / experts))?)
     }
 
-    /// The gradient of the flat vector, from what reached the modules.
-    pub fn gradient(&self, mixtures: &Mixtures, gradients: Gradients) -> Result<Vec<f32>> {
+    /// The gradient of those parts of the flat vector that are of some blocks, from what reached their
+    /// modules.
+    pub fn gradient(
+        &self,
+        layers: Range<usize>,
+        mixtures: &Mixtures,
+        gradients: &mut Gradients,
+    ) -> Result<Vec<f32>> {
+        let modules = self.layout.modules();
+        let first = modules.partition_point(|module| module.layer < layers.start);
+        let end = modules.partition_point(|module| module.layer < layers.end);
+        let own = first..end;
+        if own.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut parts: Vec<(usize, Tensor)> = Vec::new();
         let mut alphas = Vec::new();
-        for (module, reached) in self.layout.modules().iter().zip(gradients.modules) {
-            let Some(ModuleGradients { a, b, alpha }) = reached else { continue };
+        for (module, reached) in
+            modules[own.clone()].iter().zip(&mut gradients.modules[own.clone()])
+        {
+            let Some(ModuleGradients { a, b, alpha }) = reached.take() else { continue };
             parts.extend([(module.a.start, a.flatten_all()?), (module.b.start, b.flatten_all()?)]);
             alphas.extend(alpha);
         }
         if let (Some(gates), Some(state)) = (&self.gates, &mixtures.state) {
             let d_alpha = Tensor::stack(&alphas, 0)?;
-            for (stacked, range) in gates.backward(state, &d_alpha)? {
-                for (index, module) in self.layout.modules().iter().enumerate() {
+            for (stacked, range) in gates.backward(state, own.clone(), &d_alpha)? {
+                for (index, module) in modules[own.clone()].iter().enumerate() {
                     let Some(gate) = &module.gate else { continue };
                     parts.push((range(gate).start, stacked.get(index)?.flatten_all()?));
                 }

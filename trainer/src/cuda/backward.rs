@@ -18,14 +18,16 @@ struct Attended {
 }
 
 impl Pass<'_> {
-    /// From the gradient of the final norm's output to those of the adapter's modules. The pass ends
-    /// at the lowest block's projections: nothing below is trained.
+    /// From the gradient of the final norm's output to those of the adapter's modules; `after` is called
+    /// with each block's, from the last to the first. The pass ends at the lowest block's projections:
+    /// nothing below is trained.
     pub fn backward(
         &self,
         top: &Top,
         d_norm: &Tensor,
         kept: Kept,
         gradients: &mut Gradients,
+        after: &mut dyn FnMut(usize, &mut Gradients) -> Result<()>,
     ) -> Result<()> {
         let mut d_x = rms_norm_grad(&top.x, &self.backbone.norm, &top.inv_rms, d_norm)?;
         let blocks = kept.inputs.into_iter().zip(kept.states).enumerate();
@@ -42,6 +44,7 @@ impl Pass<'_> {
             } else {
                 layer.lowest_grad(&state, &attended, gradients)?;
             }
+            after(index, gradients)?;
         }
         Ok(())
     }

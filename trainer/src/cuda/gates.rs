@@ -106,21 +106,29 @@ impl Gates {
         Ok(Some(Tensor::from_vec(factors, shape, like.device())?))
     }
 
-    /// Gradients of the gates for that of `alpha`. The representations get none: the CRM is frozen.
-    pub fn backward(&self, state: &GateState, d_alpha: &Tensor) -> Result<GateGradients> {
+    /// Gradients of the gates of some modules for that of their `alpha`. The representations get none:
+    /// the CRM is frozen.
+    pub fn backward(
+        &self,
+        state: &GateState,
+        modules: Range<usize>,
+        d_alpha: &Tensor,
+    ) -> Result<GateGradients> {
+        let own = |stacked: &Tensor| stacked.narrow(0, modules.start, modules.len());
+        let probability = own(&state.probability)?;
         let d_logits = if self.sqrt_alpha {
             // d alpha / d p = 1 / (2 alpha), times the p of the softmax's backward: finite for p = 0.
-            let weighted = ((&state.alpha * d_alpha)? * 0.5)?;
+            let weighted = ((own(&state.alpha)? * d_alpha)? * 0.5)?;
             let total = weighted.sum_keepdim(D::Minus1)?;
-            (weighted - state.probability.broadcast_mul(&total)?)?
+            (weighted - probability.broadcast_mul(&total)?)?
         } else {
-            softmax_grad(&state.probability, d_alpha)?
+            softmax_grad(&probability, d_alpha)?
         };
         let d_logits = (d_logits / self.temperature)?;
-        let d_fc2 = d_logits.transpose(1, 2)?.matmul(&state.hidden)?;
-        let d_pre = (d_logits.matmul(&self.fc2_weight)? * &state.slope)?;
-        let d_fc1 = d_pre.transpose(1, 2)?.matmul(&state.normed)?;
-        let d_normed = d_pre.matmul(&self.fc1_weight)?;
+        let d_fc2 = d_logits.transpose(1, 2)?.matmul(&own(&state.hidden)?)?;
+        let d_pre = (d_logits.matmul(&own(&self.fc2_weight)?)? * own(&state.slope)?)?;
+        let d_fc1 = d_pre.transpose(1, 2)?.matmul(&own(&state.normed)?)?;
+        let d_normed = d_pre.matmul(&own(&self.fc1_weight)?)?;
         let d_norm_weight = d_normed.broadcast_mul(&state.x_hat)?.sum(1)?;
         Ok(vec![
             (d_norm_weight, |gate| &gate.norm_weight),

@@ -17,9 +17,11 @@ mod weights;
 
 pub use weights::{DeviceBackbone, DeviceOptions, Precision};
 
+use std::ops::Range;
+
 use crate::adapter::{Adapter, AdapterLayout, Dropout};
 use crate::error::{Result, TrainerError};
-use crate::model::{Prompt, TrainingSample, check, check_finite, check_loss};
+use crate::model::{GradientTarget, Prompt, TrainingSample, check, check_finite, check_loss};
 use adapter::{DeviceAdapter, Gradients, Mixtures};
 use batch::Batch;
 use forward::{Kept, Pass, Top};
@@ -102,20 +104,22 @@ impl<'a> DeviceModel<'a> {
     /// # Errors
     /// [`TrainerError::Input`] as for [`Self::logits_at`], for no targets, for a gradient of another
     /// length, and for a model without adapter; [`TrainerError::NotFinite`] for a loss that is NaN or
-    /// infinite; [`TrainerError::Device`]. After an error `gradient` is what it was.
-    pub fn loss_and_gradient(
+    /// infinite; [`TrainerError::Device`], and then alone may a part of `gradient` have been added to.
+    pub fn loss_and_gradient<'g>(
         &self,
         samples: &[TrainingSample<'_>],
         weight: f32,
-        gradient: &mut [f32],
+        gradient: impl Into<GradientTarget<'g>>,
     ) -> Result<Vec<f32>> {
+        let mut gradient = gradient.into();
         let Some(adapter) = &self.adapter else {
             return Err(TrainerError::Input("the bare backbone has no gradient".into()));
         };
-        adapter.layout.check_gradient(gradient)?;
+        adapter.layout.check_gradient(gradient.values)?;
         if samples.is_empty() {
             return Ok(Vec::new());
         }
+        let watched = gradient.is_watched();
         let (mut sequences, mut targets) = (Vec::new(), Vec::new());
         for (number, sample) in samples.iter().enumerate() {
             let tokens: Vec<u32> = sample.targets.iter().map(|target| target.token).collect();
@@ -137,10 +141,23 @@ impl<'a> DeviceModel<'a> {
             head::loss(self.backbone, &top.norm, samples.len(), &targets, weight)?;
         let losses = losses.into_iter().map(|loss| check_loss(loss as f32));
         let losses: Vec<f32> = losses.collect::<Result<_>>()?;
+        let mut add = |layers: Range<usize>, gradients: &mut Gradients| {
+            let start = adapter.layout.start_of_layer(layers.start);
+            let values = adapter.gradient(layers, &mixtures, gradients)?;
+            for (sum, value) in gradient.values[start..].iter_mut().zip(values) {
+                *sum += value;
+            }
+            gradient.finished_from(start);
+            Ok(())
+        };
+        // Reading from the GPU waits for it: block by block only where somebody waits for blocks.
         let mut gradients = Gradients::new(adapter);
-        pass.backward(&top, &d_norm, kept, &mut gradients)?;
-        for (sum, value) in gradient.iter_mut().zip(adapter.gradient(&mixtures, gradients)?) {
-            *sum += value;
+        if watched {
+            let mut after = |layer, gradients: &mut Gradients| add(layer..layer + 1, gradients);
+            pass.backward(&top, &d_norm, kept, &mut gradients, &mut after)?;
+        } else {
+            pass.backward(&top, &d_norm, kept, &mut gradients, &mut |_, _| Ok(()))?;
+            add(0..config.num_layers, &mut gradients)?;
         }
         Ok(losses)
     }

@@ -148,6 +148,17 @@ impl GradientSum {
         self.values.iter().chain(&self.dense).copied()
     }
 
+    /// The place in the flat vector of a value that [`Self::iter`] gives as number `index`.
+    pub fn place(&self, index: usize) -> usize {
+        match index.checked_sub(self.values.len()) {
+            Some(dense) => self.table.len() + dense,
+            None => {
+                let width = self.table.width;
+                self.rows[index / width] as usize * width + index % width
+            }
+        }
+    }
+
     /// Multiplies by a number.
     pub fn scale(&mut self, factor: f32) {
         self.values.iter_mut().chain(&mut self.dense).for_each(|value| *value *= factor);
@@ -253,6 +264,9 @@ mod tests {
             prop_assert_eq!(flat(&sum), flat(&gradient(&[a, b].concat(), 3.0)));
             prop_assert!(sum.rows().is_sorted() && sum.loss == 3.0);
             let mut copy = gradient(&[], 3.0);
+            let places: Vec<usize> = (0..sum.iter().count()).map(|index| sum.place(index)).collect();
+            let at_places: Vec<f32> = places.into_iter().map(|place| flat(&sum)[place]).collect();
+            prop_assert_eq!(at_places, sum.iter().collect::<Vec<_>>());
             prop_assert!(copy.set_rows(&sum.rows_to_bytes()));
             prop_assert_eq!(copy, sum);
         }

@@ -1,7 +1,9 @@
 //! What every distributed stage is made of: work in fixed chunks, and data-parallel training.
 
+pub mod buckets;
 pub mod checkpoint;
 pub mod chunks;
 pub mod gradient;
 mod leaves;
+pub mod overlap;
 pub mod train;

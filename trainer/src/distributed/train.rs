@@ -6,14 +6,17 @@
 //! ranks. So the sum is added in the same order whatever the numbers of ranks and threads.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use reclora_comm::{Communicator, tree};
 use reclora_storage::permutation::EpochOrder;
 
+use super::buckets::{Finished, cut};
 use super::checkpoint::{EpochRecord, History, StepRecord, TrainState, load, save};
 use super::gradient::{Gradient, GradientSum, Table};
 use super::leaves::Leaves;
+use super::overlap::{Communication, gradient};
 use crate::error::{Result, TrainerError};
 use crate::optimizer::{AdamW, clip_gradient_norm, linear_decay};
 use crate::progress::{Event, Progress};
@@ -22,6 +25,7 @@ use crate::progress::{Event, Progress};
 pub trait Objective: Sync {
     /// Adds `weight` times the gradient of each sample's loss to `gradient` and returns the sum of
     /// the losses. A pure function of its arguments; `samples` are positions in the training set.
+    /// Whoever tells `finished` what is final early lets it travel while the rest is computed.
     fn micro_batch(
         &self,
         parameters: &[f32],
@@ -29,7 +33,11 @@ pub trait Objective: Sync {
         epoch: u64,
         weight: f32,
         gradient: &mut Gradient,
+        finished: &mut Finished<'_>,
     ) -> Result<f32>;
+
+    /// Name of the tensor that the flat parameter vector has at `place`, as users know it.
+    fn tensor(&self, place: usize) -> String;
 
     /// AUC and log loss on the valid samples, the same on every rank.
     fn validate(
@@ -56,6 +64,8 @@ pub struct TrainPlan {
     pub global_batch: u64,
     /// Leaves of the canonical sum: a power of two, at least the number of ranks.
     pub micro_batches: usize,
+    /// Values of the dense gradient that travel together, at most.
+    pub bucket: usize,
     /// Learning rate, at the start if it decays.
     pub learning_rate: f32,
     /// Whether the learning rate decays linearly to 0.
@@ -141,8 +151,16 @@ struct Run<'a> {
     progress: &'a mut dyn Progress,
     optimizer: AdamW,
     state: TrainState,
-    /// Samples of this epoch that this process has seen trained, and the time of their steps.
-    speed: (u64, Duration),
+    spent: Spent,
+}
+
+/// What this process has done of an epoch, and how long that took.
+#[derive(Default)]
+struct Spent {
+    steps: u32,
+    samples: u64,
+    time: Duration,
+    communication: Communication,
 }
 
 impl<'a> Run<'a> {
@@ -162,8 +180,8 @@ impl<'a> Run<'a> {
             .ok_or_else(|| {
                 TrainerError::file(&plan.checkpoints, "a checkpoint of another model; use --force")
             })?;
-        let speed = (0, Duration::ZERO);
-        Ok(Self { plan, objective, comm, progress, optimizer, state, speed })
+        let spent = Spent::default();
+        Ok(Self { plan, objective, comm, progress, optimizer, state, spent })
     }
 
     fn all_epochs(&mut self) -> Result<Trained> {
@@ -217,8 +235,9 @@ impl<'a> Run<'a> {
         let (step, epoch) = (self.state.step, self.state.epoch + 1);
         let record = StepRecord { step, epoch, loss, learning_rate, gradient_norm: norm };
         self.state.history.steps.push(record);
-        self.speed.0 += batch.len() as u64;
-        self.speed.1 += started.elapsed();
+        self.spent.steps += 1;
+        self.spent.samples += batch.len() as u64;
+        self.spent.time += started.elapsed();
         let note = format!("loss {loss:.4}");
         let update = Event::Update { task: plan.task.clone(), done: step, note };
         self.progress.emit(update);
@@ -228,27 +247,30 @@ impl<'a> Run<'a> {
     /// Gradient of the mean loss of `batch`, and the sum of its losses: the canonical sum over
     /// micro-batches.
     fn gradient(&mut self, batch: &[u64]) -> Result<GradientSum> {
-        let (rank, world_size) = (self.comm.rank(), self.comm.world_size());
-        let block = self.plan.micro_batches / world_size;
+        let (plan, rank) = (self.plan, self.comm.rank());
+        let block = plan.micro_batches / self.comm.world_size();
+        let given_up = AtomicBool::new(false);
         let leaves = Leaves {
             objective: self.objective,
             parameters: &self.state.parameters,
-            table: self.plan.table,
+            table: plan.table,
             batch,
-            piece: (self.plan.global_batch as usize).div_ceil(self.plan.micro_batches),
+            piece: (plan.global_batch as usize).div_ceil(plan.micro_batches),
             epoch: self.state.epoch,
+            given_up: &given_up,
         };
-        let mut sum = leaves.sum(rank * block..(rank + 1) * block)?;
-        self.reduce(&mut sum)?;
+        let own = rank * block..(rank + 1) * block;
+        let ranges = cut(self.state.parameters.len() - plan.table.len(), plan.bucket);
+        let communication = &mut self.spent.communication;
+        let mut sum = gradient(&leaves, own, &ranges, &mut *self.comm, communication)?;
+        let started = Instant::now();
+        self.reduce_rows(&mut sum)?;
+        self.spent.communication.add_exposed(started.elapsed());
         Ok(sum)
     }
 
-    /// The rest of the tree: the sum over ranks.
-    fn reduce(&mut self, sum: &mut GradientSum) -> Result<()> {
-        let loss = sum.loss;
-        sum.dense_mut().push(loss);
-        self.comm.all_reduce_sum("gradient", sum.dense_mut())?;
-        sum.loss = sum.dense_mut().pop().unwrap_or_default();
+    /// The touched rows of the table, summed over ranks.
+    fn reduce_rows(&mut self, sum: &mut GradientSum) -> Result<()> {
         if self.plan.table.is_empty() || self.comm.world_size() == 1 {
             return Ok(());
         }
@@ -270,12 +292,16 @@ impl<'a> Run<'a> {
     }
 
     fn check_finite(&self, gradient: &GradientSum, loss: f32) -> Result<()> {
-        if loss.is_finite() && gradient.iter().all(f32::is_finite) {
-            return Ok(());
-        }
-        let what = format!("{}: the loss or its gradient at step {}", self.plan.task, {
-            self.state.step + 1
-        });
+        let odd = gradient.iter().position(|value| !value.is_finite());
+        let what = match odd {
+            Some(index) => {
+                let tensor = self.objective.tensor(gradient.place(index));
+                format!("{}: the gradient of {tensor}", self.plan.task)
+            }
+            None if loss.is_finite() => return Ok(()),
+            None => format!("{}: the loss", self.plan.task),
+        };
+        let what = format!("{what} at step {}", self.state.step + 1);
         let hint = "lower the learning rate, or look for odd values in the data".into();
         Err(TrainerError::NotFinite { what, hint })
     }
@@ -293,11 +319,11 @@ impl<'a> Run<'a> {
             self.state.best = Some((epoch, self.state.parameters.clone()));
         }
         let record = EpochRecord { epoch, train_loss, valid_auc, valid_log_loss };
-        let (samples, time) = std::mem::take(&mut self.speed);
-        let speed = samples as f64 / time.as_secs_f64().max(f64::MIN_POSITIVE);
+        let spent = std::mem::take(&mut self.spent);
         // Each rank measures another speed; one says it for all.
         if self.comm.rank() == 0 {
-            let text = describe(&self.plan.task, &record, speed);
+            let alone = self.comm.world_size() == 1;
+            let text = describe(&self.plan.task, &record, &spent, alone);
             self.progress.emit(Event::Message { text });
         }
         self.state.history.epochs.push(record);
@@ -316,10 +342,20 @@ impl<'a> Run<'a> {
     }
 }
 
-fn describe(task: &str, record: &EpochRecord, samples_per_second: f64) -> String {
+fn describe(task: &str, record: &EpochRecord, spent: &Spent, alone: bool) -> String {
     let EpochRecord { epoch, train_loss, valid_auc, .. } = record;
     let auc = valid_auc.map_or(String::new(), |auc| format!(", valid AUC {auc:.4}"));
-    format!(
-        "{task}: epoch {epoch}, train loss {train_loss:.4}{auc}, {samples_per_second:.0} samples/s"
-    )
+    let speed = spent.samples as f64 / spent.time.as_secs_f64().max(f64::MIN_POSITIVE);
+    let mut text =
+        format!("{task}: epoch {epoch}, train loss {train_loss:.4}{auc}, {speed:.0} samples/s");
+    if !alone {
+        let per_step = |time: Duration| time.as_secs_f64() * 1e3 / f64::from(spent.steps.max(1));
+        let Communication { total, exposed } = spent.communication;
+        let (total, exposed) = (per_step(total), per_step(exposed));
+        text += &format!(
+            ", {total:.1} ms of each step in communication, {exposed:.1} ms of it with nothing to \
+             compute"
+        );
+    }
+    text
 }

@@ -12,9 +12,17 @@ use crate::kernels::heads::{HeadsView, merge_heads_grad};
 use crate::kernels::pointwise::{add, rms_norm_grad, swiglu, swiglu_grad};
 
 impl Pass<'_> {
-    /// From `ws.top.d_norm` to the gradients of every module's mixed A and B. The pass ends at the
-    /// lowest adapted projection: nothing below is trained.
-    pub fn backward(&self, ws: &mut Workspace, tokens: &[u32], rows: &[u32], keep: Keep) {
+    /// From `ws.top.d_norm` to the gradients of every module's mixed A and B; `after` is called with
+    /// each block's, from the last to the first. The pass ends at the lowest adapted projection:
+    /// nothing below is trained.
+    pub fn backward(
+        &self,
+        ws: &mut Workspace,
+        tokens: &[u32],
+        rows: &[u32],
+        keep: Keep,
+        after: &mut dyn FnMut(usize, &mut Mixture),
+    ) {
         let (layers, hidden) = (self.backbone.config.num_layers, self.backbone.config.hidden_size);
         let d_rows = fit(&mut ws.scratch.d_rows, rows.len() * hidden);
         d_rows.fill(0.0);
@@ -29,6 +37,7 @@ impl Pass<'_> {
             let at = if keep == Keep::Everything { layer } else { layer % SEGMENT };
             let state = &mut ws.blocks[at];
             self.block_grad(layer, &context, &mut ws.mixture, state, &mut ws.scratch);
+            after(layer, &mut ws.mixture);
             std::mem::swap(&mut ws.scratch.d_rows, &mut ws.scratch.d_x);
         }
     }

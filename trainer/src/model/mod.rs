@@ -8,8 +8,10 @@ mod backward;
 mod forward;
 mod head;
 mod linear;
+mod target;
 mod workspace;
 
+pub use target::GradientTarget;
 pub use workspace::Workspace;
 
 pub use crate::adapter::Dropout;
@@ -148,16 +150,17 @@ impl<'a> AdaptedModel<'a> {
     /// [`TrainerError::Input`] as for [`Self::logits_at`], for no targets, for a gradient of another
     /// length, and for a model without adapter or with a trained head; [`TrainerError::NotFinite`] for
     /// a loss that is NaN or infinite (then `gradient` is untouched).
-    pub fn loss_and_gradient(
+    pub fn loss_and_gradient<'g>(
         &self,
         ws: &mut Workspace,
         prompt: &Prompt<'_>,
         targets: &[Target],
         dropout: Option<Dropout>,
         weight: f32,
-        gradient: &mut [f32],
+        gradient: impl Into<GradientTarget<'g>>,
     ) -> Result<f32> {
-        let adapter = self.trained(gradient)?;
+        let mut gradient = gradient.into();
+        let adapter = self.trained(gradient.values)?;
         if adapter.layout().head().is_some() {
             let what = "the adapter has a trained head, which learns from answers, not tokens";
             return Err(TrainerError::Input(what.into()));
@@ -174,8 +177,9 @@ impl<'a> AdaptedModel<'a> {
         let keep = pass.keep(tokens.len(), ws.activation_budget);
         pass.forward(ws, tokens, &rows, keep);
         let loss = check_loss(head::loss(self.backbone, ws, &rows, targets, weight))?;
-        pass.backward(ws, tokens, &rows, keep);
-        ws.mixture.backward(adapter, gradient);
+        pass.backward(ws, tokens, &rows, keep, &mut |layer, mixture| {
+            mixture.backward(adapter, layer, &mut gradient);
+        });
         Ok(loss)
     }
 
@@ -185,7 +189,7 @@ impl<'a> AdaptedModel<'a> {
     /// # Errors
     /// As for [`Self::loss_and_gradient`], but for a model without a trained head.
     #[expect(clippy::too_many_arguments, reason = "those of loss_and_gradient, and a label")]
-    pub fn answer_loss_and_gradient(
+    pub fn answer_loss_and_gradient<'g>(
         &self,
         ws: &mut Workspace,
         prompt: &Prompt<'_>,
@@ -193,9 +197,10 @@ impl<'a> AdaptedModel<'a> {
         like: bool,
         dropout: Option<Dropout>,
         weight: f32,
-        gradient: &mut [f32],
+        gradient: impl Into<GradientTarget<'g>>,
     ) -> Result<f32> {
-        let adapter = self.trained(gradient)?;
+        let mut gradient = gradient.into();
+        let adapter = self.trained(gradient.values)?;
         let Some(head) = adapter.layout().head() else {
             let what = "the adapter has no trained head: it learns from tokens";
             return Err(TrainerError::Input(what.into()));
@@ -210,9 +215,10 @@ impl<'a> AdaptedModel<'a> {
         let (loss, d_logits) = head::answer_loss(head, adapter.parameters(), ws, like);
         check_loss(loss)?;
         let d_logits: Vec<f32> = d_logits.iter().map(|d| weight * d).collect();
-        head::answer_grad(head, adapter.parameters(), ws, &d_logits, gradient);
-        pass.backward(ws, tokens, &rows, keep);
-        ws.mixture.backward(adapter, gradient);
+        head::answer_grad(head, adapter.parameters(), ws, &d_logits, gradient.values);
+        pass.backward(ws, tokens, &rows, keep, &mut |layer, mixture| {
+            mixture.backward(adapter, layer, &mut gradient);
+        });
         Ok(loss)
     }
 

@@ -10,8 +10,9 @@ use rayon::prelude::*;
 use crate::adapter::Adapter;
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::config::{Config, Device};
+use crate::distributed::buckets::Finished;
 use crate::error::Result;
-use crate::model::{AdaptedModel, Prompt, TrainingSample, Workspace};
+use crate::model::{AdaptedModel, GradientTarget, Prompt, TrainingSample, Workspace};
 
 thread_local! {
     /// Each thread's buffers of the LLM.
@@ -124,26 +125,38 @@ impl AdaptedLlm<'_> {
     }
 
     /// Adds `weight` times the gradient of each sample's loss to `gradient`; returns the sum of the
-    /// losses. On the CPU sample by sample on the calling thread.
+    /// losses, and tells `finished` during the last sample what is final. On the CPU sample by sample
+    /// on the calling thread.
     pub fn loss_and_gradient(
         &self,
         samples: &[TrainingSample<'_>],
         weight: f32,
         gradient: &mut [f32],
+        finished: &mut Finished<'_>,
     ) -> Result<f32> {
         match self {
             Self::Cpu(model) => {
                 let mut sum = 0.0;
-                for sample in samples {
-                    sum += WORKSPACE
-                        .with_borrow_mut(|ws| train(model, ws, sample, weight, gradient))?;
+                for (left, sample) in (0..samples.len()).rev().zip(samples) {
+                    let target = target(gradient, finished, left == 0);
+                    sum +=
+                        WORKSPACE.with_borrow_mut(|ws| train(model, ws, sample, weight, target))?;
                 }
                 Ok(sum)
             }
             #[cfg(feature = "cuda")]
-            Self::Gpu(model) => model.loss_and_gradient(samples, weight, gradient),
+            Self::Gpu(model) => model.loss_and_gradient(samples, weight, gradient, finished),
         }
     }
+}
+
+/// Where a part of the samples adds its gradient; what only the last part makes final is told then.
+fn target<'a>(
+    gradient: &'a mut [f32],
+    finished: &'a mut Finished<'_>,
+    is_last: bool,
+) -> GradientTarget<'a> {
+    if is_last { GradientTarget::watched(gradient, finished) } else { gradient.into() }
 }
 
 /// Adds a sample's gradient: of its answer where the head is trained, otherwise of its tokens.
@@ -152,7 +165,7 @@ fn train(
     ws: &mut Workspace,
     sample: &TrainingSample<'_>,
     weight: f32,
-    gradient: &mut [f32],
+    gradient: GradientTarget<'_>,
 ) -> Result<f32> {
     let TrainingSample { prompt, targets, label, dropout } = *sample;
     match targets.first() {
@@ -178,10 +191,12 @@ mod gpu {
 
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
+    use super::target;
     use crate::adapter::Adapter;
     use crate::backbone::{Backbone, BackboneConfig};
     use crate::config::WeightType;
     use crate::cuda::{DeviceBackbone, DeviceModel, DeviceOptions, Precision};
+    use crate::distributed::buckets::Finished;
     use crate::error::{Result, TrainerError};
     use crate::model::{Prompt, TrainingSample};
 
@@ -271,11 +286,14 @@ mod gpu {
             samples: &[TrainingSample<'_>],
             weight: f32,
             gradient: &mut [f32],
+            finished: &mut Finished<'_>,
         ) -> Result<f32> {
             let mut sum = 0.0;
-            for batch in batches(samples, |sample| sample.prompt.tokens.len()) {
+            let batches = batches(samples, |sample| sample.prompt.tokens.len());
+            for (left, batch) in (0..batches.len()).rev().zip(batches) {
                 let _turn = self.turn();
-                let losses = self.model.loss_and_gradient(batch, weight, gradient)?;
+                let target = target(gradient, finished, left == 0);
+                let losses = self.model.loss_and_gradient(batch, weight, target)?;
                 sum += losses.iter().sum::<f32>();
             }
             Ok(sum)

@@ -13,6 +13,7 @@ use super::scores::valid_metrics;
 use super::{Counts, RunContext, Stage, write_json};
 use crate::config::EmbeddingOptimizer;
 use crate::crm::{Din, DinShape, Workspace};
+use crate::distributed::buckets::Finished;
 use crate::distributed::checkpoint::History;
 use crate::distributed::gradient::Gradient;
 use crate::distributed::train::{Objective, TrainPlan, train};
@@ -68,6 +69,7 @@ impl Objective for CrmObjective<'_> {
         epoch: u64,
         weight: f32,
         gradient: &mut Gradient,
+        _finished: &mut Finished<'_>,
     ) -> Result<f32> {
         let indices = samples.iter().map(|position| self.train.at(*position));
         let (batch, rows) = crm_batch(self.dataset, self.neighbours, indices)?;
@@ -86,6 +88,11 @@ impl Objective for CrmObjective<'_> {
                 gradient,
             )
         }))
+    }
+
+    fn tensor(&self, place: usize) -> String {
+        let tensor = self.din.tensors().iter().find(|tensor| tensor.range.contains(&place));
+        tensor.map_or("no tensor", |tensor| &tensor.name).to_owned()
     }
 
     fn validate(
@@ -172,6 +179,7 @@ fn train_one(
         epochs: config.epochs as u64,
         global_batch: config.batch_size as u64,
         micro_batches: config.micro_batches,
+        bucket: ctx.config.runtime.bucket_values(),
         learning_rate: config.learning_rate,
         decay: false,
         weight_decay: config.weight_decay,

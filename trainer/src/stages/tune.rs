@@ -14,6 +14,7 @@ use super::text::{TextInputs, deciding_logits};
 use super::{Counts, RunContext, Stage, write_json};
 use crate::adapter::{Adapter, Dropout};
 use crate::config::{AdapterConfig, GateInput};
+use crate::distributed::buckets::Finished;
 use crate::distributed::gradient::{Gradient, Table};
 use crate::distributed::train::{Objective, TrainPlan, train};
 use crate::error::{Result, TrainerError};
@@ -119,6 +120,7 @@ impl Objective for TuneObjective<'_> {
         epoch: u64,
         weight: f32,
         gradient: &mut Gradient,
+        finished: &mut Finished<'_>,
     ) -> Result<f32> {
         let adapter = self.adapter(parameters)?;
         let model = self.data.llm.adapted(&adapter)?;
@@ -134,7 +136,12 @@ impl Objective for TuneObjective<'_> {
                 dropout: (self.dropout > 0.0).then_some(dropout),
             }
         });
-        model.loss_and_gradient(&samples.collect::<Vec<_>>(), weight, gradient.all_dense())
+        let samples: Vec<_> = samples.collect();
+        model.loss_and_gradient(&samples, weight, gradient.all_dense(), finished)
+    }
+
+    fn tensor(&self, place: usize) -> String {
+        self.initial.layout().tensor_at(place).unwrap_or("no tensor").to_owned()
     }
 
     fn validate(
@@ -202,6 +209,7 @@ fn tune(
         epochs: tune.epochs as u64,
         global_batch: tune.global_batch as u64,
         micro_batches: tune.micro_batches,
+        bucket: ctx.config.runtime.bucket_values(),
         learning_rate: tune.learning_rate,
         decay: true,
         weight_decay: tune.weight_decay,

@@ -148,6 +148,29 @@ pub fn backbone(sizes: &Sizes, seed: u64) -> Backbone {
     Backbone::load(dir.path()).unwrap()
 }
 
+/// What a backward pass said was final, and when.
+#[derive(Default)]
+pub struct Finishing(Vec<(usize, Vec<f32>)>);
+
+impl Finishing {
+    pub fn tell(&mut self, gradient: &[f32], from: usize) {
+        self.0.push((from, gradient[from..].to_vec()));
+    }
+
+    /// Layer after layer, down to the first place; and nothing of it changed afterwards.
+    pub fn check(&self, layers: usize, gradient: &[f32], what: &str) {
+        let places: Vec<usize> = self.0.iter().map(|(from, _)| *from).collect();
+        assert_eq!(places.len(), layers, "{what}");
+        assert!(
+            places.is_sorted_by(|a, b| a > b) && places.last() == Some(&0),
+            "{what}: {places:?}"
+        );
+        for (from, values) in &self.0 {
+            assert_eq!(gradient[*from..], values[..], "{what}: from {from}");
+        }
+    }
+}
+
 /// A directory that is whole until a test damages it.
 pub struct Directory(pub TempDir);
 
