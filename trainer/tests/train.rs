@@ -3,13 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+mod ranks;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use reclora_comm::rendezvous::{JoinConfig, Store, StoreConfig, join};
-use reclora_comm::{Communicator, Identity, Secret, Solo};
+use ranks::with_ranks;
+use reclora_comm::{Communicator, Solo};
 use reclora_trainer::distributed::buckets::Finished;
 use reclora_trainer::distributed::gradient::{Gradient, Table};
 use reclora_trainer::distributed::train::{Objective, TrainPlan, Trained, train};
@@ -125,36 +125,9 @@ fn solo(plan: &TrainPlan, micro_batches: u64) -> Result<Trained> {
 }
 
 fn on_ranks(world_size: usize, plan: &TrainPlan) -> Vec<Trained> {
-    let secret = Secret::generate().unwrap();
-    let identity = Identity { build_id: String::new(), config_hash: String::new() };
-    let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let deadline = Duration::from_secs(20);
-    let store = Store::start(StoreConfig {
-        bind: SocketAddr::new(host, 0),
-        world_size,
-        secret: secret.clone(),
-        identity: identity.clone(),
-        deadline,
-    })
-    .unwrap();
-    let work = |rank| {
-        let config = JoinConfig {
-            endpoint: store.address().to_string(),
-            rank,
-            world_size,
-            secret: secret.clone(),
-            identity: identity.clone(),
-            deadline,
-            timeout: deadline,
-            listen_host: host,
-        };
+    with_ranks(world_size, |mut comm| {
         let toy = Toy { left: AtomicU64::new(u64::MAX), table: plan.table };
-        train(plan, &toy, vec![0.0; WIDTH], &mut join(config).unwrap(), &mut Silent).unwrap()
-    };
-    let work = &work;
-    std::thread::scope(|scope| {
-        let ranks: Vec<_> = (0..world_size).map(|rank| scope.spawn(move || work(rank))).collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        train(plan, &toy, vec![0.0; WIDTH], &mut comm, &mut Silent).unwrap()
     })
 }
 

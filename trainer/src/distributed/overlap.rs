@@ -11,7 +11,7 @@ use reclora_comm::Communicator;
 use super::buckets::Buckets;
 use super::gradient::GradientSum;
 use super::leaves::Leaves;
-use crate::error::Result;
+use crate::error::{Result, TrainerError};
 
 /// How long steps were about other ranks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,10 +49,11 @@ pub fn gradient(
         drop(buckets);
         return Ok(with_dense(sum, complete));
     }
+    let mut spans = Vec::with_capacity(ranges.len());
     let mut reduce = |bucket: usize, mut values: Vec<f32>| -> Result<Vec<f32>> {
         let started = Instant::now();
         comm.all_reduce_sum(&name(bucket), &mut values)?;
-        communication.total += started.elapsed();
+        spans.push((started, Instant::now()));
         Ok(values)
     };
     let (sum, computed) = std::thread::scope(|scope| {
@@ -71,9 +72,12 @@ pub fn gradient(
             sum.loss = last.pop().unwrap_or_default();
             reduced.push(last);
         }
-        Ok::<_, crate::error::TrainerError>((with_dense(sum, reduced), joined.1))
+        Ok::<_, TrainerError>((with_dense(sum, reduced), joined.1))
     })?;
-    communication.exposed += computed.elapsed();
+    for (started, ended) in spans {
+        communication.total += ended - started;
+        communication.exposed += ended.saturating_duration_since(started.max(computed));
+    }
     Ok(sum)
 }
 
