@@ -87,9 +87,9 @@ def python_with_packages(given):
     return str(python)
 
 
-def build_bench(name):
+def build_bench(name, package="reclora-trainer"):
     """The path of one of our benches, built."""
-    command = ["cargo", "bench", "--locked", "-p", "reclora-trainer", "--bench", name, "--no-run"]
+    command = ["cargo", "bench", "--locked", "-p", package, "--bench", name, "--no-run"]
     command.append("--message-format=json-render-diagnostics")
     lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     for line in lines.splitlines():

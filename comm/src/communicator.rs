@@ -1,5 +1,7 @@
 //! The one interface through which stages talk to other ranks, and its trivial case.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CommError, Result};
@@ -25,7 +27,18 @@ pub trait Communicator: Send {
 
     /// Replaces `buffer` on every rank by the sum over ranks, added in the order of
     /// [`tree::sum`](crate::tree::sum) over the rank index.
+    ///
+    /// # Errors
+    /// Also [`CommError::NotANumber`], the same on every rank, where a sum is none; infinities pass. Then
+    /// the buffer is of no use.
     fn all_reduce_sum(&mut self, name: &str, buffer: &mut [f32]) -> Result<()>;
+
+    /// Replaces a slice of `buffer`, another one on every rank, by the sum over ranks, and returns which;
+    /// the slices of all ranks, in rank order, are the whole. What is outside the slice is of no use then.
+    ///
+    /// # Errors
+    /// As for [`Self::all_reduce_sum`].
+    fn reduce_scatter_sum(&mut self, name: &str, buffer: &mut [f32]) -> Result<Range<usize>>;
 
     /// Gives every rank the bytes of each rank, one entry per rank in rank order.
     fn all_gather(&mut self, name: &str, bytes: &[u8]) -> Result<Vec<Vec<u8>>>;
@@ -41,6 +54,17 @@ pub trait Communicator: Send {
 
     /// Returns when every rank has entered it.
     fn barrier(&mut self, name: &str) -> Result<()>;
+}
+
+/// Where the first value is that is not a number.
+pub(crate) fn first_nan(values: &[f32]) -> Option<usize> {
+    values.iter().position(|value| value.is_nan())
+}
+
+/// Refuses a sum in which there is one.
+pub(crate) fn refuse_nan(name: &str, sequence: u64, first_nan: Option<usize>) -> Result<()> {
+    let error = |index| CommError::NotANumber { collective: name.into(), sequence, index };
+    first_nan.map_or(Ok(()), |index| Err(error(index)))
 }
 
 /// Refuses pieces of [`Communicator::all_to_all`] that are not one per rank.
@@ -64,8 +88,13 @@ impl Communicator for Solo {
         1
     }
 
-    fn all_reduce_sum(&mut self, _name: &str, _buffer: &mut [f32]) -> Result<()> {
-        Ok(())
+    fn all_reduce_sum(&mut self, name: &str, buffer: &mut [f32]) -> Result<()> {
+        self.reduce_scatter_sum(name, buffer).map(drop)
+    }
+
+    fn reduce_scatter_sum(&mut self, name: &str, buffer: &mut [f32]) -> Result<Range<usize>> {
+        refuse_nan(name, 0, first_nan(buffer))?;
+        Ok(0..buffer.len())
     }
 
     fn all_gather(&mut self, _name: &str, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
@@ -99,6 +128,9 @@ mod tests {
         let mut comm = Solo;
         let mut buffer = [1.5, -0.0];
         comm.all_reduce_sum("gradient", &mut buffer).unwrap();
+        assert_eq!(comm.reduce_scatter_sum("gradient", &mut buffer).unwrap(), 0..2);
+        let error = comm.all_reduce_sum("gradient", &mut [0.0, f32::NAN]).unwrap_err();
+        assert_eq!(error.to_string(), "gradient #0: the sum's value 1 is not a number");
         assert_eq!(buffer.map(f32::to_bits), [1.5f32, -0.0].map(f32::to_bits));
         assert_eq!(comm.all_gather("scores", b"ab").unwrap(), vec![b"ab".to_vec()]);
         assert_eq!(comm.all_to_all("rows", vec![vec![7]]).unwrap(), vec![vec![7]]);

@@ -33,7 +33,7 @@ pub enum CommError {
         why: String,
     },
     /// Some ranks did not enter a collective in time.
-    #[error("{collective} #{sequence}: waited {timeout:?} for {}; it is stuck or far behind, see its log, or raise runtime.collective_timeout", ranks(.missing))]
+    #[error("{collective} #{sequence}: waited {timeout:?} for {}; it is stuck or far behind, see its log, or raise runtime.collective_timeout", list(.missing))]
     Timeout {
         /// Name of the collective.
         collective: String,
@@ -43,6 +43,20 @@ pub enum CommError {
         missing: Vec<usize>,
         /// How long it was waited.
         timeout: Duration,
+    },
+    /// Another rank has given up on a rank, and said so before it ended.
+    #[error("{collective} #{sequence}: rank {by} has given up{}: {why}", on(.ranks))]
+    GivenUp {
+        /// Name of the collective that this rank was in.
+        collective: String,
+        /// Number of the collective.
+        sequence: u64,
+        /// Who said it.
+        by: usize,
+        /// The ranks that it lost or waited for in vain.
+        ranks: Vec<usize>,
+        /// Its own error.
+        why: String,
     },
     /// A rank entered another collective than this one.
     #[error(
@@ -55,6 +69,16 @@ pub enum CommError {
         ours: String,
         /// What the other rank entered.
         theirs: String,
+    },
+    /// A sum over ranks is not a number: somewhere a gradient is not.
+    #[error("{collective} #{sequence}: the sum's value {index} is not a number")]
+    NotANumber {
+        /// Name of the collective.
+        collective: String,
+        /// Number of the collective.
+        sequence: u64,
+        /// Place of the first such value in the buffer, the same on every rank.
+        index: usize,
     },
     /// A peer sent bytes that are not this protocol.
     #[error("{peer} sent a malformed message: {what}")]
@@ -81,7 +105,7 @@ pub enum CommError {
         peer: String,
     },
     /// Not all ranks came.
-    #[error("rendezvous: waited {timeout:?} for {}; see their logs, or raise runtime.rendezvous_timeout", ranks(.missing))]
+    #[error("rendezvous: waited {timeout:?} for {}; see their logs, or raise runtime.rendezvous_timeout", list(.missing))]
     Rendezvous {
         /// The ranks that did not come.
         missing: Vec<usize>,
@@ -138,11 +162,25 @@ impl CommError {
 
     /// Whether this is only the echo of another rank's end, not a first cause.
     pub fn is_peer_lost(&self) -> bool {
-        matches!(self, Self::PeerLost { .. } | Self::Timeout { .. } | Self::Rendezvous { .. })
+        matches!(self, Self::Rendezvous { .. }) || !self.culprits().is_empty()
+    }
+
+    /// The ranks without which a collective could not go on.
+    pub fn culprits(&self) -> &[usize] {
+        match self {
+            Self::PeerLost { rank, .. } => std::slice::from_ref(rank),
+            Self::Timeout { missing, .. } => missing,
+            Self::GivenUp { ranks, .. } => ranks,
+            _ => &[],
+        }
     }
 }
 
-fn ranks(missing: &[usize]) -> String {
+fn on(ranks: &[usize]) -> String {
+    if ranks.is_empty() { String::new() } else { format!(" on {}", list(ranks)) }
+}
+
+fn list(missing: &[usize]) -> String {
     let list: Vec<_> = missing.iter().map(usize::to_string).collect();
     format!("{} {}", if list.len() == 1 { "rank" } else { "ranks" }, list.join(", "))
 }

@@ -14,7 +14,7 @@ use crate::error::{CommError, Result};
 use crate::secret::{Secret, random};
 
 /// Version of the wire protocol; ranks of different versions do not talk.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// What all processes of a job must agree on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

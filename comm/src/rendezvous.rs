@@ -257,7 +257,7 @@ pub fn join(config: JoinConfig) -> Result<TcpCommunicator> {
     }
     let runtime = runtime()?;
     let streams = runtime.block_on(meet(&config))?;
-    TcpCommunicator::start(runtime, rank, streams, config.timeout)
+    Ok(TcpCommunicator::start(runtime, rank, streams, config.timeout))
 }
 
 async fn meet(config: &JoinConfig) -> Result<Vec<Option<TcpStream>>> {

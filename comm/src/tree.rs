@@ -33,6 +33,31 @@ pub fn sum(leaves: Vec<Vec<f32>>) -> Option<Vec<f32>> {
     fold(leaves, |left, right| sum_into(left, &right))
 }
 
+/// Values added together by [`sum_block`]: few enough for the first level of the cache.
+pub(crate) const BLOCK: usize = 2048;
+
+/// The sum in canonical order of the leaves `range`, at most [`BLOCK`] values each, into `sum`.
+pub(crate) fn sum_block<'a>(
+    range: Range<usize>,
+    leaf: &impl Fn(usize) -> &'a [f32],
+    sum: &mut [f32],
+) {
+    let Some(middle) = split(&range) else {
+        if !range.is_empty() {
+            sum.copy_from_slice(leaf(range.start));
+        }
+        return;
+    };
+    sum_block(range.start..middle, leaf, sum);
+    if middle + 1 == range.end {
+        return sum_into(sum, leaf(middle));
+    }
+    let mut right = [0.0; BLOCK];
+    let right = &mut right[..sum.len()];
+    sum_block(middle..range.end, leaf, right);
+    sum_into(sum, right);
+}
+
 /// Leaves of any kind, added in canonical order by `add`; `None` when there are none.
 pub fn fold<T>(leaves: Vec<T>, add: impl Fn(&mut T, T)) -> Option<T> {
     let count = leaves.len();

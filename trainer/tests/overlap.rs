@@ -4,6 +4,7 @@
 
 mod ranks;
 
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -37,6 +38,14 @@ impl<C: Communicator> Communicator for Telling<C> {
         Ok(())
     }
 
+    fn reduce_scatter_sum(
+        &mut self,
+        name: &str,
+        buffer: &mut [f32],
+    ) -> reclora_comm::Result<Range<usize>> {
+        self.inner.reduce_scatter_sum(name, buffer)
+    }
+
     fn all_gather(&mut self, name: &str, bytes: &[u8]) -> reclora_comm::Result<Vec<Vec<u8>>> {
         self.inner.all_gather(name, bytes)
     }
@@ -66,6 +75,8 @@ impl<C: Communicator> Communicator for Telling<C> {
 /// Four weights; the first two are computed only when the sum of the last two has come from all ranks.
 struct Patient {
     summed: Mutex<Receiver<String>>,
+    /// The gradient of the last weight.
+    last: f32,
 }
 
 impl Objective for Patient {
@@ -79,7 +90,7 @@ impl Objective for Patient {
         finished: &mut Finished<'_>,
     ) -> Result<f32> {
         let gradient = gradient.all_dense();
-        gradient[2..].fill(weight);
+        gradient[2..].copy_from_slice(&[weight, self.last]);
         finished(gradient, 2);
         let summed = self.summed.lock().unwrap_or_else(PoisonError::into_inner);
         match summed.recv_timeout(Duration::from_secs(20)) {
@@ -130,7 +141,7 @@ fn the_upper_half_is_summed_before_the_lower_half_is_computed() {
     let dir = tempfile::tempdir().unwrap();
     let trained = with_ranks(2, |inner| {
         let (summed, done) = channel();
-        let objective = Patient { summed: Mutex::new(done) };
+        let objective = Patient { summed: Mutex::new(done), last: 1.0 };
         let mut comm = Telling { inner, summed };
         let plan = plan(&dir.path().join("checkpoints"));
         train(&plan, &objective, vec![1.0; 4], &mut comm, &mut Silent).unwrap()
@@ -138,5 +149,23 @@ fn the_upper_half_is_summed_before_the_lower_half_is_computed() {
     for trained in trained {
         // One step of Adam goes by the learning rate, whatever the size of the gradient.
         assert!(trained.parameters.iter().all(|p| (p - 0.9).abs() < 1e-6), "{trained:?}");
+    }
+}
+
+#[test]
+fn a_gradient_that_is_not_a_number_is_named_by_its_tensor_on_every_rank() {
+    let dir = tempfile::tempdir().unwrap();
+    let errors = with_ranks(2, |inner| {
+        let (summed, done) = channel();
+        let last = if inner.rank() == 1 { f32::NAN } else { 1.0 };
+        let objective = Patient { summed: Mutex::new(done), last };
+        let mut comm = Telling { inner, summed: summed.clone() };
+        // The lower half need not wait for a sum that fails.
+        summed.send("gradient bucket 0".into()).unwrap();
+        let plan = plan(&dir.path().join("checkpoints"));
+        train(&plan, &objective, vec![1.0; 4], &mut comm, &mut Silent).unwrap_err().to_string()
+    });
+    for error in errors {
+        assert!(error.contains("the gradient of weight 3, summed over the ranks"), "{error}");
     }
 }

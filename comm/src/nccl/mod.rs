@@ -8,6 +8,7 @@
 mod link;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaSlice, CudaStream
 use candle_core::op::Add;
 use candle_core::{CudaDevice, CudaStorage, Device, Layout};
 
-use crate::communicator::{Communicator, Reduction};
+use crate::communicator::{Communicator, Reduction, first_nan, refuse_nan};
 use crate::error::{CommError, Result};
 use crate::tree;
 use link::{Link, Step};
@@ -38,6 +39,19 @@ enum State {
     Ready(Gpu),
     /// Why NCCL can't be used any more.
     Failed(String),
+}
+
+/// What of a sum a rank needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    All,
+    OwnSlice,
+}
+
+/// The slice of a buffer that a rank owns: all have one length, but for the last ones.
+fn slice(rank: usize, world_size: usize, length: usize) -> Range<usize> {
+    let each = length.div_ceil(world_size);
+    (each * rank).min(length)..(each * (rank + 1)).min(length)
 }
 
 /// A rank's GPU and its connection to the others'.
@@ -152,32 +166,11 @@ impl<C: Communicator> Communicator for NcclCommunicator<C> {
     }
 
     fn all_reduce_sum(&mut self, name: &str, buffer: &mut [f32]) -> Result<()> {
-        if let State::Failed(why) = &self.state {
-            return Err(CommError::Nccl { what: format!("{name}: {why}") });
-        }
-        self.agree(name, buffer.len())?;
-        self.sums += 1;
-        if buffer.is_empty() {
-            return Ok(());
-        }
-        let (rank, world_size) = (self.rank(), self.world_size());
-        let mut gpu = match std::mem::replace(&mut self.state, State::Unused) {
-            State::Ready(gpu) => gpu,
-            _ => self.start()?,
-        };
-        let until = Instant::now() + self.timeout;
-        let summed = match self.reduction {
-            Reduction::Fastest => gpu.sum(buffer, until),
-            Reduction::Canonical => gpu.sum_in_order(buffer, rank, world_size, until),
-        };
-        match summed {
-            Ok(()) => self.state = State::Ready(gpu),
-            Err(why) => {
-                gpu.link.abort();
-                return Err(self.blame(name, why));
-            }
-        }
-        Ok(())
+        self.sum(name, buffer, Wanted::All).map(drop)
+    }
+
+    fn reduce_scatter_sum(&mut self, name: &str, buffer: &mut [f32]) -> Result<Range<usize>> {
+        self.sum(name, buffer, Wanted::OwnSlice)
     }
 
     fn all_gather(&mut self, name: &str, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
@@ -197,6 +190,53 @@ impl<C: Communicator> Communicator for NcclCommunicator<C> {
     }
 }
 
+impl<C: Communicator> NcclCommunicator<C> {
+    /// The sum over ranks, in the buffer; returns this rank's slice of it.
+    fn sum(&mut self, name: &str, buffer: &mut [f32], wanted: Wanted) -> Result<Range<usize>> {
+        if let State::Failed(why) = &self.state {
+            return Err(CommError::Nccl { what: format!("{name}: {why}") });
+        }
+        self.agree(name, buffer.len())?;
+        self.sums += 1;
+        if buffer.is_empty() {
+            return Ok(0..0);
+        }
+        let (rank, world_size) = (self.rank(), self.world_size());
+        let own = slice(rank, world_size, buffer.len());
+        let checked = if wanted == Wanted::All { 0..buffer.len() } else { own.clone() };
+        let mut gpu = match std::mem::replace(&mut self.state, State::Unused) {
+            State::Ready(gpu) => gpu,
+            _ => self.start()?,
+        };
+        let until = Instant::now() + self.timeout;
+        let summed = match self.reduction {
+            Reduction::Fastest => gpu.sum(buffer, until),
+            Reduction::Canonical => gpu.sum_in_order(buffer, rank, world_size, wanted, until),
+        };
+        match summed {
+            Ok(()) => self.state = State::Ready(gpu),
+            Err(why) => {
+                gpu.link.abort();
+                return Err(self.blame(name, why));
+            }
+        }
+        let mut nan = first_nan(&buffer[checked.clone()]).map(|index| checked.start + index);
+        if wanted == Wanted::OwnSlice {
+            nan = self.first_of_all(nan)?;
+        }
+        refuse_nan(name, self.sums - 1, nan)?;
+        Ok(own)
+    }
+
+    /// The smallest of the ranks' indices.
+    fn first_of_all(&mut self, index: Option<usize>) -> Result<Option<usize>> {
+        let bytes = index.map_or(Vec::new(), |index| (index as u64).to_le_bytes().to_vec());
+        let all = self.control.all_gather("values that are not numbers", &bytes)?;
+        let indices = all.iter().filter_map(|bytes| bytes.as_slice().try_into().ok());
+        Ok(indices.map(|bytes| u64::from_le_bytes(bytes) as usize).min())
+    }
+}
+
 impl Gpu {
     /// The sum as NCCL makes it.
     fn sum(&mut self, buffer: &mut [f32], until: Instant) -> Result<(), String> {
@@ -209,12 +249,13 @@ impl Gpu {
     }
 
     /// Every rank owns a slice, gets the others' pieces of it, adds them in tree order, and gives the
-    /// sum to all: the bytes of a ring, in the order of the tree.
+    /// sum to all, if they want it: the bytes of a ring, in the order of the tree.
     fn sum_in_order(
         &mut self,
         buffer: &mut [f32],
         rank: usize,
         world_size: usize,
+        wanted: Wanted,
         until: Instant,
     ) -> Result<(), String> {
         // Slices of one length, the last ones filled up with zeros.
@@ -234,6 +275,12 @@ impl Gpu {
         }
         let summed = self.fold(pieces, length)?;
         let sum = summed.as_cuda_slice::<f32>().map_err(text)?;
+        if wanted == Wanted::OwnSlice {
+            let own = self::slice(rank, world_size, buffer.len());
+            let part = &mut buffer[own.clone()];
+            self.stream.memcpy_dtoh(&sum.slice(..part.len()), part).map_err(text)?;
+            return self.stream.synchronize().map_err(text);
+        }
         let mut sums = self.slices(world_size, length)?;
         self.stream.memcpy_dtod(sum, &mut sums[rank]).map_err(text)?;
         let mut steps = Vec::with_capacity(2 * world_size);

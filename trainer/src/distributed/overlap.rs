@@ -6,12 +6,15 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use reclora_comm::Communicator;
+use reclora_comm::{CommError, Communicator};
 
 use super::buckets::Buckets;
 use super::gradient::GradientSum;
 use super::leaves::Leaves;
 use crate::error::{Result, TrainerError};
+
+/// What to do about a gradient that is not finite.
+pub const NOT_FINITE: &str = "lower the learning rate, or look for odd values in the data";
 
 /// How long steps were about other ranks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,7 +55,8 @@ pub fn gradient(
     let mut spans = Vec::with_capacity(ranges.len());
     let mut reduce = |bucket: usize, mut values: Vec<f32>| -> Result<Vec<f32>> {
         let started = Instant::now();
-        comm.all_reduce_sum(&name(bucket), &mut values)?;
+        comm.all_reduce_sum(&name(bucket), &mut values)
+            .map_err(|error| named(leaves, &ranges[bucket], error))?;
         spans.push((started, Instant::now()));
         Ok(values)
     };
@@ -79,6 +83,20 @@ pub fn gradient(
         communication.exposed += ended.saturating_duration_since(started.max(computed));
     }
     Ok(sum)
+}
+
+/// The error of a bucket's sum: that a value is not a number, with the tensor's name.
+fn named(leaves: &Leaves<'_>, bucket: &Range<usize>, error: CommError) -> TrainerError {
+    let CommError::NotANumber { index, .. } = error else { return error.into() };
+    let what = match bucket.clone().nth(index) {
+        Some(place) => {
+            let tensor = leaves.objective.tensor(leaves.table.len() + place);
+            format!("the gradient of {tensor}, summed over the ranks,")
+        }
+        // What is sent along with the last bucket.
+        None => "the loss".into(),
+    };
+    TrainerError::NotFinite { what, hint: NOT_FINITE.into() }
 }
 
 /// Name of a bucket's sum over ranks.

@@ -16,7 +16,7 @@ use super::buckets::{Finished, cut};
 use super::checkpoint::{EpochRecord, History, StepRecord, TrainState, load, save};
 use super::gradient::{Gradient, GradientSum, Table};
 use super::leaves::Leaves;
-use super::overlap::{Communication, gradient};
+use super::overlap::{Communication, NOT_FINITE, gradient};
 use crate::error::{Result, TrainerError};
 use crate::optimizer::{AdamW, clip_gradient_norm, linear_decay};
 use crate::progress::{Event, Progress};
@@ -302,8 +302,7 @@ impl<'a> Run<'a> {
             None => format!("{}: the loss", self.plan.task),
         };
         let what = format!("{what} at step {}", self.state.step + 1);
-        let hint = "lower the learning rate, or look for odd values in the data".into();
-        Err(TrainerError::NotFinite { what, hint })
+        Err(TrainerError::NotFinite { what, hint: NOT_FINITE.into() })
     }
 
     fn end_epoch(&mut self) -> Result<()> {
