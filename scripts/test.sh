@@ -28,6 +28,19 @@ if ! command -v cc >/dev/null; then
     fi
 fi
 
+# Some tests make network namespaces and cut the cables between them: that takes root and iproute2.
+if [[ $(id -u) -ne 0 ]] || ! unshare -n true 2>/dev/null; then
+    echo 'scripts/test.sh: no right to make network namespaces: tests that cut cables are left out' >&2
+    export RECLORA_NO_NAMESPACES=1
+elif ! command -v ip >/dev/null; then
+    if command -v apt-get >/dev/null; then
+        apt-get update -q
+        DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends iproute2
+    else
+        stop 'ip is missing (tests make networks with it): install iproute2'
+    fi
+fi
+
 if ! cargo nextest --version >/dev/null 2>&1; then
     echo 'scripts/test.sh: installing cargo-nextest (once, a few minutes)' >&2
     cargo install cargo-nextest --locked

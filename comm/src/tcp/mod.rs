@@ -137,7 +137,8 @@ impl TcpCommunicator {
         from: &[usize],
     ) -> Result<Vec<Vec<u8>>> {
         let frame = header.to_frame()?;
-        let parts = exchange(header, &frame, &mut self.peers, messages, from, self.timeout);
+        let parts =
+            exchange(self.rank, header, &frame, &mut self.peers, messages, from, self.timeout);
         let (outcome, boundaries) = self.runtime.block_on(parts);
         self.finish(header, outcome, boundaries)
     }

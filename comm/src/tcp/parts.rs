@@ -9,9 +9,13 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::time::timeout;
 
 use super::{Header, read_message};
 use crate::error::{CommError, Result};
+
+/// How long after the deadline a rank listens to what others say, if it can't tell itself whose fault it is.
+const HEARSAY: Duration = Duration::from_millis(500);
 
 /// How a collective ended.
 pub enum Outcome<T> {
@@ -46,19 +50,38 @@ pub enum Boundary {
 
 pub type Part<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
+/// Why a peer's message is not complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// It is, or none is expected.
+    No,
+    /// Its own part has not come.
+    ForItself,
+    /// What is missing is made of others' parts, or has to wait for them here.
+    ForOthers,
+}
+
 /// Which peers are still waited for, and where what they were given ends.
 #[derive(Debug)]
 pub struct Waiting {
-    to_send: Vec<Cell<bool>>,
+    rank: usize,
+    to_send: Vec<Cell<Wait>>,
     to_take: Vec<Cell<bool>>,
     given: Vec<Cell<Boundary>>,
 }
 
 impl Waiting {
-    pub fn new(world_size: usize) -> Self {
-        let nobody = || (0..world_size).map(|_| Cell::new(false)).collect();
+    /// Of rank `rank`, which waits for nobody yet.
+    pub fn new(rank: usize, world_size: usize) -> Self {
+        let to_send = (0..world_size).map(|_| Cell::new(Wait::No)).collect();
+        let to_take = (0..world_size).map(|_| Cell::new(false)).collect();
         let given = (0..world_size).map(|_| Cell::new(Boundary::Message)).collect();
-        Self { to_send: nobody(), to_take: nobody(), given }
+        Self { rank, to_send, to_take, given }
+    }
+
+    /// What is missing of a peer's message: something of its own, or what it can't have without others.
+    pub fn set_wait(&self, peer: usize, wait: Wait) {
+        self.to_send[peer].set(wait);
     }
 
     /// What `peer` was given ends here, until it is given more.
@@ -77,9 +100,9 @@ impl Waiting {
         peer: usize,
         part: impl Future<Output = Result<()>>,
     ) -> Result<()> {
-        self.to_send[peer].set(true);
+        self.set_wait(peer, Wait::ForItself);
         part.await?;
-        self.to_send[peer].set(false);
+        self.set_wait(peer, Wait::No);
         Ok(())
     }
 
@@ -98,18 +121,24 @@ impl Waiting {
         Ok(())
     }
 
-    /// Whose part has not come; where all have, who does not take what it is given.
+    /// Whose own part has not come; else who waits for others, or does not take what it is given.
     fn missing(&self) -> Vec<usize> {
-        let those = |waiting: &[Cell<bool>]| -> Vec<usize> {
-            (0..waiting.len()).filter(|&peer| waiting[peer].get()).collect()
+        let those = |is: &dyn Fn(usize) -> bool| -> Vec<usize> {
+            (0..self.to_send.len()).filter(|&peer| is(peer)).collect()
         };
-        let silent = those(&self.to_send);
-        if silent.is_empty() { those(&self.to_take) } else { silent }
+        [
+            those(&|peer| self.to_send[peer].get() == Wait::ForItself),
+            those(&|peer| self.to_send[peer].get() == Wait::ForOthers),
+            those(&|peer| self.to_take[peer].get()),
+        ]
+        .into_iter()
+        .find(|ranks| !ranks.is_empty())
+        .unwrap_or_default()
     }
 
     /// Drives all parts until they are done, the first fails, or the time is over.
-    pub async fn drive(&self, mut parts: Vec<Part<'_>>, timeout: Duration) -> Outcome<()> {
-        let all = poll_fn(|context| {
+    pub async fn drive(&self, mut parts: Vec<Part<'_>>, limit: Duration) -> Outcome<()> {
+        let mut all = poll_fn(|context| {
             let mut failed = None;
             parts.retain_mut(|part| match part.as_mut().poll(context) {
                 Poll::Pending => true,
@@ -124,11 +153,29 @@ impl Waiting {
                 None => Poll::Pending,
             }
         });
-        match tokio::time::timeout(timeout, all).await {
+        let mut result = timeout(limit, &mut all).await;
+        // Of several that are missing, most wait for the one that is the cause, and may say so.
+        if result.is_err() && self.missing().len() > 1 {
+            result = timeout(HEARSAY, &mut all).await;
+        }
+        match result {
             Ok(Ok(())) => Outcome::Done(()),
-            Ok(Err(error)) => Outcome::Failed(error),
+            Ok(Err(error)) => Outcome::Failed(self.refined(error)),
             Err(_) => Outcome::Late { missing: self.missing() },
         }
+    }
+
+    /// What another rank says of others, as far as it can be true here: this one lives, and whoever has
+    /// done its part does too.
+    fn refined(&self, mut error: CommError) -> CommError {
+        if let CommError::GivenUp { ranks, .. } = &mut error {
+            let missing = self.missing();
+            ranks.retain(|rank| *rank != self.rank);
+            if ranks.iter().any(|rank| missing.contains(rank)) {
+                ranks.retain(|rank| missing.contains(rank));
+            }
+        }
+        error
     }
 }
 
@@ -139,14 +186,15 @@ pub fn halves(peers: &mut [Option<TcpStream>]) -> Vec<Option<(ReadHalf<'_>, Writ
 
 /// Gives each rank its message, where it has one, and returns the messages of `from`, in that order.
 pub async fn exchange(
+    rank: usize,
     header: &Header,
     frame: &[u8],
     peers: &mut [Option<TcpStream>],
     messages: &[Option<&[u8]>],
     from: &[usize],
-    timeout: Duration,
+    limit: Duration,
 ) -> (Outcome<Vec<Vec<u8>>>, Vec<Boundary>) {
-    let waiting = Waiting::new(peers.len());
+    let waiting = Waiting::new(rank, peers.len());
     let received = RefCell::new(vec![Vec::new(); peers.len()]);
     let mut parts: Vec<Part<'_>> = Vec::new();
     for (peer, halves) in halves(peers).into_iter().enumerate() {
@@ -167,7 +215,7 @@ pub async fn exchange(
             parts.push(Box::pin(waiting.for_message(peer, receiving)));
         }
     }
-    let outcome = waiting.drive(parts, timeout).await.map(|()| {
+    let outcome = waiting.drive(parts, limit).await.map(|()| {
         let mut received = received.take();
         from.iter().map(|&peer| std::mem::take(&mut received[peer])).collect()
     });

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 
-use super::parts::{Boundary, Outcome, Part, Waiting, halves};
+use super::parts::{Boundary, Outcome, Part, Wait, Waiting, halves};
 use super::{Header, Kind, read_start};
 use crate::communicator::first_nan;
 use crate::error::{CommError, Result};
@@ -102,12 +102,13 @@ impl<'a> Sum<'a> {
     ) -> (Outcome<(Range<usize>, Option<usize>)>, Vec<Boundary>) {
         // Where there is no peer, nothing is ever received.
         self.advance();
-        let waiting = Waiting::new(self.world_size);
+        let waiting = Waiting::new(self.rank, self.world_size);
         let mut parts: Vec<Part<'_>> = Vec::new();
         for (peer, halves) in halves(peers).into_iter().enumerate() {
             let Some((reader, writer)) = halves else { continue };
-            parts.push(Box::pin(waiting.for_message(peer, self.receive(peer, reader))));
             let (gathers, waiting) = (self.gathers(), &waiting);
+            let receive = self.receive(peer, reader, move |wait| waiting.set_wait(peer, wait));
+            parts.push(Box::pin(waiting.for_message(peer, receive)));
             let between = move |is: bool| {
                 let boundary = if is && gathers { Boundary::Unit } else { Boundary::None };
                 waiting.set_boundary(peer, boundary);
@@ -126,12 +127,18 @@ impl<'a> Sum<'a> {
     }
 
     /// A peer's message: its piece of this rank's slice, its sums, and whether they are numbers.
-    async fn receive(&self, peer: usize, mut reader: ReadHalf<'_>) -> Result<()> {
+    async fn receive(
+        &self,
+        peer: usize,
+        mut reader: ReadHalf<'_>,
+        set_wait: impl Fn(Wait),
+    ) -> Result<()> {
         let lost = |why: String| self.header.lost(peer, why);
         let theirs = read_start(&mut reader).await.map_err(lost)?;
         self.header.check(peer, theirs)?;
         let failed = |error: std::io::Error| lost(super::why(error));
-        self.receive_piece(peer, &mut reader).await.map_err(failed)?;
+        self.receive_piece(peer, &mut reader, &set_wait).await.map_err(failed)?;
+        set_wait(Wait::ForOthers);
         if self.gathers() {
             self.receive_sums(peer, &mut reader).await?;
         }
@@ -140,13 +147,20 @@ impl<'a> Sum<'a> {
         Ok(())
     }
 
-    async fn receive_piece(&self, peer: usize, reader: &mut ReadHalf<'_>) -> std::io::Result<()> {
+    async fn receive_piece(
+        &self,
+        peer: usize,
+        reader: &mut ReadHalf<'_>,
+        set_wait: &impl Fn(Wait),
+    ) -> std::io::Result<()> {
         let total = size_of::<f32>() * self.own.len();
         while self.received[peer].get() < total {
             let at = self.received[peer].get();
             let until = (size_of::<f32>() * (self.summed.get() + WINDOW * CHUNK)).min(total);
             if at == until {
+                set_wait(Wait::ForOthers);
                 self.progress.notified().await;
+                set_wait(Wait::ForItself);
                 continue;
             }
             reader.readable().await?;
