@@ -1,6 +1,7 @@
 //! Ten thousand connections of strangers while a job meets and works: nothing changes (S-3).
 
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 mod common;
 
