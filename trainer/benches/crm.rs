@@ -105,8 +105,8 @@ impl Objective for Bench<'_> {
         }))
     }
 
-    fn tensor(&self, place: usize) -> String {
-        format!("parameter {place}")
+    fn tensors(&self) -> Vec<(String, std::ops::Range<usize>)> {
+        Vec::new()
     }
 
     fn validate(
@@ -230,6 +230,7 @@ fn main() -> Result<()> {
         global_batch: batch.parse().unwrap(),
         micro_batches: config.micro_batches,
         bucket: usize::MAX,
+        replica_check_every: 0,
         learning_rate: config.learning_rate,
         decay: false,
         weight_decay: config.weight_decay,

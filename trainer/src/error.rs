@@ -38,6 +38,16 @@ pub enum TrainerError {
         /// What to try.
         hint: String,
     },
+    /// The ranks' copies of what is trained are no longer the same.
+    #[error("after step {step} rank {} {} another {tensor} than the others: its memory or its GPU is faulty, or it runs other code; the same command continues from the last checkpoint", odd.iter().map(usize::to_string).collect::<Vec<_>>().join(", "), if odd.len() == 1 { "has" } else { "have" })]
+    Replica {
+        /// The step after which they were compared, from 1.
+        step: u64,
+        /// The first tensor that differs.
+        tensor: String,
+        /// The ranks that do not have what most have.
+        odd: Vec<usize>,
+    },
     /// Something asked for by the user does not exist (a user, an item).
     #[error("{0}")]
     NotFound(String),

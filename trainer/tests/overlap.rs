@@ -102,8 +102,8 @@ impl Objective for Patient {
         Ok(parameters.iter().sum())
     }
 
-    fn tensor(&self, place: usize) -> String {
-        format!("weight {place}")
+    fn tensors(&self) -> Vec<(String, Range<usize>)> {
+        (0..4).map(|place| (format!("weight {place}"), place..place + 1)).collect()
     }
 
     fn validate(
@@ -125,6 +125,7 @@ fn plan(dir: &std::path::Path) -> TrainPlan {
         global_batch: 2,
         micro_batches: 2,
         bucket: 2,
+        replica_check_every: 1,
         learning_rate: 0.1,
         decay: false,
         weight_decay: 0.0,

@@ -5,6 +5,7 @@
 
 mod ranks;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -76,8 +77,8 @@ impl Objective for Toy {
         Ok(sum)
     }
 
-    fn tensor(&self, place: usize) -> String {
-        format!("weight {place}")
+    fn tensors(&self) -> Vec<(String, Range<usize>)> {
+        vec![("upper".into(), 0..4), ("lower".into(), 4..WIDTH)]
     }
 
     fn validate(
@@ -103,6 +104,7 @@ fn plan(dir: &Path) -> TrainPlan {
         global_batch: 32,
         micro_batches: 8,
         bucket: usize::MAX,
+        replica_check_every: 1,
         learning_rate: 0.05,
         decay: true,
         weight_decay: 0.01,
@@ -187,6 +189,26 @@ fn the_best_epoch_is_selected_and_patience_ends_training() {
     let toy = Toy { left: AtomicU64::new(0), table: Table::default() };
     assert_eq!(toy.validate(&trained.parameters, &mut Solo).unwrap().0, Some(best));
     assert!(aucs.len() < 40 && aucs[aucs.len() - 1] <= best, "{aucs:?}");
+}
+
+/// One bit of one weight on one rank, as faulty memory flips it.
+#[test]
+fn a_rank_whose_replica_differs_is_named_with_the_tensor() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = TrainPlan { replica_check_every: 3, ..plan(dir.path()) };
+    let errors = with_ranks(4, |mut comm| {
+        let mut initial = vec![0.5f32; WIDTH];
+        if comm.rank() == 2 {
+            initial[6] = f32::from_bits(initial[6].to_bits() ^ 1);
+        }
+        let toy = Toy { left: AtomicU64::new(u64::MAX), table: plan.table };
+        train(&plan, &toy, initial, &mut comm, &mut Silent).unwrap_err()
+    });
+    for error in errors {
+        let TrainerError::Replica { step, tensor, odd } = &error else { panic!("{error}") };
+        assert_eq!((*step, tensor.as_str(), odd.as_slice()), (3, "lower", &[2][..]));
+        assert!(error.to_string().starts_with("after step 3 rank 2 has another lower than"));
+    }
 }
 
 #[test]

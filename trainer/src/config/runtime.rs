@@ -23,6 +23,9 @@ pub struct RuntimeConfig {
     /// MiB of the gradient that travel together, at most: smaller buckets leave earlier, while the rest
     /// is still computed; larger ones take fewer messages.
     pub bucket_mib: usize,
+    /// Ranks compare their parameters and optimizer state, by hashes, every this many steps; 0 never. One
+    /// that differs is named.
+    pub replica_check_every: u64,
     /// How files are brought into memory: `mmap` (shared by all ranks, no copy), `pread` (each rank
     /// reads a copy), or `automatic`: `pread` on network file systems (NFS, SMB, Lustre, GPFS, BeeGFS,
     /// FUSE, Ceph and the like), where a file that vanishes would end the process, and `mmap` elsewhere.
@@ -69,6 +72,7 @@ impl Default for RuntimeConfig {
             backend: CommBackend::Tcp,
             reduction: Reduction::Canonical,
             bucket_mib: 4,
+            replica_check_every: 100,
             file_access: Access::Automatic,
             collective_timeout: 120,
             rendezvous_timeout: 60,

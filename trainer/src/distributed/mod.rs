@@ -6,4 +6,5 @@ pub mod chunks;
 pub mod gradient;
 mod leaves;
 pub mod overlap;
+pub mod replica;
 pub mod train;

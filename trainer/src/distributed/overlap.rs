@@ -11,6 +11,7 @@ use reclora_comm::{CommError, Communicator};
 use super::buckets::Buckets;
 use super::gradient::GradientSum;
 use super::leaves::Leaves;
+use super::train::tensor_at;
 use crate::error::{Result, TrainerError};
 
 /// What to do about a gradient that is not finite.
@@ -90,7 +91,7 @@ fn named(leaves: &Leaves<'_>, bucket: &Range<usize>, error: CommError) -> Traine
     let CommError::NotANumber { index, .. } = error else { return error.into() };
     let what = match bucket.clone().nth(index) {
         Some(place) => {
-            let tensor = leaves.objective.tensor(leaves.table.len() + place);
+            let tensor = tensor_at(leaves.objective, leaves.table.len() + place);
             format!("the gradient of {tensor}, summed over the ranks,")
         }
         // What is sent along with the last bucket.

@@ -5,6 +5,7 @@
 //! block of leaves, a subtree, on as many threads as it has; the rest of the tree is added across
 //! ranks. So the sum is added in the same order whatever the numbers of ranks and threads.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use super::checkpoint::{EpochRecord, History, StepRecord, TrainState, load, save
 use super::gradient::{Gradient, GradientSum, Table};
 use super::leaves::Leaves;
 use super::overlap::{Communication, NOT_FINITE, gradient};
+use super::replica::{self, Replica};
 use crate::error::{Result, TrainerError};
 use crate::optimizer::{AdamW, clip_gradient_norm, linear_decay};
 use crate::progress::{Event, Progress};
@@ -36,8 +38,8 @@ pub trait Objective: Sync {
         finished: &mut Finished<'_>,
     ) -> Result<f32>;
 
-    /// Name of the tensor that the flat parameter vector has at `place`, as users know it.
-    fn tensor(&self, place: usize) -> String;
+    /// Names of the tensors in the flat parameter vector, as users know them, and their places.
+    fn tensors(&self) -> Vec<(String, Range<usize>)>;
 
     /// AUC and log loss on the valid samples, the same on every rank.
     fn validate(
@@ -45,6 +47,12 @@ pub trait Objective: Sync {
         parameters: &[f32],
         comm: &mut dyn Communicator,
     ) -> Result<(Option<f64>, Option<f64>)>;
+}
+
+/// Name of the tensor at a place of the flat parameter vector.
+pub fn tensor_at(objective: &dyn Objective, place: usize) -> String {
+    let tensor = objective.tensors().into_iter().find(|(_, range)| range.contains(&place));
+    tensor.map_or_else(|| format!("parameter {place}"), |(name, _)| name)
 }
 
 /// How to train.
@@ -66,6 +74,8 @@ pub struct TrainPlan {
     pub micro_batches: usize,
     /// Values of the dense gradient that travel together, at most.
     pub bucket: usize,
+    /// The ranks' replicas are compared every this many steps; 0 never.
+    pub replica_check_every: u64,
     /// Learning rate, at the start if it decays.
     pub learning_rate: f32,
     /// Whether the learning rate decays linearly to 0.
@@ -238,6 +248,7 @@ impl<'a> Run<'a> {
         self.spent.steps += 1;
         self.spent.samples += batch.len() as u64;
         self.spent.time += started.elapsed();
+        self.check_replicas()?;
         let note = format!("loss {loss:.4}");
         let update = Event::Update { task: plan.task.clone(), done: step, note };
         self.progress.emit(update);
@@ -295,7 +306,7 @@ impl<'a> Run<'a> {
         let odd = gradient.iter().position(|value| !value.is_finite());
         let what = match odd {
             Some(index) => {
-                let tensor = self.objective.tensor(gradient.place(index));
+                let tensor = tensor_at(self.objective, gradient.place(index));
                 format!("{}: the gradient of {tensor}", self.plan.task)
             }
             None if loss.is_finite() => return Ok(()),
@@ -303,6 +314,19 @@ impl<'a> Run<'a> {
         };
         let what = format!("{what} at step {}", self.state.step + 1);
         Err(TrainerError::NotFinite { what, hint: NOT_FINITE.into() })
+    }
+
+    fn check_replicas(&mut self) -> Result<()> {
+        let (step, every) = (self.state.step, self.plan.replica_check_every);
+        if every == 0 || !step.is_multiple_of(every) || self.comm.world_size() == 1 {
+            return Ok(());
+        }
+        let replica = Replica {
+            parameters: &self.state.parameters,
+            first_moment: self.optimizer.first_moment(),
+            second_moment: self.optimizer.second_moment(),
+        };
+        replica::check(replica, &self.objective.tensors(), step, self.comm)
     }
 
     fn end_epoch(&mut self) -> Result<()> {

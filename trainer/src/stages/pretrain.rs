@@ -90,9 +90,9 @@ impl Objective for CrmObjective<'_> {
         }))
     }
 
-    fn tensor(&self, place: usize) -> String {
-        let tensor = self.din.tensors().iter().find(|tensor| tensor.range.contains(&place));
-        tensor.map_or("no tensor", |tensor| &tensor.name).to_owned()
+    fn tensors(&self) -> Vec<(String, Range<usize>)> {
+        let tensors = self.din.tensors().iter();
+        tensors.map(|tensor| (tensor.name.clone(), tensor.range.clone())).collect()
     }
 
     fn validate(
@@ -180,6 +180,7 @@ fn train_one(
         global_batch: config.batch_size as u64,
         micro_batches: config.micro_batches,
         bucket: ctx.config.runtime.bucket_values(),
+        replica_check_every: ctx.config.runtime.replica_check_every,
         learning_rate: config.learning_rate,
         decay: false,
         weight_decay: config.weight_decay,

@@ -1,5 +1,6 @@
 //! `tune`: the adapters on the few-shot set, the backbone frozen.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -140,8 +141,9 @@ impl Objective for TuneObjective<'_> {
         model.loss_and_gradient(&samples, weight, gradient.all_dense(), finished)
     }
 
-    fn tensor(&self, place: usize) -> String {
-        self.initial.layout().tensor_at(place).unwrap_or("no tensor").to_owned()
+    fn tensors(&self) -> Vec<(String, Range<usize>)> {
+        let tensors = self.initial.layout().tensors().iter();
+        tensors.map(|tensor| (tensor.name.clone(), tensor.range.clone())).collect()
     }
 
     fn validate(
@@ -210,6 +212,7 @@ fn tune(
         global_batch: tune.global_batch as u64,
         micro_batches: tune.micro_batches,
         bucket: ctx.config.runtime.bucket_values(),
+        replica_check_every: ctx.config.runtime.replica_check_every,
         learning_rate: tune.learning_rate,
         decay: true,
         weight_decay: tune.weight_decay,
