@@ -15,6 +15,7 @@ mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod handshake;
+mod interface;
 mod mesh;
 #[cfg(feature = "nccl")]
 mod nccl;
@@ -26,6 +27,7 @@ pub mod tree;
 pub use communicator::{Communicator, Reduction, Solo};
 pub use error::{CommError, Result};
 pub use handshake::{Identity, PROTOCOL_VERSION};
+pub use interface::address_of;
 #[cfg(feature = "nccl")]
 pub use nccl::{NcclCommunicator, nccl_version};
 pub use secret::Secret;

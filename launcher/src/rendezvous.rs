@@ -3,7 +3,7 @@
 //! The launcher hosts a store for as long as the gang lives; a rank proves that it knows the job's
 //! secret and shows what it was built from and which config it reads.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use color_eyre::eyre::WrapErr;
 #[cfg(not(feature = "cuda"))]
 use color_eyre::eyre::eyre;
 use reclora_comm::rendezvous::{JoinConfig, Store, StoreConfig, join};
-use reclora_comm::{Communicator, Identity, Secret, Solo};
+use reclora_comm::{Communicator, Identity, Secret, Solo, address_of};
 #[cfg(feature = "cuda")]
 use reclora_comm::{NcclCommunicator, Reduction, TcpCommunicator, nccl_version};
 use reclora_storage::hash::xxh3_file;
@@ -29,10 +29,11 @@ pub fn open(
     endpoint: Option<SocketAddr>,
     world_size: usize,
 ) -> Result<(Store, Meeting)> {
+    let host = chosen(config)?.unwrap_or(Ipv4Addr::LOCALHOST.into());
     let secret = Secret::generate()?;
     let hex = secret.to_hex();
     let store = Store::start(StoreConfig {
-        bind: endpoint.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))),
+        bind: endpoint.unwrap_or(SocketAddr::new(host, 0)),
         world_size,
         secret,
         identity: identity(run_dir)?,
@@ -65,7 +66,7 @@ pub fn connect(
         identity: identity(run_dir)?,
         deadline: Duration::from_secs(config.runtime.rendezvous_timeout),
         timeout,
-        listen_host: ip,
+        listen_host: chosen(config)?.unwrap_or(ip),
     })
     .map_err(TrainerError::from)?;
     match config.runtime.backend {
@@ -75,6 +76,17 @@ pub fn connect(
         #[cfg(not(feature = "cuda"))]
         CommBackend::Nccl => Err(eyre!("runtime.backend: this build has no NCCL")),
     }
+}
+
+/// This machine's address that `runtime.interface` asks for.
+fn chosen(config: &Config) -> Result<Option<IpAddr>> {
+    let interface = &config.runtime.interface;
+    if interface.is_empty() {
+        return Ok(None);
+    }
+    let address = address_of(interface)
+        .map_err(|error| TrainerError::config("runtime.interface", error.to_string()))?;
+    Ok(Some(address))
 }
 
 /// The same ranks, with sums by the GPU of this rank.

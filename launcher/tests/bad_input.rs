@@ -80,6 +80,14 @@ fn assert_says(error: &str, parts: &[&str]) {
 }
 
 #[test]
+fn an_interface_that_is_not_there_is_refused_with_those_that_are() {
+    let error = Experiment::new()
+        .error(2, &["--nproc-per-node", "2", "--set", "runtime.interface=\"nowhere0\""]);
+    assert!(error.contains("runtime.interface: this machine has no address on \"nowhere0\""));
+    assert!(error.contains("lo 127.0.0.1"), "{error}");
+}
+
+#[test]
 fn ratings_that_are_missing_empty_or_cut_off() {
     let experiment = Experiment::new();
     let ratings = experiment.path("data/movietweetings-100k/ratings.dat.gz");

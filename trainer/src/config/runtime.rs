@@ -30,6 +30,9 @@ pub struct RuntimeConfig {
     /// reads a copy), or `automatic`: `pread` on network file systems (NFS, SMB, Lustre, GPFS, BeeGFS,
     /// FUSE, Ceph and the like), where a file that vanishes would end the process, and `mmap` elsewhere.
     pub file_access: Access,
+    /// On which address of this machine ranks reach each other: the name of an interface (`eth1`) or a
+    /// subnet (`10.0.0.0/8`, `fd00::/8`). Empty is that of `--rdzv-endpoint`, or else the loopback.
+    pub interface: String,
     /// Seconds a rank waits for another in one collective.
     pub collective_timeout: u64,
     /// Seconds all ranks have to come to the rendezvous.
@@ -74,6 +77,7 @@ impl Default for RuntimeConfig {
             bucket_mib: 4,
             replica_check_every: 100,
             file_access: Access::Automatic,
+            interface: String::new(),
             collective_timeout: 120,
             rendezvous_timeout: 60,
         }
