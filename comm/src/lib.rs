@@ -11,6 +11,7 @@
 
 mod codec;
 mod communicator;
+pub mod cost;
 mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
