@@ -16,6 +16,18 @@ pub enum Reduction {
     Fastest,
 }
 
+/// In what values cross the wire on their way into a sum and back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wire {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bf16, half the bytes. Added in f32 in the order of [`tree`](crate::tree), and the sum
+    /// rounded once: the same bits on every rank, but others with another number of ranks.
+    Bf16,
+}
+
 /// A rank's view of its job. Every rank must enter the same collectives, with the same names, in the
 /// same order.
 pub trait Communicator: Send {

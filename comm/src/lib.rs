@@ -25,7 +25,7 @@ mod secret;
 mod tcp;
 pub mod tree;
 
-pub use communicator::{Communicator, Reduction, Solo};
+pub use communicator::{Communicator, Reduction, Solo, Wire};
 pub use error::{CommError, Result};
 pub use handshake::{Identity, PROTOCOL_VERSION};
 pub use interface::address_of;

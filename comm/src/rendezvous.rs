@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use crate::communicator::Wire;
 use crate::error::{CommError, Result};
 use crate::handshake::{Identity, Purpose, accept, dial, receive, send};
 use crate::mesh;
@@ -55,6 +56,8 @@ pub struct JoinConfig {
     pub deadline: Duration,
     /// How long this rank waits for another in one collective.
     pub timeout: Duration,
+    /// In what values of sums cross the wire.
+    pub wire: Wire,
     /// Address of this machine on which other ranks reach this one.
     pub listen_host: IpAddr,
 }
@@ -257,7 +260,7 @@ pub fn join(config: JoinConfig) -> Result<TcpCommunicator> {
     }
     let runtime = runtime()?;
     let streams = runtime.block_on(meet(&config))?;
-    Ok(TcpCommunicator::start(runtime, rank, streams, config.timeout))
+    Ok(TcpCommunicator::start(runtime, rank, streams, config.timeout, config.wire))
 }
 
 async fn meet(config: &JoinConfig) -> Result<Vec<Option<TcpStream>>> {

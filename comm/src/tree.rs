@@ -36,21 +36,30 @@ pub fn sum(leaves: Vec<Vec<f32>>) -> Option<Vec<f32>> {
 /// Values added together by [`sum_block`]: few enough for the first level of the cache.
 pub(crate) const BLOCK: usize = 2048;
 
+/// What becomes of the values that a leaf of [`sum_block`] is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// They are replaced by the leaf's.
+    Copy,
+    /// The leaf's are added to them.
+    Add,
+}
+
 /// The sum in canonical order of the leaves `range`, at most [`BLOCK`] values each, into `sum`.
-pub(crate) fn sum_block<'a>(
+pub(crate) fn sum_block(
     range: Range<usize>,
-    leaf: &impl Fn(usize) -> &'a [f32],
+    leaf: &impl Fn(usize, Take, &mut [f32]),
     sum: &mut [f32],
 ) {
     let Some(middle) = split(&range) else {
         if !range.is_empty() {
-            sum.copy_from_slice(leaf(range.start));
+            leaf(range.start, Take::Copy, sum);
         }
         return;
     };
     sum_block(range.start..middle, leaf, sum);
     if middle + 1 == range.end {
-        return sum_into(sum, leaf(middle));
+        return leaf(middle, Take::Add, sum);
     }
     let mut right = [0.0; BLOCK];
     let right = &mut right[..sum.len()];

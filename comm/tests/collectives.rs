@@ -5,9 +5,10 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::Job;
+use half::bf16;
 use proptest::prelude::*;
 use reclora_comm::rendezvous::join;
-use reclora_comm::{CommError, Communicator, tree};
+use reclora_comm::{CommError, Communicator, Wire, tree};
 
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
@@ -84,6 +85,33 @@ fn d1_reduce_scatter_gives_each_rank_its_slice_of_the_tree() {
             let whole: Vec<usize> = slices.into_iter().flatten().collect();
             assert_eq!(whole, (0..length).collect::<Vec<_>>(), "{world_size} ranks");
         }
+    }
+}
+
+/// Half the bytes: what each rank gives is rounded, added in f32 in the order of the tree, and rounded.
+#[test]
+fn sums_in_bf16_are_the_same_on_every_rank() {
+    let round = |values: Vec<f32>| -> Vec<f32> {
+        values.into_iter().map(|value| bf16::from_f32(value).to_f32()).collect()
+    };
+    for world_size in [1, 2, 3, 4] {
+        let length = 600_001;
+        let leaf = |rank| (0..length).map(|i| value(rank, i)).collect::<Vec<_>>();
+        let leaves = (0..world_size).map(|rank| round(leaf(rank))).collect();
+        let expected = bits(&round(tree::sum(leaves).unwrap()));
+        let sums = Job::new(world_size).try_run(
+            |comm| {
+                let mut comm = comm.unwrap();
+                let mut buffer = leaf(comm.rank());
+                comm.all_reduce_sum("gradient", &mut buffer).unwrap();
+                let mut odd = [1.0, f32::NAN];
+                let error = comm.all_reduce_sum("odd", &mut odd).unwrap_err();
+                assert!(matches!(error, CommError::NotANumber { index: 1, .. }), "{error}");
+                bits(&buffer)
+            },
+            |config| reclora_comm::rendezvous::JoinConfig { wire: Wire::Bf16, ..config },
+        );
+        assert!(sums.iter().all(|sum| *sum == expected), "{world_size} ranks");
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use common::identity;
 use network::{Network, wait, within};
 use reclora_comm::rendezvous::{JoinConfig, Store, StoreConfig, join};
-use reclora_comm::{CommError, Communicator, Identity, Secret, tree};
+use reclora_comm::{CommError, Communicator, Identity, Secret, Wire, tree};
 use tempfile::TempDir;
 
 /// How long a rank waits for the others in one collective.
@@ -56,6 +56,7 @@ fn a_process() {
         identity: Identity { build_id, ..identity() },
         deadline: MEETING,
         timeout: TIMEOUT,
+        wire: Wire::F32,
         listen_host: get("TEST_HOST").parse().unwrap(),
     };
     let directory = PathBuf::from(get("TEST_DIRECTORY"));

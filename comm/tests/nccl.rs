@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use common::Job;
 use reclora_comm::rendezvous::{JoinConfig, join};
-use reclora_comm::{Communicator, NcclCommunicator, Reduction, Secret, TcpCommunicator, tree};
+use reclora_comm::{
+    Communicator, NcclCommunicator, Reduction, Secret, TcpCommunicator, Wire, tree,
+};
 
 /// How long a rank waits for the others in one collective.
 const TIMEOUT: Duration = Duration::from_secs(4);
@@ -77,6 +79,7 @@ fn a_rank() {
         identity: common::identity(),
         deadline: Duration::from_secs(30),
         timeout: TIMEOUT,
+        wire: Wire::F32,
         listen_host: common::HOST,
     })
     .unwrap();

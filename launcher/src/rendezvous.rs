@@ -66,6 +66,7 @@ pub fn connect(
         identity: identity(run_dir)?,
         deadline: Duration::from_secs(config.runtime.rendezvous_timeout),
         timeout,
+        wire: config.runtime.gradient_wire,
         listen_host: chosen(config)?.unwrap_or(ip),
     })
     .map_err(TrainerError::from)?;

@@ -58,6 +58,12 @@ fn e2e_d1_d3_the_number_of_ranks_changes_no_bit() {
         assert_same(&expected, &run_dir, &format!("{ranks} ranks"));
         assert_scored_once(&run_dir, 160);
     }
+    // Rounded on the wire, gradients are others.
+    let rounded = dir.path().join("rounded");
+    let wire = ["--nproc-per-node", "2", "--set", "runtime.gradient_wire=bf16"];
+    run(&config, &rounded, &wire);
+    assert!(results(&rounded)[RESULTS[0]] != expected[RESULTS[0]]);
+    assert_scored_once(&rounded, 160);
     // Another seed gives another adapter, or the comparison above would prove nothing.
     let other = dir.path().join("other");
     run(&config, &other, &["--set", "seed=6"]);

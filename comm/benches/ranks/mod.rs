@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use reclora_comm::rendezvous::{JoinConfig, Store, StoreConfig, join};
-use reclora_comm::{Communicator, Identity, Secret, TcpCommunicator};
+use reclora_comm::{Communicator, Identity, Secret, TcpCommunicator, Wire};
 
 pub const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LIMIT: Duration = Duration::from_secs(120);
@@ -38,6 +38,7 @@ pub fn this_rank() -> Option<TcpCommunicator> {
         identity: identity(),
         deadline: LIMIT,
         timeout: LIMIT,
+        wire: Wire::F32,
         listen_host: HOST,
     };
     Some(join(config).unwrap())

@@ -6,6 +6,7 @@
 
 mod parts;
 mod sum;
+mod wire;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -16,10 +17,12 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 use crate::codec::{CONTROL_LIMIT, PAYLOAD_LIMIT, decode, encode, read_frame};
-use crate::communicator::{Communicator, one_piece_per_rank, refuse_nan};
+use crate::communicator::{Communicator, Wire, one_piece_per_rank, refuse_nan};
 use crate::error::{CommError, Result};
+use crate::tree::Take;
 use parts::{Boundary, Outcome, exchange};
 use sum::{Scratch, Sum};
+use wire::Element;
 
 /// What a peer may say before anything else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +102,10 @@ pub struct TcpCommunicator {
     runtime: Runtime,
     /// `None` for this rank itself.
     peers: Vec<Option<TcpStream>>,
-    scratch: Scratch,
+    wire: Wire,
+    scratch: Scratch<f32>,
+    /// What is sent where values cross the wire in bf16, and the memory for it.
+    narrowed: (Vec<u16>, Scratch<u16>),
     /// The error after which nothing on the connections can be relied on.
     failed: Option<CommError>,
 }
@@ -110,9 +116,11 @@ impl TcpCommunicator {
         rank: usize,
         peers: Vec<Option<TcpStream>>,
         timeout: Duration,
+        wire: Wire,
     ) -> Self {
-        let (sequence, scratch, failed) = (0, Scratch::default(), None);
-        Self { rank, timeout, sequence, runtime, peers, scratch, failed }
+        let (scratch, narrowed) = (Scratch::default(), Default::default());
+        let (sequence, failed) = (0, None);
+        Self { rank, timeout, sequence, runtime, peers, wire, scratch, narrowed, failed }
     }
 
     fn others(&self) -> impl Iterator<Item = usize> + use<> {
@@ -154,9 +162,22 @@ impl TcpCommunicator {
     fn sum(&mut self, kind: Kind, name: &str, buffer: &mut [f32]) -> Result<Range<usize>> {
         let header = self.header(kind, name, buffer.len())?;
         let frame = header.to_frame()?;
-        let sum = Sum::new(&header, self.rank, self.peers.len(), buffer, &mut self.scratch);
-        let sum = sum.run(&frame, &mut self.peers, self.timeout);
-        let (outcome, boundaries) = self.runtime.block_on(sum);
+        let (rank, world_size, peers) = (self.rank, self.peers.len(), &mut self.peers);
+        let (outcome, boundaries) = match self.wire {
+            Wire::F32 => {
+                let sum = Sum::new(&header, rank, world_size, buffer, &mut self.scratch);
+                self.runtime.block_on(sum.run(&frame, peers, self.timeout))
+            }
+            Wire::Bf16 => {
+                let (sent, scratch) = &mut self.narrowed;
+                sent.resize(buffer.len(), 0);
+                Element::narrow(buffer, sent);
+                let sum = Sum::new(&header, rank, world_size, &mut sent[..], scratch);
+                let done = self.runtime.block_on(sum.run(&frame, peers, self.timeout));
+                Element::take(&sent[..], Take::Copy, buffer);
+                done
+            }
+        };
         let (own, first_nan) = self.finish(&header, outcome, boundaries)?;
         refuse_nan(name, header.sequence, first_nan)?;
         Ok(own)

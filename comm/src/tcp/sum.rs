@@ -17,10 +17,11 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 
 use super::parts::{Boundary, Outcome, Part, Wait, Waiting, halves};
+use super::wire::Element;
 use super::{Header, Kind, read_start};
 use crate::communicator::first_nan;
 use crate::error::{CommError, Result};
-use crate::tree::{BLOCK, sum_block};
+use crate::tree::{BLOCK, Take, sum_block};
 
 #[cfg(target_endian = "big")]
 compile_error!("values cross the wire as they lie in memory, which must be little-endian");
@@ -36,21 +37,27 @@ pub const GIVEN_UP: u64 = u64::MAX;
 const NO_NAN: u64 = u64::MAX;
 
 /// Memory that is kept from sum to sum.
-#[derive(Debug, Default)]
-pub struct Scratch {
+#[derive(Debug)]
+pub struct Scratch<T> {
     /// Of each peer the pieces that wait to be added, in a ring of `WINDOW` chunks.
-    rings: Vec<Vec<f32>>,
+    rings: Vec<Vec<T>>,
     block: Vec<f32>,
 }
 
+impl<T> Default for Scratch<T> {
+    fn default() -> Self {
+        Self { rings: Vec::new(), block: Vec::new() }
+    }
+}
+
 /// One sum: shared by its parts, which run on one thread.
-pub struct Sum<'a> {
+pub struct Sum<'a, T> {
     header: &'a Header,
     rank: usize,
     world_size: usize,
     own: Range<usize>,
-    buffer: RefCell<&'a mut [f32]>,
-    scratch: RefCell<&'a mut Scratch>,
+    buffer: RefCell<&'a mut [T]>,
+    scratch: RefCell<&'a mut Scratch<T>>,
     /// Bytes of its piece of this rank's slice that each peer has given.
     received: Vec<Cell<usize>>,
     /// Values of this rank's slice that are summed.
@@ -61,20 +68,20 @@ pub struct Sum<'a> {
     progress: Notify,
 }
 
-impl<'a> Sum<'a> {
+impl<'a, T: Element> Sum<'a, T> {
     pub fn new(
         header: &'a Header,
         rank: usize,
         world_size: usize,
-        buffer: &'a mut [f32],
-        scratch: &'a mut Scratch,
+        buffer: &'a mut [T],
+        scratch: &'a mut Scratch<T>,
     ) -> Self {
         let own = slice(rank, world_size, buffer.len());
         let ring = own.len().min(WINDOW * CHUNK);
         scratch.rings.resize_with(world_size, Vec::new);
         for (peer, values) in scratch.rings.iter_mut().enumerate() {
             if peer != rank && values.len() < ring {
-                values.resize(ring, 0.0);
+                values.resize(ring, T::zeroed());
             }
         }
         Self {
@@ -153,10 +160,10 @@ impl<'a> Sum<'a> {
         reader: &mut ReadHalf<'_>,
         set_wait: &impl Fn(Wait),
     ) -> std::io::Result<()> {
-        let total = size_of::<f32>() * self.own.len();
+        let total = size_of::<T>() * self.own.len();
         while self.received[peer].get() < total {
             let at = self.received[peer].get();
-            let until = (size_of::<f32>() * (self.summed.get() + WINDOW * CHUNK)).min(total);
+            let until = (size_of::<T>() * (self.summed.get() + WINDOW * CHUNK)).min(total);
             if at == until {
                 set_wait(Wait::ForOthers);
                 self.progress.notified().await;
@@ -222,7 +229,7 @@ impl<'a> Sum<'a> {
         let own = self.bytes_of(self.rank);
         let mut sent = own.start;
         loop {
-            let summed = own.start + size_of::<f32>() * self.summed.get();
+            let summed = own.start + size_of::<T>() * self.summed.get();
             if self.gathers() && sent < summed {
                 writer.write_u64_le((summed - sent) as u64).await?;
                 self.write(&mut writer, sent..summed).await?;
@@ -246,7 +253,7 @@ impl<'a> Sum<'a> {
     ) -> std::io::Result<()> {
         while !left.is_empty() {
             writer.writable().await?;
-            let end = left.end.min(left.start + size_of::<f32>() * CHUNK);
+            let end = left.end.min(left.start + size_of::<T>() * CHUNK);
             let buffer = self.buffer.borrow();
             let bytes: &[u8] = cast_slice(&buffer);
             match writer.try_write(&bytes[left.start..end]) {
@@ -260,13 +267,13 @@ impl<'a> Sum<'a> {
 
     fn bytes_of(&self, rank: usize) -> Range<usize> {
         let Range { start, end } = slice(rank, self.world_size, self.header.length as usize);
-        size_of::<f32>() * start..size_of::<f32>() * end
+        size_of::<T>() * start..size_of::<T>() * end
     }
 
     /// Adds the chunks of which all peers' pieces are here.
     fn advance(&self) {
         let received = self.received.iter().enumerate().filter(|(peer, _)| *peer != self.rank);
-        let here = received.map(|(_, bytes)| bytes.get() / size_of::<f32>()).min();
+        let here = received.map(|(_, bytes)| bytes.get() / size_of::<T>()).min();
         let here = here.unwrap_or(self.own.len());
         let before = self.summed.get();
         while self.summed.get() < self.own.len() {
@@ -292,13 +299,13 @@ impl<'a> Sum<'a> {
             let length = BLOCK.min(range.end - start);
             let at = self.own.start + start;
             let sum = &mut block[..length];
-            let leaf = |rank: usize| {
+            let leaf = |rank: usize, take: Take, sum: &mut [f32]| {
                 if rank == self.rank {
-                    return &buffer[at..at + length];
+                    return T::take(&buffer[at..at + length], take, sum);
                 }
                 // A block never crosses the end of the ring, which is whole chunks.
                 let place = start % rings[rank].len();
-                &rings[rank][place..place + length]
+                T::take(&rings[rank][place..place + length], take, sum);
             };
             sum_block(0..self.world_size, &leaf, sum);
             // No early end: that is quicker as long as all are numbers.
@@ -309,7 +316,7 @@ impl<'a> Sum<'a> {
                 self.own_nan.set(self.own_nan.get().min(index));
                 self.first_nan.set(self.first_nan.get().min(index));
             }
-            buffer[at..at + length].copy_from_slice(sum);
+            T::narrow(sum, &mut buffer[at..at + length]);
         }
     }
 }

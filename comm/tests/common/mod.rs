@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use reclora_comm::rendezvous::{JoinConfig, Store, StoreConfig, join};
-use reclora_comm::{Identity, Result, Secret, TcpCommunicator};
+use reclora_comm::{Identity, Result, Secret, TcpCommunicator, Wire};
 
 pub const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -47,6 +47,7 @@ impl Job {
             identity: identity(),
             deadline: Duration::from_secs(20),
             timeout: Duration::from_secs(10),
+            wire: Wire::F32,
             listen_host: HOST,
         }
     }

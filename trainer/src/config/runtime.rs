@@ -1,11 +1,11 @@
 //! `[runtime]`: where and how a run is computed.
 
-use reclora_comm::Reduction;
+use reclora_comm::{Reduction, Wire};
 use reclora_storage::mmap::Access;
 use serde::{Deserialize, Serialize};
 
 /// `[runtime]`: processes, threads and device. Nothing here changes a result, but for `device` (a
-/// GPU rounds differently) and `reduction`.
+/// GPU rounds differently), `reduction` and `gradient_wire`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RuntimeConfig {
@@ -20,6 +20,9 @@ pub struct RuntimeConfig {
     /// In which order gradients are summed: `canonical` (the same bits with 1, 2, 4, 8, … ranks), or
     /// `fastest`, as NCCL likes it (only with `nccl`; the bits depend on the number of ranks).
     pub reduction: Reduction,
+    /// In what gradients travel between ranks: `f32`, or `bf16` (half the bytes; added in f32, and the sum
+    /// rounded; only with `tcp`; the bits depend on the number of ranks).
+    pub gradient_wire: Wire,
     /// MiB of the gradient that travel together, at most: smaller buckets leave earlier, while the rest
     /// is still computed; larger ones take fewer messages.
     pub bucket_mib: usize,
@@ -74,6 +77,7 @@ impl Default for RuntimeConfig {
             device: Device::Cpu,
             backend: CommBackend::Tcp,
             reduction: Reduction::Canonical,
+            gradient_wire: Wire::F32,
             bucket_mib: 4,
             replica_check_every: 100,
             file_access: Access::Automatic,

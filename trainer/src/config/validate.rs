@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use reclora_comm::Wire;
 use reclora_storage::StorageError;
 use reclora_storage::protocol::LabelRule;
 use reclora_storage::raw::ColumnMapping;
@@ -116,6 +117,9 @@ impl Config {
             (CommBackend::Nccl, _) if *device != Device::Cuda => {
                 let what = "\"nccl\" sums on GPUs: set device = \"cuda\", or use \"tcp\"";
                 refuse("runtime.backend", what)
+            }
+            (CommBackend::Nccl, _) if self.runtime.gradient_wire != Wire::F32 => {
+                refuse("runtime.gradient_wire", "\"nccl\" sums in f32; use \"f32\" (the default)")
             }
             (CommBackend::Tcp, Reduction::Fastest) => {
                 let what = "\"fastest\" is NCCL's own order: with tcp sums are \"canonical\"";

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use reclora_comm::{Communicator, Reduction};
+use reclora_comm::{Communicator, Reduction, Wire};
 use reclora_storage::hash::{xxh3_file, xxh3_hex};
 use reclora_storage::manifest::StageDir;
 use reclora_storage::raw;
@@ -198,6 +198,12 @@ fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<BTreeMap<String, String>>
     if matches!(stage, Stage::Pretrain | Stage::Tune) {
         let reduction = config.runtime.reduction;
         inputs.insert("runtime.reduction".into(), json!(reduction).to_string());
+        if config.runtime.gradient_wire != Wire::F32 {
+            inputs.insert(
+                "runtime.gradient_wire".into(),
+                json!(config.runtime.gradient_wire).to_string(),
+            );
+        }
         if reduction == Reduction::Fastest {
             // NCCL's own order depends on the length of what it sums.
             inputs.insert("runtime.bucket_mib".into(), config.runtime.bucket_mib.to_string());

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use reclora_comm::rendezvous::{JoinConfig, Store, StoreConfig, join};
-use reclora_comm::{Identity, Secret, TcpCommunicator};
+use reclora_comm::{Identity, Secret, TcpCommunicator, Wire};
 
 /// What each of so many ranks does.
 pub fn with_ranks<T: Send>(
@@ -32,6 +32,7 @@ pub fn with_ranks<T: Send>(
             identity: identity.clone(),
             deadline,
             timeout: deadline,
+            wire: Wire::F32,
             listen_host: host,
         };
         work(join(config).unwrap())
