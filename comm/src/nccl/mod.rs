@@ -131,7 +131,8 @@ impl<C: Communicator> NcclCommunicator<C> {
     /// The error for a failure of NCCL: whoever the control plane finds missing, or what NCCL said.
     fn blame(&mut self, name: &str, why: String) -> CommError {
         self.state = State::Failed(format!("{name} failed: {why}"));
-        let asked = format!("{name}, after NCCL failed ({why})");
+        // NCCL need not say the same to all ranks; they must ask the same.
+        let asked = format!("{name}, after NCCL failed");
         match self.control.barrier(&asked) {
             Err(error) if error.is_peer_lost() => error,
             _ => CommError::Nccl { what: format!("{name}: {why}") },
