@@ -5,6 +5,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CommError, Result};
+use crate::record::Record;
 
 /// In which order the sums of ranks are added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +67,11 @@ pub trait Communicator: Send {
 
     /// Returns when every rank has entered it.
     fn barrier(&mut self, name: &str) -> Result<()>;
+
+    /// The last collectives of this rank, oldest first, where they are recorded.
+    fn records(&self) -> Vec<Record> {
+        Vec::new()
+    }
 }
 
 /// Where the first value is that is not a number.

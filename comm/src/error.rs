@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::record::ranks;
+
 /// Result of everything in this crate.
 pub type Result<T, E = CommError> = std::result::Result<T, E>;
 
@@ -33,7 +35,7 @@ pub enum CommError {
         why: String,
     },
     /// Some ranks did not enter a collective in time.
-    #[error("{collective} #{sequence}: waited {timeout:?} for {}; it is stuck or far behind, see its log, or raise runtime.collective_timeout", list(.missing))]
+    #[error("{collective} #{sequence}: waited {timeout:?} for {}; it is stuck or far behind, see its log, or raise runtime.collective_timeout", ranks(.missing))]
     Timeout {
         /// Name of the collective.
         collective: String,
@@ -105,7 +107,7 @@ pub enum CommError {
         peer: String,
     },
     /// Not all ranks came.
-    #[error("rendezvous: waited {timeout:?} for {}; see their logs, or raise runtime.rendezvous_timeout", list(.missing))]
+    #[error("rendezvous: waited {timeout:?} for {}; see their logs, or raise runtime.rendezvous_timeout", ranks(.missing))]
     Rendezvous {
         /// The ranks that did not come.
         missing: Vec<usize>,
@@ -177,10 +179,5 @@ impl CommError {
 }
 
 fn on(ranks: &[usize]) -> String {
-    if ranks.is_empty() { String::new() } else { format!(" on {}", list(ranks)) }
-}
-
-fn list(missing: &[usize]) -> String {
-    let list: Vec<_> = missing.iter().map(usize::to_string).collect();
-    format!("{} {}", if list.len() == 1 { "rank" } else { "ranks" }, list.join(", "))
+    if ranks.is_empty() { String::new() } else { format!(" on {}", crate::record::ranks(ranks)) }
 }

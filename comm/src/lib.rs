@@ -20,6 +20,7 @@ mod interface;
 mod mesh;
 #[cfg(feature = "nccl")]
 mod nccl;
+mod record;
 pub mod rendezvous;
 mod secret;
 mod tcp;
@@ -31,5 +32,6 @@ pub use handshake::{Identity, PROTOCOL_VERSION};
 pub use interface::address_of;
 #[cfg(feature = "nccl")]
 pub use nccl::{NcclCommunicator, nccl_version};
+pub use record::{Record, compare};
 pub use secret::Secret;
 pub use tcp::TcpCommunicator;

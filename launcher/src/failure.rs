@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
+use reclora_comm::{Record, compare};
 use reclora_storage::atomic::write_bytes_atomic;
 use serde::Serialize;
 
@@ -26,6 +27,8 @@ pub struct Failure {
     pub first_cause: RankReport,
     /// The other ranks.
     pub others: Vec<RankReport>,
+    /// Where the ranks were, by their last collectives.
+    pub collectives: Option<String>,
     /// What to try.
     pub advice: Vec<String>,
     /// The command that continues.
@@ -47,6 +50,8 @@ pub struct RankReport {
     pub error: Option<String>,
     /// What it was doing.
     pub doing: String,
+    /// Its last collectives, oldest first, if it could tell.
+    pub collectives: Vec<Record>,
     /// The last lines of its log.
     pub log_tail: Vec<String>,
     /// Its log.
@@ -58,6 +63,8 @@ impl Failure {
     pub fn new(stage: &str, attempt: usize, autopsy: &Autopsy, gave_up: &str) -> Self {
         let mut reports: Vec<RankReport> =
             autopsy.ranks.iter().enumerate().map(|(rank, end)| report(rank, end)).collect();
+        let records: Vec<Vec<Record>> =
+            autopsy.ranks.iter().map(|end| end.collectives.clone()).collect();
         let outcome = autopsy.ranks.get(autopsy.cause).map_or(Outcome::Ended, |end| end.outcome);
         let first_cause = reports.remove(autopsy.cause.min(reports.len().saturating_sub(1)));
         let mut advice = advice(outcome, first_cause.error.is_some());
@@ -69,6 +76,7 @@ impl Failure {
             attempt,
             first_cause,
             others: reports,
+            collectives: compare(&records),
             advice,
             command: continue_command(),
         }
@@ -103,6 +111,7 @@ fn report(rank: usize, end: &RankEnd) -> RankReport {
         signal,
         error: end.error.clone(),
         doing: end.doing.clone(),
+        collectives: end.collectives.clone(),
         log_tail: end.tail.clone(),
         log: end.log.clone(),
     }
@@ -169,6 +178,9 @@ impl fmt::Display for Failure {
             let doing = printable(&other.doing);
             write!(f, "\n    rank {} {}; at: {doing}", other.rank, other.ended)?;
         }
+        if let Some(collectives) = &self.collectives {
+            write!(f, "\n  collectives: {}", printable(collectives))?;
+        }
         write!(f, "\n  what to try:")?;
         for line in &self.advice {
             write!(f, "\n    - {line}")?;
@@ -192,6 +204,7 @@ mod tests {
             outcome,
             error: error.map(str::to_owned),
             doing: "tune RecLoRA, 4 samples done on this rank".into(),
+            collectives: Vec::new(),
             tail: tail.iter().map(|&line| line.to_owned()).collect(),
             log: "logs/x".into(),
         }

@@ -89,8 +89,11 @@ fn work(role: &Role) -> Result<()> {
     let _lock = RunLock::acquire(&lock_dir, RANK_WAIT)?;
     let mut comm = connect(&config, &role.run_dir, role.rank, role.world_size)?;
     let context = RunContext { run_dir: role.run_dir.clone(), config };
-    stages::run(role.stage, &context, comm.as_mut(), &mut Stdout)?;
-    Ok(())
+    let result = stages::run(role.stage, &context, comm.as_mut(), &mut Stdout);
+    if result.is_err() {
+        emit(&Event::Collectives { records: comm.records() });
+    }
+    Ok(result.map(drop)?)
 }
 
 /// A panic is one clear line, on the log and for the launcher.

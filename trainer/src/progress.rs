@@ -1,5 +1,6 @@
 //! What a rank tells the launcher while it works: one JSON object per line on standard output.
 
+use reclora_comm::Record;
 use serde::{Deserialize, Serialize};
 
 /// One line of a rank's standard output.
@@ -33,6 +34,11 @@ pub enum Event {
     Message {
         /// The text, one line.
         text: String,
+    },
+    /// The last collectives of a rank that fails.
+    Collectives {
+        /// Oldest first.
+        records: Vec<Record>,
     },
     /// The rank failed; the last line it writes.
     Failed {

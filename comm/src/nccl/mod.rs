@@ -19,6 +19,7 @@ use candle_core::{CudaDevice, CudaStorage, Device, Layout};
 
 use crate::communicator::{Communicator, Reduction, first_nan, refuse_nan};
 use crate::error::{CommError, Result};
+use crate::record::Record;
 use crate::tree;
 use link::{Link, Step};
 
@@ -188,6 +189,10 @@ impl<C: Communicator> Communicator for NcclCommunicator<C> {
 
     fn barrier(&mut self, name: &str) -> Result<()> {
         self.control.barrier(name)
+    }
+
+    fn records(&self) -> Vec<Record> {
+        self.control.records()
     }
 }
 

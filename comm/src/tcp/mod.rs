@@ -19,6 +19,7 @@ use tokio::runtime::Runtime;
 use crate::codec::{CONTROL_LIMIT, PAYLOAD_LIMIT, decode, encode, read_frame};
 use crate::communicator::{Communicator, Wire, one_piece_per_rank, refuse_nan};
 use crate::error::{CommError, Result};
+use crate::record::{Record, Recorder};
 use crate::tree::Take;
 use parts::{Boundary, Outcome, exchange};
 use sum::{Scratch, Sum};
@@ -69,6 +70,15 @@ impl Start {
 }
 
 impl Header {
+    /// Without its number.
+    fn what(&self) -> String {
+        let Header { kind, name, length, .. } = self;
+        match length {
+            0 => format!("{kind:?} \"{name}\""),
+            _ => format!("{kind:?} \"{name}\" of {length} elements"),
+        }
+    }
+
     fn to_frame(&self) -> Result<Vec<u8>> {
         Start::Collective(self.clone()).to_frame()
     }
@@ -106,6 +116,7 @@ pub struct TcpCommunicator {
     scratch: Scratch<f32>,
     /// What is sent where values cross the wire in bf16, and the memory for it.
     narrowed: (Vec<u16>, Scratch<u16>),
+    recorder: Recorder,
     /// The error after which nothing on the connections can be relied on.
     failed: Option<CommError>,
 }
@@ -119,8 +130,8 @@ impl TcpCommunicator {
         wire: Wire,
     ) -> Self {
         let (scratch, narrowed) = (Scratch::default(), Default::default());
-        let (sequence, failed) = (0, None);
-        Self { rank, timeout, sequence, runtime, peers, wire, scratch, narrowed, failed }
+        let (sequence, recorder, failed) = (0, Recorder::default(), None);
+        Self { rank, timeout, sequence, runtime, peers, wire, scratch, narrowed, recorder, failed }
     }
 
     fn others(&self) -> impl Iterator<Item = usize> + use<> {
@@ -134,7 +145,9 @@ impl TcpCommunicator {
         }
         let sequence = self.sequence;
         self.sequence += 1;
-        Ok(Header { sequence, kind, name: name.into(), length: length as u64 })
+        let header = Header { sequence, kind, name: name.into(), length: length as u64 };
+        self.recorder.enter(sequence, header.what());
+        Ok(header)
     }
 
     /// Gives each rank its message, where it has one, and returns the messages of `from`, in that order.
@@ -191,6 +204,7 @@ impl TcpCommunicator {
         outcome: Outcome<T>,
         boundaries: Vec<Boundary>,
     ) -> Result<T> {
+        self.recorder.leave(matches!(outcome, Outcome::Done(_)));
         let error = match outcome {
             Outcome::Done(value) => return Ok(value),
             Outcome::Failed(error) => error,
@@ -284,6 +298,10 @@ impl Communicator for TcpCommunicator {
     fn barrier(&mut self, name: &str) -> Result<()> {
         let header = self.header(Kind::Barrier, name, 0)?;
         self.exchange_one(&header, &[]).map(drop)
+    }
+
+    fn records(&self) -> Vec<Record> {
+        self.recorder.records()
     }
 }
 

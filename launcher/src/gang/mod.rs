@@ -16,6 +16,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use reclora_comm::Record;
 
 use crate::error::Result;
 use crate::progress::display::Display;
@@ -77,6 +78,8 @@ pub struct RankEnd {
     pub error: Option<String>,
     /// What it was doing.
     pub doing: String,
+    /// Its last collectives, if it could tell.
+    pub collectives: Vec<Record>,
     /// Its last lines on standard error.
     pub tail: Vec<String>,
     /// The file they are from.
@@ -227,6 +230,7 @@ impl Gang {
                 .map_or(Outcome::Ended, |end| end.outcome),
             error: self.tracker.error(rank).map(str::to_owned),
             doing: self.tracker.doing(rank),
+            collectives: self.tracker.records(rank).to_vec(),
             tail: process.tail(),
             log: process.log.clone(),
         });

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use reclora_comm::Record;
 use reclora_trainer::progress::Event;
 
 /// A piece of work that ranks share.
@@ -59,6 +60,7 @@ pub struct Tracker {
     current: Vec<Option<usize>>,
     messages: Vec<String>,
     errors: Vec<Option<String>>,
+    records: Vec<Vec<Record>>,
 }
 
 impl Tracker {
@@ -70,6 +72,7 @@ impl Tracker {
             current: vec![None; world_size],
             messages: Vec::new(),
             errors: vec![None; world_size],
+            records: vec![Vec::new(); world_size],
         }
     }
 
@@ -104,6 +107,10 @@ impl Tracker {
                 self.messages.push(text.clone());
                 Some(Change::Message(text))
             }
+            Event::Collectives { records } => {
+                *self.records.get_mut(rank)? = records;
+                None
+            }
             Event::Failed { error } => {
                 *self.errors.get_mut(rank)? = Some(error);
                 None
@@ -114,6 +121,11 @@ impl Tracker {
     /// The error a rank reported before it ended.
     pub fn error(&self, rank: usize) -> Option<&str> {
         self.errors.get(rank)?.as_deref()
+    }
+
+    /// The last collectives that a failing rank told of.
+    pub fn records(&self, rank: usize) -> &[Record] {
+        self.records.get(rank).map_or(&[], Vec::as_slice)
     }
 
     /// What a rank was doing, in words.
