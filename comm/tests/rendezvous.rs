@@ -1,5 +1,7 @@
 //! Who may join, who is refused and why, and that strangers hold nobody up (S-2, S-3).
 
+#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
+
 mod common;
 
 use std::io::{Read, Write};
@@ -8,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::{HOST, Job, identity};
 use reclora_comm::rendezvous::{JoinConfig, Store, StoreConfig, join};
-use reclora_comm::{CommError, Communicator, Identity, Secret};
+use reclora_comm::{CommError, Communicator, Identity, PROTOCOL_VERSION, Secret};
 
 #[test]
 fn s3_another_jobs_secret_is_refused_by_the_rank_itself() {
@@ -129,4 +131,49 @@ fn s2_dropping_the_store_ends_it_and_frees_its_port() {
     let address = job.store.address();
     drop(job);
     TcpListener::bind(address).unwrap();
+}
+
+/// A frame: its length, then its bytes.
+fn frame(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u64).to_le_bytes()[..], bytes].concat()
+}
+
+fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
+    let mut length = [0; 8];
+    stream.read_exact(&mut length).unwrap();
+    let mut bytes = vec![0; u64::from_le_bytes(length) as usize];
+    stream.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+/// A rank of an older program: the store says which version it speaks, and goes on waiting.
+#[test]
+fn a_rank_of_another_protocol_version_is_told_and_the_others_name_it() {
+    let job = Job::with_deadline(2, Duration::from_secs(1));
+    let mut stranger = TcpStream::connect(job.store.address()).unwrap();
+    let hello = [&b"RECLORA\n"[..], &[1], &[7; 32]].concat();
+    stranger.write_all(&frame(&hello)).unwrap();
+    // The variant "version", and the version.
+    assert_eq!(read_frame(&mut stranger), [1, PROTOCOL_VERSION as u8]);
+    let error = join(job.config(0)).unwrap_err().to_string();
+    assert!(error.contains("waited 1s for rank 1"), "{error}");
+}
+
+/// A store of a newer program.
+#[test]
+fn a_job_of_another_protocol_version_is_refused_with_both_versions() {
+    let listener = TcpListener::bind(SocketAddr::new(HOST, 0)).unwrap();
+    let endpoint = listener.local_addr().unwrap().to_string();
+    let store = std::thread::spawn(move || {
+        let (mut rank, _) = listener.accept().unwrap();
+        read_frame(&mut rank);
+        rank.write_all(&frame(&[1, 99])).unwrap();
+    });
+    let begun = Instant::now();
+    let job = Job::new(1);
+    let error = join(JoinConfig { endpoint, ..job.config(0) }).unwrap_err().to_string();
+    let expected = format!("it speaks protocol 99, this rank {PROTOCOL_VERSION}");
+    assert!(error.ends_with(&expected), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    store.join().unwrap();
 }
