@@ -18,7 +18,8 @@ use reclora_storage::{dataset, protocol};
 use reclora_trainer::adapter::Adapter;
 use reclora_trainer::config::{AdapterConfig, CrmConfig};
 use reclora_trainer::crm::{Din, DinShape};
-use reclora_trainer::distributed::checkpoint::{self, TrainState};
+use reclora_trainer::distributed::checkpoint::{self, Layout, TrainState};
+use reclora_trainer::distributed::table::TableShare;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -169,8 +170,10 @@ fn checkpoints(dir: &Path) -> Outcome<()> {
         best: Some((1, vec![0.5])),
         ..TrainState::default()
     };
-    checkpoint::save(&dir.join("checkpoints"), &state)?;
-    assert_eq!(checkpoint::load(&dir.join("checkpoints"), &mut Solo)?, Some(state.clone()));
+    let dir = dir.join("checkpoints");
+    checkpoint::save(&dir, &state, Layout::Whole, &mut Solo)?;
+    let loaded = checkpoint::load(&dir, TableShare::default(), &mut Solo)?;
+    assert_eq!(loaded, Some(state.clone()));
     put("checkpoint", "content", 1, &encode(&state)?)
 }
 

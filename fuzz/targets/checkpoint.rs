@@ -6,6 +6,7 @@ use reclora_comm::Solo;
 use reclora_fuzz::{choice, file, scratch};
 use reclora_storage::hash::xxh3_hex;
 use reclora_trainer::distributed::checkpoint;
+use reclora_trainer::distributed::table::TableShare;
 
 fuzz_target!(|data: &[u8]| {
     let (variant, rest) = choice(data);
@@ -14,6 +15,6 @@ fuzz_target!(|data: &[u8]| {
         bytes.extend_from_slice(xxh3_hex(rest).as_bytes());
     }
     file("checkpoints/step-0000000001.checkpoint", &bytes);
-    let state = checkpoint::load(&scratch().join("checkpoints"), &mut Solo);
+    let state = checkpoint::load(&scratch().join("checkpoints"), TableShare::default(), &mut Solo);
     assert!(state.is_ok(), "a checkpoint that can't be read counts as not there");
 });

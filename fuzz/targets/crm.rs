@@ -3,9 +3,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use reclora_fuzz::{file, safetensors};
-use reclora_trainer::crm::Din;
+use reclora_trainer::crm::Crm;
 
 fuzz_target!(|data: &[u8]| {
     let path = file("crm.safetensors", &safetensors(data));
-    let _ = Din::load(&path);
+    let _ = Crm::open(&path);
 });

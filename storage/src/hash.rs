@@ -14,17 +14,33 @@ pub fn xxh3_hex(bytes: &[u8]) -> String {
     hex(xxh3_64(bytes))
 }
 
+/// XXH3-64 of bytes that come in pieces.
+#[derive(Clone, Default)]
+pub struct Hasher(Xxh3);
+
+impl Hasher {
+    /// Takes the next piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of all pieces, as [`xxh3_hex`] gives it.
+    pub fn hex(&self) -> String {
+        hex(self.0.digest())
+    }
+}
+
 /// XXH3-64 of a file's content as 16 lower-case hex digits, read in pieces.
 ///
 /// # Errors
 /// The file cannot be opened or read.
 pub fn xxh3_file(path: &Path) -> Result<String> {
     let mut file = File::open(path).map_err(|e| StorageError::io("open", path, e))?;
-    let mut hasher = Xxh3::new();
+    let mut hasher = Hasher::default();
     let mut buffer = vec![0_u8; 1 << 18];
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => return Ok(hex(hasher.digest())),
+            Ok(0) => return Ok(hasher.hex()),
             Ok(n) => hasher.update(buffer.get(..n).unwrap_or_default()),
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(e) => return Err(StorageError::io("read", path, e)),

@@ -24,6 +24,7 @@ use reclora_trainer::config::{CrmConfig, EmbeddingOptimizer};
 use reclora_trainer::crm::{CrmInput, Din, DinShape, Workspace};
 use reclora_trainer::distributed::buckets::Finished;
 use reclora_trainer::distributed::gradient::Gradient;
+use reclora_trainer::distributed::table::{Held, Parameters};
 use reclora_trainer::distributed::train::{Objective, TrainPlan, train};
 use reclora_trainer::error::Result;
 use reclora_trainer::metrics::{Scored, auc};
@@ -87,7 +88,7 @@ struct Bench<'a> {
 impl Objective for Bench<'_> {
     fn micro_batch(
         &self,
-        parameters: &[f32],
+        parameters: Parameters<'_>,
         samples: &[u64],
         epoch: u64,
         weight: f32,
@@ -111,10 +112,11 @@ impl Objective for Bench<'_> {
 
     fn validate(
         &self,
-        parameters: &[f32],
+        held: Held<'_>,
         _comm: &mut dyn Communicator,
     ) -> Result<(Option<f64>, Option<f64>)> {
         let start = Instant::now();
+        let parameters = Parameters::whole(held.share.table(), held.values);
         let blocks: Vec<u64> = self.valid.clone().step_by(64).collect();
         let scored = blocks.into_par_iter().map(|first| {
             let rows = self.inputs.rows(first..(first + 64).min(self.valid.end))?;
@@ -224,6 +226,7 @@ fn main() -> Result<()> {
     let plan = TrainPlan {
         task: "train CRM".into(),
         table: din.table(),
+        row_wise: false,
         lazy_rows: optimizer == EmbeddingOptimizer::LazyAdamw,
         samples: if limit == 0 { train_samples } else { limit.min(train_samples) },
         epochs: epochs.parse().unwrap(),
@@ -248,7 +251,7 @@ fn main() -> Result<()> {
         dump(Path::new(&dump_to), &bench, &initial, &plan)?;
     }
     let start = Instant::now();
-    let trained = train(&plan, &bench, initial, &mut Solo, &mut Silent)?;
+    let trained = train(&plan, &bench, |_| initial, &mut Solo, &mut Silent)?;
     let seconds = (start.elapsed() - *bench.validation.lock().unwrap()).as_secs_f64();
     let result = serde_json::json!({
         "samples_per_second": (plan.samples as f64 * plan.epochs as f64 / seconds).round(),

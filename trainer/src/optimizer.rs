@@ -68,6 +68,12 @@ impl AdamW {
         &self.second_moment
     }
 
+    /// Exchanges the moments for `first` and `second`: lends them to who writes them, and takes them back.
+    pub fn swap_moments(&mut self, first: &mut Vec<f32>, second: &mut Vec<f32>) {
+        std::mem::swap(&mut self.first_moment, first);
+        std::mem::swap(&mut self.second_moment, second);
+    }
+
     /// Optimizer steps taken.
     pub fn steps(&self) -> u64 {
         self.step
@@ -169,16 +175,11 @@ impl Update {
     }
 }
 
-/// Scales `gradient` down so that its Euclidean norm is at most `max_norm`; returns the norm it had.
-///
-/// The norm is added up in f64 in index order, so it is the same on every rank.
-pub fn clip_gradient_norm(gradient: &mut GradientSum, max_norm: f32) -> f32 {
-    let squares: f64 = gradient.iter().map(|g| f64::from(g) * f64::from(g)).sum();
-    let norm = squares.sqrt() as f32;
+/// Scales `gradient`, whose Euclidean norm is `norm`, down to `max_norm` where it is longer.
+pub fn clip_gradient_norm(gradient: &mut GradientSum, norm: f32, max_norm: f32) {
     if norm > max_norm {
         gradient.scale(max_norm / norm);
     }
-    norm
 }
 
 /// The learning rate of step `step` (from 0) of `total_steps`: linear from `base` to 0, no warm-up.
@@ -190,7 +191,8 @@ pub fn linear_decay(base: f32, step: u64, total_steps: u64) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::distributed::gradient::{Gradient, Table};
+    use crate::distributed::gradient::Gradient;
+    use crate::distributed::table::Table;
 
     /// The published update, in f64.
     fn reference(gradients: &[f64], learning_rate: f64, weight_decay: f64) -> f64 {
@@ -219,7 +221,7 @@ mod tests {
         let mut optimizers =
             [true, false, false].map(|lazy| AdamW::new(start.len(), 0.01).with_lazy_rows(lazy));
         for rows in [[1, 3].as_slice(), &[3]] {
-            let mut gradient = Gradient::zero(table, start.len());
+            let mut gradient = Gradient::zero(table, 1);
             let mut values = vec![0.0; start.len()];
             for row in rows {
                 gradient.row(*row).copy_from_slice(&[0.5, -1.0]);
@@ -279,10 +281,10 @@ mod tests {
     #[test]
     fn clipping_keeps_the_direction_and_small_gradients() {
         let mut long = dense(&[3.0, 4.0]);
-        assert_eq!(clip_gradient_norm(&mut long, 1.0), 5.0);
+        clip_gradient_norm(&mut long, 5.0, 1.0);
         assert!((long.dense()[0] - 0.6).abs() < 1e-6 && (long.dense()[1] - 0.8).abs() < 1e-6);
         let mut short = dense(&[0.3, 0.4]);
-        clip_gradient_norm(&mut short, 1.0);
+        clip_gradient_norm(&mut short, 0.5, 1.0);
         assert_eq!(short, dense(&[0.3, 0.4]));
     }
 

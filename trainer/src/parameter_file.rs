@@ -3,16 +3,18 @@
 //! The header has one metadata entry (one: so that the file's bytes are a function of what is saved):
 //! format, settings, and a hash of settings and parameters. So neither can be damaged unnoticed.
 
+use std::fmt::Display;
+use std::io;
 use std::path::Path;
 
-use reclora_storage::atomic::write_bytes_atomic;
-use reclora_storage::hash::xxh3_hex;
+use reclora_storage::atomic::write_atomic;
+use reclora_storage::hash::Hasher;
 use safetensors::Dtype;
-use safetensors::tensor::TensorView;
+use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::backbone::TensorFile;
+use crate::backbone::{Numbers, TensorFile};
 use crate::error::{Result, TrainerError};
 
 /// Format 1 had a hash of the parameters only: damaged settings were another model.
@@ -28,6 +30,12 @@ pub(crate) struct ParameterFile {
     pub stage: &'static str,
 }
 
+/// Values that are turned into bytes at a time.
+const BLOCK: usize = 1 << 16;
+
+/// Name and shape.
+pub(crate) type NamedShape<'a> = (&'a str, &'a [usize]);
+
 /// Name, shape, values.
 pub(crate) type NamedTensor<'a> = (&'a str, &'a [usize], &'a [f32]);
 
@@ -35,7 +43,7 @@ pub(crate) type NamedTensor<'a> = (&'a str, &'a [usize], &'a [f32]);
 struct Header<S> {
     format: u32,
     settings: S,
-    /// See [`hash`].
+    /// See [`ParameterHasher`].
     xxh3: String,
 }
 
@@ -45,14 +53,60 @@ impl ParameterFile {
         &self,
         path: &Path,
         settings: impl Serialize,
-        tensors: impl Iterator<Item = NamedTensor<'a>> + Clone,
+        tensors: impl Iterator<Item = NamedTensor<'a>>,
     ) -> Result<()> {
-        let parameters = tensors.clone().flat_map(|(_, _, values)| values.iter().copied());
-        let header = hash(&settings, parameters)
-            .and_then(|xxh3| serde_json::to_string(&Header { format: FORMAT, settings, xxh3 }))
-            .map_err(|error| TrainerError::file(path, format!("can't be written: {error}")))?;
-        let bytes = serialize(path, tensors, (self.key, header))?;
-        Ok(write_bytes_atomic(path, &bytes)?)
+        let tensors: Vec<NamedTensor<'_>> = tensors.collect();
+        let shapes: Vec<_> = tensors.iter().map(|(name, shape, _)| (*name, *shape)).collect();
+        self.save_pieces(path, settings, &shapes, |index, sink| sink(tensors[index].2))
+    }
+
+    /// The same for tensors that are not in memory. `pieces` hands over the values of one, by its place in
+    /// `tensors`, in pieces of any size; it is asked for each of them twice.
+    pub fn save_pieces(
+        &self,
+        path: &Path,
+        settings: impl Serialize,
+        tensors: &[NamedShape<'_>],
+        mut pieces: impl FnMut(usize, &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()>,
+    ) -> Result<()> {
+        let fail =
+            |error: &dyn Display| TrainerError::file(path, format!("can't be written: {error}"));
+        let mut hasher = ParameterHasher::new(&settings).map_err(|error| fail(&error))?;
+        for index in 0..tensors.len() {
+            pieces(index, &mut |values| {
+                hasher.update(values);
+                Ok(())
+            })?;
+        }
+        let header = Header { format: FORMAT, settings, xxh3: hasher.hex() };
+        let header = serde_json::to_string(&header).map_err(|error| fail(&error))?;
+        // As the format's own writer has them: by name.
+        let mut order: Vec<usize> = (0..tensors.len()).collect();
+        order.sort_by_key(|index| tensors[*index].0);
+        let shapes = order.iter().map(|index| tensors[*index]);
+        let header = file_header(shapes, (self.key, header)).map_err(|error| fail(&error))?;
+        let mut failure = None;
+        let written = write_atomic(path, |file| {
+            file.write_all(&header)?;
+            for index in order {
+                let mut write = |values: &[f32]| {
+                    let bytes = values.chunks(BLOCK).try_for_each(|values| {
+                        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                        file.write_all(&bytes)
+                    });
+                    bytes.map_err(|error| fail(&error))
+                };
+                pieces(index, &mut write).map_err(|error| {
+                    failure = Some(error);
+                    io::Error::other("a tensor can't be had")
+                })?;
+            }
+            Ok(())
+        });
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(written?),
+        }
     }
 
     /// The settings of a file, of which no more than the header is read.
@@ -74,8 +128,20 @@ impl ParameterFile {
         &self,
         path: &Path,
         layout: impl FnOnce(&S) -> Result<L>,
-        shapes: impl FnOnce(&L) -> Vec<(&str, &[usize])>,
+        shapes: impl FnOnce(&L) -> Vec<NamedShape<'_>>,
     ) -> Result<(L, Vec<f32>)> {
+        let (layout, tensors) = self.open(path, layout, shapes)?;
+        let slices: Vec<&[f32]> = tensors.iter().map(Numbers::as_slice).collect();
+        Ok((layout, slices.concat()))
+    }
+
+    /// The same, with the tensors where they are in the file.
+    pub fn open<S: Serialize + DeserializeOwned, L>(
+        &self,
+        path: &Path,
+        layout: impl FnOnce(&S) -> Result<L>,
+        shapes: impl FnOnce(&L) -> Vec<NamedShape<'_>>,
+    ) -> Result<(L, Vec<Numbers<f32>>)> {
         self.read(path, layout, shapes).map_err(|error| self.advise(error))
     }
 
@@ -83,8 +149,8 @@ impl ParameterFile {
         &self,
         path: &Path,
         layout: impl FnOnce(&S) -> Result<L>,
-        shapes: impl FnOnce(&L) -> Vec<(&str, &[usize])>,
-    ) -> Result<(L, Vec<f32>)> {
+        shapes: impl FnOnce(&L) -> Vec<NamedShape<'_>>,
+    ) -> Result<(L, Vec<Numbers<f32>>)> {
         let fail = |what: String| TrainerError::file(path, what);
         let mut file = TensorFile::open(path)?;
         let header: Header<S> = self.header(path, &file)?;
@@ -99,16 +165,16 @@ impl ParameterFile {
                 self.what
             )));
         }
-        let mut parameters = Vec::new();
-        for (name, shape) in shapes {
-            parameters.extend(file.read(name, shape)?);
-        }
-        let hash = hash(&header.settings, parameters.iter().copied())
+        let tensors = shapes.iter().map(|(name, shape)| file.in_place(name, shape));
+        let tensors = tensors.collect::<Result<Vec<_>>>()?;
+        let mut hasher = ParameterHasher::new(&header.settings)
             .map_err(|error| fail(format!("its settings can't be hashed: {error}")))?;
+        tensors.iter().for_each(|tensor| hasher.update(tensor.as_slice()));
+        let hash = hasher.hex();
         if hash != header.xxh3 {
             return Err(fail(format!("is damaged: it hashes to {hash}, not {}", header.xxh3)));
         }
-        Ok((layout, parameters))
+        Ok((layout, tensors))
     }
 
     fn header<S: DeserializeOwned>(&self, path: &Path, file: &TensorFile) -> Result<Header<S>> {
@@ -122,13 +188,45 @@ impl ParameterFile {
 }
 
 /// xxh3 of the settings as JSON, and of all parameters, little-endian, in order.
-fn hash(
-    settings: &impl Serialize,
-    parameters: impl Iterator<Item = f32>,
-) -> serde_json::Result<String> {
-    let mut bytes = serde_json::to_vec(settings)?;
-    bytes.extend(parameters.flat_map(f32::to_le_bytes));
-    Ok(xxh3_hex(&bytes))
+struct ParameterHasher(Hasher);
+
+impl ParameterHasher {
+    fn new(settings: &impl Serialize) -> serde_json::Result<Self> {
+        let mut hasher = Hasher::default();
+        hasher.update(&serde_json::to_vec(settings)?);
+        Ok(Self(hasher))
+    }
+
+    fn update(&mut self, values: &[f32]) {
+        for values in values.chunks(BLOCK) {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            self.0.update(&bytes);
+        }
+    }
+
+    fn hex(&self) -> String {
+        self.0.hex()
+    }
+}
+
+/// Length and header of a safetensors file of f32 tensors that lie in this order, with one metadata entry.
+fn file_header<'a>(
+    shapes: impl Iterator<Item = NamedShape<'a>>,
+    (key, value): (&str, String),
+) -> Result<Vec<u8>, String> {
+    let mut end = 0;
+    let tensors = shapes.map(|(name, shape)| {
+        let start = end;
+        end += shape.iter().product::<usize>() * size_of::<f32>();
+        let info =
+            TensorInfo { dtype: Dtype::F32, shape: shape.to_vec(), data_offsets: (start, end) };
+        (name.to_owned(), info)
+    });
+    let metadata = Metadata::new(Some([(key.to_owned(), value)].into()), tensors.collect());
+    let metadata = metadata.map_err(|error| error.to_string())?;
+    let mut header = serde_json::to_vec(&metadata).map_err(|error| error.to_string())?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Ok([&(header.len() as u64).to_le_bytes()[..], &header].concat())
 }
 
 /// The header, or what is wrong with it. The format comes first: other formats have other headers.

@@ -1,10 +1,15 @@
 //! The CRM against finite differences and a per-sample loop, and its file.
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
+mod ranks;
+
 use proptest::prelude::*;
+use ranks::with_ranks;
+use reclora_comm::Communicator;
 use reclora_trainer::config::{CrmConfig, Representation};
-use reclora_trainer::crm::{CrmInput, Din, DinShape, Workspace};
+use reclora_trainer::crm::{Crm, CrmInput, Din, DinShape, Workspace};
 use reclora_trainer::distributed::gradient::Gradient;
+use reclora_trainer::distributed::table::{Parameters, TableShare};
 
 const FEATURES: u32 = 30;
 
@@ -62,7 +67,8 @@ fn loss(din: &Din, parameters: &[f32], samples: &[Sample]) -> (f32, Vec<f32>) {
     let labels: Vec<_> = samples.iter().map(|sample| sample.label).collect();
     let keys: Vec<_> = (0..samples.len() as u64).collect();
     let ws = &mut Workspace::default();
-    let mut gradient = Gradient::zero(din.table(), din.num_parameters());
+    let mut gradient = Gradient::zero(din.table(), din.num_parameters() - din.table().len());
+    let parameters = Parameters::whole(din.table(), parameters);
     let loss =
         din.loss_and_gradient(parameters, ws, &inputs, &labels, &keys, 9, 1.0, &mut gradient);
     let (sum, table) = (gradient.sum(loss), din.table());
@@ -109,10 +115,11 @@ proptest! {
             let parameters = parameters(&din, seed);
             let ws = &mut Workspace::default();
             let inputs: Vec<_> = samples.iter().map(Sample::input).collect();
-            let (logits, representations) = din.score(&parameters, ws, &inputs);
+            let parameters = Parameters::whole(din.table(), &parameters);
+            let (logits, representations) = din.score(parameters, ws, &inputs);
             prop_assert_eq!(representations.len(), inputs.len() * din.representation_dim());
             for (index, input) in inputs.iter().enumerate() {
-                let (logit, one) = din.score(&parameters, ws, &[*input]);
+                let (logit, one) = din.score(parameters, ws, &[*input]);
                 prop_assert!((logit[0] - logits[index]).abs() < 1e-5);
                 let dim = din.representation_dim();
                 for (a, b) in one.iter().zip(&representations[index * dim..]) {
@@ -131,16 +138,34 @@ fn dropout_depends_on_seed_and_sample_only() {
         Sample { fields: vec![1, 2, 3], items: vec![4, 5], ratings: vec![28, 29], label: 1.0 };
     let inputs = [sample.input(), sample.input()];
     let run = |keys: &[u64], seed| {
-        let mut gradient = Gradient::zero(din.table(), din.num_parameters());
+        let mut gradient = Gradient::zero(din.table(), din.num_parameters() - din.table().len());
         let ws = &mut Workspace::default();
         let inputs = &inputs[..keys.len()];
         let labels = &[1.0, 1.0][..keys.len()];
-        din.loss_and_gradient(&parameters, ws, inputs, labels, keys, seed, 1.0, &mut gradient)
+        let parameters = Parameters::whole(din.table(), &parameters);
+        din.loss_and_gradient(parameters, ws, inputs, labels, keys, seed, 1.0, &mut gradient)
     };
     assert_eq!(run(&[7], 1), run(&[7], 1));
     assert_ne!(run(&[7], 1), run(&[7], 2));
     assert_ne!(run(&[7], 1), run(&[8], 1));
     assert!((run(&[7, 8], 1) - run(&[7], 1) - run(&[8], 1)).abs() < 1e-5);
+}
+
+/// The file of ranks that hold some rows each is that of one which holds them all.
+#[test]
+fn ranks_that_share_the_table_write_the_file_of_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let din = din(0.1, Representation::User);
+    let whole = dir.path().join("whole.safetensors");
+    din.save(&din.init(3), &whole).unwrap();
+    for world_size in [2, 4] {
+        let path = dir.path().join(format!("{world_size}.safetensors"));
+        with_ranks(world_size, |mut comm| {
+            let share = TableShare::part(din.table(), comm.rank(), world_size);
+            din.save_share(share, &din.init_share(3, share), &path, &mut comm).unwrap();
+        });
+        assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&whole).unwrap());
+    }
 }
 
 #[test]
@@ -151,8 +176,11 @@ fn the_file_comes_back_and_damage_is_refused() {
     let saved = din.init(3);
     din.save(&saved, &path).unwrap();
     let bytes = std::fs::read(&path).unwrap();
-    let (loaded, parameters) = Din::load(&path).unwrap();
-    assert_eq!((parameters, loaded.tensors()), (saved.clone(), din.tensors()));
+    let crm = Crm::open(&path).unwrap();
+    let Parameters { table, rows, dense } = crm.parameters();
+    assert_eq!(([table, dense].concat(), rows), (saved.clone(), None));
+    assert_eq!(crm.din().tensors(), din.tensors());
+    drop(crm);
     din.save(&saved, &path).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), bytes, "the same bytes each time");
     let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -161,11 +189,11 @@ fn the_file_comes_back_and_damage_is_refused() {
         damaged[position] ^= 0x10;
         std::fs::write(&path, damaged).unwrap();
         // Only blanks after the header may change: every setting is hashed, as the values are.
-        if Din::load(&path).is_ok() {
+        if Crm::open(&path).is_ok() {
             assert!(bytes[position].is_ascii_whitespace(), "byte {position}");
         }
         std::fs::write(&path, &bytes[..position]).unwrap();
-        let error = Din::load(&path).unwrap_err().to_string();
+        let error = Crm::open(&path).unwrap_err().to_string();
         assert!(error.contains("crm.safetensors") && error.contains("--from pretrain"), "{error}");
     }
 }

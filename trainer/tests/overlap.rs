@@ -12,7 +12,8 @@ use std::time::Duration;
 use ranks::with_ranks;
 use reclora_comm::Communicator;
 use reclora_trainer::distributed::buckets::Finished;
-use reclora_trainer::distributed::gradient::{Gradient, Table};
+use reclora_trainer::distributed::gradient::Gradient;
+use reclora_trainer::distributed::table::{Held, Parameters, Table};
 use reclora_trainer::distributed::train::{Objective, TrainPlan, train};
 use reclora_trainer::error::{Result, TrainerError};
 use reclora_trainer::progress::Silent;
@@ -82,7 +83,7 @@ struct Patient {
 impl Objective for Patient {
     fn micro_batch(
         &self,
-        parameters: &[f32],
+        parameters: Parameters<'_>,
         _samples: &[u64],
         _epoch: u64,
         weight: f32,
@@ -99,7 +100,7 @@ impl Objective for Patient {
         }
         gradient[..2].fill(2.0 * weight);
         // Nothing is said of the rest: the end of the micro-batch says it.
-        Ok(parameters.iter().sum())
+        Ok(parameters.dense.iter().sum())
     }
 
     fn tensors(&self) -> Vec<(String, Range<usize>)> {
@@ -108,7 +109,7 @@ impl Objective for Patient {
 
     fn validate(
         &self,
-        _parameters: &[f32],
+        _held: Held<'_>,
         _comm: &mut dyn Communicator,
     ) -> Result<(Option<f64>, Option<f64>)> {
         Ok((None, None))
@@ -119,6 +120,7 @@ fn plan(dir: &std::path::Path) -> TrainPlan {
     TrainPlan {
         task: "wait".into(),
         table: Table::default(),
+        row_wise: false,
         lazy_rows: false,
         samples: 2,
         epochs: 1,
@@ -145,7 +147,7 @@ fn the_upper_half_is_summed_before_the_lower_half_is_computed() {
         let objective = Patient { summed: Mutex::new(done), last: 1.0 };
         let mut comm = Telling { inner, summed };
         let plan = plan(&dir.path().join("checkpoints"));
-        train(&plan, &objective, vec![1.0; 4], &mut comm, &mut Silent).unwrap()
+        train(&plan, &objective, |_| vec![1.0; 4], &mut comm, &mut Silent).unwrap()
     });
     for trained in trained {
         // One step of Adam goes by the learning rate, whatever the size of the gradient.
@@ -164,7 +166,7 @@ fn a_gradient_that_is_not_a_number_is_named_by_its_tensor_on_every_rank() {
         // The lower half need not wait for a sum that fails.
         summed.send("gradient bucket 0".into()).unwrap();
         let plan = plan(&dir.path().join("checkpoints"));
-        train(&plan, &objective, vec![1.0; 4], &mut comm, &mut Silent).unwrap_err().to_string()
+        train(&plan, &objective, |_| vec![1.0; 4], &mut comm, &mut Silent).unwrap_err().to_string()
     });
     for error in errors {
         assert!(error.contains("the gradient of weight 3, summed over the ranks"), "{error}");

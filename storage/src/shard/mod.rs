@@ -24,6 +24,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::atomic::write_atomic;
 use crate::codec;
 use crate::error::{Result, StorageError};
+use crate::hash::xxh3_hex;
 use crate::mmap::{ALIGNMENT, Access, Mapped, Pattern, Pod, as_bytes};
 
 mod outline;
@@ -307,6 +308,12 @@ impl Shard {
         }
         self.mapped.advise(Pattern::Normal);
         Ok(())
+    }
+
+    /// What tells this shard from others: a hash of its columns' hashes, as 16 lower-case hex digits.
+    pub fn fingerprint(&self) -> String {
+        let hashes: Vec<u8> = self.hashes.iter().flat_map(|hash| hash.to_le_bytes()).collect();
+        xxh3_hex(&hashes)
     }
 
     /// Says how the columns are going to be used.

@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 pub use config::{BackboneConfig, RopeScaling};
 pub(crate) use gguf::{Gguf, is_gguf};
 pub(crate) use tensors::TensorFile;
-pub(crate) use weight::Weight;
+pub(crate) use weight::{Numbers, Weight};
 
 use crate::config::{Projection, WeightType};
 use crate::error::Result;

@@ -10,7 +10,7 @@ use reclora_storage::mmap::{Access, Mapped, Pattern};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::weight::Weight;
+use super::weight::{Numbers, Weight};
 use crate::config::WeightType;
 use crate::error::{Result, TrainerError};
 
@@ -101,7 +101,9 @@ impl TensorFile {
         );
         if as_it_is {
             let offset = self.data_start as usize + start;
-            if let Some(weight) = Weight::mapped(self.mapped()?, offset, shape, weight_type) {
+            // Every step reads every weight.
+            let map = self.mapped(Pattern::WillNeed)?;
+            if let Some(weight) = Weight::mapped(map, offset, shape, weight_type) {
                 return Ok(weight);
             }
         }
@@ -110,13 +112,27 @@ impl TensorFile {
             .map_err(|error| self.fail(name, format!("can't be kept as q8_0: {error}")))
     }
 
-    fn mapped(&mut self) -> Result<&Arc<Mapped>> {
+    /// A tensor of exactly this shape as f32: used where it is in the file if that has it so, otherwise
+    /// read.
+    pub fn in_place(&mut self, name: &str, shape: &[usize]) -> Result<Numbers<f32>> {
+        let info = self.info(name, shape)?;
+        let (dtype, start) = (info.dtype, info.data_offsets.0);
+        if dtype == Dtype::F32 && cfg!(target_endian = "little") {
+            let (offset, count) = (self.data_start as usize + start, shape.iter().product());
+            if let Some(numbers) = Numbers::mapped(self.mapped(Pattern::Normal)?, offset, count) {
+                return Ok(numbers);
+            }
+        }
+        Ok(Numbers::Owned(self.read(name, shape)?))
+    }
+
+    /// The file, to be used as `pattern` says.
+    fn mapped(&mut self, pattern: Pattern) -> Result<&Arc<Mapped>> {
         let map = match self.map.take() {
             Some(map) => map,
             None => {
                 let map = Mapped::open(&self.path, Access::Automatic)?;
-                // Every step reads every weight.
-                map.advise(Pattern::WillNeed);
+                map.advise(pattern);
                 Arc::new(map)
             }
         };

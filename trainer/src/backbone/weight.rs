@@ -31,18 +31,16 @@ enum Values {
 
 /// Numbers of a file or of this process.
 #[derive(Debug)]
-enum Numbers<T> {
+pub(crate) enum Numbers<T> {
+    /// In the memory of this process.
     Owned(Vec<T>),
     /// Checked when it was made: the view exists.
-    Mapped {
-        file: Arc<Mapped>,
-        offset: usize,
-        count: usize,
-    },
+    Mapped { file: Arc<Mapped>, offset: usize, count: usize },
 }
 
 impl<T: Pod> Numbers<T> {
-    fn as_slice(&self) -> &[T] {
+    /// The numbers, wherever they are.
+    pub fn as_slice(&self) -> &[T] {
         match self {
             Self::Owned(values) => values,
             Self::Mapped { file, offset, count } => file.view(*offset, *count).unwrap_or_default(),
@@ -50,7 +48,7 @@ impl<T: Pod> Numbers<T> {
     }
 
     /// Numbers at a byte offset of a file; `None` where they are not aligned.
-    fn mapped(file: &Arc<Mapped>, offset: usize, count: usize) -> Option<Self> {
+    pub fn mapped(file: &Arc<Mapped>, offset: usize, count: usize) -> Option<Self> {
         file.view::<T>(offset, count)?;
         Some(Self::Mapped { file: Arc::clone(file), offset, count })
     }

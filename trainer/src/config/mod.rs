@@ -18,7 +18,7 @@ pub use adapter::{GateInput, Head, MixForm, Projection};
 pub use reclora_comm::Reduction;
 use reclora_storage::protocol::LabelRule;
 use reclora_storage::raw::{ColumnMapping, DatasetFormat};
-pub use runtime::{CommBackend, Device, RuntimeConfig};
+pub use runtime::{CommBackend, Device, EmbeddingSharding, RuntimeConfig};
 use serde::{Deserialize, Serialize};
 pub(crate) use stored::StoredAdapter;
 pub use training::{EmbeddingOptimizer, FewShotSampler};

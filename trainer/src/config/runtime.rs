@@ -26,6 +26,9 @@ pub struct RuntimeConfig {
     /// MiB of the gradient that travel together, at most: smaller buckets leave earlier, while the rest
     /// is still computed; larger ones take fewer messages.
     pub bucket_mib: usize,
+    /// Where the CRM's embedding table is while it is trained: on every rank (`data_parallel`), or each row
+    /// with its optimizer state on one of them (`row_wise`), for tables that are too large for one.
+    pub embedding_sharding: EmbeddingSharding,
     /// Ranks compare their parameters and optimizer state, by hashes, every this many steps; 0 never. One
     /// that differs is named.
     pub replica_check_every: u64,
@@ -69,6 +72,16 @@ pub enum CommBackend {
     Nccl,
 }
 
+/// Where an embedding table is while it is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmbeddingSharding {
+    /// A copy on every rank, of which the rows that a step touches are brought up to date.
+    DataParallel,
+    /// Each row on one rank, brought to others for the step that reads it.
+    RowWise,
+}
+
 impl Default for RuntimeConfig {
     fn default() -> Self {
         Self {
@@ -79,6 +92,7 @@ impl Default for RuntimeConfig {
             reduction: Reduction::Canonical,
             gradient_wire: Wire::F32,
             bucket_mib: 4,
+            embedding_sharding: EmbeddingSharding::DataParallel,
             replica_check_every: 100,
             file_access: Access::Automatic,
             interface: String::new(),

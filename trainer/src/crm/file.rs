@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
+use reclora_comm::{Communicator, Solo};
 use serde::{Deserialize, Serialize};
 
 use super::{Din, DinShape};
+use crate::backbone::Numbers;
 use crate::config::CrmConfig;
+use crate::distributed::exchange::gather;
+use crate::distributed::table::{Parameters, TableShare};
 use crate::error::Result;
-use crate::parameter_file::ParameterFile;
+use crate::parameter_file::{NamedShape, ParameterFile};
 
 const FILE: ParameterFile = ParameterFile { key: "reclora-crm", what: "a CRM", stage: "pretrain" };
 
@@ -18,26 +22,77 @@ struct Settings {
 }
 
 impl Din {
+    fn shapes(&self) -> Vec<NamedShape<'_>> {
+        self.tensors.iter().map(|tensor| (tensor.name.as_str(), &tensor.shape[..])).collect()
+    }
+
     /// Writes network and parameters as one safetensors file, atomically, the same bytes each time.
     ///
     /// # Errors
     /// The file can't be written.
     pub fn save(&self, parameters: &[f32], path: &Path) -> Result<()> {
-        let tensors = self.tensors.iter().map(|tensor| {
-            (tensor.name.as_str(), tensor.shape.as_slice(), &parameters[tensor.range.clone()])
-        });
-        FILE.save(path, Settings { config: self.config.clone(), shape: self.shape }, tensors)
+        self.save_share(TableShare::all(self.table()), parameters, path, &mut Solo)
     }
 
-    /// Reads a file of [`Din::save`]: the network and its parameters.
+    /// The same with parameters of which each rank holds a share of the table: rank 0 writes the file, and
+    /// never has more than some MiB of the others' rows. Every rank must call it.
+    ///
+    /// # Errors
+    /// The file can't be written, or of the communication.
+    pub fn save_share(
+        &self,
+        share: TableShare,
+        parameters: &[f32],
+        path: &Path,
+        comm: &mut dyn Communicator,
+    ) -> Result<()> {
+        let (rows, dense) = parameters.split_at(share.held().len());
+        if comm.rank() > 0 {
+            // Once for the hash in the header, once for the content.
+            return (0..2).try_for_each(|_| gather(share, rows, comm, &mut |_| Ok(())));
+        }
+        let table = self.table().len();
+        let settings = Settings { config: self.config.clone(), shape: self.shape };
+        FILE.save_pieces(path, settings, &self.shapes(), |index, sink| {
+            match self.tensors[index].range.start.checked_sub(table) {
+                None => gather(share, rows, comm, sink),
+                Some(start) => sink(&dense[start..self.tensors[index].range.end - table]),
+            }
+        })
+    }
+}
+
+/// A network, and its parameters in a file: a large table costs no memory but that of the pages in use,
+/// which all processes of a machine share.
+#[derive(Debug)]
+pub struct Crm {
+    din: Din,
+    table: Numbers<f32>,
+    dense: Vec<f32>,
+}
+
+impl Crm {
+    /// Opens a file of [`Din::save`] and checks it from the first byte to the last.
     ///
     /// # Errors
     /// A file that is missing, truncated, damaged or of another format.
-    pub fn load(path: &Path) -> Result<(Self, Vec<f32>)> {
-        FILE.load(
-            path,
-            |settings: &Settings| Din::new(&settings.config, settings.shape),
-            |din| din.tensors.iter().map(|t| (t.name.as_str(), &t.shape[..])).collect(),
-        )
+    pub fn open(path: &Path) -> Result<Self> {
+        let layout = |settings: &Settings| Din::new(&settings.config, settings.shape);
+        let (din, tensors) = FILE.open(path, layout, Din::shapes)?;
+        let mut tensors = tensors.into_iter();
+        let table = tensors.next().unwrap_or(Numbers::Owned(Vec::new()));
+        let dense: Vec<Numbers<f32>> = tensors.collect();
+        let dense: Vec<&[f32]> = dense.iter().map(Numbers::as_slice).collect();
+        Ok(Self { din, table, dense: dense.concat() })
+    }
+
+    /// The network.
+    pub fn din(&self) -> &Din {
+        &self.din
+    }
+
+    /// Its parameters.
+    pub fn parameters(&self) -> Parameters<'_> {
+        Parameters { table: self.table.as_slice(), rows: None, dense: &self.dense }
     }
 }

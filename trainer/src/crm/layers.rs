@@ -6,7 +6,7 @@ use crate::distributed::gradient::Gradient;
 use crate::kernels::matmul::{Mat, matmul};
 use crate::kernels::pointwise::add;
 
-/// y = x Wᵀ + b, its parameters at these places of the flat vector.
+/// y = x Wᵀ + b, its parameters at these places behind the table.
 #[derive(Clone, Debug)]
 pub(super) struct Linear {
     pub weight: Range<usize>,

@@ -9,6 +9,7 @@ mod file;
 mod layers;
 mod network;
 
+pub use file::Crm;
 pub use network::{CrmInput, Workspace};
 
 use std::ops::Range;
@@ -18,7 +19,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{CrmConfig, Representation};
-use crate::distributed::gradient::Table;
+use crate::distributed::table::{Table, TableShare};
 use crate::error::{Result, TrainerError};
 use layers::{Linear, Mlp};
 
@@ -72,7 +73,7 @@ pub struct Din {
     prediction: Mlp,
 }
 
-/// Hands out ranges of the flat vector.
+/// Hands out ranges of the flat vector, of which the table is the first.
 #[derive(Default)]
 struct Builder {
     tensors: Vec<Tensor>,
@@ -90,6 +91,8 @@ impl Builder {
     fn linear(&mut self, name: &str, inputs: usize, outputs: usize) -> Linear {
         let weight = self.tensor(format!("{name}.weight"), vec![outputs, inputs]);
         let bias = self.tensor(format!("{name}.bias"), vec![outputs]);
+        let table = self.tensors[0].range.end;
+        let [weight, bias] = [weight, bias].map(|range| range.start - table..range.end - table);
         Linear { weight, bias, inputs, outputs }
     }
 
@@ -139,11 +142,25 @@ impl Din {
 
     /// Fresh parameters: Xavier normal weights, zero biases. A pure function of (seed, name).
     pub fn init(&self, seed: u64) -> Vec<f32> {
-        let mut parameters = vec![0.0; self.num_parameters()];
+        self.init_share(seed, TableShare::all(self.table()))
+    }
+
+    /// Those of [`Din::init`] that a rank holds: the rows of `share`, then the dense part.
+    pub fn init_share(&self, seed: u64, share: TableShare) -> Vec<f32> {
+        let (table, held) = (self.table(), share.held());
+        let mut parameters = vec![0.0; held.len() + self.num_parameters() - table.len()];
+        let (rows, dense) = parameters.split_at_mut(held.len());
         for tensor in &self.tensors {
-            if let [rows, columns] = tensor.shape[..] {
-                let deviation = (2.0 / (rows + columns) as f64).sqrt();
-                fill_normal(&mut parameters[tensor.range.clone()], deviation, seed, &tensor.name);
+            let [height, width] = tensor.shape[..] else { continue };
+            let deviation = (2.0 / (height + width) as f64).sqrt();
+            let mut normal = Normal::new(deviation, seed, &tensor.name);
+            if tensor.range.start < table.len() {
+                for (number, row) in share.rows().zip(rows.chunks_exact_mut(table.width)) {
+                    normal.fill(number * table.width, row);
+                }
+            } else {
+                let range = tensor.range.start - table.len()..tensor.range.end - table.len();
+                normal.fill(0, &mut dense[range]);
             }
         }
         parameters
@@ -159,15 +176,31 @@ impl Din {
     }
 }
 
-/// Normal deviates (Box–Muller) from a generator keyed by seed and name.
-fn fill_normal(values: &mut [f32], deviation: f64, seed: u64, name: &str) {
-    let key = reclora_storage::hash::xxh3_hex(format!("{seed}/crm/{name}").as_bytes());
-    let mut random = ChaCha8Rng::seed_from_u64(u64::from_str_radix(&key, 16).unwrap_or(seed));
-    // In (0, 1]: the logarithm below must be finite.
-    let mut uniform = || ((random.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64;
-    for value in values {
-        let radius = (-2.0 * uniform().ln()).sqrt();
-        *value = (deviation * radius * (std::f64::consts::TAU * uniform()).cos()) as f32;
+/// Normal deviates (Box–Muller) from a generator keyed by seed and name: a sequence of which any piece
+/// can be had without those before it.
+struct Normal {
+    random: ChaCha8Rng,
+    deviation: f64,
+}
+
+impl Normal {
+    fn new(deviation: f64, seed: u64, name: &str) -> Self {
+        let key = reclora_storage::hash::xxh3_hex(format!("{seed}/crm/{name}").as_bytes());
+        let key = u64::from_str_radix(&key, 16).unwrap_or(seed);
+        Self { random: ChaCha8Rng::seed_from_u64(key), deviation }
+    }
+
+    /// Those from number `start` on.
+    fn fill(&mut self, start: usize, values: &mut [f32]) {
+        // Each takes two numbers of two words.
+        self.random.set_word_pos(4 * start as u128);
+        // In (0, 1]: the logarithm below must be finite.
+        let mut uniform = || ((self.random.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64;
+        for value in values {
+            let radius = (-2.0 * uniform().ln()).sqrt();
+            let angle = std::f64::consts::TAU * uniform();
+            *value = (self.deviation * radius * angle.cos()) as f32;
+        }
     }
 }
 
@@ -192,6 +225,13 @@ mod tests {
         let deviation = (square / table.len() as f64).sqrt();
         assert!((deviation / (2.0f64 / 3064.0).sqrt() - 1.0).abs() < 0.01, "{deviation}");
         assert_eq!(parameters, din.init(1));
+        let share = TableShare::part(din.table(), 1, 4);
+        let held = din.init_share(1, share);
+        let width = din.table().width;
+        for (row, values) in share.rows().zip(held.chunks(width)) {
+            assert_eq!(values, &parameters[row * width..(row + 1) * width]);
+        }
+        assert_eq!(held[share.held().len()..], parameters[din.table().len()..]);
         assert_ne!(parameters, din.init(2));
     }
 

@@ -5,9 +5,10 @@ use super::layers::{Dropout, MlpState, mix};
 use super::{Din, DinShape};
 use crate::config::Representation;
 use crate::distributed::gradient::Gradient;
+use crate::distributed::table::Parameters;
 use crate::kernels::pointwise::{add, axpy, dot};
 
-/// One sample, in rows of the shared table.
+/// One sample, in rows of the shared table, numbered as they lie in the parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct CrmInput<'a> {
     /// One feature per field.
@@ -45,10 +46,10 @@ struct DropoutKeys<'a> {
 impl Din {
     /// Logit of each sample, and its representation `[dim]` one after the other. Dropout off.
     ///
-    /// Features outside the table are a defect of the caller and panic.
+    /// Features outside the parameters' rows are a defect of the caller and panic.
     pub fn score(
         &self,
-        parameters: &[f32],
+        parameters: Parameters<'_>,
         ws: &mut Workspace,
         inputs: &[CrmInput<'_>],
     ) -> (Vec<f32>, Vec<f32>) {
@@ -61,7 +62,7 @@ impl Din {
     #[expect(clippy::too_many_arguments, reason = "what a training step is a function of")]
     pub fn loss_and_gradient(
         &self,
-        parameters: &[f32],
+        parameters: Parameters<'_>,
         ws: &mut Workspace,
         inputs: &[CrmInput<'_>],
         labels: &[f32],
@@ -83,14 +84,14 @@ impl Din {
         loss
     }
 
-    fn row<'p>(&self, parameters: &'p [f32], feature: u32) -> &'p [f32] {
+    fn row<'p>(&self, parameters: Parameters<'p>, feature: u32) -> &'p [f32] {
         let e = self.config.embedding_dim;
-        &parameters[feature as usize * e..(feature as usize + 1) * e]
+        &parameters.table[feature as usize * e..(feature as usize + 1) * e]
     }
 
     fn forward(
         &self,
-        parameters: &[f32],
+        parameters: Parameters<'_>,
         ws: &mut Workspace,
         inputs: &[CrmInput<'_>],
         keys: Option<DropoutKeys<'_>>,
@@ -104,11 +105,16 @@ impl Din {
             ws.row_keys.extend(keys.samples.iter().map(|sample| mix(keys.seed ^ mix(*sample))));
         }
         let dropout = keys.map(|_| Dropout { probability, row_keys: &ws.row_keys });
-        self.prediction.forward(parameters, inputs.len(), dropout, &mut ws.prediction);
+        self.prediction.forward(parameters.dense, inputs.len(), dropout, &mut ws.prediction);
     }
 
     /// h = ReLU(Linear([E[item]; E[rating]])) for every history row.
-    fn history_forward(&self, parameters: &[f32], ws: &mut Workspace, inputs: &[CrmInput<'_>]) {
+    fn history_forward(
+        &self,
+        parameters: Parameters<'_>,
+        ws: &mut Workspace,
+        inputs: &[CrmInput<'_>],
+    ) {
         ws.offsets.clear();
         ws.pairs.clear();
         let mut rows = 0;
@@ -121,14 +127,14 @@ impl Din {
             }
         }
         ws.offsets.push(rows);
-        self.history.forward(parameters, &ws.pairs, rows, &mut ws.history);
+        self.history.forward(parameters.dense, &ws.pairs, rows, &mut ws.history);
         ws.history.iter_mut().for_each(|value| *value = value.max(0.0));
     }
 
     /// a = MLP([q, h, q − h, q ⊙ h]) for every history row.
     fn attention_forward(
         &self,
-        parameters: &[f32],
+        parameters: Parameters<'_>,
         ws: &mut Workspace,
         inputs: &[CrmInput<'_>],
         keys: Option<&DropoutKeys<'_>>,
@@ -137,7 +143,7 @@ impl Din {
         let queries = inputs.iter().map(|input| self.row(parameters, input.fields[item_field]));
         let y = ws.attention.layer(1);
         let layer = &self.attention.hidden[0];
-        ws.attention_input.forward(layer, parameters, queries, &ws.history, &ws.offsets, y);
+        ws.attention_input.forward(layer, parameters.dense, queries, &ws.history, &ws.offsets, y);
         ws.row_keys.clear();
         for (sample, key) in keys.iter().flat_map(|keys| keys.samples.iter().enumerate()) {
             let key = keys.map_or(0, |keys| keys.seed) ^ mix(*key);
@@ -147,11 +153,11 @@ impl Din {
         let rows = ws.offsets[inputs.len()];
         let probability = self.config.dropout;
         let dropout = keys.map(|_| Dropout { probability, row_keys: &ws.row_keys });
-        self.attention.forward_from(1, parameters, rows, dropout, &mut ws.attention);
+        self.attention.forward_from(1, parameters.dense, rows, dropout, &mut ws.attention);
     }
 
     /// z = flatten([fields; u]), u = Σ a h.
-    fn pool(&self, parameters: &[f32], ws: &mut Workspace, inputs: &[CrmInput<'_>]) {
+    fn pool(&self, parameters: Parameters<'_>, ws: &mut Workspace, inputs: &[CrmInput<'_>]) {
         let e = self.config.embedding_dim;
         let z = ws.prediction.layer(0);
         z.clear();
@@ -170,7 +176,7 @@ impl Din {
 
     fn representations(
         &self,
-        parameters: &[f32],
+        parameters: Parameters<'_>,
         ws: &mut Workspace,
         inputs: &[CrmInput<'_>],
     ) -> Vec<f32> {
@@ -200,7 +206,7 @@ impl Din {
 
     fn backward(
         &self,
-        parameters: &[f32],
+        parameters: Parameters<'_>,
         ws: &mut Workspace,
         inputs: &[CrmInput<'_>],
         dlogits: &[f32],
@@ -209,7 +215,8 @@ impl Din {
         let e = self.config.embedding_dim;
         let keep = 1.0 - self.config.dropout;
         let DinShape { fields, item_field, .. } = self.shape;
-        let dz = self.prediction.backward(parameters, dlogits, keep, gradient, &mut ws.prediction);
+        let dz =
+            self.prediction.backward(parameters.dense, dlogits, keep, gradient, &mut ws.prediction);
         let width = (fields + 1) * e;
         ws.dhistory.clear();
         ws.dattention.clear();
@@ -226,7 +233,8 @@ impl Din {
             }
         }
         let state = &mut ws.attention;
-        let dy = self.attention.backward_to(1, parameters, &ws.dattention, keep, gradient, state);
+        let dy =
+            self.attention.backward_to(1, parameters.dense, &ws.dattention, keep, gradient, state);
         let layer = &self.attention.hidden[0];
         ws.attention_input.backward(layer, dy, &ws.offsets, gradient, &mut ws.dhistory);
         for (input, dq) in inputs.iter().zip(ws.attention_input.dqueries.chunks_exact(e)) {
@@ -237,7 +245,7 @@ impl Din {
 
     fn history_backward(
         &self,
-        parameters: &[f32],
+        parameters: Parameters<'_>,
         ws: &mut Workspace,
         inputs: &[CrmInput<'_>],
         gradient: &mut Gradient,
@@ -246,7 +254,7 @@ impl Din {
         for (d, h) in ws.dhistory.iter_mut().zip(&ws.history) {
             *d = if *h > 0.0 { *d } else { 0.0 };
         }
-        self.history.backward(parameters, &ws.pairs, &ws.dhistory, gradient, &mut ws.dpairs);
+        self.history.backward(parameters.dense, &ws.pairs, &ws.dhistory, gradient, &mut ws.dpairs);
         let mut rows = ws.dpairs.chunks_exact(2 * e);
         for input in inputs {
             let pairs = input.history_items.iter().zip(input.history_ratings);

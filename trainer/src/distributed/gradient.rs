@@ -9,26 +9,7 @@ use std::ops::Range;
 
 use reclora_comm::tree::sum_into;
 
-/// The rows at the start of a flat parameter vector; none where all of it is dense.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Table {
-    /// Number of rows.
-    pub rows: usize,
-    /// Values of a row.
-    pub width: usize,
-}
-
-impl Table {
-    /// Values of all rows: where the dense part starts.
-    pub fn len(self) -> usize {
-        self.rows * self.width
-    }
-
-    /// Whether there are no rows.
-    pub fn is_empty(self) -> bool {
-        self.len() == 0
-    }
-}
+use super::table::{Table, TableShare};
 
 /// The gradient that a micro-batch adds up.
 #[derive(Debug)]
@@ -42,14 +23,14 @@ pub struct Gradient {
 }
 
 impl Gradient {
-    /// Zero, of a vector of so many parameters.
-    pub fn zero(table: Table, num_parameters: usize) -> Self {
+    /// Zero, of a table and `num_dense` parameters behind it.
+    pub fn zero(table: Table, num_dense: usize) -> Self {
         Self {
             table,
             places: HashMap::new(),
             rows: Vec::new(),
             values: Vec::new(),
-            dense: vec![0.0; num_parameters - table.len()],
+            dense: vec![0.0; num_dense],
         }
     }
 
@@ -64,10 +45,9 @@ impl Gradient {
         &mut self.values[place * width..(place + 1) * width]
     }
 
-    /// Values behind the table, by their place in the flat vector, to be added to.
+    /// Values behind the table, by their place there, to be added to.
     pub fn dense(&mut self, range: Range<usize>) -> &mut [f32] {
-        let start = self.table.len();
-        &mut self.dense[range.start - start..range.end - start]
+        &mut self.dense[range]
     }
 
     /// All values behind the table.
@@ -113,9 +93,15 @@ impl GradientSum {
         Self { table, ..Self::of_dense(Vec::new(), 0.0) }
     }
 
-    /// Takes another gradient's rows.
+    /// Takes another gradient's table and rows.
     pub fn take_rows(&mut self, other: Self) {
-        (self.rows, self.values) = (other.rows, other.values);
+        (self.table, self.rows, self.values) = (other.table, other.rows, other.values);
+    }
+
+    /// Gives the rows the numbers that they have in `table`: row i is number `numbers[i]`, ascending.
+    pub fn renumber(&mut self, table: Table, numbers: &[u32]) {
+        self.table = table;
+        self.rows.iter_mut().for_each(|row| *row = numbers[*row as usize]);
     }
 
     /// The table at the start of the flat vector.
@@ -141,22 +127,6 @@ impl GradientSum {
     /// Values behind the table, to be summed over ranks.
     pub fn dense_mut(&mut self) -> &mut Vec<f32> {
         &mut self.dense
-    }
-
-    /// All values, in the order of the flat vector; untouched rows are left out.
-    pub fn iter(&self) -> impl Iterator<Item = f32> {
-        self.values.iter().chain(&self.dense).copied()
-    }
-
-    /// The place in the flat vector of a value that [`Self::iter`] gives as number `index`.
-    pub fn place(&self, index: usize) -> usize {
-        match index.checked_sub(self.values.len()) {
-            Some(dense) => self.table.len() + dense,
-            None => {
-                let width = self.table.width;
-                self.rows[index / width] as usize * width + index % width
-            }
-        }
     }
 
     /// Multiplies by a number.
@@ -207,6 +177,20 @@ impl GradientSum {
         rows.chain(self.values.iter().flat_map(|value| value.to_le_bytes())).collect()
     }
 
+    /// The touched rows as bytes for those who hold them, one piece per part of the table, with the
+    /// numbers that the rows have there.
+    pub fn parts_to_bytes(&self, share: TableShare) -> Vec<Vec<u8>> {
+        let mut numbers = vec![Vec::new(); share.parts()];
+        let mut values = vec![Vec::new(); share.parts()];
+        for (row, of_row) in self.rows.iter().zip(self.values.chunks_exact(self.table.width)) {
+            let (part, place) = share.place(*row);
+            numbers[part].extend(place.to_le_bytes());
+            values[part].extend(of_row.iter().flat_map(|value| value.to_le_bytes()));
+        }
+        let pieces = numbers.into_iter().zip(values);
+        pieces.map(|(numbers, values)| [numbers, values].concat()).collect()
+    }
+
     /// Replaces the touched rows by those of [`Self::rows_to_bytes`]; false where the bytes are none of
     /// this table's.
     #[must_use]
@@ -232,11 +216,11 @@ mod tests {
 
     /// Additions to rows, in any order, and one to the dense part.
     fn gradient(additions: &[(u32, f32)], dense: f32) -> GradientSum {
-        let mut gradient = Gradient::zero(TABLE, TABLE.len() + 1);
+        let mut gradient = Gradient::zero(TABLE, 1);
         for (row, value) in additions {
             gradient.row(*row).iter_mut().for_each(|sum| *sum += value);
         }
-        gradient.dense(12..13)[0] += dense;
+        gradient.dense(0..1)[0] += dense;
         gradient.sum(dense)
     }
 
@@ -264,11 +248,21 @@ mod tests {
             prop_assert_eq!(flat(&sum), flat(&gradient(&[a, b].concat(), 3.0)));
             prop_assert!(sum.rows().is_sorted() && sum.loss == 3.0);
             let mut copy = gradient(&[], 3.0);
-            let places: Vec<usize> = (0..sum.iter().count()).map(|index| sum.place(index)).collect();
-            let at_places: Vec<f32> = places.into_iter().map(|place| flat(&sum)[place]).collect();
-            prop_assert_eq!(at_places, sum.iter().collect::<Vec<_>>());
             prop_assert!(copy.set_rows(&sum.rows_to_bytes()));
-            prop_assert_eq!(copy, sum);
+            prop_assert_eq!(&copy, &sum);
+            for parts in [2, 4] {
+                let share = |part| TableShare::part(TABLE, part, parts);
+                let mut values = vec![0.0; TABLE.len()];
+                for (part, bytes) in sum.parts_to_bytes(share(0)).iter().enumerate() {
+                    let mut held = GradientSum::of_rows(share(part).held());
+                    prop_assert!(held.set_rows(bytes));
+                    for (row, of_row) in held.rows().iter().zip(held.values().chunks(TABLE.width)) {
+                        let start = share(part).number(*row) * TABLE.width;
+                        values[start..start + TABLE.width].copy_from_slice(of_row);
+                    }
+                }
+                prop_assert_eq!(&values, &flat(&sum)[..TABLE.len()]);
+            }
         }
 
         #[test]

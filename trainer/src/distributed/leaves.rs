@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use reclora_comm::tree;
 
 use super::buckets::Buckets;
-use super::gradient::{Gradient, GradientSum, Table};
+use super::gradient::{Gradient, GradientSum};
+use super::table::{Parameters, Table};
 use super::train::Objective;
 use crate::error::Result;
 
@@ -15,8 +16,8 @@ pub struct Leaves<'a> {
     /// What is trained.
     pub objective: &'a dyn Objective,
     /// Where its gradient is taken.
-    pub parameters: &'a [f32],
-    /// The table the parameters begin with.
+    pub parameters: Parameters<'a>,
+    /// The whole table the parameters begin with.
     pub table: Table,
     /// The samples of the batch, by their position in the training set.
     pub batch: &'a [u64],
@@ -33,7 +34,17 @@ impl Leaves<'_> {
     /// returned.
     pub fn sum(&self, own: Range<usize>, buckets: &Buckets<'_>) -> Result<GradientSum> {
         let first = own.start;
-        self.part(own, &|leaf| self.leaf(leaf, leaf - first, buckets))
+        let mut sum = self.part(own, &|leaf| self.leaf(leaf, leaf - first, buckets))?;
+        if let Some(rows) = self.parameters.rows {
+            sum.renumber(self.table, rows);
+        }
+        Ok(sum)
+    }
+
+    /// The samples of the micro-batches `range`.
+    pub fn samples(batch: &[u64], piece: usize, range: Range<usize>) -> &[u64] {
+        let end = (range.end * piece).min(batch.len());
+        &batch[(range.start * piece).min(end)..end]
     }
 
     fn part(
@@ -52,10 +63,12 @@ impl Leaves<'_> {
     }
 
     fn leaf(&self, index: usize, own_index: usize, buckets: &Buckets<'_>) -> Result<GradientSum> {
-        let mut gradient = Gradient::zero(self.table, self.parameters.len());
+        // Of the rows that are here: the numbers of others would be of no use.
+        let rows = self.parameters.rows.map_or(self.table.rows, <[u32]>::len);
+        let mut gradient =
+            Gradient::zero(Table { rows, ..self.table }, self.parameters.dense.len());
         let mut handing = buckets.of_leaf(own_index);
-        let end = ((index + 1) * self.piece).min(self.batch.len());
-        let samples = &self.batch[(index * self.piece).min(end)..end];
+        let samples = Self::samples(self.batch, self.piece, index..index + 1);
         let mut loss = 0.0;
         if !samples.is_empty() && !self.given_up.load(Ordering::Relaxed) {
             let weight = 1.0 / self.batch.len() as f32;

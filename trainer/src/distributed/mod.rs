@@ -3,8 +3,11 @@
 pub mod buckets;
 pub mod checkpoint;
 pub mod chunks;
+pub mod exchange;
 pub mod gradient;
 mod leaves;
 pub mod overlap;
+mod plan;
 pub mod replica;
+pub mod table;
 pub mod train;

@@ -6,19 +6,21 @@
 //! ranks. So the sum is added in the same order whatever the numbers of ranks and threads.
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use reclora_comm::{Communicator, tree};
+use reclora_comm::Communicator;
 use reclora_storage::permutation::EpochOrder;
 
 use super::buckets::{Finished, cut};
-use super::checkpoint::{EpochRecord, History, StepRecord, TrainState, load, save};
-use super::gradient::{Gradient, GradientSum, Table};
+use super::checkpoint::{EpochRecord, History, Layout, StepRecord, TrainState, load, save};
+use super::exchange::{Squares, reduce, squares};
+use super::gradient::{Gradient, GradientSum};
 use super::leaves::Leaves;
 use super::overlap::{Communication, NOT_FINITE, gradient};
+pub use super::plan::TrainPlan;
 use super::replica::{self, Replica};
+use super::table::{Fetched, Held, Parameters, TableShare};
 use crate::error::{Result, TrainerError};
 use crate::optimizer::{AdamW, clip_gradient_norm, linear_decay};
 use crate::progress::{Event, Progress};
@@ -28,9 +30,11 @@ pub trait Objective: Sync {
     /// Adds `weight` times the gradient of each sample's loss to `gradient` and returns the sum of
     /// the losses. A pure function of its arguments; `samples` are positions in the training set.
     /// Whoever tells `finished` what is final early lets it travel while the rest is computed.
+    /// Where `parameters` are some rows of the table only, rows of `gradient` are numbered as they lie
+    /// there.
     fn micro_batch(
         &self,
-        parameters: &[f32],
+        parameters: Parameters<'_>,
         samples: &[u64],
         epoch: u64,
         weight: f32,
@@ -38,13 +42,18 @@ pub trait Objective: Sync {
         finished: &mut Finished<'_>,
     ) -> Result<f32>;
 
+    /// The rows of the table that samples read, in any order; none without a table.
+    fn rows(&self, _samples: &[u64]) -> Result<Vec<u32>> {
+        Ok(Vec::new())
+    }
+
     /// Names of the tensors in the flat parameter vector, as users know them, and their places.
     fn tensors(&self) -> Vec<(String, Range<usize>)>;
 
     /// AUC and log loss on the valid samples, the same on every rank.
     fn validate(
         &self,
-        parameters: &[f32],
+        held: Held<'_>,
         comm: &mut dyn Communicator,
     ) -> Result<(Option<f64>, Option<f64>)>;
 }
@@ -55,108 +64,48 @@ pub fn tensor_at(objective: &dyn Objective, place: usize) -> String {
     tensor.map_or_else(|| format!("parameter {place}"), |(name, _)| name)
 }
 
-/// How to train.
-#[derive(Clone, Debug)]
-pub struct TrainPlan {
-    /// What is being done, in words a user reads.
-    pub task: String,
-    /// The table the parameters begin with, of which a batch touches few rows.
-    pub table: Table,
-    /// Whether the optimizer moves only the rows that a batch touches.
-    pub lazy_rows: bool,
-    /// Size of the training set.
-    pub samples: u64,
-    /// Largest number of epochs.
-    pub epochs: u64,
-    /// Samples per optimizer step, over all ranks.
-    pub global_batch: u64,
-    /// Leaves of the canonical sum: a power of two, at least the number of ranks.
-    pub micro_batches: usize,
-    /// Values of the dense gradient that travel together, at most.
-    pub bucket: usize,
-    /// The ranks' replicas are compared every this many steps; 0 never.
-    pub replica_check_every: u64,
-    /// Learning rate, at the start if it decays.
-    pub learning_rate: f32,
-    /// Whether the learning rate decays linearly to 0.
-    pub decay: bool,
-    /// Weight decay of AdamW.
-    pub weight_decay: f32,
-    /// Gradients are scaled down to this norm, if given.
-    pub max_grad_norm: Option<f32>,
-    /// Seed of the order of samples.
-    pub seed: u64,
-    /// Select the epoch with the best valid AUC, and stop after this many epochs without a better
-    /// one. Without it the last epoch's parameters are kept.
-    pub patience: Option<u64>,
-    /// Write a checkpoint every this many steps, and after each epoch.
-    pub checkpoint_every: u64,
-    /// Where checkpoints are kept.
-    pub checkpoints: PathBuf,
-}
-
-impl TrainPlan {
-    fn batches(&self) -> u64 {
-        self.samples.div_ceil(self.global_batch)
-    }
-
-    fn check(&self, world_size: usize) -> Result<()> {
-        let wrong = |field: &str, what: String| Err(TrainerError::config(field, what));
-        if self.samples == 0 || self.global_batch == 0 {
-            return wrong(
-                &self.task,
-                "needs at least one sample and a batch of at least one".into(),
-            );
-        }
-        if !self.micro_batches.is_power_of_two() {
-            return wrong("tune.micro_batches", "must be a power of two".into());
-        }
-        if !world_size.is_power_of_two() || world_size > self.micro_batches {
-            let what = format!(
-                "{world_size} ranks can't share {} micro-batches so that the result is the same for \
-                 any number of ranks; use a power of two of at most that many",
-                self.micro_batches
-            );
-            return wrong("runtime.nproc_per_node", what);
-        }
-        Ok(())
-    }
-}
-
 /// What training ends with.
 #[derive(Clone, Debug)]
 pub struct Trained {
-    /// The selected parameters.
+    /// The selected parameters: the rows of `share`, and what is behind the table.
     pub parameters: Vec<f32>,
+    /// The rows that this rank holds.
+    pub share: TableShare,
     /// The curves.
     pub history: History,
 }
 
-/// Trains from `initial`, or from the newest checkpoint of this plan.
+/// Trains from the newest checkpoint of this plan, or from what `initial` makes of the rows that this rank
+/// is to hold: these, and what is behind the table.
 pub fn train(
     plan: &TrainPlan,
     objective: &dyn Objective,
-    initial: Vec<f32>,
+    initial: impl FnOnce(TableShare) -> Vec<f32>,
     comm: &mut dyn Communicator,
     progress: &mut dyn Progress,
 ) -> Result<Trained> {
     plan.check(comm.world_size())?;
-    let state = match load(&plan.checkpoints, comm)? {
+    let share = plan.share(comm);
+    let state = match load(&plan.checkpoints, share, comm)? {
         Some(state) => state,
-        None => TrainState {
-            first_moment: vec![0.0; initial.len()],
-            second_moment: vec![0.0; initial.len()],
-            parameters: initial,
-            ..TrainState::default()
-        },
+        None => {
+            let parameters = initial(share);
+            TrainState {
+                first_moment: vec![0.0; parameters.len()],
+                second_moment: vec![0.0; parameters.len()],
+                parameters,
+                ..TrainState::default()
+            }
+        }
     };
-    let mut run = Run::new(plan, objective, state, comm, progress)?;
+    let mut run = Run::new(plan, objective, share, state, comm, progress)?;
     run.all_epochs()
 }
 
 struct Run<'a> {
     plan: &'a TrainPlan,
     objective: &'a dyn Objective,
+    share: TableShare,
     comm: &'a mut dyn Communicator,
     progress: &'a mut dyn Progress,
     optimizer: AdamW,
@@ -177,6 +126,7 @@ impl<'a> Run<'a> {
     fn new(
         plan: &'a TrainPlan,
         objective: &'a dyn Objective,
+        share: TableShare,
         mut state: TrainState,
         comm: &'a mut dyn Communicator,
         progress: &'a mut dyn Progress,
@@ -191,7 +141,7 @@ impl<'a> Run<'a> {
                 TrainerError::file(&plan.checkpoints, "a checkpoint of another model; use --force")
             })?;
         let spent = Spent::default();
-        Ok(Self { plan, objective, comm, progress, optimizer, state, spent })
+        Ok(Self { plan, objective, share, comm, progress, optimizer, state, spent })
     }
 
     fn all_epochs(&mut self) -> Result<Trained> {
@@ -216,7 +166,7 @@ impl<'a> Run<'a> {
             (Some(_), Some((_, best))) => best,
             _ => state.parameters,
         };
-        Ok(Trained { parameters, history: state.history })
+        Ok(Trained { parameters, share: self.share, history: state.history })
     }
 
     /// Whether no epoch was better for as long as the patience lasts.
@@ -237,8 +187,10 @@ impl<'a> Run<'a> {
         };
         let mut gradient = self.gradient(&batch)?;
         let loss = gradient.loss / batch.len() as f32;
-        self.check_finite(&gradient, loss)?;
-        let norm = clip_gradient_norm(&mut gradient, plan.max_grad_norm.unwrap_or(f32::INFINITY));
+        let squares = squares(self.share, &gradient, plan.micro_batches, self.comm)?;
+        self.check_finite(&gradient, squares, loss)?;
+        let norm = squares.norm();
+        clip_gradient_norm(&mut gradient, norm, plan.max_grad_norm.unwrap_or(f32::INFINITY));
         self.optimizer.step(&mut self.state.parameters, &gradient, learning_rate);
         self.state.batch += 1;
         self.state.step += 1;
@@ -256,57 +208,46 @@ impl<'a> Run<'a> {
     }
 
     /// Gradient of the mean loss of `batch`, and the sum of its losses: the canonical sum over
-    /// micro-batches.
+    /// micro-batches. Of the table it has the rows that this rank holds.
     fn gradient(&mut self, batch: &[u64]) -> Result<GradientSum> {
         let (plan, rank) = (self.plan, self.comm.rank());
         let block = plan.micro_batches / self.comm.world_size();
+        let own = rank * block..(rank + 1) * block;
+        let piece = (plan.global_batch as usize).div_ceil(plan.micro_batches);
+        let started = Instant::now();
+        let mut fetched = Fetched::default();
+        let held = Held { share: self.share, values: &self.state.parameters };
+        let rows = || self.objective.rows(Leaves::samples(batch, piece, own.clone()));
+        let parameters = held.parameters(rows, &mut fetched, &mut *self.comm)?;
+        if parameters.rows.is_some() {
+            self.spent.communication.add_exposed(started.elapsed());
+        }
         let given_up = AtomicBool::new(false);
         let leaves = Leaves {
             objective: self.objective,
-            parameters: &self.state.parameters,
+            parameters,
             table: plan.table,
             batch,
-            piece: (plan.global_batch as usize).div_ceil(plan.micro_batches),
+            piece,
             epoch: self.state.epoch,
             given_up: &given_up,
         };
-        let own = rank * block..(rank + 1) * block;
-        let ranges = cut(self.state.parameters.len() - plan.table.len(), plan.bucket);
+        let ranges = cut(parameters.dense.len(), plan.bucket);
         let communication = &mut self.spent.communication;
         let mut sum = gradient(&leaves, own, &ranges, &mut *self.comm, communication)?;
         let started = Instant::now();
-        self.reduce_rows(&mut sum)?;
+        reduce(self.share, &mut sum, &mut *self.comm)?;
         self.spent.communication.add_exposed(started.elapsed());
         Ok(sum)
     }
 
-    /// The touched rows of the table, summed over ranks.
-    fn reduce_rows(&mut self, sum: &mut GradientSum) -> Result<()> {
-        if self.plan.table.is_empty() || self.comm.world_size() == 1 {
-            return Ok(());
-        }
-        let name = "gradient of the table";
-        let of_ranks = self.comm.all_gather(name, &sum.rows_to_bytes())?;
-        let mut rows = Vec::new();
-        for (rank, bytes) in of_ranks.iter().enumerate() {
-            let mut part = GradientSum::of_rows(self.plan.table);
-            if !part.set_rows(bytes) {
-                let what = format!("{name}: what rank {rank} sent is none of this table's");
-                return Err(TrainerError::Input(what));
-            }
-            rows.push(part);
-        }
-        if let Some(rows) = tree::fold(rows, |left, right| left.add(&right)) {
-            sum.take_rows(rows);
-        }
-        Ok(())
-    }
-
-    fn check_finite(&self, gradient: &GradientSum, loss: f32) -> Result<()> {
-        let odd = gradient.iter().position(|value| !value.is_finite());
-        let what = match odd {
-            Some(index) => {
-                let tensor = tensor_at(self.objective, gradient.place(index));
+    fn check_finite(&self, gradient: &GradientSum, squares: Squares, loss: f32) -> Result<()> {
+        let start = self.plan.table.len();
+        let odd = || gradient.dense().iter().position(|value| !value.is_finite());
+        let place = if squares.table.is_finite() { odd().map(|odd| start + odd) } else { Some(0) };
+        let what = match place {
+            Some(place) => {
+                let tensor = tensor_at(self.objective, place);
                 format!("{}: the gradient of {tensor}", self.plan.task)
             }
             None if loss.is_finite() => return Ok(()),
@@ -321,17 +262,26 @@ impl<'a> Run<'a> {
         if every == 0 || !step.is_multiple_of(every) || self.comm.world_size() == 1 {
             return Ok(());
         }
+        let mut tensors = self.objective.tensors();
+        let (table, held) = (self.plan.table.len(), self.share.held().len());
+        if !self.share.is_all() {
+            // Nobody else has this rank's rows; what is behind the table lies behind them.
+            tensors.retain(|(_, range)| range.start >= table);
+            let shifted =
+                |range: &Range<usize>| range.start - table + held..range.end - table + held;
+            tensors.iter_mut().for_each(|(_, range)| *range = shifted(range));
+        }
         let replica = Replica {
             parameters: &self.state.parameters,
             first_moment: self.optimizer.first_moment(),
             second_moment: self.optimizer.second_moment(),
         };
-        replica::check(replica, &self.objective.tensors(), step, self.comm)
+        replica::check(replica, &tensors, step, self.comm)
     }
 
     fn end_epoch(&mut self) -> Result<()> {
-        let (valid_auc, valid_log_loss) =
-            self.objective.validate(&self.state.parameters, self.comm)?;
+        let held = Held { share: self.share, values: &self.state.parameters };
+        let (valid_auc, valid_log_loss) = self.objective.validate(held, self.comm)?;
         let epoch = self.state.epoch + 1;
         let steps = self.state.history.steps.iter().filter(|record| record.epoch == epoch);
         let losses: Vec<f64> = steps.map(|record| f64::from(record.loss)).collect();
@@ -356,12 +306,17 @@ impl<'a> Run<'a> {
     }
 
     fn save(&mut self) -> Result<()> {
-        if self.comm.rank() == 0 {
-            self.state.first_moment = self.optimizer.first_moment().to_vec();
-            self.state.second_moment = self.optimizer.second_moment().to_vec();
-            save(&self.plan.checkpoints, &self.state)?;
+        let layout = if self.plan.row_wise { Layout::Parts(self.share) } else { Layout::Whole };
+        if layout == Layout::Whole && self.comm.rank() > 0 {
+            return Ok(());
         }
-        Ok(())
+        // Lent to the state for as long as it is written.
+        let TrainState { first_moment, second_moment, .. } = &mut self.state;
+        self.optimizer.swap_moments(first_moment, second_moment);
+        let saved = save(&self.plan.checkpoints, &self.state, layout, self.comm);
+        let TrainState { first_moment, second_moment, .. } = &mut self.state;
+        self.optimizer.swap_moments(first_moment, second_moment);
+        saved
     }
 }
 

@@ -34,10 +34,10 @@ pub fn run(
         let scored = blocks.into_par_iter().map_init(Workspace::default, |ws, block| {
             let count = (block.end - block.start) as usize;
             let (mut logits, mut representations) = (vec![0.0; count], vec![0.0; count * dim]);
-            for ((din, parameters), own) in crms.shares(&block).filter(|(_, own)| !own.is_empty()) {
+            for (crm, own) in crms.shares(&block).filter(|(_, own)| !own.is_empty()) {
                 let indices = own.iter().map(|(_, index)| *index);
                 let (batch, _) = crm_batch(&dataset, &neighbours, indices)?;
-                let (scores, rows) = din.score(parameters, ws, &batch.inputs());
+                let (scores, rows) = crm.din().score(crm.parameters(), ws, &batch.inputs());
                 let scored = scores.iter().zip(rows.chunks_exact(dim));
                 for ((place, _), (score, row)) in own.iter().zip(scored) {
                     logits[*place] = *score;

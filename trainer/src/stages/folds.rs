@@ -7,7 +7,7 @@ use reclora_storage::permutation::EpochOrder;
 
 use super::pretrain::FILE;
 use super::{RunContext, Stage};
-use crate::crm::Din;
+use crate::crm::Crm;
 use crate::error::Result;
 
 /// Sets the draw of folds apart from the order of epochs, which has the same seed.
@@ -51,9 +51,6 @@ pub fn file(fold: u64) -> String {
     format!("crm_without_fold_{fold}.safetensors")
 }
 
-/// A network and its parameters.
-type Crm = (Din, Vec<f32>);
-
 /// The CRMs of a run: that of all of train, and one for each fold.
 pub struct Crms {
     folds: Folds,
@@ -67,7 +64,7 @@ impl Crms {
         let folds = Folds::new(ctx, dataset);
         let dir = ctx.path(Stage::Pretrain);
         let names = std::iter::once(FILE.to_owned()).chain(folds.all().map(file));
-        let models = names.map(|name| Din::load(&dir.join(name))).collect::<Result<_>>()?;
+        let models = names.map(|name| Crm::open(&dir.join(name))).collect::<Result<_>>()?;
         Ok(Self { folds, models })
     }
 
@@ -83,6 +80,6 @@ impl Crms {
 
     /// Width of a representation.
     pub fn representation_dim(&self) -> usize {
-        self.models.first().map_or(0, |(din, _)| din.representation_dim())
+        self.models.first().map_or(0, |crm| crm.din().representation_dim())
     }
 }

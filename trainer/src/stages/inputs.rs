@@ -197,6 +197,22 @@ impl CrmBatch {
         Ok(())
     }
 
+    /// The rows of the shared table that the inputs read, as often as they do.
+    pub fn rows(&self) -> impl Iterator<Item = u32> {
+        self.fields.iter().chain(&self.items).chain(&self.ratings).copied()
+    }
+
+    /// Numbers the inputs' rows as they lie in `rows`, which has them all, ascending.
+    pub fn number_by(&mut self, rows: &[u32]) -> Result<()> {
+        for row in self.fields.iter_mut().chain(&mut self.items).chain(&mut self.ratings) {
+            let place = rows.binary_search(row).map_err(|_| {
+                TrainerError::Input(format!("row {row} of the table was not brought here"))
+            })?;
+            *row = place as u32;
+        }
+        Ok(())
+    }
+
     /// The inputs, in the order they were added.
     pub fn inputs(&self) -> Vec<CrmInput<'_>> {
         let mut start = 0;

@@ -38,7 +38,7 @@ use crate::error::{Result, TrainerError};
 use crate::progress::Progress;
 
 /// Raised when a stage writes something else for the same inputs.
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 
 /// A stage of the pipeline, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

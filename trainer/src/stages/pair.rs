@@ -2,7 +2,7 @@
 
 use super::inputs::{CrmBatch, Lens, Neighbours, as_in_lens};
 use super::{RunContext, Stage, pretrain, retrieve};
-use crate::crm::{Din, Workspace};
+use crate::crm::{Crm, Workspace};
 use crate::error::{Result, TrainerError};
 use reclora_storage::dataset::{Dataset, Split};
 
@@ -84,11 +84,11 @@ impl Pair {
         let embeddings = retrieve::embeddings(ctx)?;
         let config = &ctx.config.retrieve;
         let [text, crm] = retrieve::positions(config, &embeddings, dataset, user, position, item);
-        let (din, parameters) = Din::load(&ctx.path(Stage::Pretrain).join(pretrain::FILE))?;
+        let model = Crm::open(&ctx.path(Stage::Pretrain).join(pretrain::FILE))?;
         let mut batch = CrmBatch::default();
         batch.push(dataset, user, item, &crm)?;
         let (logits, representation) =
-            din.score(&parameters, &mut Workspace::default(), &batch.inputs());
+            model.din().score(model.parameters(), &mut Workspace::default(), &batch.inputs());
         let crm_logit = logits.first().copied().unwrap_or(f32::NAN);
         let representation = as_in_lens(&representation);
         Ok(Self { user, item, text, representation, crm_logit, label })

@@ -5,17 +5,18 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 use reclora_comm::Communicator;
-use reclora_storage::dataset::{Dataset, Split};
+use reclora_storage::dataset::{Dataset, Sample, Split};
 
 use super::folds::{self, Folds};
 use super::inputs::{Neighbours, crm_batch, dataset};
 use super::scores::valid_metrics;
 use super::{Counts, RunContext, Stage, write_json};
-use crate::config::EmbeddingOptimizer;
+use crate::config::{EmbeddingOptimizer, EmbeddingSharding};
 use crate::crm::{Din, DinShape, Workspace};
 use crate::distributed::buckets::Finished;
 use crate::distributed::checkpoint::History;
 use crate::distributed::gradient::Gradient;
+use crate::distributed::table::{Fetched, Held, Parameters};
 use crate::distributed::train::{Objective, TrainPlan, train};
 use crate::error::Result;
 use crate::progress::Progress;
@@ -24,6 +25,8 @@ use crate::progress::Progress;
 pub const FILE: &str = "crm.safetensors";
 /// Samples scored in one pass of the network.
 pub const BLOCK: usize = 64;
+/// Valid samples of a rank whose rows of a shared-out table are brought at once.
+const VALID_BLOCK: usize = 1024;
 
 thread_local! {
     static WORKSPACE: RefCell<Workspace> = RefCell::default();
@@ -61,10 +64,26 @@ impl Samples {
     }
 }
 
+impl CrmObjective<'_> {
+    fn rows_of(&self, indices: impl Iterator<Item = u64>) -> Result<Vec<u32>> {
+        let (batch, _) = crm_batch(self.dataset, self.neighbours, indices)?;
+        Ok(batch.rows().collect())
+    }
+
+    /// The logit of the sample of this index, by itself.
+    fn logit(&self, parameters: Parameters<'_>, index: u64) -> Result<f32> {
+        let (mut batch, _) = crm_batch(self.dataset, self.neighbours, std::iter::once(index))?;
+        parameters.rows.map_or(Ok(()), |rows| batch.number_by(rows))?;
+        let score = |ws: &mut Workspace| self.din.score(parameters, ws, &batch.inputs());
+        let (logits, _) = WORKSPACE.with_borrow_mut(score);
+        Ok(logits.first().copied().unwrap_or(f32::NAN))
+    }
+}
+
 impl Objective for CrmObjective<'_> {
     fn micro_batch(
         &self,
-        parameters: &[f32],
+        parameters: Parameters<'_>,
         samples: &[u64],
         epoch: u64,
         weight: f32,
@@ -72,9 +91,11 @@ impl Objective for CrmObjective<'_> {
         _finished: &mut Finished<'_>,
     ) -> Result<f32> {
         let indices = samples.iter().map(|position| self.train.at(*position));
-        let (batch, rows) = crm_batch(self.dataset, self.neighbours, indices)?;
-        let labels: Vec<f32> = rows.iter().map(|row| f32::from(u8::from(row.label))).collect();
-        let keys: Vec<u64> = rows.iter().map(|row| row.index).collect();
+        let (mut batch, samples) = crm_batch(self.dataset, self.neighbours, indices)?;
+        parameters.rows.map_or(Ok(()), |rows| batch.number_by(rows))?;
+        let label = |sample: &Sample| f32::from(u8::from(sample.label));
+        let labels: Vec<f32> = samples.iter().map(label).collect();
+        let keys: Vec<u64> = samples.iter().map(|sample| sample.index).collect();
         let dropout_seed = self.seed.wrapping_add(epoch << 40);
         Ok(WORKSPACE.with_borrow_mut(|ws| {
             self.din.loss_and_gradient(
@@ -90,6 +111,10 @@ impl Objective for CrmObjective<'_> {
         }))
     }
 
+    fn rows(&self, samples: &[u64]) -> Result<Vec<u32>> {
+        self.rows_of(samples.iter().map(|position| self.train.at(*position)))
+    }
+
     fn tensors(&self) -> Vec<(String, Range<usize>)> {
         let tensors = self.din.tensors().iter();
         tensors.map(|tensor| (tensor.name.clone(), tensor.range.clone())).collect()
@@ -97,7 +122,7 @@ impl Objective for CrmObjective<'_> {
 
     fn validate(
         &self,
-        parameters: &[f32],
+        held: Held<'_>,
         comm: &mut dyn Communicator,
     ) -> Result<(Option<f64>, Option<f64>)> {
         let samples = self.valid.clone().map(|index| {
@@ -105,14 +130,24 @@ impl Objective for CrmObjective<'_> {
             Ok((sample.user, sample.label))
         });
         let samples: Vec<(u32, bool)> = samples.collect::<Result<_>>()?;
-        let logit = |row: usize| {
-            let indices = std::iter::once(self.valid.start + row as u64);
-            let (batch, _) = crm_batch(self.dataset, self.neighbours, indices)?;
-            let score = |ws: &mut Workspace| self.din.score(parameters, ws, &batch.inputs());
-            let (logits, _) = WORKSPACE.with_borrow_mut(score);
-            Ok(logits.first().copied().unwrap_or(f32::NAN))
-        };
-        valid_metrics(&samples, comm, |rows| rows.into_par_iter().map(logit).collect())
+        // As many exchanges on every rank, however many samples each has.
+        let most = samples.len().div_ceil(comm.world_size());
+        let block = if held.share.is_all() { most.max(1) } else { VALID_BLOCK };
+        valid_metrics(&samples, comm, |own, comm| {
+            let first = self.valid.start + own.start as u64;
+            let mut logits = Vec::with_capacity(own.len());
+            for start in (0..most).step_by(block) {
+                let place = |place: usize| first + place.min(own.len()) as u64;
+                let indices = place(start)..place(start + block);
+                let mut fetched = Fetched::default();
+                let rows = || self.rows_of(indices.clone());
+                let parameters = held.parameters(rows, &mut fetched, comm)?;
+                let score = |index| self.logit(parameters, index);
+                let scored = indices.clone().into_par_iter().map(score);
+                logits.extend(scored.collect::<Result<Vec<f32>>>()?);
+            }
+            Ok(logits)
+        })
     }
 }
 
@@ -174,6 +209,7 @@ fn train_one(
     let plan = TrainPlan {
         task: task.into(),
         table: din.table(),
+        row_wise: ctx.config.runtime.embedding_sharding == EmbeddingSharding::RowWise,
         lazy_rows: config.embedding_optimizer == EmbeddingOptimizer::LazyAdamw,
         samples: objective.train.len(),
         epochs: config.epochs as u64,
@@ -190,10 +226,9 @@ fn train_one(
         checkpoint_every: 100,
         checkpoints,
     };
-    let trained = train(&plan, objective, din.init(ctx.config.seed), comm, progress)?;
-    if comm.rank() == 0 {
-        din.save(&trained.parameters, &dir.join(file))?;
-    }
+    let initial = |share| din.init_share(ctx.config.seed, share);
+    let trained = train(&plan, objective, initial, comm, progress)?;
+    din.save_share(trained.share, &trained.parameters, &dir.join(file), comm)?;
     Ok(trained.history)
 }
 

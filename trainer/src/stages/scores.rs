@@ -12,11 +12,11 @@ fn over_ranks(
     name: &str,
     count: usize,
     comm: &mut dyn Communicator,
-    score: impl Fn(Range<usize>) -> Result<Vec<f32>>,
+    score: impl FnOnce(Range<usize>, &mut dyn Communicator) -> Result<Vec<f32>>,
 ) -> Result<Vec<f32>> {
     let (rank, world_size) = (comm.rank(), comm.world_size());
     let block = count * rank / world_size..count * (rank + 1) / world_size;
-    let bytes: Vec<u8> = score(block)?.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let bytes: Vec<u8> = score(block, comm)?.iter().flat_map(|value| value.to_le_bytes()).collect();
     let gathered = comm.all_gather(name, &bytes)?.concat();
     let (words, _) = gathered.as_chunks::<4>();
     if words.len() != count {
@@ -30,7 +30,7 @@ fn over_ranks(
 pub fn valid_metrics(
     samples: &[(u32, bool)],
     comm: &mut dyn Communicator,
-    logits: impl Fn(Range<usize>) -> Result<Vec<f32>>,
+    logits: impl FnOnce(Range<usize>, &mut dyn Communicator) -> Result<Vec<f32>>,
 ) -> Result<(Option<f64>, Option<f64>)> {
     let logits = over_ranks("valid scores", samples.len(), comm, logits)?;
     let scored: Vec<Scored> = samples

@@ -16,7 +16,8 @@ use super::{Counts, RunContext, Stage, write_json};
 use crate::adapter::{Adapter, Dropout};
 use crate::config::{AdapterConfig, GateInput};
 use crate::distributed::buckets::Finished;
-use crate::distributed::gradient::{Gradient, Table};
+use crate::distributed::gradient::Gradient;
+use crate::distributed::table::{Held, Parameters, Table};
 use crate::distributed::train::{Objective, TrainPlan, train};
 use crate::error::{Result, TrainerError};
 use crate::model::{Prompt, TrainingSample};
@@ -116,14 +117,14 @@ impl TuneObjective<'_> {
 impl Objective for TuneObjective<'_> {
     fn micro_batch(
         &self,
-        parameters: &[f32],
+        parameters: Parameters<'_>,
         samples: &[u64],
         epoch: u64,
         weight: f32,
         gradient: &mut Gradient,
         finished: &mut Finished<'_>,
     ) -> Result<f32> {
-        let adapter = self.adapter(parameters)?;
+        let adapter = self.adapter(parameters.dense)?;
         let model = self.data.llm.adapted(&adapter)?;
         let samples = samples.iter().map(|&index| {
             let TuneSample { example, representation, label, .. } =
@@ -148,15 +149,15 @@ impl Objective for TuneObjective<'_> {
 
     fn validate(
         &self,
-        parameters: &[f32],
+        held: Held<'_>,
         comm: &mut dyn Communicator,
     ) -> Result<(Option<f64>, Option<f64>)> {
-        let adapter = self.adapter(parameters)?;
+        let adapter = self.adapter(held.values)?;
         let model = self.data.llm.adapted(&adapter)?;
         let valid = &self.data.valid;
         let samples: Vec<(u32, bool)> =
             valid.iter().map(|sample| (sample.user, sample.label)).collect();
-        valid_metrics(&samples, comm, |rows| {
+        valid_metrics(&samples, comm, |rows, _| {
             let prompts = valid[rows].iter().map(|sample| {
                 let position = sample.example.targets.first().map_or(0, |target| target.position);
                 let tokens = &sample.example.tokens;
@@ -206,6 +207,7 @@ fn tune(
     let plan = TrainPlan {
         task: format!("tune {name}"),
         table: Table::default(),
+        row_wise: false,
         lazy_rows: false,
         samples: data.train.len() as u64,
         epochs: tune.epochs as u64,
@@ -224,7 +226,7 @@ fn tune(
     };
     let (start, parameters) = (initial.parameters().to_vec(), initial.num_parameters() as u64);
     let objective = TuneObjective { data, initial, dropout: config.gate_dropout, seed };
-    let trained = train(&plan, &objective, start, comm, progress)?;
+    let trained = train(&plan, &objective, |_| start, comm, progress)?;
     if comm.rank() == 0 {
         reclora_storage::atomic::create_dir_all(dir)?;
         objective.adapter(&trained.parameters)?.save(&dir.join(FILE))?;

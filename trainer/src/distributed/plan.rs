@@ -1,0 +1,87 @@
+//! What a training run is told.
+
+use std::path::PathBuf;
+
+use reclora_comm::Communicator;
+
+use super::table::{Table, TableShare};
+use crate::error::{Result, TrainerError};
+
+/// How to train.
+#[derive(Clone, Debug)]
+pub struct TrainPlan {
+    /// What is being done, in words a user reads.
+    pub task: String,
+    /// The table the parameters begin with, of which a batch touches few rows; a tensor by itself.
+    pub table: Table,
+    /// Whether the table is shared out over the ranks, each of which holds some of its rows.
+    pub row_wise: bool,
+    /// Whether the optimizer moves only the rows that a batch touches.
+    pub lazy_rows: bool,
+    /// Size of the training set.
+    pub samples: u64,
+    /// Largest number of epochs.
+    pub epochs: u64,
+    /// Samples per optimizer step, over all ranks.
+    pub global_batch: u64,
+    /// Leaves of the canonical sum: a power of two, at least the number of ranks.
+    pub micro_batches: usize,
+    /// Values of the dense gradient that travel together, at most.
+    pub bucket: usize,
+    /// The ranks' replicas are compared every this many steps; 0 never.
+    pub replica_check_every: u64,
+    /// Learning rate, at the start if it decays.
+    pub learning_rate: f32,
+    /// Whether the learning rate decays linearly to 0.
+    pub decay: bool,
+    /// Weight decay of AdamW.
+    pub weight_decay: f32,
+    /// Gradients are scaled down to this norm, if given.
+    pub max_grad_norm: Option<f32>,
+    /// Seed of the order of samples.
+    pub seed: u64,
+    /// Select the epoch with the best valid AUC, and stop after this many epochs without a better
+    /// one. Without it the last epoch's parameters are kept.
+    pub patience: Option<u64>,
+    /// Write a checkpoint every this many steps, and after each epoch.
+    pub checkpoint_every: u64,
+    /// Where checkpoints are kept.
+    pub checkpoints: PathBuf,
+}
+
+impl TrainPlan {
+    pub(super) fn batches(&self) -> u64 {
+        self.samples.div_ceil(self.global_batch)
+    }
+
+    /// The rows that a rank holds.
+    pub(super) fn share(&self, comm: &dyn Communicator) -> TableShare {
+        if self.row_wise {
+            TableShare::part(self.table, comm.rank(), comm.world_size())
+        } else {
+            TableShare::all(self.table)
+        }
+    }
+
+    pub(super) fn check(&self, world_size: usize) -> Result<()> {
+        let wrong = |field: &str, what: String| Err(TrainerError::config(field, what));
+        if self.samples == 0 || self.global_batch == 0 {
+            return wrong(
+                &self.task,
+                "needs at least one sample and a batch of at least one".into(),
+            );
+        }
+        if !self.micro_batches.is_power_of_two() {
+            return wrong("tune.micro_batches", "must be a power of two".into());
+        }
+        if !world_size.is_power_of_two() || world_size > self.micro_batches {
+            let what = format!(
+                "{world_size} ranks can't share {} micro-batches so that the result is the same for \
+                 any number of ranks; use a power of two of at most that many",
+                self.micro_batches
+            );
+            return wrong("runtime.nproc_per_node", what);
+        }
+        Ok(())
+    }
+}
