@@ -1,18 +1,19 @@
 //! Prefetching: a thread prepares the next items while the consumer works on the current one.
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
-type Producer<T> = Box<dyn FnMut() -> Option<T> + Send>;
+type Producer<'scope, T> = Box<dyn FnMut() -> Option<T> + Send + 'scope>;
 
 /// Items made ahead of time by a thread, in the producer's order.
 ///
 /// Dropping it stops the thread after the item it is working on and waits for it.
-pub struct Prefetch<T> {
-    source: Source<T>,
+pub struct Prefetch<'scope, T> {
+    source: Source<'scope, T>,
     stalls: Stalls,
 }
 
@@ -29,17 +30,31 @@ pub struct Stalls {
     pub longest: Duration,
 }
 
-enum Source<T> {
+enum Source<'scope, T> {
     Thread {
         items: Receiver<T>,
-        thread: JoinHandle<()>,
+        thread: Thread<'scope>,
     },
     /// The system allows no further thread: items are made when asked for. Slower, same items.
-    Inline(Arc<Mutex<Producer<T>>>),
+    Inline(Arc<Mutex<Producer<'scope, T>>>),
     Finished,
 }
 
-impl<T: Send + 'static> Prefetch<T> {
+enum Thread<'scope> {
+    Free(JoinHandle<()>),
+    Scoped(ScopedJoinHandle<'scope, ()>),
+}
+
+impl Thread<'_> {
+    fn join(self) -> std::thread::Result<()> {
+        match self {
+            Thread::Free(thread) => thread.join(),
+            Thread::Scoped(thread) => thread.join(),
+        }
+    }
+}
+
+impl<T: Send + 'static> Prefetch<'static, T> {
     /// Starts a thread called `name` that keeps up to `depth` items (at least 1) ready. `producer`
     /// returns `None` when there is nothing more.
     pub fn spawn(
@@ -47,8 +62,33 @@ impl<T: Send + 'static> Prefetch<T> {
         name: &str,
         producer: impl FnMut() -> Option<T> + Send + 'static,
     ) -> Self {
+        Self::start(depth, name, Box::new(producer), |builder, run| {
+            builder.spawn(run).map(Thread::Free)
+        })
+    }
+}
+
+impl<'scope, T: Send + 'scope> Prefetch<'scope, T> {
+    /// The same for a producer that borrows what outlives `scope`.
+    pub fn spawn_scoped(
+        scope: &'scope Scope<'scope, '_>,
+        depth: usize,
+        name: &str,
+        producer: impl FnMut() -> Option<T> + Send + 'scope,
+    ) -> Self {
+        Self::start(depth, name, Box::new(producer), |builder, run| {
+            builder.spawn_scoped(scope, run).map(Thread::Scoped)
+        })
+    }
+
+    fn start(
+        depth: usize,
+        name: &str,
+        producer: Producer<'scope, T>,
+        spawn: impl FnOnce(Builder, Box<dyn FnOnce() + Send + 'scope>) -> io::Result<Thread<'scope>>,
+    ) -> Self {
         let (sender, items) = bounded(depth.max(1));
-        let shared: Arc<Mutex<Producer<T>>> = Arc::new(Mutex::new(Box::new(producer)));
+        let shared = Arc::new(Mutex::new(producer));
         let producer = Arc::clone(&shared);
         let run = move || {
             let mut produce = producer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,7 +100,7 @@ impl<T: Send + 'static> Prefetch<T> {
             }
         };
         let name: String = name.chars().filter(|c| *c != '\0').collect();
-        let source = match std::thread::Builder::new().name(name).spawn(run) {
+        let source = match spawn(Builder::new().name(name), Box::new(run)) {
             Ok(thread) => Source::Thread { items, thread },
             Err(_) => Source::Inline(shared),
         };
@@ -114,7 +154,7 @@ impl<T: Send + 'static> Prefetch<T> {
     }
 }
 
-impl<T> Drop for Prefetch<T> {
+impl<T> Drop for Prefetch<'_, T> {
     fn drop(&mut self) {
         if let Source::Thread { items, thread } =
             std::mem::replace(&mut self.source, Source::Finished)
@@ -139,6 +179,21 @@ mod tests {
             assert_eq!(got, (0..50).collect::<Vec<_>>());
             assert_eq!(prefetch.next(), None);
         }
+    }
+
+    #[test]
+    fn a_scoped_producer_may_borrow() {
+        let numbers: Vec<i32> = (0..20).collect();
+        let got = std::thread::scope(|scope| {
+            let mut rest = numbers.iter();
+            let mut prefetch = Prefetch::spawn_scoped(scope, 2, "borrows", move || rest.next());
+            let got: Vec<&i32> = std::iter::from_fn(|| prefetch.next()).collect();
+            // One that is dropped midway does not hold up the scope.
+            let mut endless = Prefetch::spawn_scoped(scope, 1, "endless", || Some(numbers.len()));
+            assert_eq!(endless.next(), Some(20));
+            got
+        });
+        assert!(got.into_iter().eq(&numbers));
     }
 
     #[test]

@@ -6,11 +6,13 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use reclora_comm::Communicator;
+use reclora_storage::loader::{Prefetch, Stalls};
 use reclora_storage::shard::{Column, Shard, write_shard};
 
-use crate::error::Result;
+use crate::error::{Result, TrainerError};
 use crate::progress::{Event, Progress};
 
 /// Directory of the chunk files in a stage's directory.
@@ -79,34 +81,51 @@ impl Chunks {
         self.dir.join(format!("{}-{index:06}.shard", self.name))
     }
 
-    /// Does this rank's share of the chunks, then waits for the others. `work` gets a range of
-    /// samples and returns its columns, a pure function of that range.
-    pub fn run(
+    /// Does this rank's share of the chunks, then waits for the others. `prepare` gets a range of samples
+    /// and reads what `work` needs of it, which returns the chunk's columns: pure functions of that range.
+    /// While one chunk is worked on, the next is prepared.
+    pub fn run<T: Send>(
         &self,
         task: &str,
         comm: &mut dyn Communicator,
         progress: &mut dyn Progress,
-        work: impl Fn(Range<u64>) -> Result<Vec<(&'static str, Values)>>,
+        prepare: impl Fn(Range<u64>) -> Result<T> + Sync,
+        work: impl Fn(Range<u64>, T) -> Result<Vec<(&'static str, Values)>>,
     ) -> Result<()> {
         reclora_storage::atomic::create_dir_all(&self.dir)?;
         let total = self.range.end - self.range.start;
         progress.emit(Event::Start { task: task.into(), total, unit: "samples".into() });
-        let mut done = 0;
-        let world_size = comm.world_size() as u64;
-        for index in (comm.rank() as u64..self.len()).step_by(world_size as usize) {
-            if !self.is_done(index) {
-                let columns = work(self.samples(index))?;
-                let views: Vec<_> =
-                    columns.iter().map(|(name, values)| (*name, values.column())).collect();
-                write_shard(&self.path(index), &self.name, &views)?;
+        let mut ahead = (comm.rank() as u64..self.len()).step_by(comm.world_size());
+        let started = Instant::now();
+        let next = || {
+            let samples = |index| (!self.is_done(index)).then(|| self.samples(index));
+            ahead.next().map(|index| (index, samples(index).map(&prepare)))
+        };
+        let stalls = std::thread::scope(|scope| {
+            let mut prepared = Prefetch::spawn_scoped(scope, 1, "prepare", next);
+            let mut done = 0;
+            while let Some((index, input)) = prepared.next() {
+                let samples = self.samples(index);
+                if let Some(input) = input {
+                    self.write(index, work(samples.clone(), input?)?)?;
+                }
+                done += samples.end - samples.start;
+                progress.emit(Event::Update { task: task.into(), done, note: String::new() });
             }
-            let samples = self.samples(index);
-            done += samples.end - samples.start;
-            progress.emit(Event::Update { task: task.into(), done, note: String::new() });
-        }
+            Ok::<_, TrainerError>(prepared.stalls())
+        })?;
+        let elapsed = started.elapsed();
         comm.barrier(task)?;
         progress.emit(Event::Finish { task: task.into() });
+        if comm.rank() == 0 && stalls.items > 0 {
+            progress.emit(Event::Message { text: describe(task, stalls, elapsed) });
+        }
         Ok(())
+    }
+
+    fn write(&self, index: u64, columns: Vec<(&'static str, Values)>) -> Result<()> {
+        let views: Vec<_> = columns.iter().map(|(name, values)| (*name, values.column())).collect();
+        Ok(write_shard(&self.path(index), &self.name, &views)?)
     }
 
     /// A file that is damaged counts as not there: its chunk is done again.
@@ -121,6 +140,16 @@ impl Chunks {
             .collect::<Result<_>>()?;
         Ok(ChunkStore { start: self.range.start, size: self.size, shards })
     }
+}
+
+/// How the work had to wait for its inputs.
+fn describe(task: &str, stalls: Stalls, elapsed: Duration) -> String {
+    let (waited, elapsed) = (stalls.waited.as_secs_f64(), elapsed.as_secs_f64());
+    let Stalls { items, count, .. } = stalls;
+    format!(
+        "{task}: rank 0 waited {waited:.2} s of {elapsed:.1} s for samples ({count} of {items} chunks \
+         were not ready)"
+    )
 }
 
 /// Finished chunks, found by sample index.
@@ -152,15 +181,21 @@ mod tests {
     use reclora_comm::Solo;
     use std::cell::RefCell;
 
-    fn squares(range: Range<u64>) -> Result<Vec<(&'static str, Values)>> {
-        Ok(vec![("square", Values::U64(range.map(|i| i * i).collect()))])
+    /// What is prepared of a chunk: its samples.
+    fn indices(range: Range<u64>) -> Result<Vec<u64>> {
+        Ok(range.collect())
+    }
+
+    fn squares(range: Range<u64>, indices: Vec<u64>) -> Result<Vec<(&'static str, Values)>> {
+        assert!(indices.iter().copied().eq(range), "a chunk gets what was prepared for it");
+        Ok(vec![("square", Values::U64(indices.into_iter().map(|i| i * i).collect()))])
     }
 
     #[test]
     fn d3_every_sample_is_in_one_chunk_and_found_by_its_index() {
         let dir = tempfile::tempdir().unwrap();
         let chunks = Chunks::new(dir.path(), "squares", 10..33, 5);
-        chunks.run("square", &mut Solo, &mut Silent, squares).unwrap();
+        chunks.run("square", &mut Solo, &mut Silent, indices, squares).unwrap();
         let store = chunks.open().unwrap();
         assert_eq!(store.shards().len(), 5);
         for index in 10..33 {
@@ -171,10 +206,27 @@ mod tests {
     }
 
     #[test]
+    fn what_can_not_be_prepared_or_done_ends_the_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let chunks = Chunks::new(dir.path(), "squares", 0..20, 5);
+        let fail = |range: &Range<u64>| match range.start {
+            10 => Err(TrainerError::Input("chunk 2".into())),
+            _ => Ok(()),
+        };
+        let prepare = |range: Range<u64>| fail(&range).and_then(|()| indices(range));
+        let error = chunks.run("square", &mut Solo, &mut Silent, prepare, squares).unwrap_err();
+        assert_eq!(error.to_string(), "chunk 2");
+        assert!(chunks.path(1).exists() && !chunks.path(2).exists());
+        let work = |range: Range<u64>, indices| fail(&range).and_then(|()| squares(range, indices));
+        let error = chunks.run("square", &mut Solo, &mut Silent, indices, work).unwrap_err();
+        assert_eq!(error.to_string(), "chunk 2");
+    }
+
+    #[test]
     fn d2_a_rerun_does_only_what_is_missing_or_damaged() {
         let dir = tempfile::tempdir().unwrap();
         let chunks = Chunks::new(dir.path(), "squares", 0..20, 5);
-        chunks.run("square", &mut Solo, &mut Silent, squares).unwrap();
+        chunks.run("square", &mut Solo, &mut Silent, indices, squares).unwrap();
         let bytes: Vec<_> = (0..4).map(|i| std::fs::read(chunks.path(i)).unwrap()).collect();
         std::fs::remove_file(chunks.path(1)).unwrap();
         let mut damaged = bytes[3].clone();
@@ -183,11 +235,11 @@ mod tests {
         damaged.truncate(bytes[3].len() - 1);
         std::fs::write(chunks.path(3), damaged).unwrap();
         let done = RefCell::new(Vec::new());
-        let work = |range: Range<u64>| {
+        let work = |range: Range<u64>, indices| {
             done.borrow_mut().push(range.start);
-            squares(range)
+            squares(range, indices)
         };
-        chunks.run("square", &mut Solo, &mut Silent, work).unwrap();
+        chunks.run("square", &mut Solo, &mut Silent, indices, work).unwrap();
         assert_eq!(*done.borrow(), [5, 15]);
         for (index, bytes) in bytes.iter().enumerate() {
             assert_eq!(std::fs::read(chunks.path(index as u64)).unwrap(), *bytes);

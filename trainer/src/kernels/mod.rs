@@ -37,7 +37,7 @@ mod pairs_avx512;
 pub mod pointwise;
 pub mod q8_0;
 mod simd;
-mod small_matmul;
+pub mod small_matmul;
 #[cfg(target_arch = "x86_64")]
 mod small_matmul_avx512;
 

@@ -15,7 +15,7 @@ use super::{matmul::check_sizes, small_matmul_avx512, small_matmul_avx512::Lane}
 ///
 /// `dst` is row-major with rows `dst_stride` elements apart, of `lhs`'s rows and `rhs`'s columns;
 /// `rhs` is row-major, `lhs` may be transposed.
-pub(super) fn small_matmul(
+pub fn small_matmul(
     dst: &mut [f32],
     dst_stride: usize,
     lhs: Mat<'_>,
@@ -37,7 +37,7 @@ pub(super) fn small_matmul(
 }
 
 /// Copies the transpose of a row-major matrix into `dst`, rows `dst_stride` elements apart.
-pub(super) fn transpose(dst: &mut [f32], dst_stride: usize, src: Mat<'_>) {
+pub fn transpose(dst: &mut [f32], dst_stride: usize, src: Mat<'_>) {
     assert!(src.rows() <= dst_stride, "rows of the destination overlap");
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") {

@@ -1,5 +1,7 @@
 //! `embed`: every item's text through the frozen backbone, mean-pooled, then PCA.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 use reclora_comm::Communicator;
 use reclora_storage::dataset::Dataset;
@@ -36,13 +38,15 @@ pub fn run(
     let dir = ctx.path(Stage::Embed);
     let items = dataset.num_items() as u64;
     let chunks = Chunks::new(&dir.join(PARTS), "states", 0..items, CHUNK);
-    chunks.run("embed items", comm, progress, |range| {
+    let read = |range: Range<u64>| -> Result<Vec<Vec<u32>>> {
         let tokens = range.into_par_iter().map(|item| {
             let mut tokens = tokenizer.encode(&sentence(&dataset, item as u32))?;
             tokens.truncate(limit);
             Ok(tokens)
         });
-        let tokens: Vec<Vec<u32>> = tokens.collect::<Result<_>>()?;
+        tokens.collect()
+    };
+    chunks.run("embed items", comm, progress, read, |_, tokens| {
         let prompts = tokens.iter().map(|tokens| Prompt { tokens, representation: &[] });
         let states = model.hidden_means(&prompts.collect::<Vec<_>>())?;
         Ok(vec![("states", Values::F32(states.concat()))])

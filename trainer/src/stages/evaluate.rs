@@ -110,13 +110,15 @@ fn score(
     let deciding = prompts.answers().deciding();
     let reclora = text.llm.adapted(&adapters.reclora)?;
     let lora = adapters.lora.as_ref().map(|lora| text.llm.adapted(lora)).transpose()?;
-    chunks.run("score test", comm, progress, |range| {
+    let read = |range: Range<u64>| -> Result<Vec<(Vec<u32>, Vec<f32>)>> {
         let inputs = range.into_par_iter().map(|index| {
             let sample = text.dataset.sample(index)?;
             let prompt = prompts.build(sample.user, sample.item, neighbours.text(index)?)?;
             Ok((prompt.tokens, lens.representation(index)?))
         });
-        let inputs: Vec<(Vec<u32>, Vec<f32>)> = inputs.collect::<Result<_>>()?;
+        inputs.collect()
+    };
+    chunks.run("score test", comm, progress, read, |_, inputs| {
         let inputs: Vec<Prompt<'_>> = inputs
             .iter()
             .map(|(tokens, representation)| Prompt { tokens, representation })

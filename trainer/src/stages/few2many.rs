@@ -5,12 +5,13 @@ use std::ops::Range;
 use half::f16;
 use rayon::prelude::*;
 use reclora_comm::Communicator;
+use reclora_storage::dataset::Dataset;
 
 use super::folds::Crms;
-use super::inputs::{Neighbours, crm_batch, dataset, lens_chunks};
+use super::inputs::{CrmBatch, Neighbours, crm_batch, dataset, lens_chunks};
 use super::pretrain::BLOCK;
 use super::{Counts, RunContext};
-use crate::crm::Workspace;
+use crate::crm::{Crm, Workspace};
 use crate::distributed::chunks::Values;
 use crate::error::{Result, TrainerError};
 use crate::progress::Progress;
@@ -24,38 +25,21 @@ pub fn run(
     let neighbours = Neighbours::open(ctx, &dataset)?;
     let crms = Crms::open(ctx, &dataset)?;
     let dim = crms.representation_dim();
-    lens_chunks(ctx, &dataset).run("score all data", comm, progress, |range| {
+    let read = |range: Range<u64>| -> Result<Vec<Block<'_>>> {
         // Blocks are fixed too, so that no matrix product depends on ranks or threads.
         let blocks: Vec<Range<u64>> = range
             .clone()
             .step_by(BLOCK)
             .map(|start| start..(start + BLOCK as u64).min(range.end))
             .collect();
-        let scored = blocks.into_par_iter().map_init(Workspace::default, |ws, block| {
-            let count = (block.end - block.start) as usize;
-            let (mut logits, mut representations) = (vec![0.0; count], vec![0.0; count * dim]);
-            for (crm, own) in crms.shares(&block).filter(|(_, own)| !own.is_empty()) {
-                let indices = own.iter().map(|(_, index)| *index);
-                let (batch, _) = crm_batch(&dataset, &neighbours, indices)?;
-                let (scores, rows) = crm.din().score(crm.parameters(), ws, &batch.inputs());
-                let scored = scores.iter().zip(rows.chunks_exact(dim));
-                for ((place, _), (score, row)) in own.iter().zip(scored) {
-                    logits[*place] = *score;
-                    representations[place * dim..(place + 1) * dim].copy_from_slice(row);
-                }
-            }
-            Ok((block, logits, representations))
-        });
-        let (mut keys, mut labels) = (Vec::new(), Vec::new());
-        let (mut logits, mut representations) = (Vec::new(), Vec::new());
-        for (block, block_logits, rows) in scored.collect::<Result<Vec<_>>>()? {
-            for index in block {
-                keys.push(index);
-                labels.push(u8::from(dataset.sample(index)?.label));
-            }
-            logits.extend(block_logits);
-            representations.extend(rows.into_iter().map(|value| f16::from_f32(value).to_bits()));
-        }
+        blocks.into_par_iter().map(|rows| Block::read(&dataset, &neighbours, &crms, rows)).collect()
+    };
+    lens_chunks(ctx, &dataset).run("score all data", comm, progress, read, |range, blocks| {
+        let scored = blocks.par_iter().map_init(Workspace::default, |ws, b| b.score(ws, dim));
+        let scored: Vec<(Vec<f32>, Vec<u16>)> = scored.collect();
+        let labels = blocks.into_iter().flat_map(|block| block.labels).collect();
+        let (logits, representations): (Vec<_>, Vec<_>) = scored.into_iter().unzip();
+        let (logits, representations) = (logits.concat(), representations.concat());
         if representations.iter().any(|&bits| !f16::from_bits(bits).is_finite()) {
             return Err(TrainerError::NotFinite {
                 what: format!("a CRM representation of samples {range:?}, in half precision"),
@@ -63,7 +47,7 @@ pub fn run(
             });
         }
         Ok(vec![
-            ("key", Values::U64(keys)),
+            ("key", Values::U64(range.collect())),
             ("representation", Values::U16(representations)),
             ("logit", Values::F32(logits)),
             ("label", Values::U8(labels)),
@@ -74,4 +58,47 @@ pub fn run(
         ("representation_dim".to_owned(), dim as u64),
     ]
     .into())
+}
+
+/// Samples that are scored together.
+struct Block<'a> {
+    labels: Vec<u8>,
+    /// Each CRM with those of the samples that it scores, and their places in the block.
+    shares: Vec<(&'a Crm, Vec<usize>, CrmBatch)>,
+}
+
+impl<'a> Block<'a> {
+    fn read(
+        dataset: &Dataset,
+        neighbours: &Neighbours,
+        crms: &'a Crms,
+        rows: Range<u64>,
+    ) -> Result<Self> {
+        let mut labels = vec![0; (rows.end - rows.start) as usize];
+        let mut shares = Vec::new();
+        for (crm, own) in crms.shares(&rows).filter(|(_, own)| !own.is_empty()) {
+            let (places, indices): (Vec<usize>, Vec<u64>) = own.into_iter().unzip();
+            let (batch, samples) = crm_batch(dataset, neighbours, indices.into_iter())?;
+            for (place, sample) in places.iter().zip(samples) {
+                labels[*place] = u8::from(sample.label);
+            }
+            shares.push((crm, places, batch));
+        }
+        Ok(Self { labels, shares })
+    }
+
+    /// Each sample's logit, and its representation `[dim]` as bits of f16.
+    fn score(&self, ws: &mut Workspace, dim: usize) -> (Vec<f32>, Vec<u16>) {
+        let count = self.labels.len();
+        let (mut logits, mut representations) = (vec![0.0; count], vec![0; count * dim]);
+        for (crm, places, batch) in &self.shares {
+            let (scores, rows) = crm.din().score(crm.parameters(), ws, &batch.inputs());
+            for ((place, score), row) in places.iter().zip(scores).zip(rows.chunks_exact(dim)) {
+                logits[*place] = score;
+                let own = &mut representations[place * dim..(place + 1) * dim];
+                own.iter_mut().zip(row).for_each(|(bits, v)| *bits = f16::from_f32(*v).to_bits());
+            }
+        }
+        (logits, representations)
+    }
 }

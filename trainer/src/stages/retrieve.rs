@@ -1,18 +1,28 @@
 //! `retrieve`: for every sample, the history positions that the LLM and the CRM are shown.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 use reclora_comm::Communicator;
-use reclora_storage::dataset::Dataset;
+use reclora_storage::dataset::{Dataset, Sample};
 
 use super::inputs::{dataset, neighbour_chunks};
 use super::{Counts, RunContext, Stage, embed};
-use crate::config::{Order, RetrieveConfig};
+use crate::config::RetrieveConfig;
 use crate::distributed::chunks::Values;
 use crate::error::Result;
 use crate::progress::Progress;
-use crate::retriever::{ItemEmbeddings, select};
+use crate::retriever::{ItemEmbeddings, Shown, TARGETS, Target, Workspace, top_k};
 
-/// What a sample is shown with: positions for the LLM, and for the CRM.
+/// What is shown to the LLM, and to the CRM.
+fn shown(config: &RetrieveConfig) -> [Shown; 2] {
+    [
+        Shown { k: config.text_k, order: config.text_order },
+        Shown { k: config.crm_k, order: config.crm_order },
+    ]
+}
+
+/// What a pair of user and item is shown with, before `position`: positions for the LLM, and for the CRM.
 pub fn positions(
     config: &RetrieveConfig,
     embeddings: &ItemEmbeddings,
@@ -22,13 +32,8 @@ pub fn positions(
     item: u32,
 ) -> [Vec<u32>; 2] {
     let history = dataset.history(user, position).items;
-    let orders = [(config.text_k, config.text_order), (config.crm_k, config.crm_order)];
-    let similarities = if orders.iter().all(|(_, order)| *order == Order::Recent) {
-        Vec::new()
-    } else {
-        embeddings.similarities(history, item)
-    };
-    orders.map(|(k, order)| select(history.len() as u32, &similarities, k, order))
+    let target = Target { position: history.len() as u32, item };
+    top_k(embeddings, history, &[target], shown(config), &mut Workspace::default())
 }
 
 /// The item vectors of a run.
@@ -43,21 +48,36 @@ pub fn run(
 ) -> Result<Counts> {
     let dataset = dataset(ctx)?;
     let embeddings = embeddings(ctx)?;
-    let config = &ctx.config.retrieve;
-    neighbour_chunks(ctx, &dataset).run("retrieve", comm, progress, |range| {
-        let rows: Vec<[Vec<u32>; 2]> = range
-            .into_par_iter()
-            .map(|index| {
-                let sample = dataset.sample(index)?;
-                let (user, position, item) = (sample.user, sample.position, sample.item);
-                Ok(positions(config, &embeddings, &dataset, user, position, item))
-            })
-            .collect::<Result<_>>()?;
-        let (mut text, mut crm) = (Ragged::default(), Ragged::default());
-        for [for_text, for_crm] in &rows {
-            text.push(for_text);
-            crm.push(for_crm);
-        }
+    let shown = shown(&ctx.config.retrieve);
+    let read = |range: Range<u64>| -> Result<Vec<Sample>> {
+        range.into_par_iter().map(|index| Ok(dataset.sample(index)?)).collect()
+    };
+    neighbour_chunks(ctx, &dataset).run("retrieve", comm, progress, read, |_, samples| {
+        // A user's samples together: their histories are read once.
+        let mut places: Vec<usize> = (0..samples.len()).collect();
+        places.par_sort_unstable_by_key(|place| (samples[*place].user, samples[*place].position));
+        let of_users = places.chunk_by(|a, b| samples[*a].user == samples[*b].user);
+        let blocks: Vec<&[usize]> = of_users.flat_map(|places| places.chunks(TARGETS)).collect();
+        let found = blocks.par_iter().map_init(Workspace::default, |ws, places| {
+            let targets = places.iter().map(|place| {
+                let Sample { position, item, .. } = samples[*place];
+                Target { position, item }
+            });
+            let last = &samples[places[places.len() - 1]];
+            let history = dataset.history(last.user, last.position).items;
+            top_k(&embeddings, history, &targets.collect::<Vec<_>>(), shown, ws)
+        });
+        let found: Vec<[Vec<u32>; 2]> = found.collect();
+        let [text, crm] = [0, 1].map(|which| {
+            let mut ragged = Ragged::new(samples.iter().map(|s| shown[which].len(s.position)));
+            for (places, found) in blocks.iter().zip(&found) {
+                let mut found = found[which].as_slice();
+                for place in *places {
+                    ragged.set(*place, &mut found);
+                }
+            }
+            ragged
+        });
         Ok(vec![
             ("text_offsets", Values::U64(text.offsets)),
             ("text_positions", Values::U32(text.values)),
@@ -74,15 +94,23 @@ struct Ragged {
     values: Vec<u32>,
 }
 
-impl Default for Ragged {
-    fn default() -> Self {
-        Self { offsets: vec![0], values: Vec::new() }
-    }
-}
-
 impl Ragged {
-    fn push(&mut self, row: &[u32]) {
-        self.values.extend_from_slice(row);
-        self.offsets.push(self.values.len() as u64);
+    /// Rows of these lengths.
+    fn new(lengths: impl Iterator<Item = usize>) -> Self {
+        let mut offsets = vec![0];
+        let mut end = 0;
+        offsets.extend(lengths.map(|length| {
+            end += length as u64;
+            end
+        }));
+        Self { offsets, values: vec![0; end as usize] }
+    }
+
+    /// Takes a row's values off the front of `values`.
+    fn set(&mut self, row: usize, values: &mut &[u32]) {
+        let [start, end] = [row, row + 1].map(|row| self.offsets[row] as usize);
+        let (own, rest) = values.split_at(end - start);
+        self.values[start..end].copy_from_slice(own);
+        *values = rest;
     }
 }

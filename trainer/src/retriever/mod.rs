@@ -1,11 +1,14 @@
 //! Which of a user's earlier items a sample is shown with: item embeddings, PCA, cosine top-K.
 
+mod top_k;
+
+pub use top_k::{Shown, TARGETS, Target, Workspace, top_k};
+
 use std::path::Path;
 
 use nalgebra::{DMatrix, SymmetricEigen};
 use reclora_storage::shard::{Column, Shard, write_shard};
 
-use crate::config::Order;
 use crate::error::{Result, TrainerError};
 use crate::kernels::pointwise::dot;
 
@@ -114,10 +117,14 @@ impl ItemEmbeddings {
         dot(self.row(a), self.row(b))
     }
 
-    /// The similarity of each of a history's items with a target.
-    pub fn similarities(&self, history: &[u32], target: u32) -> Vec<f32> {
-        let target = self.row(target);
-        history.iter().map(|item| dot(self.row(*item), target)).collect()
+    /// Copies the vectors of items, one after the other; zeros for an item that does not exist.
+    fn copy_rows(&self, items: impl Iterator<Item = u32>, rows: &mut Vec<f32>) {
+        rows.clear();
+        for item in items {
+            let end = rows.len() + self.dimensions;
+            rows.extend_from_slice(self.row(item));
+            rows.resize(end, 0.0);
+        }
     }
 
     fn row(&self, item: u32) -> &[f32] {
@@ -153,35 +160,9 @@ impl ItemEmbeddings {
     }
 }
 
-/// The positions in a history (oldest first) of `count` items that a sample is shown, in the order they
-/// are shown: at most `k`. `similarities` are those of the history with the sample's target; for the most
-/// recent ones they are not read. Of equally similar items the later one is taken.
-pub fn select(count: u32, similarities: &[f32], k: usize, order: Order) -> Vec<u32> {
-    if order == Order::Recent {
-        return (count.saturating_sub(u32::try_from(k).unwrap_or(u32::MAX))..count).collect();
-    }
-    // No two are equal: the order is that of a full sort, whatever finds it.
-    let first = |a: &u32, b: &u32| {
-        let similarity = |position: &u32| similarities[*position as usize];
-        similarity(b).total_cmp(&similarity(a)).then(b.cmp(a))
-    };
-    let mut positions: Vec<u32> = (0..count).collect();
-    if k < positions.len() {
-        positions.select_nth_unstable_by(k, first);
-        positions.truncate(k);
-    }
-    match order {
-        Order::Sequential => positions.sort_unstable(),
-        Order::High | Order::Recent => positions.sort_unstable_by(first),
-        Order::Low => positions.sort_unstable_by(|a, b| first(b, a)),
-    }
-    positions
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn embeddings() -> ItemEmbeddings {
         let rows: Vec<f32> = (0..40u32)
@@ -216,30 +197,5 @@ mod tests {
         bytes[last] ^= 1;
         std::fs::write(&path, bytes).unwrap();
         assert!(ItemEmbeddings::load(&path).unwrap_err().to_string().contains("items.shard"));
-    }
-
-    proptest! {
-        #[test]
-        fn selection_is_the_sorted_definition(
-            history in prop::collection::vec(0u32..10, 0..25), target in 0u32..10, k in 0usize..30,
-        ) {
-            let embeddings = embeddings();
-            let similarities = embeddings.similarities(&history, target);
-            let show = |order| select(history.len() as u32, &similarities, k, order);
-            let mut all: Vec<u32> = (0..history.len() as u32).collect();
-            prop_assert_eq!(show(Order::Recent), &all[all.len().saturating_sub(k)..]);
-            all.reverse();
-            all.sort_by(|&a, &b| {
-                let s = |p: u32| embeddings.similarity(history[p as usize], target);
-                s(b).total_cmp(&s(a))
-            });
-            all.truncate(k);
-            prop_assert_eq!(&show(Order::High), &all);
-            let mut low = all.clone();
-            low.reverse();
-            prop_assert_eq!(show(Order::Low), low);
-            all.sort_unstable();
-            prop_assert_eq!(show(Order::Sequential), all);
-        }
     }
 }
