@@ -13,8 +13,10 @@ use crate::crm::CrmInput;
 use crate::distributed::chunks::{ChunkStore, Chunks};
 use crate::error::{Result, TrainerError};
 
-/// Samples per file of `neighbours/` and `lens/`.
-pub const CHUNK: u64 = 4096;
+/// Samples per file of `lens/`.
+const LENS_CHUNK: u64 = 4096;
+/// Samples per file of `neighbours/`: many, so that many of them are of one user.
+const NEIGHBOUR_CHUNK: u64 = 1 << 16;
 
 /// The files of a backbone that a result depends on, sorted: of a directory, or a GGUF file alone.
 pub fn backbone_files(dir: &Path) -> Result<Vec<PathBuf>> {
@@ -65,12 +67,12 @@ pub fn dataset(ctx: &RunContext) -> Result<Dataset> {
 
 /// The chunks of `neighbours/`.
 pub fn neighbour_chunks(ctx: &RunContext, dataset: &Dataset) -> Chunks {
-    Chunks::new(&ctx.path(Stage::Retrieve), "neighbours", 0..dataset.num_samples(), CHUNK)
+    Chunks::new(&ctx.path(Stage::Retrieve), "neighbours", 0..dataset.num_samples(), NEIGHBOUR_CHUNK)
 }
 
 /// The chunks of `lens/`.
 pub fn lens_chunks(ctx: &RunContext, dataset: &Dataset) -> Chunks {
-    Chunks::new(&ctx.path(Stage::Few2many), "lens", 0..dataset.num_samples(), CHUNK)
+    Chunks::new(&ctx.path(Stage::Few2many), "lens", 0..dataset.num_samples(), LENS_CHUNK)
 }
 
 /// The history positions that `retrieve` chose for each sample.
