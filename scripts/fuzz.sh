@@ -26,18 +26,22 @@ cargo +nightly --version >/dev/null || {
 }
 
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
-[[ $# -gt 0 ]] || set -- shard dataset manifest codec raw gguf safetensors adapter crm checkpoint comm
+[[ $# -gt 0 ]] || set -- shard dataset manifest codec raw gguf safetensors adapter crm checkpoint comm \
+    parquet
 cargo +nightly fuzz build --fuzz-dir fuzz
 # The seeds are written by a program of the same build: nothing is compiled twice.
 "fuzz/target/$(rustc -vV | sed -n 's/^host: //p')/release/seeds"
 
-# No input is longer than 64 KiB. Nothing of that size may make a parser ask for 64 MiB at once.
-limits=(-max_len=65536 -malloc_limit_mb=64 -rss_limit_mb=2048 -timeout=20 -print_final_stats=1)
+# No input is longer than 64 KiB. Nothing of that size may make a parser ask for 64 MiB at once; only what
+# is packed may unpack to a little more.
+limits=(-max_len=65536 -rss_limit_mb=2048 -timeout=20 -print_final_stats=1)
+declare -A malloc_limit=([parquet]=96)
 failed=()
 for target; do
     printf '\n==> %s, %s s\n' "$target" "$seconds"
     set +e
-    cargo +nightly fuzz run --fuzz-dir fuzz "$target" -- "-max_total_time=$seconds" "${limits[@]}" 2>&1 |
+    cargo +nightly fuzz run --fuzz-dir fuzz "$target" -- "-max_total_time=$seconds" \
+        "-malloc_limit_mb=${malloc_limit[$target]:-64}" "${limits[@]}" 2>&1 |
         grep --line-buffered -E '^(stat::|SUMMARY|thread |Test unit|Done )|panicked|ERROR:'
     [[ ${PIPESTATUS[0]} -eq 0 ]] || failed+=("$target")
     set -e

@@ -8,7 +8,13 @@ mod gguf_file;
 mod tiny;
 
 use std::path::Path;
+use std::sync::Arc;
 
+use parquet::basic::Compression;
+use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int32Type, Int64Type};
+use parquet::file::properties::{WriterProperties, WriterVersion};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use reclora_comm::Solo;
 use reclora_fuzz::{as_piece, backbone};
 use reclora_storage::codec::encode;
@@ -30,6 +36,7 @@ fn main() -> Outcome<()> {
     datasets(dir)?;
     manifests(dir)?;
     raw()?;
+    parquet()?;
     models(dir)?;
     parameters(dir)?;
     checkpoints(dir)?;
@@ -117,6 +124,59 @@ fn raw() -> Outcome<()> {
         }
         put("raw", &format!("{variant}-plain"), variant as u8, &plain)?;
         put("raw", &format!("{variant}-gz"), variant as u8 | 0x38, &packed)?;
+    }
+    Ok(())
+}
+
+/// Files of every compression, with pages of both versions, with dictionaries and without, and with nulls.
+fn parquet() -> Outcome<()> {
+    let schema = "message ratings { required binary user (UTF8); optional int64 item; \
+                  required double rating; required int32 timestamp; }";
+    let schema = Arc::new(parse_message_type(schema)?);
+    let codecs = [
+        ("plain", Compression::UNCOMPRESSED),
+        ("snappy", Compression::SNAPPY),
+        ("gzip", Compression::GZIP(Default::default())),
+    ];
+    for (name, codec) in codecs {
+        for (version, dictionary) in [
+            (WriterVersion::PARQUET_1_0, true),
+            (WriterVersion::PARQUET_1_0, false),
+            (WriterVersion::PARQUET_2_0, true),
+            (WriterVersion::PARQUET_2_0, false),
+        ] {
+            let properties = WriterProperties::builder()
+                .set_compression(codec)
+                .set_writer_version(version)
+                .set_dictionary_enabled(dictionary)
+                .build();
+            let mut bytes = Vec::new();
+            let mut writer =
+                SerializedFileWriter::new(&mut bytes, Arc::clone(&schema), properties.into())?;
+            let mut group = writer.next_row_group()?;
+            let mut column = 0;
+            while let Some(mut out) = group.next_column()? {
+                let users = ["u", "v", "u", "w"].map(|user| ByteArray::from(user.as_bytes().to_vec()));
+                match column {
+                    0 => out.typed::<ByteArrayType>().write_batch(&users, None, None)?,
+                    1 => out.typed::<Int64Type>().write_batch(
+                        &[7, 8, 9],
+                        Some(&[1, 1, 0, 1]),
+                        None,
+                    )?,
+                    2 => out.typed::<DoubleType>().write_batch(&[1.0, 2.5, 1.0, 4.0], None, None)?,
+                    _ => out.typed::<Int32Type>().write_batch(&[1, 2, 3, 4], None, None)?,
+                };
+                out.close()?;
+                column += 1;
+            }
+            group.close()?;
+            writer.close()?;
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/parquet");
+            std::fs::create_dir_all(&dir)?;
+            let version = version.as_num();
+            std::fs::write(dir.join(format!("{name}-{version}-{dictionary}")), bytes)?;
+        }
     }
     Ok(())
 }

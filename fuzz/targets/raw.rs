@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
             (DatasetFormat::Goodreads, &["goodreads_books.json", "goodreads_interactions.json"])
         }
         // By the default mapping: columns user, item, rating, timestamp.
-        // (Not Parquet: its crate panics on some files; the reader catches that, a fuzzer does not.)
+        // (Parquet has a target of its own.)
         _ => (DatasetFormat::Csv, &["ratings.csv"]),
     };
     let dir = scratch().join(format!("{}", variant & 7));

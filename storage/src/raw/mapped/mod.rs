@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 mod csv;
 mod decode;
 mod mapping;
+mod pages;
 mod parquet;
 mod sample;
 

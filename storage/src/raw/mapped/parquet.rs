@@ -7,11 +7,15 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use parquet::basic::Compression;
 use parquet::column::reader::ColumnReader;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
 
 use super::decode::{Kind, guarded, read_batch};
+use super::pages::{self, Chunk};
 use super::{MAX_VALUE, Wanted, cell};
 use crate::error::{RawProblem, Result, StorageError};
 use crate::raw::source::Place;
@@ -112,6 +116,8 @@ enum Origin {
 
 /// A part that is being read.
 struct Open {
+    /// The same file as the reader's, to look at its pages.
+    file: File,
     reader: SerializedFileReader<File>,
     origins: Vec<Origin>,
     /// The next row group.
@@ -267,7 +273,8 @@ impl Open {
     fn new(part: &Part, wanted: &[Wanted]) -> Result<Self> {
         let path = &part.path;
         let file = File::open(path).map_err(|e| StorageError::io("open", path, e))?;
-        let reader = guarded(|| SerializedFileReader::new(file)).map_err(|e| damaged(path, &e))?;
+        let same = file.try_clone().map_err(|e| StorageError::io("open", path, e))?;
+        let reader = guarded(|| SerializedFileReader::new(same)).map_err(|e| damaged(path, &e))?;
         let origins: Vec<_> =
             wanted.iter().map(|w| origin(part, &reader, w)).collect::<Result<_>>()?;
         // Without one, nothing bounds the number of rows that the file claims.
@@ -276,7 +283,7 @@ impl Open {
         }
         let size = std::fs::metadata(path).map_err(|e| StorageError::io("read", path, e))?.len();
         check_groups(&reader, &origins, size).map_err(|what| damaged(path, &what))?;
-        Ok(Self { reader, origins, group: 0, readers: Vec::new(), left: 0 })
+        Ok(Self { file, reader, origins, group: 0, readers: Vec::new(), left: 0 })
     }
 
     /// Opens the columns of the next row group; false after the last.
@@ -286,19 +293,43 @@ impl Open {
         }
         let group = self.reader.get_row_group(self.group)?;
         let rows = group.metadata().num_rows();
-        self.left = usize::try_from(rows).map_err(|_| {
-            parquet::errors::ParquetError::General(format!("a row group of {rows} rows"))
-        })?;
+        self.left = usize::try_from(rows)
+            .map_err(|_| ParquetError::General(format!("a row group of {rows} rows")))?;
         self.readers.clear();
         for origin in &self.origins {
             self.readers.push(match origin {
-                Origin::Column(i, _) => Some(group.get_column_reader(*i)?),
+                Origin::Column(i, _) => {
+                    check_pages(&self.file, self.group, group.metadata().column(*i))?;
+                    Some(group.get_column_reader(*i)?)
+                }
                 Origin::Constant(_) => None,
             });
         }
         self.group += 1;
         Ok(true)
     }
+}
+
+/// Checks what the decoder takes on trust of a column's pages, whose place was checked already.
+fn check_pages(
+    file: &File,
+    group: usize,
+    column: &ColumnChunkMetaData,
+) -> parquet::errors::Result<()> {
+    let chunk = Chunk {
+        start: first_page(column) as u64,
+        len: column.compressed_size() as u64,
+        values: column.num_values(),
+        compressed: column.compression() != Compression::UNCOMPRESSED,
+    };
+    pages::check(file, chunk).map_err(|what| {
+        let column = column.column_path().string();
+        ParquetError::General(format!("column {column:?} of row group {group}, {what}"))
+    })
+}
+
+fn first_page(column: &ColumnChunkMetaData) -> i64 {
+    column.dictionary_page_offset().unwrap_or(column.data_page_offset())
 }
 
 /// Checks what the decoder takes on trust: where columns lie, and how many values they have.
@@ -313,7 +344,7 @@ fn check_groups(
             let Some(column) = group.columns().get(*place) else {
                 return Err(format!("row group {i} lacks a column of the schema"));
             };
-            let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+            let start = first_page(column);
             let (start, len) = (u64::try_from(start), u64::try_from(column.compressed_size()));
             let end = start.ok().zip(len.ok()).and_then(|(start, len)| start.checked_add(len));
             if end.is_none_or(|end| end > size) || column.data_page_offset() < 0 {
