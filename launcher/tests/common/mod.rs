@@ -55,6 +55,17 @@ pub fn experiment(text: &str) -> (tempfile::TempDir, String) {
 /// A config of every stage on the shipped data and backbone, small enough to run in seconds.
 pub fn small() -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
+    let data = configs().join("data/movietweetings-100k");
+    let config = write_small(dir.path(), &data, "movietweetings", "movietweetings", 12);
+    (dir, config)
+}
+
+/// The same on the raw files in `dir`, where the config is then too, with little few-shot.
+pub fn on_data(dir: &Path, format: &str, template: &str) -> String {
+    write_small(dir, dir, format, template, 5)
+}
+
+fn write_small(dir: &Path, data: &Path, format: &str, template: &str, k_core: u32) -> String {
     let configs = configs();
     let path = |name: &str| configs.join(name).display().to_string();
     let text = format!(
@@ -62,8 +73,9 @@ pub fn small() -> (tempfile::TempDir, String) {
 name = "small"
 seed = 5
 [data]
+format = "{format}"
 path = "{}"
-k_core = 12
+k_core = {k_core}
 [backbone]
 path = "{}"
 [prompt]
@@ -93,11 +105,11 @@ limit = 160
 chunk_size = 16
 bootstrap = 50
 "#,
-        path("data/movietweetings-100k"),
+        data.display(),
         path("models/stories260k"),
-        path("prompts/movietweetings.toml")
+        path(&format!("prompts/{template}.toml"))
     );
-    let config = dir.path().join("small.toml");
+    let config = dir.join("small.toml");
     std::fs::write(&config, text).unwrap();
-    (dir, config.display().to_string())
+    config.display().to_string()
 }

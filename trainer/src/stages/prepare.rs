@@ -1,12 +1,12 @@
 //! `prepare`: raw files to a memory-mapped dataset, by the protocol of the paper.
 
 use reclora_comm::Communicator;
-use reclora_storage::protocol::ProtocolConfig;
+use reclora_storage::protocol::{LabelRule, Prepared, ProtocolConfig};
 use reclora_storage::spill::Spill;
 use reclora_storage::{dataset, protocol, raw};
 
 use super::{Counts, RunContext, Stage};
-use crate::error::Result;
+use crate::error::{Result, TrainerError};
 use crate::progress::{Event, Progress};
 
 pub fn run(
@@ -33,9 +33,34 @@ pub fn run(
     }
     let prepared = protocol::prepare_within(&raw, &config, &spill)?;
     drop(raw);
+    check_labels(&prepared, data.label)?;
     let counts = dataset::write(&prepared, name, &dir)?;
     let list: Vec<String> =
         counts.iter().map(|(name, count)| format!("{} {count}", name.replace('_', " "))).collect();
     progress.emit(Event::Message { text: format!("{name}: {}", list.join(", ")) });
     Ok(counts)
+}
+
+/// Samples of one class teach nothing, and nothing can be measured on them: most likely the rule is meant for
+/// another scale of ratings.
+fn check_labels(prepared: &Prepared, rule: LabelRule) -> Result<()> {
+    let (positive, all) = (prepared.counts.positive_samples, prepared.sample.len() as u64);
+    if (1..all).contains(&positive) {
+        return Ok(());
+    }
+    let rule = match rule {
+        LabelRule::Greater(stars) => format!("{{ greater = {stars} }}"),
+        LabelRule::AtLeast(stars) => format!("{{ at_least = {stars} }}"),
+    };
+    let levels = &prepared.rating_levels;
+    let [lowest, highest] =
+        [levels.first(), levels.last()].map(|level| level.copied().unwrap_or(0.0));
+    let which = if positive == 0 { "none" } else { "every one" };
+    Err(TrainerError::config(
+        "data.label",
+        format!(
+            "of {all} samples {which} is a \"like\" by {rule}, and ratings go from {lowest} to {highest}; \
+             choose a rule that cuts them in two"
+        ),
+    ))
 }
