@@ -8,7 +8,9 @@ const SIZE: [&str; 8] = ["--users", "60", "--items", "50", "--ratings", "1500", 
 
 #[test]
 fn made_ratings_are_prepared() {
-    let (dir, config) = experiment("[data]\nformat = \"movielens_25m\"\npath = \"made\"\n");
+    let (dir, config) = experiment(
+        "[data]\nformat = \"movielens_25m\"\npath = \"made\"\nlabel = { greater = 3.0 }\n",
+    );
     let made = dir.path().join("made").display().to_string();
     assert_eq!(stdout(&[&["synth", &made], &SIZE[..]].concat()), format!("{made}\n"));
     let run_dir = dir.path().join("run").display().to_string();

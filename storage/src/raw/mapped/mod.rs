@@ -12,6 +12,7 @@ mod mapping;
 mod pages;
 mod parquet;
 mod sample;
+mod thrift;
 
 pub use decode::is_decoding;
 pub use mapping::{ColumnMapping, TextEncoding, TimeUnit, Unmatched};

@@ -7,10 +7,8 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use parquet::basic::Compression;
 use parquet::column::reader::ColumnReader;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
 
@@ -273,6 +271,8 @@ impl Open {
     fn new(part: &Part, wanted: &[Wanted]) -> Result<Self> {
         let path = &part.path;
         let file = File::open(path).map_err(|e| StorageError::io("open", path, e))?;
+        let size = file.metadata().map_err(|e| StorageError::io("read", path, e))?.len();
+        pages::check_footer(&file, size).map_err(|what| damaged(path, &what))?;
         let same = file.try_clone().map_err(|e| StorageError::io("open", path, e))?;
         let reader = guarded(|| SerializedFileReader::new(same)).map_err(|e| damaged(path, &e))?;
         let origins: Vec<_> =
@@ -281,7 +281,6 @@ impl Open {
         if !origins.is_empty() && origins.iter().all(|o| matches!(o, Origin::Constant(_))) {
             return Err(table(path, "every column of data.columns is a directory's name"));
         }
-        let size = std::fs::metadata(path).map_err(|e| StorageError::io("read", path, e))?.len();
         check_groups(&reader, &origins, size).map_err(|what| damaged(path, &what))?;
         Ok(Self { file, reader, origins, group: 0, readers: Vec::new(), left: 0 })
     }
@@ -299,7 +298,12 @@ impl Open {
         for origin in &self.origins {
             self.readers.push(match origin {
                 Origin::Column(i, _) => {
-                    check_pages(&self.file, self.group, group.metadata().column(*i))?;
+                    let column = group.metadata().column(*i);
+                    pages::check(&self.file, &Chunk::of(column)).map_err(|what| {
+                        let (name, group) = (column.column_path().string(), self.group);
+                        let what = format!("column {name:?} of row group {group}, {what}");
+                        ParquetError::General(what)
+                    })?;
                     Some(group.get_column_reader(*i)?)
                 }
                 Origin::Constant(_) => None,
@@ -308,28 +312,6 @@ impl Open {
         self.group += 1;
         Ok(true)
     }
-}
-
-/// Checks what the decoder takes on trust of a column's pages, whose place was checked already.
-fn check_pages(
-    file: &File,
-    group: usize,
-    column: &ColumnChunkMetaData,
-) -> parquet::errors::Result<()> {
-    let chunk = Chunk {
-        start: first_page(column) as u64,
-        len: column.compressed_size() as u64,
-        values: column.num_values(),
-        compressed: column.compression() != Compression::UNCOMPRESSED,
-    };
-    pages::check(file, chunk).map_err(|what| {
-        let column = column.column_path().string();
-        ParquetError::General(format!("column {column:?} of row group {group}, {what}"))
-    })
-}
-
-fn first_page(column: &ColumnChunkMetaData) -> i64 {
-    column.dictionary_page_offset().unwrap_or(column.data_page_offset())
 }
 
 /// Checks what the decoder takes on trust: where columns lie, and how many values they have.
@@ -344,7 +326,7 @@ fn check_groups(
             let Some(column) = group.columns().get(*place) else {
                 return Err(format!("row group {i} lacks a column of the schema"));
             };
-            let start = first_page(column);
+            let start = pages::first_page(column);
             let (start, len) = (u64::try_from(start), u64::try_from(column.compressed_size()));
             let end = start.ok().zip(len.ok()).and_then(|(start, len)| start.checked_add(len));
             if end.is_none_or(|end| end > size) || column.data_page_offset() < 0 {
