@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use reclora_comm::Communicator;
@@ -138,7 +139,8 @@ impl Chunks {
         let shards = (0..self.len())
             .map(|index| Ok(Shard::open(&self.path(index), &self.name)?))
             .collect::<Result<_>>()?;
-        Ok(ChunkStore { start: self.range.start, size: self.size, shards })
+        let checked = (0..self.len()).map(|_| OnceLock::new()).collect();
+        Ok(ChunkStore { start: self.range.start, size: self.size, shards, checked })
     }
 }
 
@@ -158,14 +160,27 @@ pub struct ChunkStore {
     start: u64,
     size: u64,
     shards: Vec<Shard>,
+    /// What is wrong with each shard's content, once it has been looked at.
+    checked: Vec<OnceLock<Option<String>>>,
 }
 
 impl ChunkStore {
-    /// The chunk of sample `index` and the sample's row in it; `None` outside the range.
-    pub fn locate(&self, index: u64) -> Option<(&Shard, usize)> {
-        let offset = index.checked_sub(self.start)?;
-        let shard = self.shards.get(usize::try_from(offset / self.size).ok()?)?;
-        Some((shard, (offset % self.size) as usize))
+    /// The chunk of sample `index` and the sample's row in it; `None` outside the range. A chunk's hashes are
+    /// checked when it is first asked for (S-1): who needs few samples of many does not read the rest.
+    ///
+    /// # Errors
+    /// The chunk is damaged.
+    pub fn locate(&self, index: u64) -> Result<Option<(&Shard, usize)>> {
+        let Some(offset) = index.checked_sub(self.start) else { return Ok(None) };
+        let chunk = usize::try_from(offset / self.size).unwrap_or(usize::MAX);
+        let (Some(shard), Some(checked)) = (self.shards.get(chunk), self.checked.get(chunk)) else {
+            return Ok(None);
+        };
+        let problem = checked.get_or_init(|| shard.verify().err().map(|error| error.to_string()));
+        match problem {
+            Some(problem) => Err(TrainerError::Input(problem.clone())),
+            None => Ok(Some((shard, (offset % self.size) as usize))),
+        }
     }
 
     /// All chunks, in order.
@@ -199,10 +214,23 @@ mod tests {
         let store = chunks.open().unwrap();
         assert_eq!(store.shards().len(), 5);
         for index in 10..33 {
-            let (shard, row) = store.locate(index).unwrap();
+            let (shard, row) = store.locate(index).unwrap().unwrap();
             assert_eq!(shard.u64("square").unwrap()[row], index * index);
         }
-        assert!(store.locate(9).is_none() && store.locate(35).is_none());
+        assert!([9, 35].map(|index| store.locate(index).unwrap()).iter().all(Option::is_none));
+        // S-1: one of them is damaged; the others are used as ever.
+        let path = chunks.path(2);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let store = chunks.open().unwrap();
+        let error = store.locate(21).unwrap_err().to_string();
+        assert!(
+            error.contains("squares-000002.shard") && error.contains("hash differs"),
+            "{error}"
+        );
+        assert!(store.locate(12).is_ok() && store.locate(32).is_ok());
     }
 
     #[test]

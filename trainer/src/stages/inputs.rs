@@ -87,28 +87,26 @@ impl Neighbours {
 
     /// Positions shown to the LLM, in the order they are shown.
     pub fn text(&self, sample: u64) -> Result<&[u32]> {
-        self.positions(sample, "text")
+        self.positions(sample, ["text_offsets", "text_positions"])
     }
 
     /// Positions shown to the CRM.
     pub fn crm(&self, sample: u64) -> Result<&[u32]> {
-        self.positions(sample, "crm")
+        self.positions(sample, ["crm_offsets", "crm_positions"])
     }
 
-    fn positions(&self, sample: u64, column: &str) -> Result<&[u32]> {
+    fn positions(&self, sample: u64, [offsets, positions]: [&str; 2]) -> Result<&[u32]> {
         let (shard, row) = located(&self.0, sample)?;
-        let offsets = shard.u64(&format!("{column}_offsets"))?;
+        let offsets = shard.u64(offsets)?;
         let range = offsets.get(row).zip(offsets.get(row + 1));
         range
-            .and_then(|(&start, &end)| {
-                shard.u32(&format!("{column}_positions")).ok()?.get(start as usize..end as usize)
-            })
+            .and_then(|(&start, &end)| shard.u32(positions).ok()?.get(start as usize..end as usize))
             .ok_or_else(|| damaged(shard, "neighbours"))
     }
 }
 
 fn located(store: &ChunkStore, sample: u64) -> Result<(&Shard, usize)> {
-    store.locate(sample).ok_or_else(|| TrainerError::NotFound(format!("no sample {sample}")))
+    store.locate(sample)?.ok_or_else(|| TrainerError::NotFound(format!("no sample {sample}")))
 }
 
 fn damaged(shard: &Shard, what: &str) -> TrainerError {
