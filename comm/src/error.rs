@@ -100,6 +100,16 @@ pub enum CommError {
         /// Why.
         reason: String,
     },
+    /// The first node's launcher refused this one.
+    #[error("the job at {endpoint} refused node {node}: {reason}")]
+    RefusedNode {
+        /// Address of the first node's launcher.
+        endpoint: String,
+        /// This node.
+        node: usize,
+        /// Why.
+        reason: String,
+    },
     /// The other side does not know the secret of this job.
     #[error("{peer} does not know this job's secret: it belongs to another job")]
     WrongSecret {

@@ -43,6 +43,8 @@ pub(crate) enum Purpose {
     Store,
     /// Two ranks.
     Mesh,
+    /// The launchers of two nodes.
+    Agent,
 }
 
 impl Purpose {
@@ -50,6 +52,7 @@ impl Purpose {
         match self {
             Purpose::Store => (b"reclora store listener", b"reclora store dialler"),
             Purpose::Mesh => (b"reclora mesh listener", b"reclora mesh dialler"),
+            Purpose::Agent => (b"reclora agent listener", b"reclora agent dialler"),
         }
     }
 }

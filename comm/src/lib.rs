@@ -11,6 +11,7 @@
 
 mod codec;
 mod communicator;
+pub mod control;
 pub mod cost;
 mod error;
 #[cfg(fuzzing)]

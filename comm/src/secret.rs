@@ -41,6 +41,15 @@ impl Secret {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// Another secret, for what `parts` say: whoever knows it can't tell this one from it.
+    pub fn derive(&self, parts: &[&[u8]]) -> Self {
+        let mut derived = [0; 32];
+        for (byte, from) in derived.iter_mut().zip(self.prove(parts)) {
+            *byte = from;
+        }
+        Self(derived)
+    }
+
     /// HMAC-SHA256 over `parts`, each with its length, so that no two lists of parts look alike.
     fn mac(&self, parts: &[&[u8]]) -> Option<Hmac<Sha256>> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).ok()?;
@@ -91,5 +100,8 @@ mod tests {
         assert!(!secret.verify(&[b"a", b"bc"], &proof));
         assert!(!other.verify(&[b"ab", b"c"], &proof));
         assert!(!secret.verify(&[b"ab", b"c"], &[]));
+        let derived = secret.derive(&[b"ab"]);
+        assert!(derived != secret && derived != other.derive(&[b"ab"]));
+        assert!(derived == secret.derive(&[b"ab"]) && derived != secret.derive(&[b"a", b"b"]));
     }
 }

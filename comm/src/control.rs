@@ -1,0 +1,365 @@
+//! Connections between the launchers of a job's nodes, over which they start ranks and watch them.
+//!
+//! Each end proves that it knows the job's secret. A connection then carries messages both ways, in order,
+//! until one end drops it or falls silent: both send a sign of life every [`BEAT`], so that a machine that
+//! vanished, or a process that stands still, is noticed within [`SILENCE`] (S-2).
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, copy, sink, split};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use crate::codec::{read_frame, write_frame};
+use crate::error::{CommError, Result};
+use crate::handshake::{Purpose, accept, dial, receive, send};
+use crate::rendezvous::{HANDSHAKE_LIMIT, runtime};
+use crate::secret::Secret;
+
+/// Between two signs of life.
+pub const BEAT: Duration = Duration::from_millis(500);
+/// Without a sign of life for so long, the other end is gone.
+pub const SILENCE: Duration = Duration::from_secs(10);
+/// Largest message in bytes.
+pub const MESSAGE_LIMIT: u64 = 1 << 20;
+/// How long the other end may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Connections that may be proving themselves at one time.
+const HANDSHAKES: usize = 128;
+
+/// What an agent says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Introduction {
+    /// Its node, from 1: node 0 is the one that listens.
+    pub node: usize,
+    /// Number of nodes that it expects.
+    pub nodes: usize,
+    /// Names the executable: version and hash.
+    pub build_id: String,
+    /// Name of the job.
+    pub job: String,
+}
+
+/// The listener's answer.
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    Welcome,
+    Refused(String),
+}
+
+/// What comes over a connection.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A message.
+    Message(Vec<u8>),
+    /// Nothing more comes: why.
+    Lost(CommError),
+}
+
+/// A connection. Dropping it tells the other end after the messages that were sent before.
+#[derive(Debug)]
+pub struct Control {
+    outgoing: Option<mpsc::UnboundedSender<Vec<u8>>>,
+    thread: Option<JoinHandle<()>>,
+    local: IpAddr,
+    peer: String,
+}
+
+impl Control {
+    /// Sends a message; one that can't arrive any more is reported by [`Incoming::Lost`].
+    ///
+    /// # Errors
+    /// A message over [`MESSAGE_LIMIT`].
+    pub fn send(&self, message: Vec<u8>) -> Result<()> {
+        if message.len() as u64 > MESSAGE_LIMIT {
+            let what = format!("a control message of {} bytes", message.len());
+            return Err(CommError::Config(what));
+        }
+        if let Some(outgoing) = &self.outgoing {
+            let _ = outgoing.send(message);
+        }
+        Ok(())
+    }
+
+    /// The address of this machine that the other end sees.
+    pub fn local(&self) -> IpAddr {
+        self.local
+    }
+
+    /// The other end, as people know it.
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    fn start(
+        stream: TcpStream,
+        runtime: tokio::runtime::Runtime,
+        peer: String,
+        on: impl FnMut(Incoming) + Send + 'static,
+    ) -> Result<Self> {
+        let local = stream.local_addr().map_err(|why| CommError::system("look at", why))?.ip();
+        let (outgoing, messages) = mpsc::unbounded_channel();
+        let name = peer.clone();
+        let thread = std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || runtime.block_on(carry(stream, messages, name, on)))
+            .map_err(|why| CommError::system("start a control thread", why))?;
+        Ok(Self { outgoing: Some(outgoing), thread: Some(thread), local, peer })
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        drop(self.outgoing.take());
+        // Called from within what it calls for each message, it can't wait for itself.
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Moves messages until either direction ends.
+async fn carry(
+    stream: TcpStream,
+    messages: mpsc::UnboundedReceiver<Vec<u8>>,
+    peer: String,
+    mut on: impl FnMut(Incoming),
+) {
+    let _ = stream.set_nodelay(true);
+    let (mut reading, mut writing) = split(stream);
+    let error = tokio::select! {
+        error = take(&mut reading, &peer, &mut on) => Some(error),
+        error = give(&mut writing, messages, &peer) => error,
+    };
+    match error {
+        Some(error) => on(Incoming::Lost(error)),
+        // Closed with something unread, the last messages might not arrive.
+        None => {
+            let _ = writing.shutdown().await;
+            let _ = timeout(GOODBYE, copy(&mut reading, &mut sink())).await;
+        }
+    }
+}
+
+async fn take(
+    stream: &mut ReadHalf<TcpStream>,
+    peer: &str,
+    on: &mut impl FnMut(Incoming),
+) -> CommError {
+    let lost = |why: String| CommError::Unreachable { endpoint: peer.into(), why };
+    loop {
+        match timeout(SILENCE, read_frame(stream, MESSAGE_LIMIT)).await {
+            Err(_) => return lost(format!("no sign of life for {} s", SILENCE.as_secs())),
+            Ok(Err(error)) => return lost(error.to_string()),
+            // A sign of life.
+            Ok(Ok(bytes)) if bytes.is_empty() => {}
+            Ok(Ok(bytes)) => on(Incoming::Message(bytes)),
+        }
+    }
+}
+
+/// Returns nothing when this end is done.
+async fn give(
+    stream: &mut WriteHalf<TcpStream>,
+    mut messages: mpsc::UnboundedReceiver<Vec<u8>>,
+    peer: &str,
+) -> Option<CommError> {
+    let mut beat = interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let message = tokio::select! {
+            biased;
+            message = messages.recv() => message?,
+            _ = beat.tick() => Vec::new(),
+        };
+        let why = match timeout(SILENCE, write_frame(stream, &message)).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("it took nothing for {} s", SILENCE.as_secs()),
+        };
+        return Some(CommError::Unreachable { endpoint: peer.into(), why });
+    }
+}
+
+/// Waits for agents to come.
+#[derive(Debug)]
+pub struct ControlListener {
+    address: SocketAddr,
+    arrivals: Receiver<Arrival>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// An agent that knows the secret.
+#[derive(Debug)]
+pub struct Arrival {
+    /// What it says of itself.
+    pub introduction: Introduction,
+    /// Where it comes from.
+    pub address: SocketAddr,
+    stream: std::net::TcpStream,
+}
+
+impl ControlListener {
+    /// Listens in a thread of its own; port 0 takes any free one.
+    ///
+    /// # Errors
+    /// The address can't be listened on, or the system gives no thread.
+    pub fn start(bind: SocketAddr, secret: Secret) -> Result<Self> {
+        let failed = |why: std::io::Error| CommError::Bind {
+            address: bind.to_string(),
+            why: why.to_string(),
+        };
+        let listener = std::net::TcpListener::bind(bind).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let runtime = runtime()?;
+        let (arrived, arrivals) = channel();
+        let (stop, stopped) = oneshot::channel();
+        let serve = move || {
+            runtime.block_on(async move {
+                let Ok(listener) = TcpListener::from_std(listener) else { return };
+                tokio::select! {
+                    _ = stopped => {}
+                    () = admit(listener, secret, arrived) => {}
+                }
+            });
+        };
+        let thread = std::thread::Builder::new()
+            .name("agents".into())
+            .spawn(serve)
+            .map_err(|why| CommError::system("start a thread for agents", why))?;
+        Ok(Self { address, arrivals, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it listens, with the real port.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next agent, if one comes within `wait`.
+    pub fn next(&self, wait: Duration) -> Option<Arrival> {
+        self.arrivals.recv_timeout(wait).ok()
+    }
+}
+
+impl Drop for ControlListener {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Lets in whoever proves to know the secret; garbage and slow connections hold nobody up.
+async fn admit(listener: TcpListener, secret: Secret, arrived: Sender<Arrival>) {
+    let places = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok((mut stream, address)) = listener.accept().await else {
+            // Out of file descriptors, most likely: others must end first.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let (secret, arrived) = (secret.clone(), arrived.clone());
+        tokio::spawn(async move {
+            let name = address.to_string();
+            let proof = accept(&mut stream, &name, Purpose::Agent, &secret);
+            if let Ok(Ok(introduction)) = timeout(HANDSHAKE_LIMIT, proof).await
+                && let Ok(stream) = stream.into_std()
+            {
+                let _ = arrived.send(Arrival { introduction, address, stream });
+            }
+            drop(place);
+        });
+    }
+}
+
+impl Arrival {
+    /// Takes the agent in; `on` is called for whatever comes, in a thread of the connection.
+    ///
+    /// # Errors
+    /// It went away meanwhile.
+    pub fn welcome(self, on: impl FnMut(Incoming) + Send + 'static) -> Result<Control> {
+        let peer = format!("node {} ({})", self.introduction.node, self.address.ip());
+        let (runtime, stream) = self.answer(&Answer::Welcome)?;
+        Control::start(stream, runtime, peer, on)
+    }
+
+    /// Sends it away, with the reason.
+    pub fn refuse(self, reason: &str) {
+        let _ = self.answer(&Answer::Refused(reason.to_owned()));
+    }
+
+    fn answer(self, answer: &Answer) -> Result<(tokio::runtime::Runtime, TcpStream)> {
+        let (runtime, peer) = (runtime()?, self.address.to_string());
+        let stream = runtime.block_on(async {
+            let lost = |why: String| CommError::Unreachable { endpoint: peer.clone(), why };
+            let mut stream = TcpStream::from_std(self.stream).map_err(|e| lost(e.to_string()))?;
+            let sent = timeout(HANDSHAKE_LIMIT, send(&mut stream, &peer, answer)).await;
+            sent.map_err(|_| lost("it did not read its answer".into()))??;
+            Ok::<_, CommError>(stream)
+        })?;
+        Ok((runtime, stream))
+    }
+}
+
+/// Connects an agent to the listener at `endpoint` (`host:port`), which may not be there yet; `on` is called
+/// for whatever comes, in a thread of the connection.
+///
+/// # Errors
+/// Nobody is there by the deadline, it does not know the secret, or it refuses this agent.
+pub fn connect(
+    endpoint: &str,
+    secret: &Secret,
+    introduction: &Introduction,
+    deadline: Duration,
+    on: impl FnMut(Incoming) + Send + 'static,
+) -> Result<Control> {
+    let runtime = runtime()?;
+    let stream = runtime.block_on(async {
+        let until = Instant::now() + deadline;
+        loop {
+            match knock(endpoint, secret, introduction, until).await {
+                Err(CommError::Unreachable { .. }) if Instant::now() + BEAT < until => {
+                    tokio::time::sleep(BEAT).await;
+                }
+                end => break end,
+            }
+        }
+    })?;
+    Control::start(stream, runtime, format!("node 0 ({endpoint})"), on)
+}
+
+async fn knock(
+    endpoint: &str,
+    secret: &Secret,
+    introduction: &Introduction,
+    until: Instant,
+) -> Result<TcpStream> {
+    let unreachable = |why: String| CommError::Unreachable { endpoint: endpoint.into(), why };
+    let talk = async {
+        let connected = TcpStream::connect(endpoint).await;
+        let mut stream = connected.map_err(|error| unreachable(error.to_string()))?;
+        dial(&mut stream, endpoint, Purpose::Agent, secret, introduction).await?;
+        match receive(&mut stream, endpoint).await? {
+            Answer::Welcome => Ok(stream),
+            Answer::Refused(reason) => Err(CommError::RefusedNode {
+                endpoint: endpoint.into(),
+                node: introduction.node,
+                reason,
+            }),
+        }
+    };
+    let talk = tokio::time::timeout_at(until, talk).await;
+    talk.unwrap_or_else(|_| Err(unreachable("no answer by the deadline".into())))
+}
