@@ -62,6 +62,8 @@ Examples:
   reclora-launch run configs/quickstart.toml --nproc-per-node 4
   reclora-launch run configs/quickstart.toml --from tune --set adapter.experts=4
   reclora-launch run configs/quickstart.toml --only evaluate --force
+  reclora-launch run CONFIG --nnodes 2 --node-rank 0 --rdzv-endpoint node0:29500
+      On two nodes that share the run directory; the other runs the same with --node-rank 1
 
 Exit codes: 0 done, 1 failure, 2 usage or config, 3 a rank died, 129/130/143 stopped by a signal \
 (the same command continues).";
@@ -217,9 +219,30 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     #[arg(help_heading = "Processes")]
     pub nproc_per_node: Option<u16>,
-    /// Where ranks find each other [default: 127.0.0.1 and a free port]
-    #[arg(long, value_name = "HOST:PORT", help_heading = "Processes")]
+    /// Nodes of the job: the same command is run on each, with its --node-rank
+    #[arg(long, value_name = "N", default_value_t = 1, env = "RECLORA_NNODES")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Processes")]
+    pub nnodes: u16,
+    /// Which node this is, from 0; node 0 leads
+    #[arg(long, value_name = "R", default_value_t = 0, env = "RECLORA_NODE_RANK")]
+    #[arg(help_heading = "Processes")]
+    pub node_rank: u16,
+    /// Where node 0 is reached, by ranks and by the launchers of other nodes [default: 127.0.0.1 and a free
+    /// port]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "RECLORA_RDZV_ENDPOINT",
+        help_heading = "Processes"
+    )]
     pub rdzv_endpoint: Option<String>,
+    /// Name of the job, the same on all nodes: a node of another job is sent away
+    #[arg(long, value_name = "ID", default_value = "", env = "RECLORA_RDZV_ID")]
+    #[arg(help_heading = "Processes")]
+    pub rdzv_id: String,
+    /// One node, whatever the environment says
+    #[arg(long, help_heading = "Processes")]
+    pub standalone: bool,
     /// Start a stage's ranks again this often when one dies, as long as there is progress
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Processes")]
     pub max_restarts: u32,

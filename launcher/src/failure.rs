@@ -102,6 +102,9 @@ fn report(rank: usize, end: &RankEnd) -> RankReport {
         Outcome::Killed(signal) => {
             (format!("was killed by {signal}"), None, Some(signal.as_str().to_owned()))
         }
+        Outcome::NodeLost => {
+            ("is lost: the launcher of its node ended or did not answer".into(), None, None)
+        }
         Outcome::Ended => ("was ended by the launcher".into(), None, None),
     };
     RankReport {
@@ -142,6 +145,10 @@ fn advice(outcome: Outcome, explained: bool) -> Vec<String> {
         Outcome::PeerLost => Some(
             "a rank did not answer in time: if the machine is overloaded, raise \
              runtime.collective_timeout or use fewer ranks",
+        ),
+        Outcome::NodeLost => Some(
+            "see what became of the node and its launcher; with --max-restarts the others wait for it \
+             to be started again",
         ),
         Outcome::Exit(_) if !explained => Some("the log says more"),
         _ => None,

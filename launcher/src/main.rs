@@ -4,6 +4,7 @@
 //! binary serves every role: `reclora-launch rank` is a worker (see [`rank`]).
 
 mod cli;
+mod cluster;
 mod commands;
 mod config;
 mod error;

@@ -1,16 +1,19 @@
 //! Takes an experiment through its stages: which to run, one gang each, restarts.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use color_eyre::eyre::{WrapErr, eyre};
+use reclora_comm::Secret;
 
+use crate::cluster::Leader;
 use crate::error::{LaunchError, Result};
 use crate::failure::Failure;
 use crate::gang::cause::{History, Outcome, Restart};
 use crate::gang::env::{GangEnv, threads_per_rank};
-use crate::gang::{self, Autopsy, GangEnd, GangSpec};
+use crate::gang::{self, Autopsy, Events, GangEnd, GangSpec};
 use crate::progress::display::{Display, say};
 use crate::rendezvous;
 use crate::signals::{self, Polled};
@@ -60,6 +63,8 @@ pub struct Pipeline {
     pub selection: Selection,
     /// Where ranks meet, if not anywhere on this machine.
     pub endpoint: Option<SocketAddr>,
+    /// The other nodes, where there are any.
+    pub leader: Option<RefCell<Leader>>,
     /// Restarts of a stage.
     pub max_restarts: u32,
     /// This executable.
@@ -166,13 +171,22 @@ impl Pipeline {
     fn run_gang(&self, stage: Stage, logs: PathBuf, display: &mut Display) -> Result<GangEnd> {
         let runtime = &self.context.config.runtime;
         let run_dir = &self.context.run_dir;
-        let world_size = if stage.single_process() { 1 } else { runtime.nproc_per_node };
+        let leader = self.leader.as_ref().filter(|_| !stage.single_process());
+        let local_world_size = if stage.single_process() { 1 } else { runtime.nproc_per_node };
+        let (mut world_size, mut secret) = (local_world_size, None);
+        if let Some(leader) = leader {
+            let mut leader = leader.borrow_mut();
+            leader.gather()?;
+            (world_size, secret) = (leader.world_size(), Some(leader.next_gang()));
+        }
         // The store lives as long as its gang.
         let (_store, meeting) = match world_size {
             1 => (None, None),
             _ => {
+                let secret = secret.map_or_else(Secret::generate, Ok)?;
+                let config = &self.context.config;
                 let (store, meeting) =
-                    rendezvous::open(&self.context.config, run_dir, self.endpoint, world_size)?;
+                    rendezvous::open(config, run_dir, self.endpoint, world_size, secret)?;
                 (Some(store), Some(meeting))
             }
         };
@@ -182,16 +196,23 @@ impl Pipeline {
             args: vec!["rank".into()],
             env: GangEnv {
                 world_size,
-                threads: threads_per_rank(runtime.threads_per_rank, cores, world_size),
+                first_rank: 0,
+                local_world_size,
+                threads: threads_per_rank(runtime.threads_per_rank, cores, local_world_size),
                 stage: stage.name().to_owned(),
                 run_dir: run_dir.clone(),
-                meeting,
+                meeting: meeting.clone(),
+                host: None,
                 launcher_pid: std::process::id(),
             },
             logs,
         };
+        let others = |events: &Events| match (leader, &meeting) {
+            (Some(leader), Some(meeting)) => leader.borrow().start_ranks(&spec, meeting, events),
+            _ => Ok(Vec::new()),
+        };
         let polled = Polled::begin();
-        let end = gang::run(&spec, display, &signals::pending)?;
+        let end = gang::run(&spec, &others, display, &signals::pending)?;
         drop(polled);
         match signals::pending() {
             Some(signal) => Ok(GangEnd::Interrupted(signal)),

@@ -22,15 +22,15 @@ use reclora_trainer::error::TrainerError;
 use crate::error::Result;
 use crate::gang::env::{self, Meeting};
 
-/// Opens the store of a gang, at `endpoint` or any free port of this machine.
+/// Opens the store of a gang, at `endpoint` or any free port of this machine, for who knows the secret.
 pub fn open(
     config: &Config,
     run_dir: &Path,
     endpoint: Option<SocketAddr>,
     world_size: usize,
+    secret: Secret,
 ) -> Result<(Store, Meeting)> {
     let host = chosen(config)?.unwrap_or(Ipv4Addr::LOCALHOST.into());
-    let secret = Secret::generate()?;
     let hex = secret.to_hex();
     let store = Store::start(StoreConfig {
         bind: endpoint.unwrap_or(SocketAddr::new(host, 0)),
@@ -58,6 +58,8 @@ pub fn connect(
     let ip: IpAddr = address.parse().wrap_err("MASTER_ADDR")?;
     let secret = std::env::var(env::SECRET).wrap_err(env::SECRET)?;
     let timeout = Duration::from_secs(config.runtime.collective_timeout);
+    let host = std::env::var(env::HOST).ok().map(|host| host.parse::<IpAddr>()).transpose();
+    let host = host.wrap_err(env::HOST)?;
     let comm = join(JoinConfig {
         endpoint: endpoint(ip, &port),
         rank,
@@ -67,7 +69,7 @@ pub fn connect(
         deadline: Duration::from_secs(config.runtime.rendezvous_timeout),
         timeout,
         wire: config.runtime.gradient_wire,
-        listen_host: chosen(config)?.unwrap_or(ip),
+        listen_host: chosen(config)?.or(host).unwrap_or(ip),
     })
     .map_err(TrainerError::from)?;
     match config.runtime.backend {

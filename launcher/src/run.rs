@@ -1,5 +1,6 @@
 //! `run`: from flags to a pipeline, and what comes before and after it.
 
+use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use reclora_storage::atomic::{RunLock, create_dir_all, write_bytes_atomic};
 use reclora_trainer::config::Config;
 
 use crate::cli::RunArgs;
+use crate::cluster::{self, Job, Leader};
 use crate::commands::{print, write_report};
 use crate::config;
 use crate::error::{LaunchError, Result};
@@ -25,12 +27,16 @@ const LOCK_WAIT: Duration = Duration::from_secs(1);
 pub fn run(args: &RunArgs) -> Result<()> {
     crate::signals::install()?;
     let config = resolve(args)?;
+    let job = job(args, &config)?;
+    let run_dir = config.run_dir.clone();
+    if let Some(job) = job.as_ref().filter(|job| job.node > 0) {
+        return cluster::run_agent(job, &run_dir, config.runtime.threads_per_rank);
+    }
     let endpoint = args.rdzv_endpoint.as_deref().map(parse_endpoint).transpose()?;
     if let Some(address) = endpoint {
         probe(address)?;
     }
-    let run_dir = config.run_dir.clone();
-    let world_size = config.runtime.nproc_per_node;
+    let world_size = world_size(args, &config);
     create_dir_all(&run_dir).wrap_err_with(|| {
         format!(
             "the run directory {} can't be made; choose another with --run-dir",
@@ -42,14 +48,28 @@ pub fn run(args: &RunArgs) -> Result<()> {
     wait_for_ranks(&run_dir)?;
     save(&config, &run_dir)?;
     say(&format!("{} in {}, ranks: {world_size}", config.name, run_dir.display()));
+    let (leader, endpoint) = match (job, endpoint) {
+        (Some(job), Some(address)) => {
+            // The port is the agents'; ranks meet at another of the same interface.
+            let leader = Leader::start(job, address, &run_dir)?;
+            (Some(RefCell::new(leader)), Some(SocketAddr::new(address.ip(), 0)))
+        }
+        (_, endpoint) => (None, endpoint),
+    };
     let pipeline = Pipeline {
         context: RunContext { run_dir: run_dir.clone(), config },
         selection: Selection { from: args.from, only: args.only, force: args.force },
         endpoint,
+        leader,
         max_restarts: args.max_restarts,
         program: std::env::current_exe().wrap_err("can't find this executable")?,
     };
-    pipeline.run()?;
+    let result = pipeline.run();
+    if let Some(leader) = pipeline.leader {
+        let error = result.as_ref().err().map(ToString::to_string);
+        leader.into_inner().finish(error.as_deref());
+    }
+    result?;
     // `--only` leaves a run whose other stages may be missing or out of date.
     if !args.no_report && args.only.is_none() {
         print(&write_report(&run_dir)?)?;
@@ -68,10 +88,48 @@ fn resolve(args: &RunArgs) -> Result<Config> {
     }
     config.run_dir = std::path::absolute(&config.run_dir)
         .map_err(|error| LaunchError::Usage(format!("run directory: {error}")))?;
-    config.validate(config.runtime.nproc_per_node)?;
+    config.validate(world_size(args, &config))?;
     config::check_inputs(&config)?;
     check_scale_of(&RunContext { run_dir: config.run_dir.clone(), config: config.clone() })?;
     Ok(config)
+}
+
+/// Ranks of all nodes.
+fn world_size(args: &RunArgs, config: &Config) -> usize {
+    usize::from(nodes(args)) * config.runtime.nproc_per_node
+}
+
+fn nodes(args: &RunArgs) -> u16 {
+    if args.standalone { 1 } else { args.nnodes }
+}
+
+/// What the flags say of the other nodes; `None` where there are none.
+fn job(args: &RunArgs, config: &Config) -> Result<Option<Job>> {
+    let usage = |what: &str| Err(LaunchError::Usage(what.into()).into());
+    let nodes = nodes(args);
+    if args.standalone || nodes == 1 && args.node_rank == 0 {
+        return Ok(None);
+    }
+    if args.node_rank >= nodes {
+        return usage(&format!(
+            "--node-rank {}: nodes are counted from 0, and there are {nodes} of them (--nnodes)",
+            args.node_rank
+        ));
+    }
+    let Some(endpoint) = &args.rdzv_endpoint else {
+        return usage(
+            "--nnodes: the nodes have to find each other\n  help: give all of them the address of node \
+             0, and a free port there, as --rdzv-endpoint HOST:PORT",
+        );
+    };
+    Ok(Some(Job {
+        node: args.node_rank.into(),
+        nodes: nodes.into(),
+        ranks_per_node: config.runtime.nproc_per_node,
+        endpoint: endpoint.clone(),
+        id: args.rdzv_id.clone(),
+        deadline: Duration::from_secs(config.runtime.rendezvous_timeout),
+    }))
 }
 
 /// The address of `HOST:PORT`.

@@ -25,6 +25,8 @@ pub enum Outcome {
     Exit(i32),
     /// A signal, not ours.
     Killed(Signal),
+    /// Nothing is known but that its node went away.
+    NodeLost,
     /// The launcher ended it, after the gang had failed.
     Ended,
 }
@@ -41,12 +43,12 @@ impl Outcome {
 
     /// Whether this end is a failure in itself.
     pub fn is_failure(self) -> bool {
-        matches!(self, Self::PeerLost | Self::Exit(_) | Self::Killed(_))
+        matches!(self, Self::PeerLost | Self::Exit(_) | Self::Killed(_) | Self::NodeLost)
     }
 
     /// Whether it needs no other rank's failure to be explained.
     pub fn is_primary(self) -> bool {
-        matches!(self, Self::Exit(_) | Self::Killed(_))
+        matches!(self, Self::Exit(_) | Self::Killed(_) | Self::NodeLost)
     }
 }
 

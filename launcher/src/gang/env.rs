@@ -1,6 +1,6 @@
 //! The environment of a rank: torchrun's names, plus what is needed to find its work.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 /// The job's secret, as hex. Never on a command line, where every user of the machine reads it.
@@ -9,6 +9,8 @@ pub const SECRET: &str = "RECLORA_JOB_SECRET";
 pub const STAGE: &str = "RECLORA_STAGE";
 /// The run directory.
 pub const RUN_DIR: &str = "RECLORA_RUN_DIR";
+/// Address of this machine on which other ranks reach this one.
+pub const HOST: &str = "RECLORA_HOST";
 /// Pid of the launcher: a rank whose parent is another process has outlived it.
 pub const LAUNCHER_PID: &str = "RECLORA_LAUNCHER_PID";
 
@@ -27,11 +29,15 @@ impl std::fmt::Debug for Meeting {
     }
 }
 
-/// What all ranks of a gang have in common.
+/// What a node's ranks of a gang have in common.
 #[derive(Clone, Debug)]
 pub struct GangEnv {
-    /// Number of ranks, all on this machine.
+    /// Number of ranks.
     pub world_size: usize,
+    /// The first rank of this node.
+    pub first_rank: usize,
+    /// Number of ranks of this node, as of every other.
+    pub local_world_size: usize,
     /// Compute threads of each rank.
     pub threads: usize,
     /// Stage to run.
@@ -40,19 +46,22 @@ pub struct GangEnv {
     pub run_dir: PathBuf,
     /// Where ranks meet; none for one rank.
     pub meeting: Option<Meeting>,
+    /// Address on which ranks of other nodes reach those of this one, where that is not said by the meeting.
+    pub host: Option<IpAddr>,
     /// Pid of the launcher.
     pub launcher_pid: u32,
 }
 
 impl GangEnv {
-    /// The variables of one rank.
-    pub fn variables(&self, rank: usize) -> Vec<(&'static str, String)> {
+    /// The variables of one rank of this node.
+    pub fn variables(&self, local_rank: usize) -> Vec<(&'static str, String)> {
+        let node = self.first_rank / self.local_world_size.max(1);
         let mut all = vec![
-            ("RANK", rank.to_string()),
-            ("LOCAL_RANK", rank.to_string()),
+            ("RANK", (self.first_rank + local_rank).to_string()),
+            ("LOCAL_RANK", local_rank.to_string()),
             ("WORLD_SIZE", self.world_size.to_string()),
-            ("LOCAL_WORLD_SIZE", self.world_size.to_string()),
-            ("GROUP_RANK", "0".to_owned()),
+            ("LOCAL_WORLD_SIZE", self.local_world_size.to_string()),
+            ("GROUP_RANK", node.to_string()),
             ("RAYON_NUM_THREADS", self.threads.to_string()),
             (STAGE, self.stage.clone()),
             (RUN_DIR, self.run_dir.display().to_string()),
@@ -62,6 +71,9 @@ impl GangEnv {
             all.push(("MASTER_ADDR", meeting.address.ip().to_string()));
             all.push(("MASTER_PORT", meeting.address.port().to_string()));
             all.push((SECRET, meeting.secret.clone()));
+        }
+        if let Some(host) = self.host {
+            all.push((HOST, host.to_string()));
         }
         all
     }
@@ -81,11 +93,14 @@ mod tests {
 
     fn env(meeting: Option<Meeting>) -> GangEnv {
         GangEnv {
-            world_size: 4,
+            world_size: 8,
+            first_rank: 4,
+            local_world_size: 4,
             threads: 2,
             stage: "tune".into(),
             run_dir: "runs/x".into(),
             meeting,
+            host: Some("10.0.0.2".parse().unwrap()),
             launcher_pid: 77,
         }
     }
@@ -95,11 +110,12 @@ mod tests {
         let address = "127.0.0.1:29500".parse().unwrap();
         let all = env(Some(Meeting { address, secret: "ab".into() })).variables(3);
         let get = |name: &str| all.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_str());
-        assert_eq!(get("RANK"), Some("3"));
+        assert_eq!(get("RANK"), Some("7"));
         assert_eq!(get("LOCAL_RANK"), Some("3"));
-        assert_eq!(get("WORLD_SIZE"), Some("4"));
+        assert_eq!(get("WORLD_SIZE"), Some("8"));
         assert_eq!(get("LOCAL_WORLD_SIZE"), Some("4"));
-        assert_eq!(get("GROUP_RANK"), Some("0"));
+        assert_eq!(get("GROUP_RANK"), Some("1"));
+        assert_eq!(get("RECLORA_HOST"), Some("10.0.0.2"));
         assert_eq!(get("MASTER_ADDR"), Some("127.0.0.1"));
         assert_eq!(get("MASTER_PORT"), Some("29500"));
         assert_eq!(get("RECLORA_JOB_SECRET"), Some("ab"));

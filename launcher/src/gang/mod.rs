@@ -6,12 +6,12 @@
 
 pub mod cause;
 pub mod env;
-mod process;
+pub mod process;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -25,14 +25,16 @@ use cause::{Ended, Outcome, Verdict, first_cause, verdict};
 use env::GangEnv;
 use process::RankProcess;
 
+pub use process::Events;
+
 /// How often the ranks are looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long output of an ended gang may still arrive.
-const DRAIN: Duration = Duration::from_secs(1);
+pub const DRAIN: Duration = Duration::from_secs(1);
 /// Events on their way from the reader threads.
-const CHANNEL: usize = 1024;
+pub const CHANNEL: usize = 1024;
 
 /// What to start.
 #[derive(Debug)]
@@ -46,6 +48,39 @@ pub struct GangSpec {
     /// Directory of this attempt's logs; one directory per rank is made in it.
     pub logs: PathBuf,
 }
+
+impl GangSpec {
+    /// Starts this node's ranks.
+    pub fn start_local(&self, events: &Events) -> Result<Vec<RankProcess>> {
+        let local = 0..self.env.local_world_size;
+        local.map(|local_rank| RankProcess::start(self, local_rank, events)).collect()
+    }
+
+    /// The human-readable log of a rank.
+    pub fn log_of(&self, rank: usize) -> PathBuf {
+        self.logs_of(rank).join("stderr.log")
+    }
+
+    /// Directory of a rank's logs.
+    fn logs_of(&self, rank: usize) -> PathBuf {
+        self.logs.join(format!("rank_{rank}"))
+    }
+}
+
+/// A rank, wherever it runs.
+pub trait Worker {
+    /// How it ended, if it has.
+    fn poll(&mut self) -> Result<Option<Outcome>>;
+    /// Sends a signal to its process group.
+    fn signal(&self, signal: Signal);
+    /// The last lines of its standard error.
+    fn tail(&self) -> Vec<String>;
+    /// Its human-readable log.
+    fn log(&self) -> &Path;
+}
+
+/// Starts the ranks of other nodes, in the order of their numbers, behind this node's.
+pub type StartOthers<'a> = dyn Fn(&Events) -> Result<Vec<Box<dyn Worker>>> + 'a;
 
 /// How it went.
 #[derive(Debug)]
@@ -86,9 +121,10 @@ pub struct RankEnd {
     pub log: PathBuf,
 }
 
-/// Runs a gang to its end. `interrupted` is asked at every tick.
+/// Runs a gang to its end, of which this node has the first ranks. `interrupted` is asked at every tick.
 pub fn run(
     spec: &GangSpec,
+    others: &StartOthers<'_>,
     display: &mut Display,
     interrupted: &dyn Fn() -> Option<Signal>,
 ) -> Result<GangEnd> {
@@ -100,13 +136,10 @@ pub fn run(
         started: Instant::now(),
         events,
     };
-    for rank in 0..spec.env.world_size {
-        let logs = spec.logs.join(format!("rank_{rank}"));
-        let variables = spec.env.variables(rank);
-        let process =
-            RankProcess::start(&spec.program, &spec.args, variables, rank, &logs, &sender)?;
-        gang.ranks.push(process);
+    for process in spec.start_local(&sender)? {
+        gang.ranks.push(Box::new(process));
     }
+    gang.ranks.extend(others(&sender)?);
     // The reader threads hold the other senders: the channel closes with the last pipe.
     drop(sender);
     let stopped_by = gang.watch(display, interrupted)?;
@@ -122,7 +155,7 @@ pub fn run(
 }
 
 struct Gang {
-    ranks: Vec<RankProcess>,
+    ranks: Vec<Box<dyn Worker>>,
     ended: Vec<Ended>,
     tracker: Tracker,
     started: Instant,
@@ -155,7 +188,7 @@ impl Gang {
 
     /// SIGTERM to every group, SIGKILL to those that stay.
     fn stop(&mut self, display: &mut Display) -> Result<()> {
-        let end = |ranks: &[RankProcess], signal| ranks.iter().for_each(|r| r.signal(signal));
+        let end = |ranks: &[Box<dyn Worker>], signal| ranks.iter().for_each(|r| r.signal(signal));
         end(&self.ranks, Signal::SIGTERM);
         let deadline = Instant::now() + GRACE;
         while self.ended.len() < self.ranks.len() && Instant::now() < deadline {
@@ -232,7 +265,7 @@ impl Gang {
             doing: self.tracker.doing(rank),
             collectives: self.tracker.records(rank).to_vec(),
             tail: process.tail(),
-            log: process.log.clone(),
+            log: process.log().to_path_buf(),
         });
         GangEnd::Failed(Autopsy {
             ranks: ranks.collect(),

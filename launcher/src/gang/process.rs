@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use color_eyre::eyre::WrapErr;
@@ -18,6 +19,7 @@ use reclora_storage::atomic::create_dir_all;
 use reclora_trainer::progress::Event;
 
 use super::cause::Outcome;
+use super::{GangSpec, Worker};
 use crate::error::Result;
 
 /// Longest piece of output treated as one line.
@@ -39,66 +41,77 @@ pub struct RankProcess {
     group: Pid,
     reaped: bool,
     tail: Arc<Mutex<VecDeque<String>>>,
-    /// Where its human-readable log goes.
-    pub log: PathBuf,
+    log: PathBuf,
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl RankProcess {
-    /// Starts `program` in its own process group, its output going to `log_dir` and `events`.
+    /// Starts a rank of this node in its own process group, its output going to its logs and `events`.
     ///
     /// Must be called from a thread that lives as long as the rank: the kernel ends the rank with
     /// the thread that started it.
-    pub fn start(
-        program: &Path,
-        args: &[String],
-        variables: Vec<(&'static str, String)>,
-        rank: usize,
-        log_dir: &Path,
-        events: &Events,
-    ) -> Result<Self> {
-        create_dir_all(log_dir)?;
+    pub fn start(spec: &GangSpec, local_rank: usize, events: &Events) -> Result<Self> {
+        let rank = spec.env.first_rank + local_rank;
+        let log_dir = spec.logs_of(rank);
+        create_dir_all(&log_dir)?;
         let open = |name: &str| {
             let path = log_dir.join(name);
             File::create(&path).wrap_err_with(|| format!("can't write {}", path.display()))
         };
         let (stdout_log, stderr_log) = (open("stdout.log")?, open("stderr.log")?);
-        let mut child = Command::new(program)
-            .args(args)
-            .envs(variables)
+        let mut child = Command::new(&spec.program)
+            .args(&spec.args)
+            .envs(spec.env.variables(local_rank))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()
-            .wrap_err_with(|| format!("can't start rank {rank} ({})", program.display()))?;
+            .wrap_err_with(|| format!("can't start rank {rank} ({})", spec.program.display()))?;
         let group = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let tail = Arc::new(Mutex::new(VecDeque::new()));
-        let process = Self { child, group, reaped: false, tail, log: log_dir.join("stderr.log") };
+        let log = spec.log_of(rank);
+        let mut process = Self { child, group, reaped: false, tail, log, readers: Vec::new() };
         if let Some(pipe) = stdout {
             let events = events.clone();
-            reader(rank, "out", pipe, stdout_log, events.clone(), move |line| {
+            let see = events.clone();
+            process.readers.push(reader(rank, "out", pipe, stdout_log, events, move |line| {
                 if let Ok(event) = serde_json::from_str(line) {
-                    let _ = events.send((rank, event));
+                    let _ = see.send((rank, event));
                 }
-            })?;
+            })?);
         }
         if let Some(pipe) = stderr {
             let tail = Arc::clone(&process.tail);
-            reader(rank, "err", pipe, stderr_log, events.clone(), move |line| {
-                let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
-                if tail.len() == TAIL_LINES {
-                    tail.pop_front();
-                }
-                tail.push_back(line.chars().take(TAIL_WIDTH).collect());
-            })?;
+            process.readers.push(reader(
+                rank,
+                "err",
+                pipe,
+                stderr_log,
+                events.clone(),
+                move |line| {
+                    let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+                    if tail.len() == TAIL_LINES {
+                        tail.pop_front();
+                    }
+                    tail.push_back(line.chars().take(TAIL_WIDTH).collect());
+                },
+            )?);
         }
         Ok(process)
     }
 
-    /// How it ended, if it has. What is left of its process group is killed first, while the pid
-    /// can't have been given to another process.
-    pub fn poll(&mut self) -> Result<Option<Outcome>> {
+    /// Whether all it has said has been read.
+    pub fn is_drained(&self) -> bool {
+        self.readers.iter().all(JoinHandle::is_finished)
+    }
+}
+
+impl Worker for RankProcess {
+    /// What is left of its process group is killed first, while the pid can't have been given to another
+    /// process.
+    fn poll(&mut self) -> Result<Option<Outcome>> {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         let outcome = match waitid(Id::Pid(self.group), flags).wrap_err("can't watch a rank")? {
             WaitStatus::Exited(_, code) => Outcome::from_code(code),
@@ -112,18 +125,20 @@ impl RankProcess {
         Ok(Some(outcome))
     }
 
-    /// Sends a signal to its process group.
-    pub fn signal(&self, signal: Signal) {
+    fn signal(&self, signal: Signal) {
         if !self.reaped {
             // The group may be gone already.
             let _ = killpg(self.group, signal);
         }
     }
 
-    /// The last lines of its standard error.
-    pub fn tail(&self) -> Vec<String> {
+    fn tail(&self) -> Vec<String> {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         tail.iter().cloned().collect()
+    }
+
+    fn log(&self) -> &Path {
+        &self.log
     }
 }
 
@@ -149,7 +164,7 @@ fn reader(
     mut log: File,
     events: Events,
     mut see: impl FnMut(&str) + Send + 'static,
-) -> Result<()> {
+) -> Result<JoinHandle<()>> {
     let work = move || {
         let mut pipe = BufReader::new(pipe);
         let mut line = Vec::new();
@@ -172,6 +187,5 @@ fn reader(
     std::thread::Builder::new()
         .name(format!("rank-{rank}-{name}"))
         .spawn(work)
-        .wrap_err("can't start a thread")?;
-    Ok(())
+        .wrap_err("can't start a thread")
 }

@@ -11,10 +11,13 @@ fn gang(script: &str, world_size: usize, dir: &std::path::Path) -> GangSpec {
         args: vec!["-c".into(), script.into()],
         env: GangEnv {
             world_size,
+            first_rank: 0,
+            local_world_size: world_size,
             threads: 1,
             stage: "tune".into(),
             run_dir: dir.into(),
             meeting: None,
+            host: None,
             launcher_pid: std::process::id(),
         },
         logs: dir.join("logs/tune/attempt_1"),
@@ -24,7 +27,7 @@ fn gang(script: &str, world_size: usize, dir: &std::path::Path) -> GangSpec {
 fn run_script(script: &str, world_size: usize) -> (GangEnd, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let spec = gang(script, world_size, dir.path());
-    let end = run(&spec, &mut Display::new("tune"), &|| None).unwrap();
+    let end = run(&spec, &|_| Ok(Vec::new()), &mut Display::new("tune"), &|| None).unwrap();
     (end, dir)
 }
 
@@ -85,7 +88,8 @@ fn s4_grandchildren_and_ranks_that_ignore_sigterm_are_ended() {
         pids.display()
     );
     let spec = gang(&script, 2, dir.path());
-    let autopsy = failed(run(&spec, &mut Display::new("tune"), &|| None).unwrap());
+    let autopsy =
+        failed(run(&spec, &|_| Ok(Vec::new()), &mut Display::new("tune"), &|| None).unwrap());
     assert_eq!(autopsy.cause, 0);
     let text = std::fs::read_to_string(&pids).unwrap();
     assert_eq!(text.lines().count(), 4, "{text}");
@@ -109,7 +113,7 @@ fn an_interrupt_ends_the_gang() {
     let spec = gang("sleep 60", 2, dir.path());
     let start = Instant::now();
     let asked = || (start.elapsed() > Duration::from_millis(200)).then_some(Signal::SIGINT);
-    let end = run(&spec, &mut Display::new("tune"), &asked).unwrap();
+    let end = run(&spec, &|_| Ok(Vec::new()), &mut Display::new("tune"), &asked).unwrap();
     assert!(matches!(end, GangEnd::Interrupted(Signal::SIGINT)));
     assert!(start.elapsed() < Duration::from_secs(2));
 }
@@ -127,6 +131,6 @@ fn a_program_that_is_missing_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let mut spec = gang("", 1, dir.path());
     spec.program = dir.path().join("no-such-program");
-    let error = run(&spec, &mut Display::new("tune"), &|| None).unwrap_err();
+    let error = run(&spec, &|_| Ok(Vec::new()), &mut Display::new("tune"), &|| None).unwrap_err();
     assert!(error.to_string().contains("no-such-program"), "{error}");
 }

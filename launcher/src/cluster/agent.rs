@@ -1,0 +1,194 @@
+//! Every node but the first: starts ranks as the leader says, and tells it of them.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel, sync_channel};
+use std::time::{Duration, Instant};
+
+use color_eyre::eyre::{WrapErr, eyre};
+use nix::sys::signal::Signal;
+use reclora_comm::control::{Control, Incoming, Introduction, connect};
+use reclora_comm::{CommError, Secret};
+use reclora_trainer::progress::Event;
+
+use super::job::{Job, secret_of_agent};
+use super::leader::gang_secret;
+use super::{End, StartGang, ToAgent, ToLeader, encode};
+use crate::error::{LaunchError, Result};
+use crate::gang::env::{GangEnv, Meeting, threads_per_rank};
+use crate::gang::process::RankProcess;
+use crate::gang::{CHANNEL, DRAIN, GangSpec, Worker};
+use crate::progress::display::say;
+use crate::signals::{self, Polled};
+
+/// How often ranks and the leader are looked at.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Works for the leader until that is done.
+pub fn run(job: &Job, run_dir: &Path, threads: usize) -> Result<()> {
+    let until = Instant::now() + job.deadline;
+    let (arrived, incoming) = channel();
+    let control = loop {
+        let secret = secret_of_agent(run_dir, until)?;
+        let introduction = Introduction {
+            node: job.node,
+            nodes: job.nodes,
+            build_id: Job::build_id()?,
+            job: job.id.clone(),
+        };
+        let arrived = arrived.clone();
+        let on = move |incoming| arrived.send(incoming).unwrap_or_default();
+        let left = until.saturating_duration_since(Instant::now());
+        match connect(&job.endpoint, &secret, &introduction, left, on) {
+            // The leader may be about to replace a secret that an earlier one left.
+            Err(CommError::WrongSecret { .. }) if Instant::now() < until => {
+                std::thread::sleep(TICK);
+            }
+            Err(error) => return Err(error).wrap_err("this node can't take part"),
+            Ok(control) => break Agent { control, secret, threads, gang: None },
+        }
+    };
+    say(&format!("node {} of {}: led by {}", job.node, job.nodes, control.control.peer()));
+    control.serve(&incoming)
+}
+
+struct Agent {
+    control: Control,
+    secret: Secret,
+    threads: usize,
+    gang: Option<Ranks>,
+}
+
+impl Agent {
+    fn serve(mut self, incoming: &Receiver<Incoming>) -> Result<()> {
+        let _polled = Polled::begin();
+        loop {
+            match incoming.recv_timeout(TICK) {
+                Ok(Incoming::Message(bytes)) => {
+                    let message = serde_json::from_slice(&bytes);
+                    match message.wrap_err("node 0 sent something unknown")? {
+                        ToAgent::Start(start) => self.start(&start)?,
+                        ToAgent::Signal { gang, rank, signal } => self.signal(gang, rank, signal),
+                        ToAgent::Finish { error: None } => return Ok(()),
+                        ToAgent::Finish { error: Some(error) } => {
+                            return Err(eyre!("node 0 has ended: {error}"));
+                        }
+                    }
+                }
+                // Ranks are ended with `self`.
+                Ok(Incoming::Lost(error)) => {
+                    return Err(error).wrap_err("node 0 is gone; every rank here has been ended");
+                }
+                Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => {}
+            }
+            if let Some(signal) = signals::pending() {
+                return Err(LaunchError::Interrupted(signal).into());
+            }
+            if let Some(gang) = &mut self.gang
+                && gang.report(&self.control)?
+            {
+                self.gang = None;
+            }
+        }
+    }
+
+    fn start(&mut self, start: &StartGang) -> Result<()> {
+        match Ranks::start(start, &self.secret, self.threads, &self.control) {
+            Ok(gang) => self.gang = Some(gang),
+            Err(error) => {
+                let error = crate::error::block(&error);
+                let failed = ToLeader::Failed { gang: start.gang, error };
+                self.control.send(encode(&failed))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn signal(&self, gang: u64, rank: usize, signal: i32) {
+        if let (Some(ranks), Ok(signal)) = (&self.gang, Signal::try_from(signal))
+            && ranks.gang == gang
+            && let Some(process) =
+                rank.checked_sub(ranks.first_rank).and_then(|place| ranks.processes.get(place))
+        {
+            process.signal(signal);
+        }
+    }
+}
+
+/// This node's ranks of a gang. Dropping them ends them.
+struct Ranks {
+    gang: u64,
+    first_rank: usize,
+    processes: Vec<RankProcess>,
+    /// Whether the leader knows of a rank's end.
+    told: Vec<bool>,
+    events: Receiver<(usize, Event)>,
+}
+
+impl Ranks {
+    fn start(
+        start: &StartGang,
+        secret: &Secret,
+        threads: usize,
+        control: &Control,
+    ) -> Result<Self> {
+        let StartGang { gang, first_rank, ranks, world_size, .. } = *start;
+        if !start.run_dir.is_dir() {
+            return Err(eyre!(
+                "node 0 works in {}, which is not there on this node; use a run directory that all \
+                 nodes share",
+                start.run_dir.display()
+            ));
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let spec = GangSpec {
+            program: std::env::current_exe().wrap_err("can't find this executable")?,
+            args: vec!["rank".into()],
+            env: GangEnv {
+                world_size,
+                first_rank,
+                local_world_size: ranks,
+                threads: threads_per_rank(threads, cores, ranks),
+                stage: start.stage.clone(),
+                run_dir: start.run_dir.clone(),
+                meeting: Some(Meeting {
+                    address: start.meeting,
+                    secret: gang_secret(secret, gang).to_hex(),
+                }),
+                host: Some(control.local()),
+                launcher_pid: std::process::id(),
+            },
+            logs: start.logs.clone(),
+        };
+        let (sender, events) = sync_channel(CHANNEL);
+        let processes = spec.start_local(&sender)?;
+        let told = vec![false; processes.len()];
+        Ok(Self { gang, first_rank, processes, told, events })
+    }
+
+    /// Tells the leader what is new; returns whether all ranks have ended.
+    fn report(&mut self, control: &Control) -> Result<bool> {
+        let gang = self.gang;
+        let tell = |(rank, event): (usize, Event)| {
+            control.send(encode(&ToLeader::Event { gang, rank, event }))
+        };
+        self.events.try_iter().try_for_each(tell)?;
+        for (place, process) in self.processes.iter_mut().enumerate() {
+            if self.told[place] {
+                continue;
+            }
+            let Some(outcome) = process.poll()? else { continue };
+            // Its last words were written before it ended, but perhaps not read yet.
+            let deadline = Instant::now() + DRAIN;
+            while !process.is_drained() && Instant::now() < deadline {
+                self.events.try_iter().try_for_each(tell)?;
+                std::thread::sleep(TICK / 10);
+            }
+            self.events.try_iter().try_for_each(tell)?;
+            let rank = self.first_rank + place;
+            let (end, tail) = (End::of(outcome), process.tail());
+            control.send(encode(&ToLeader::Ended { gang, rank, end, tail }))?;
+            self.told[place] = true;
+        }
+        Ok(self.told.iter().all(|told| *told))
+    }
+}

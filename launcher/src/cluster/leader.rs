@@ -1,0 +1,321 @@
+//! Node 0: takes agents in, and has their ranks started and watched.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use color_eyre::eyre::{WrapErr, eyre};
+use nix::sys::signal::Signal;
+use reclora_comm::Secret;
+use reclora_comm::control::{Arrival, Control, ControlListener, Incoming};
+use reclora_trainer::progress::Event;
+
+use super::job::{Job, secret_of_leader};
+use super::{StartGang, ToAgent, ToLeader, encode};
+use crate::error::Result;
+use crate::gang::cause::Outcome;
+use crate::gang::env::Meeting;
+use crate::gang::{Events, GangSpec, Worker};
+use crate::progress::display::say;
+use crate::signals;
+
+/// Between two looks for signals while nodes are waited for.
+const POLL: Duration = Duration::from_millis(50);
+
+/// The leader's side of a job over several nodes.
+#[derive(Debug)]
+pub struct Leader {
+    job: Job,
+    build_id: String,
+    secret: Secret,
+    listener: ControlListener,
+    /// The agents by node, from 1.
+    nodes: BTreeMap<usize, Node>,
+    /// Gangs started so far.
+    gangs: u64,
+}
+
+/// An agent that has come.
+#[derive(Debug)]
+struct Node {
+    control: Arc<Control>,
+    state: Arc<Mutex<NodeState>>,
+}
+
+/// What is known of a node, told by its connection.
+#[derive(Debug, Default)]
+struct NodeState {
+    /// Why it is gone.
+    lost: Option<String>,
+    /// The gang of which it runs ranks.
+    gang: Option<Following>,
+}
+
+/// Ranks of a node that run.
+#[derive(Debug)]
+struct Following {
+    gang: u64,
+    events: Events,
+    first_rank: usize,
+    ranks: Vec<Arc<Mutex<RankState>>>,
+}
+
+#[derive(Debug, Default)]
+struct RankState {
+    outcome: Option<Outcome>,
+    tail: Vec<String>,
+}
+
+impl Leader {
+    /// Listens for agents.
+    pub fn start(job: Job, address: SocketAddr, run_dir: &Path) -> Result<Self> {
+        let secret = secret_of_leader(run_dir)?;
+        let listener = ControlListener::start(address, secret.clone())?;
+        let build_id = Job::build_id()?;
+        Ok(Self { job, build_id, secret, listener, nodes: BTreeMap::new(), gangs: 0 })
+    }
+
+    /// Returns when all nodes are there; those that went away may come back.
+    pub fn gather(&mut self) -> Result<()> {
+        let until = Instant::now() + self.job.deadline;
+        let mut said = false;
+        loop {
+            self.nodes.retain(|_, node| lock(&node.state).lost.is_none());
+            let missing: Vec<String> = (1..self.job.nodes)
+                .filter(|node| !self.nodes.contains_key(node))
+                .map(|node| node.to_string())
+                .collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            let missing = missing.join(", ");
+            if !said {
+                let (all, at) = (self.job.nodes, self.listener.address());
+                say(&format!("waiting for node {missing} of {all} at {at}"));
+                said = true;
+            }
+            if Instant::now() >= until {
+                return Err(eyre!(
+                    "node {missing} did not come within {} s\n  help: run the same command there with \
+                     its --node-rank, or give it more time with --set runtime.rendezvous_timeout=N",
+                    self.job.deadline.as_secs()
+                ));
+            }
+            if let Some(signal) = signals::pending() {
+                return Err(crate::error::LaunchError::Interrupted(signal).into());
+            }
+            if let Some(arrival) = self.listener.next(POLL) {
+                self.arrive(arrival);
+            }
+        }
+    }
+
+    fn arrive(&mut self, arrival: Arrival) {
+        let introduction = &arrival.introduction;
+        let (node, address) = (introduction.node, arrival.address.ip());
+        if let Some(reason) = self.refusal(&arrival) {
+            say(&format!("node {node} at {address} was sent away: {reason}"));
+            arrival.refuse(&reason);
+            return;
+        }
+        let state = Arc::new(Mutex::new(NodeState::default()));
+        let told = Arc::clone(&state);
+        match arrival.welcome(move |incoming| take(&told, node, incoming)) {
+            Ok(control) => {
+                say(&format!("node {node} is here: {address}"));
+                self.nodes.insert(node, Node { control: Arc::new(control), state });
+            }
+            Err(error) => say(&format!("node {node} went away: {error}")),
+        }
+    }
+
+    /// Why an agent can't take part.
+    fn refusal(&self, arrival: &Arrival) -> Option<String> {
+        let theirs = &arrival.introduction;
+        let differs = |what: &str, theirs: &str, ours: &str| {
+            (theirs != ours).then(|| format!("its {what} is {theirs}, the job's is {ours}"))
+        };
+        let nodes = self.job.nodes;
+        differs("build", &theirs.build_id, &self.build_id)
+            .or_else(|| differs("--rdzv-id", &theirs.job, &self.job.id))
+            .or_else(|| differs("--nnodes", &theirs.nodes.to_string(), &nodes.to_string()))
+            .or_else(|| {
+                let exists = (1..nodes).contains(&theirs.node);
+                (!exists).then(|| format!("the job's agents are nodes 1 to {}", nodes - 1))
+            })
+            .or_else(|| {
+                let here = self.nodes.contains_key(&theirs.node);
+                here.then(|| format!("there is a node {} already", theirs.node))
+            })
+    }
+
+    /// Ranks of all nodes.
+    pub fn world_size(&self) -> usize {
+        self.job.world_size()
+    }
+
+    /// The secret of the next gang, whose number is counted.
+    pub fn next_gang(&mut self) -> Secret {
+        self.gangs += 1;
+        gang_secret(&self.secret, self.gangs)
+    }
+
+    /// Has the agents start their ranks of the gang of [`Leader::next_gang`].
+    pub fn start_ranks(
+        &self,
+        spec: &GangSpec,
+        meeting: &Meeting,
+        events: &Events,
+    ) -> Result<Vec<Box<dyn Worker>>> {
+        let mut workers: Vec<Box<dyn Worker>> = Vec::new();
+        for (number, node) in &self.nodes {
+            let (first_rank, ranks) = (number * self.job.ranks_per_node, self.job.ranks_per_node);
+            let states: Vec<_> = (0..ranks).map(|_| Arc::default()).collect();
+            let following = Following {
+                gang: self.gangs,
+                events: events.clone(),
+                first_rank,
+                ranks: states.clone(),
+            };
+            let mut state = lock(&node.state);
+            match &state.lost {
+                Some(_) => following.lost(),
+                None => state.gang = Some(following),
+            }
+            drop(state);
+            let start = ToAgent::Start(StartGang {
+                gang: self.gangs,
+                stage: spec.env.stage.clone(),
+                run_dir: spec.env.run_dir.clone(),
+                logs: spec.logs.clone(),
+                world_size: spec.env.world_size,
+                first_rank,
+                ranks,
+                meeting: meeting.address,
+            });
+            node.control.send(encode(&start))?;
+            for (place, state) in states.into_iter().enumerate() {
+                let rank = first_rank + place;
+                workers.push(Box::new(RemoteRank {
+                    rank,
+                    gang: self.gangs,
+                    control: Arc::clone(&node.control),
+                    state,
+                    log: spec.log_of(rank),
+                }));
+            }
+        }
+        Ok(workers)
+    }
+
+    /// Tells the agents that there is nothing more to do.
+    pub fn finish(self, error: Option<&str>) {
+        let message = encode(&ToAgent::Finish { error: error.map(str::to_owned) });
+        for node in self.nodes.values() {
+            let _ = node.control.send(message.clone());
+        }
+    }
+}
+
+/// The secret of a gang: known to whoever knows the job's, and of no use for another gang.
+pub fn gang_secret(job: &Secret, gang: u64) -> Secret {
+    job.derive(&[b"gang", &gang.to_le_bytes()])
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What comes from an agent.
+fn take(state: &Mutex<NodeState>, node: usize, incoming: Incoming) {
+    let message = match incoming {
+        Incoming::Message(bytes) => serde_json::from_slice::<ToLeader>(&bytes)
+            .wrap_err_with(|| format!("node {node} sent something unknown")),
+        Incoming::Lost(error) => Err(error.into()),
+    };
+    let mut state = lock(state);
+    match message {
+        Ok(message) => {
+            let over = state.gang.as_ref().is_some_and(|gang| gang.take(message));
+            if over {
+                // With it goes its part of the channel of events.
+                state.gang = None;
+            }
+        }
+        Err(error) => {
+            state.lost = Some(error.to_string());
+            if let Some(gang) = state.gang.take() {
+                gang.lost();
+            }
+        }
+    }
+}
+
+impl Following {
+    /// Returns whether all ranks have ended.
+    fn take(&self, message: ToLeader) -> bool {
+        match message {
+            ToLeader::Event { gang, rank, event } if gang == self.gang => {
+                let own = self.first_rank..self.first_rank + self.ranks.len();
+                if own.contains(&rank) {
+                    let _ = self.events.send((rank, event));
+                }
+            }
+            ToLeader::Ended { gang, rank, end, tail } if gang == self.gang => {
+                let place = rank.checked_sub(self.first_rank);
+                if let Some(state) = place.and_then(|place| self.ranks.get(place)) {
+                    *lock(state) = RankState { outcome: Some(end.outcome()), tail };
+                }
+            }
+            ToLeader::Failed { gang, error } if gang == self.gang => {
+                let _ = self.events.send((self.first_rank, Event::Failed { error }));
+                self.end_all(Outcome::Exit(crate::error::EXIT_FAILURE));
+            }
+            // Of a gang that is over.
+            _ => {}
+        }
+        self.ranks.iter().all(|state| lock(state).outcome.is_some())
+    }
+
+    fn lost(&self) {
+        self.end_all(Outcome::NodeLost);
+    }
+
+    /// For all that have not ended by themselves.
+    fn end_all(&self, outcome: Outcome) {
+        for state in &self.ranks {
+            lock(state).outcome.get_or_insert(outcome);
+        }
+    }
+}
+
+/// A rank on another node.
+#[derive(Debug)]
+struct RemoteRank {
+    rank: usize,
+    gang: u64,
+    control: Arc<Control>,
+    state: Arc<Mutex<RankState>>,
+    log: PathBuf,
+}
+
+impl Worker for RemoteRank {
+    fn poll(&mut self) -> Result<Option<Outcome>> {
+        Ok(lock(&self.state).outcome)
+    }
+
+    fn signal(&self, signal: Signal) {
+        let signal = ToAgent::Signal { gang: self.gang, rank: self.rank, signal: signal as i32 };
+        let _ = self.control.send(encode(&signal));
+    }
+
+    fn tail(&self) -> Vec<String> {
+        lock(&self.state).tail.clone()
+    }
+
+    fn log(&self) -> &Path {
+        &self.log
+    }
+}
