@@ -5,8 +5,7 @@
 //! vanished, or a process that stands still, is noticed within [`SILENCE`] (S-2).
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,8 +17,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::codec::{read_frame, write_frame};
 use crate::error::{CommError, Result};
-use crate::handshake::{Purpose, accept, dial, receive, send};
-use crate::rendezvous::{HANDSHAKE_LIMIT, runtime};
+use crate::handshake::{HANDSHAKE_LIMIT, Purpose, admit, dial, receive, send};
+use crate::rendezvous::runtime;
 use crate::secret::Secret;
 
 /// Between two signs of life.
@@ -30,8 +29,6 @@ pub const SILENCE: Duration = Duration::from_secs(10);
 pub const MESSAGE_LIMIT: u64 = 1 << 20;
 /// How long the other end may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// Connections that may be proving themselves at one time.
-const HANDSHAKES: usize = 128;
 
 /// What an agent says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -227,9 +224,18 @@ impl ControlListener {
         let serve = move || {
             runtime.block_on(async move {
                 let Ok(listener) = TcpListener::from_std(listener) else { return };
+                let (candidates, mut proven) = mpsc::channel(1);
+                let hand_over = async {
+                    while let Some((introduction, stream, address)) = proven.recv().await {
+                        if let Ok(stream) = TcpStream::into_std(stream) {
+                            let _ = arrived.send(Arrival { introduction, address, stream });
+                        }
+                    }
+                };
                 tokio::select! {
                     _ = stopped => {}
-                    () = admit(listener, secret, arrived) => {}
+                    () = admit(listener, Purpose::Agent, secret, candidates) => {}
+                    () = hand_over => {}
                 }
             });
         };
@@ -257,30 +263,6 @@ impl Drop for ControlListener {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-    }
-}
-
-/// Lets in whoever proves to know the secret; garbage and slow connections hold nobody up.
-async fn admit(listener: TcpListener, secret: Secret, arrived: Sender<Arrival>) {
-    let places = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES));
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let Ok((mut stream, address)) = listener.accept().await else {
-            // Out of file descriptors, most likely: others must end first.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let (secret, arrived) = (secret.clone(), arrived.clone());
-        tokio::spawn(async move {
-            let name = address.to_string();
-            let proof = accept(&mut stream, &name, Purpose::Agent, &secret);
-            if let Ok(Ok(introduction)) = timeout(HANDSHAKE_LIMIT, proof).await
-                && let Ok(stream) = stream.into_std()
-            {
-                let _ = arrived.send(Arrival { introduction, address, stream });
-            }
-            drop(place);
-        });
     }
 }
 

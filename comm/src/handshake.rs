@@ -5,9 +5,15 @@
 //! the two sides and of the two purposes (store, mesh) are over different words, so none can be
 //! played back elsewhere.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 
 use crate::codec::{CONTROL_LIMIT, decode, encode, read_frame, write_frame};
 use crate::error::{CommError, Result};
@@ -15,6 +21,11 @@ use crate::secret::{Secret, random};
 
 /// Version of the wire protocol; ranks of different versions do not talk.
 pub const PROTOCOL_VERSION: u32 = 2;
+
+/// How long one connection may take to prove itself.
+pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+/// Connections that may be proving themselves at one time; others queue.
+const HANDSHAKES: usize = 128;
 
 /// What all processes of a job must agree on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,4 +170,32 @@ pub(crate) async fn accept<T: DeserializeOwned>(
         return Err(CommError::WrongSecret { peer: peer.into() });
     }
     decode(&signed.message).map_err(|what| CommError::malformed(peer, what))
+}
+
+/// Lets in whoever proves to know the secret, with its message and address; garbage and slow connections
+/// hold nobody up.
+pub(crate) async fn admit<T: DeserializeOwned + Send + 'static>(
+    listener: TcpListener,
+    purpose: Purpose,
+    secret: Secret,
+    arrived: mpsc::Sender<(T, TcpStream, SocketAddr)>,
+) {
+    let places = Arc::new(Semaphore::new(HANDSHAKES));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok((mut stream, peer)) = listener.accept().await else {
+            // Out of file descriptors, most likely: others must end first.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let (secret, arrived) = (secret.clone(), arrived.clone());
+        tokio::spawn(async move {
+            let name = peer.to_string();
+            let proof = accept(&mut stream, &name, purpose, &secret);
+            if let Ok(Ok(message)) = timeout(HANDSHAKE_LIMIT, proof).await {
+                let _ = arrived.send((message, stream, peer)).await;
+            }
+            drop(place);
+        });
+    }
 }

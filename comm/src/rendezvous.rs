@@ -7,20 +7,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::communicator::Wire;
 use crate::error::{CommError, Result};
-use crate::handshake::{Identity, Purpose, accept, dial, receive, send};
+use crate::handshake::{HANDSHAKE_LIMIT, Identity, Purpose, admit, dial, receive, send};
 use crate::mesh;
 use crate::secret::Secret;
 use crate::tcp::TcpCommunicator;
 
-/// How long one connection may take to prove itself.
-pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
-/// Connections that may be proving themselves at one time; others queue.
-const HANDSHAKES: usize = 128;
 /// How long after the store's deadline a rank still waits for the store's reason.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -147,44 +143,18 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
 
 async fn serve(listener: TcpListener, config: Arc<StoreConfig>) {
     let (candidates, mut arrived) = mpsc::channel(64);
-    let admit = admit(listener, config.clone(), candidates);
+    let admit = admit(listener, Purpose::Store, config.secret.clone(), candidates);
     let gather = async {
         let mut gathering = Gathering { config: &config, ranks: BTreeMap::new(), over: None };
         let deadline = Instant::now() + config.deadline;
         loop {
             tokio::select! {
-                Some((request, stream)) = arrived.recv() => gathering.arrive(request, stream).await,
+                Some((request, stream, _)) = arrived.recv() => gathering.arrive(request, stream).await,
                 () = sleep_until(deadline), if gathering.over.is_none() => gathering.give_up().await,
             }
         }
     };
     tokio::join!(admit, gather);
-}
-
-/// Lets in whoever proves to know the secret; garbage and slow connections hold nobody up.
-async fn admit(
-    listener: TcpListener,
-    config: Arc<StoreConfig>,
-    candidates: mpsc::Sender<(Request, TcpStream)>,
-) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES));
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let Ok((mut stream, peer)) = listener.accept().await else {
-            // Out of file descriptors, most likely: others must end first.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let (config, candidates) = (config.clone(), candidates.clone());
-        tokio::spawn(async move {
-            let name = peer.to_string();
-            let proof = accept(&mut stream, &name, Purpose::Store, &config.secret);
-            if let Ok(Ok(request)) = timeout(HANDSHAKE_LIMIT, proof).await {
-                let _ = candidates.send((request, stream)).await;
-            }
-            drop(place);
-        });
-    }
 }
 
 /// The ranks that have come so far.
