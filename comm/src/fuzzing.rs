@@ -1,6 +1,7 @@
 //! What a peer's bytes pass through before it has proved anything, and after: for the fuzz targets.
 
 use crate::codec::{CONTROL_LIMIT, decode, read_frame};
+use crate::control::Introduction;
 use crate::handshake::{Challenge, Hello, Signed};
 use crate::rendezvous::{Answer, Request};
 use crate::tcp::read_message;
@@ -15,6 +16,7 @@ pub fn messages(bytes: &[u8]) {
             let _ = decode::<Challenge>(&frame);
             let _ = decode::<Request>(&frame);
             let _ = decode::<Answer>(&frame);
+            let _ = decode::<Introduction>(&frame);
             if let Ok(signed) = decode::<Signed>(&frame) {
                 let _ = decode::<Request>(&signed.message);
             }
