@@ -8,7 +8,7 @@ use parquet::data_type::{
     BoolType, ByteArray, ByteArrayType, DoubleType, FloatType, Int32Type, Int64Type, Int96,
     Int96Type,
 };
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{WriterProperties, WriterVersion};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use proptest::prelude::*;
@@ -34,9 +34,13 @@ enum Column {
 
 /// Writes a file of row groups.
 fn write(path: &Path, schema: &str, codec: Compression, groups: &[Vec<Column>]) {
+    write_as(path, schema, WriterProperties::builder().set_compression(codec).build(), groups);
+}
+
+fn write_as(path: &Path, schema: &str, properties: WriterProperties, groups: &[Vec<Column>]) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let schema = Arc::new(parse_message_type(schema).unwrap());
-    let properties = Arc::new(WriterProperties::builder().set_compression(codec).build());
+    let properties = Arc::new(properties);
     let file = std::fs::File::create(path).unwrap();
     let mut writer = SerializedFileWriter::new(file, schema, properties).unwrap();
     let bytes = |v: &&str| ByteArray::from(v.as_bytes().to_vec());
@@ -106,6 +110,37 @@ fn one_file_of_several_row_groups_is_read() {
         assert_eq!(rows(&tables), [("u", "10", 4.5, 7), ("v", "11", 1.0, 8), ("u", "11", 3.0, 9)]);
         assert_eq!(tables.rating_levels, [1.0, 3.0, 4.5]);
     }
+}
+
+/// Pages of version 2: numbers may be delta-encoded, text may not.
+#[test]
+fn delta_encoded_text_is_refused_by_name() {
+    let raw = Raw::new(&[]);
+    let path = raw.path().join("ratings.parquet");
+    let properties = |text_has_dictionary| {
+        WriterProperties::builder()
+            .set_writer_version(WriterVersion::PARQUET_2_0)
+            .set_dictionary_enabled(false)
+            .set_column_dictionary_enabled("user".into(), text_has_dictionary)
+            .build()
+    };
+    let groups = [group(&[("u", 10, 4.5, 7), ("v", 11, 1.0, 8)])];
+    write_as(&path, RATINGS, properties(true), &groups);
+    assert_eq!(rows(&raw.read(Parquet).unwrap()), [("u", "10", 4.5, 7), ("v", "11", 1.0, 8)]);
+    write_as(&path, RATINGS, properties(false), &groups);
+    raw.refused(Parquet, &["ratings.parquet", "column \"user\"", "text is delta-encoded"]);
+}
+
+/// One long text in a dictionary, and many rows that are no more than its number.
+#[test]
+fn text_that_is_larger_than_its_pages_is_refused() {
+    let raw = Raw::new(&[]);
+    let long: &'static str = "x".repeat(1 << 18).leak();
+    let rows: Vec<_> = (0..400).map(|i| (long, i, 1.0, i)).collect();
+    let path = raw.path().join("ratings.parquet");
+    write(&path, RATINGS, Compression::SNAPPY, &[group(&rows)]);
+    assert!(std::fs::metadata(&path).unwrap().len() < 4 << 20);
+    raw.refused(Parquet, &["ratings.parquet", "400 values take more than 64 MiB"]);
 }
 
 #[test]

@@ -143,6 +143,10 @@ pub(super) fn read_batch(
     }
 }
 
+/// Most bytes that the values of one batch may take. A dictionary's value takes none in a page, however often
+/// it stands there.
+const BATCH_LIMIT: usize = 64 << 20;
+
 fn text(value: &ByteArray) -> Result<String> {
     let text = std::str::from_utf8(value.data());
     text.map(str::to_owned).map_err(|_| ParquetError::General("text that is not UTF-8".into()))
@@ -155,7 +159,16 @@ fn column<T: DataType>(
     text: impl Fn(&T::T) -> Result<String>,
 ) -> Result<usize> {
     let (mut values, mut levels) = (Vec::new(), Vec::new());
-    let mut found = 0;
+    let (mut found, mut bytes) = (0, 0);
+    let mut text = |value: &T::T| {
+        let text = text(value)?;
+        bytes += text.len();
+        if bytes > BATCH_LIMIT {
+            let mib = BATCH_LIMIT >> 20;
+            return Err(ParquetError::General(format!("{rows} values take more than {mib} MiB")));
+        }
+        Ok(text)
+    };
     while found < rows {
         values.clear();
         levels.clear();
@@ -177,7 +190,7 @@ fn column<T: DataType>(
             out.push(if *level == 0 {
                 String::new()
             } else {
-                values.next().map(&text).transpose()?.unwrap_or_default()
+                values.next().map(&mut text).transpose()?.unwrap_or_default()
             });
         }
     }

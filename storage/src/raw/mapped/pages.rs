@@ -14,6 +14,9 @@ use parquet::file::metadata::ColumnChunkMetaData;
 
 use super::thrift::{I32, Input, STRUCT, Stop};
 
+/// DELTA_LENGTH_BYTE_ARRAY and DELTA_BYTE_ARRAY. How much memory such a page takes is said inside of it, where
+/// nobody can check it before the decoder does as it says.
+const DELTA_TEXT: [i64; 2] = [6, 7];
 /// Longest header read: one has the column's smallest and largest value in it.
 const MAX_HEADER: usize = 1 << 20;
 /// Bytes that are read at first: enough for most headers.
@@ -59,6 +62,7 @@ struct PageHeader {
     compressed: Option<i64>,
     /// Of a data page.
     values: Option<i64>,
+    encoding: Option<i64>,
     /// Of a page of the dictionary.
     dictionary_values: Option<i64>,
 }
@@ -111,6 +115,11 @@ pub(super) fn check(file: &File, chunk: &Chunk) -> Result<(), String> {
         if header.dictionary_values.is_some_and(|n| !(0..=uncompressed / 4).contains(&n)) {
             return Err(wrong(&format!("no dictionary of {uncompressed} bytes has its values")));
         }
+        if header.encoding.is_some_and(|encoding| DELTA_TEXT.contains(&encoding)) {
+            return Err(wrong(
+                "its text is delta-encoded, which can't be read; write it with dictionaries or plain",
+            ));
+        }
         let own = header.values.unwrap_or(0);
         values = values.saturating_add(own);
         if own < 0 || values > chunk.values {
@@ -153,8 +162,9 @@ fn page_header(input: &mut Input<'_>) -> Result<PageHeader, Stop> {
             (2, I32) => header.uncompressed = Some(input.integer()?),
             (3, I32) => header.compressed = Some(input.integer()?),
             // Data pages of version 1 and 2.
-            (5 | 8, STRUCT) => header.values = Some(first_integer(input)?),
-            (7, STRUCT) => header.dictionary_values = Some(first_integer(input)?),
+            (5, STRUCT) => [header.values, header.encoding] = integers(input, [1, 2])?,
+            (8, STRUCT) => [header.values, header.encoding] = integers(input, [1, 4])?,
+            (7, STRUCT) => [header.dictionary_values] = integers(input, [1])?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -162,17 +172,20 @@ fn page_header(input: &mut Input<'_>) -> Result<PageHeader, Stop> {
     Ok(header)
 }
 
-/// The integer that a structure begins with.
-fn first_integer(input: &mut Input<'_>) -> Result<i64, Stop> {
-    let mut value = None;
+/// The integers that a structure must have as these fields.
+fn integers<const N: usize>(
+    input: &mut Input<'_>,
+    numbers: [i64; N],
+) -> Result<[Option<i64>; N], Stop> {
+    let mut values = [None; N];
     input.fields(|input, number, kind| {
-        let is_first = (number, kind) == (1, I32);
-        if is_first {
-            value = Some(input.integer()?);
+        let place = numbers.iter().position(|wanted| (*wanted, I32) == (number, kind));
+        if let Some(value) = place.and_then(|place| values.get_mut(place)) {
+            *value = Some(input.integer()?);
         }
-        Ok(is_first)
+        Ok(place.is_some())
     })?;
-    value.ok_or(Stop::Damaged)
+    if values.contains(&None) { Err(Stop::Damaged) } else { Ok(values) }
 }
 
 #[cfg(test)]
@@ -193,6 +206,7 @@ mod tests {
             uncompressed: Some(20),
             compressed: Some(10),
             values: Some(3),
+            encoding: Some(0),
             dictionary_values: None,
         };
         assert_eq!(page_header(&mut input), Ok(expected));
