@@ -32,7 +32,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if let Some(job) = job.as_ref().filter(|job| job.node > 0) {
         return cluster::run_agent(job, &run_dir, config.runtime.threads_per_rank);
     }
-    let endpoint = args.rdzv_endpoint.as_deref().map(parse_endpoint).transpose()?;
+    // Of no other node, whatever the environment says.
+    let endpoint = args.rdzv_endpoint.as_deref().filter(|_| !args.standalone);
+    let endpoint = endpoint.map(parse_endpoint).transpose()?;
     if let Some(address) = endpoint {
         probe(address)?;
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use common::{launch, small};
+use common::{copy_of, launch, small};
 use gang::{Random, Victim, kill_at};
 use reclora_storage::shard::Shard;
 
@@ -48,10 +48,7 @@ impl Pretrained {
 
     /// Another run directory with the same stages done.
     fn copy(&self, name: &str) -> PathBuf {
-        let to = self.run_dir.with_file_name(name);
-        let status = Command::new("cp").arg("-r").args([&self.run_dir, &to]).status().unwrap();
-        assert!(status.success());
-        to
+        copy_of(&self.run_dir, name)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{fails, launch, with_ratings};
+use common::{assert_gone, fails, launch, with_ratings};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -51,7 +51,7 @@ fn s4_ranks_die_with_a_launcher_that_is_killed_and_the_run_goes_on() {
     let (mut launcher, rank) = start(&config, &run_dir);
     launcher.kill().unwrap();
     launcher.wait().unwrap();
-    assert_gone(rank);
+    assert_gone(&rank.map(Pid::as_raw).into_iter().collect::<Vec<_>>(), "its launcher ended");
     let args = ["run", &config, "--run-dir", run_dir.to_str().unwrap(), "--only", "prepare"];
     launch(&args).assert().success();
 }
@@ -63,7 +63,7 @@ fn s4_an_interrupt_ends_ranks_and_says_how_to_go_on() {
         let (launcher, rank) = start(&config, &dir.path().join("run"));
         kill(Pid::from_raw(launcher.id().try_into().unwrap()), signal).unwrap();
         let output = launcher.wait_with_output().unwrap();
-        assert_gone(rank);
+        assert_gone(&rank.map(Pid::as_raw).into_iter().collect::<Vec<_>>(), "its launcher ended");
         // A very fast machine may have finished the stage first.
         if output.status.code() != Some(0) {
             let text = String::from_utf8(output.stderr).unwrap();
@@ -91,16 +91,4 @@ fn start(config: &str, run_dir: &Path) -> (Child, Option<Pid>) {
         std::thread::sleep(Duration::from_millis(2));
     }
     (launcher, None)
-}
-
-/// Fails if the process is still there after a while.
-fn assert_gone(rank: Option<Pid>) {
-    let Some(rank) = rank else { return };
-    let alive =
-        || std::fs::read_to_string(format!("/proc/{rank}/stat")).is_ok_and(|s| !s.contains(") Z "));
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while alive() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    assert!(!alive(), "rank {rank} outlived its launcher");
 }

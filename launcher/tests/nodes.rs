@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{fails, launch, small};
+use common::{assert_gone, children, fails, launch, small};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -102,12 +102,7 @@ impl Node {
         let deadline = Instant::now() + Duration::from_secs(60);
         let pid = self.child.id();
         loop {
-            let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-            let ranks: Vec<i32> = text
-                .unwrap_or_default()
-                .split_whitespace()
-                .map(|pid| pid.parse().unwrap())
-                .collect();
+            let ranks = children(pid);
             if ranks.len() == count {
                 return ranks;
             }
@@ -129,17 +124,6 @@ impl Drop for Node {
     }
 }
 
-fn assert_gone(pids: &[i32]) {
-    let deadline = Instant::now() + Duration::from_secs(3);
-    for pid in pids {
-        let stat = format!("/proc/{pid}/stat");
-        while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
-            assert!(Instant::now() < deadline, "S-4: rank {pid} is still there");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
 #[test]
 fn d1_two_nodes_give_the_bits_of_one() {
     let job = Job::new();
@@ -155,6 +139,7 @@ fn d1_two_nodes_give_the_bits_of_one() {
     assert!(leader.log().contains("node 1 is here: 127.0.0.1"), "{}", leader.log());
     // The logs of all ranks are in the run directory, whoever started them.
     assert!(run_dir.join("logs/tune/attempt_1/rank_3/stderr.log").is_file());
+    launch(&["verify", run_dir.to_str().unwrap()]).assert().success();
 }
 
 /// S-2, S-4, D-2: an agent that is killed is missed at once, and the same commands go on.
@@ -167,7 +152,7 @@ fn s4_a_killed_agent_ends_the_run_and_the_same_commands_go_on() {
     let (of_agent, of_leader) = (agent.ranks(2), leader.ranks(2));
     agent.send(Signal::SIGKILL);
     assert_eq!(leader.ends_within(5).code(), Some(3), "{}", leader.log());
-    assert_gone(&[of_agent, of_leader].concat());
+    assert_gone(&[of_agent, of_leader].concat(), "its node was killed");
     let log = leader.log();
     assert!(log.contains("rank 2 is lost") || log.contains("rank 3 is lost"), "{log}");
     assert!(log.contains("the launcher of its node ended or did not answer"), "{log}");
@@ -207,7 +192,7 @@ fn s4_agents_end_with_their_leader() {
     let ranks = [agent.ranks(2), leader.ranks(2)].concat();
     leader.send(Signal::SIGKILL);
     assert_eq!(agent.ends_within(5).code(), Some(1), "{}", agent.log());
-    assert_gone(&ranks);
+    assert_gone(&ranks, "the leader was killed");
     assert!(agent.log().contains("node 0 is gone; every rank here has been ended"));
     leader.ends_within(1);
     // A leader that fails says so.
@@ -237,7 +222,7 @@ fn s2_an_agent_that_stands_still_is_missed() {
     assert_eq!(leader.ends_within(20).code(), Some(3), "{}", leader.log());
     assert!(leader.log().contains("is lost"), "{}", leader.log());
     agent.send(Signal::SIGKILL);
-    assert_gone(&ranks);
+    assert_gone(&ranks, "the agent stood still and was killed");
 }
 
 #[test]
@@ -251,11 +236,31 @@ fn s2_s3_nodes_that_do_not_come_or_do_not_belong_are_named() {
     assert_eq!(other.ends_within(20).code(), Some(1), "{}", other.log());
     assert!(other.log().contains("its --rdzv-id is b, the job's is a"), "{}", other.log());
     assert_eq!(leader.ends_within(20).code(), Some(1), "{}", leader.log());
+    assert!(leader.log().contains("was sent away: its --rdzv-id is b"), "{}", leader.log());
     assert!(leader.log().contains("node 1 did not come within 3 s"), "{}", leader.log());
     // Nobody leads.
     let mut agent = job.node(&job.run_dir("nobody"), 1, &soon);
     assert_eq!(agent.ends_within(20).code(), Some(1), "{}", agent.log());
     assert!(agent.log().contains("node 0 has not made"), "{}", agent.log());
+}
+
+/// The environment stands for the flags, unless `--standalone` says otherwise.
+#[test]
+fn the_environment_is_used_unless_the_node_stands_alone() {
+    let job = Job::new();
+    let run_dir = job.run_dir("alone");
+    let args = ["run", &job.config, "--run-dir", run_dir.to_str().unwrap(), "--only", "prepare"];
+    let run = |extra: &[&str]| {
+        let mut command = launch(&[&args[..], extra].concat());
+        // An address of no machine here.
+        command.env("RECLORA_NNODES", "2").env("RECLORA_RDZV_ENDPOINT", "192.0.2.1:29500");
+        command.env("RECLORA_NODE_RANK", "2");
+        command
+    };
+    let output = run(&[]).assert().code(2).get_output().stderr.clone();
+    let error = String::from_utf8(output).unwrap();
+    assert!(error.contains("--node-rank 2: nodes are counted from 0"), "{error}");
+    run(&["--standalone"]).assert().success();
 }
 
 #[test]

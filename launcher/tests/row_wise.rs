@@ -6,10 +6,9 @@ mod common;
 mod gang;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{launch, small};
+use common::{copy_of, launch, small};
 use gang::{Random, Victim, kill_at};
 
 const ROW_WISE: [&str; 2] = ["--set", "runtime.embedding_sharding=row_wise"];
@@ -46,10 +45,7 @@ impl Retrieved {
 
     /// Another run directory with the same stages done.
     fn copy(&self, name: &str) -> PathBuf {
-        let to = self.run_dir.with_file_name(name);
-        let status = Command::new("cp").arg("-r").args([&self.run_dir, &to]).status().unwrap();
-        assert!(status.success());
-        to
+        copy_of(&self.run_dir, name)
     }
 
     /// What a pretraining from the beginning to the end writes, and how long it takes.

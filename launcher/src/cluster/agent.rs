@@ -10,7 +10,7 @@ use reclora_comm::control::{Control, Incoming, Introduction, connect};
 use reclora_comm::{CommError, Secret};
 use reclora_trainer::progress::Event;
 
-use super::job::{Job, secret_of_agent};
+use super::job::{Job, POLL, secret_of_agent};
 use super::leader::gang_secret;
 use super::{End, StartGang, ToAgent, ToLeader, encode};
 use crate::error::{LaunchError, Result};
@@ -27,28 +27,28 @@ const TICK: Duration = Duration::from_millis(20);
 pub fn run(job: &Job, run_dir: &Path, threads: usize) -> Result<()> {
     let until = Instant::now() + job.deadline;
     let (arrived, incoming) = channel();
-    let control = loop {
+    let introduction = Introduction {
+        node: job.node,
+        nodes: job.nodes,
+        build_id: Job::build_id()?,
+        job: job.id.clone(),
+    };
+    let agent = loop {
         let secret = secret_of_agent(run_dir, until)?;
-        let introduction = Introduction {
-            node: job.node,
-            nodes: job.nodes,
-            build_id: Job::build_id()?,
-            job: job.id.clone(),
-        };
         let arrived = arrived.clone();
         let on = move |incoming| arrived.send(incoming).unwrap_or_default();
         let left = until.saturating_duration_since(Instant::now());
         match connect(&job.endpoint, &secret, &introduction, left, on) {
             // The leader may be about to replace a secret that an earlier one left.
             Err(CommError::WrongSecret { .. }) if Instant::now() < until => {
-                std::thread::sleep(TICK);
+                std::thread::sleep(POLL);
             }
             Err(error) => return Err(error).wrap_err("this node can't take part"),
             Ok(control) => break Agent { control, secret, threads, gang: None },
         }
     };
-    say(&format!("node {} of {}: led by {}", job.node, job.nodes, control.control.peer()));
-    control.serve(&incoming)
+    say(&format!("node {} of {}: led by {}", job.node, job.nodes, agent.control.peer()));
+    agent.serve(&incoming)
 }
 
 struct Agent {

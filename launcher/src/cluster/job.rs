@@ -16,7 +16,7 @@ use crate::gang::env::SECRET;
 /// File of the secret in the run directory, for its owner only.
 const SECRET_FILE: &str = ".secret";
 /// Between two looks for what another node has to make first.
-const POLL: Duration = Duration::from_millis(100);
+pub const POLL: Duration = Duration::from_millis(100);
 
 /// A job over several nodes, as one of them knows it.
 #[derive(Clone, Debug)]

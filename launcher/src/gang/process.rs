@@ -19,6 +19,7 @@ use reclora_storage::atomic::create_dir_all;
 use reclora_trainer::progress::Event;
 
 use super::cause::Outcome;
+use super::env::SECRET;
 use super::{GangSpec, Worker};
 use crate::error::Result;
 
@@ -61,6 +62,8 @@ impl RankProcess {
         let (stdout_log, stderr_log) = (open("stdout.log")?, open("stderr.log")?);
         let mut child = Command::new(&spec.program)
             .args(&spec.args)
+            // That of the job, which only launchers need; what a rank needs comes with the rest.
+            .env_remove(SECRET)
             .envs(spec.env.variables(local_rank))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::common::{assert_gone, children};
 
 /// Who is killed.
 #[derive(Clone, Copy, Debug)]
@@ -73,24 +75,4 @@ pub fn kill_at(
     }
     assert_gone(&ranks, what);
     killed
-}
-
-/// Processes started by a process.
-fn children(pid: u32) -> Vec<i32> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    let all = text.unwrap_or_default();
-    all.split_whitespace().map(|child| child.parse().unwrap()).collect()
-}
-
-/// S-4: no process outlives its run.
-fn assert_gone(pids: &[i32], what: &str) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    for pid in pids {
-        let stat = format!("/proc/{pid}/stat");
-        let alive = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
-        while alive() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        assert!(!alive(), "{what}: process {pid} is still there");
-    }
 }

@@ -3,13 +3,14 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 
 /// The program.
 pub fn launch(args: &[&str]) -> Command {
     let mut command = Command::cargo_bin("reclora-launch").unwrap();
-    command.args(args).timeout(std::time::Duration::from_secs(120));
+    command.args(args).timeout(Duration::from_secs(120));
     command
 }
 
@@ -50,6 +51,14 @@ pub fn experiment(text: &str) -> (tempfile::TempDir, String) {
     let config = dir.path().join("experiment.toml");
     std::fs::write(&config, text).unwrap();
     (dir, config.display().to_string())
+}
+
+/// A copy of a run directory beside it.
+pub fn copy_of(run_dir: &Path, name: &str) -> PathBuf {
+    let to = run_dir.with_file_name(name);
+    let status = std::process::Command::new("cp").arg("-r").args([run_dir, &to]).status().unwrap();
+    assert!(status.success());
+    to
 }
 
 /// A config of every stage on the shipped data and backbone, small enough to run in seconds.
@@ -112,4 +121,24 @@ bootstrap = 50
     let config = dir.join("small.toml");
     std::fs::write(&config, text).unwrap();
     config.display().to_string()
+}
+
+/// Processes started by a process.
+pub fn children(pid: u32) -> Vec<i32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let all = text.unwrap_or_default();
+    all.split_whitespace().map(|child| child.parse().unwrap()).collect()
+}
+
+/// S-4: no process outlives its run.
+pub fn assert_gone(pids: &[i32], what: &str) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    for pid in pids {
+        let stat = format!("/proc/{pid}/stat");
+        let alive = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+        while alive() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(!alive(), "{what}: process {pid} is still there");
+    }
 }

@@ -14,7 +14,6 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -27,9 +26,11 @@ use crate::error::{Result, StorageError};
 use crate::hash::xxh3_hex;
 use crate::mmap::{ALIGNMENT, Access, Mapped, Pattern, Pod, as_bytes};
 
+mod handle;
 mod outline;
 mod parse;
 
+pub(crate) use handle::Handle;
 pub(crate) use outline::Outline;
 use parse::parse;
 
@@ -255,21 +256,6 @@ pub struct Shard {
     hashes: Vec<u64>,
 }
 
-/// A column that has been looked up and checked once, for code that reads it often.
-#[derive(Debug)]
-pub(crate) struct Handle<T> {
-    offset: usize,
-    rows: usize,
-    of: PhantomData<T>,
-}
-
-impl<T> Clone for Handle<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<T> Copy for Handle<T> {}
-
 impl Shard {
     /// Opens a shard of the given kind. Header, bounds, padding of the prefix and trailer are
     /// checked before it returns; the columns' content is checked by [`Shard::verify`].
@@ -391,7 +377,7 @@ impl Shard {
     pub(crate) fn handle<T: Pod>(&self, column: &[T]) -> Handle<T> {
         let base = self.mapped.bytes().as_ptr() as usize;
         let offset = (column.as_ptr() as usize).wrapping_sub(base);
-        Handle { offset, rows: column.len(), of: PhantomData }
+        Handle::new(offset, column.len())
     }
 
     /// The column of a handle of this shard.

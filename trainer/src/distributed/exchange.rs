@@ -10,7 +10,7 @@ use super::gradient::GradientSum;
 use super::table::{Table, TableShare};
 use crate::error::{Result, TrainerError};
 
-/// Values that [`gather`] takes from each rank at a time.
+/// Values that [`gather`] takes from all ranks at a time.
 const GATHERED: usize = 1 << 20;
 
 /// The values of `rows` (ascending), one row after the other, of a table of which this rank holds `held`.
@@ -93,8 +93,8 @@ pub fn gather(
         return if comm.rank() == 0 { sink(held) } else { Ok(()) };
     }
     let (name, parts, Table { rows, width }) = ("rows of the table", share.parts(), share.table());
-    // Of each rank at a time.
-    let block = (GATHERED / width.max(1)).max(1);
+    // Rows of each rank at a time.
+    let block = (GATHERED / (width * parts).max(1)).max(1);
     for first in (0..rows.div_ceil(parts)).step_by(block) {
         let place = |row: usize| (row * width).min(held.len());
         let own = &held[place(first)..place(first + block)];

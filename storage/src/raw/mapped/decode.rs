@@ -146,6 +146,8 @@ pub(super) fn read_batch(
 /// Most bytes that the values of one batch may take. A dictionary's value takes none in a page, however often
 /// it stands there.
 const BATCH_LIMIT: usize = 64 << 20;
+/// What is said of values that take more.
+pub(super) const TOO_MUCH: &str = "take more than 64 MiB";
 
 fn text(value: &ByteArray) -> Result<String> {
     let text = std::str::from_utf8(value.data());
@@ -164,8 +166,7 @@ fn column<T: DataType>(
         let text = text(value)?;
         bytes += text.len();
         if bytes > BATCH_LIMIT {
-            let mib = BATCH_LIMIT >> 20;
-            return Err(ParquetError::General(format!("{rows} values take more than {mib} MiB")));
+            return Err(ParquetError::General(format!("{rows} values {TOO_MUCH}")));
         }
         Ok(text)
     };

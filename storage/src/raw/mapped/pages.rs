@@ -17,6 +17,8 @@ use super::thrift::{I32, Input, STRUCT, Stop};
 /// DELTA_LENGTH_BYTE_ARRAY and DELTA_BYTE_ARRAY. How much memory such a page takes is said inside of it, where
 /// nobody can check it before the decoder does as it says.
 const DELTA_TEXT: [i64; 2] = [6, 7];
+/// What is said of it.
+pub(super) const DELTA: &str = "its text is delta-encoded, which can't be read";
 /// Longest header read: one has the column's smallest and largest value in it.
 const MAX_HEADER: usize = 1 << 20;
 /// Bytes that are read at first: enough for most headers.
@@ -116,9 +118,7 @@ pub(super) fn check(file: &File, chunk: &Chunk) -> Result<(), String> {
             return Err(wrong(&format!("no dictionary of {uncompressed} bytes has its values")));
         }
         if header.encoding.is_some_and(|encoding| DELTA_TEXT.contains(&encoding)) {
-            return Err(wrong(
-                "its text is delta-encoded, which can't be read; write it with dictionaries or plain",
-            ));
+            return Err(wrong(DELTA));
         }
         let own = header.values.unwrap_or(0);
         values = values.saturating_add(own);

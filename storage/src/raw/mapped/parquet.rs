@@ -12,7 +12,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
 
-use super::decode::{Kind, guarded, read_batch};
+use super::decode::{self, Kind, guarded, read_batch};
 use super::pages::{self, Chunk};
 use super::{MAX_VALUE, Wanted, cell};
 use crate::error::{RawProblem, Result, StorageError};
@@ -261,6 +261,10 @@ fn damaged(path: &Path, problem: &dyn std::fmt::Display) -> StorageError {
     let text = problem.to_string();
     let advice = if text.contains("Disabled feature") {
         "; write it with snappy or gzip, or uncompressed"
+    } else if text.contains(pages::DELTA) {
+        "; write it plain or with dictionaries"
+    } else if text.contains(decode::TOO_MUCH) {
+        "; leave columns of such long values out"
     } else {
         "; the file is truncated or damaged, or no Parquet file: write it again"
     };

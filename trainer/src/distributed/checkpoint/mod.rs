@@ -205,6 +205,9 @@ pub fn load(
 fn with_rows(dir: &Path, state: TrainState, share: TableShare) -> Result<TrainState> {
     let [parameters, first_moment, second_moment, best] =
         parts::load(dir, state.step, &state.parts, share)?;
+    if state.best.is_some() && best.len() != share.held().len() {
+        return Err(TrainerError::file(dir, "a checkpoint without the rows of its best epoch"));
+    }
     Ok(TrainState {
         parameters: [parameters, state.parameters].concat(),
         first_moment: [first_moment, state.first_moment].concat(),
