@@ -4,6 +4,8 @@ use std::io::Write;
 use std::path::Path;
 
 use clap::CommandFactory;
+use color_eyre::eyre::WrapErr;
+use reclora_storage::atomic::create_dir_all;
 use serde_json::Value;
 
 use crate::cli::{Cli, ConfigCommand, ExportArgs, PredictArgs, SynthArgs};
@@ -36,6 +38,24 @@ pub fn completions(shell: clap_complete::Shell) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "reclora-launch", &mut script);
     print(&String::from_utf8_lossy(&script))
+}
+
+/// `man`.
+pub fn man(out_dir: Option<&Path>) -> Result<()> {
+    let command = Cli::command();
+    match out_dir {
+        None => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(command).render(&mut page)?;
+            print(&String::from_utf8_lossy(&page))
+        }
+        Some(dir) => {
+            create_dir_all(dir)?;
+            clap_mangen::generate_to(command, dir)
+                .wrap_err_with(|| format!("can't write the manual to {}", dir.display()))?;
+            print(&format!("{}\n", dir.display()))
+        }
+    }
 }
 
 /// `synth`.
@@ -90,7 +110,8 @@ pub fn write_report(run_dir: &Path) -> Result<String> {
     Ok(format!("{}\nreport: {}\n", report::table(&summary), page.display()))
 }
 
-fn context(run_dir: &Path) -> Result<RunContext> {
+/// A run that is on disk.
+pub fn context(run_dir: &Path) -> Result<RunContext> {
     let config = config::load_run(run_dir)?;
     set_access(config.runtime.file_access);
     let run_dir = std::path::absolute(run_dir)?;

@@ -14,10 +14,14 @@ pub const EXIT_OK: i32 = 0;
 pub const EXIT_FAILURE: i32 = 1;
 /// The command line or the config can't work; nothing was started.
 pub const EXIT_USAGE: i32 = 2;
-/// A rank died or reported an error; `RUN/error.json` says which and why.
-pub const EXIT_RANK: i32 = 3;
+/// A rank or a node died; `RUN/error.json` says which and why. The same command, here or elsewhere, may succeed.
+pub const EXIT_DIED: i32 = 3;
+/// A rank reported an error, or attempts made no progress: the same would come again. Do not requeue.
+pub const EXIT_HOPELESS: i32 = 4;
+/// All that was done is saved, as SIGUSR1 asked: the same command continues. Requeue (EX_TEMPFAIL).
+pub const EXIT_REQUEUE: i32 = 75;
 /// Between ranks and launcher only: the rank stopped because another rank went away.
-pub const EXIT_PEER_LOST: i32 = 75;
+pub const EXIT_PEER_LOST: i32 = 76;
 
 /// Errors that decide the exit code.
 #[derive(Debug, thiserror::Error)]
@@ -28,9 +32,18 @@ pub enum LaunchError {
     /// A gang failed.
     #[error("{0}")]
     Rank(Box<Failure>),
-    /// Ctrl-C, SIGTERM or SIGHUP; all ranks have been ended.
+    /// A node of the job is not there.
+    #[error("{0}")]
+    NodeMissing(String),
+    /// A signal; all ranks have been ended.
     #[error("{0}")]
     Interrupted(Signal),
+    /// A signal; all ranks have saved what they had and ended.
+    #[error("{0}")]
+    Paused(Signal),
+    /// Node 0 has ended with an error and this exit code.
+    #[error("node 0 has ended: {0}")]
+    LeaderEnded(String, i32),
 }
 
 /// The exit code of an error.
@@ -38,8 +51,13 @@ pub fn exit_code(error: &Report) -> i32 {
     use reclora_trainer::error::TrainerError;
     match error.downcast_ref::<LaunchError>() {
         Some(LaunchError::Usage(_)) => EXIT_USAGE,
-        Some(LaunchError::Rank(_)) => EXIT_RANK,
-        Some(LaunchError::Interrupted(signal)) => 128 + *signal as i32,
+        Some(LaunchError::Rank(failure)) if failure.hopeless => EXIT_HOPELESS,
+        Some(LaunchError::Rank(_) | LaunchError::NodeMissing(_)) => EXIT_DIED,
+        Some(LaunchError::Interrupted(signal) | LaunchError::Paused(signal)) => match signal {
+            Signal::SIGUSR1 => EXIT_REQUEUE,
+            signal => 128 + *signal as i32,
+        },
+        Some(LaunchError::LeaderEnded(_, code)) => *code,
         None => match error.downcast_ref::<TrainerError>() {
             Some(TrainerError::Config { .. }) => EXIT_USAGE,
             _ => EXIT_FAILURE,
@@ -52,6 +70,10 @@ pub fn block(error: &Report) -> String {
     match error.downcast_ref::<LaunchError>() {
         Some(LaunchError::Interrupted(signal)) => format!(
             "stopped by {signal}; every rank has been ended. This continues from there:\n  {}",
+            continue_command()
+        ),
+        Some(LaunchError::Paused(signal)) => format!(
+            "stopped by {signal}; every rank has saved what it had. This continues from there:\n  {}",
             continue_command()
         ),
         _ => {
@@ -128,6 +150,10 @@ mod tests {
         assert_eq!(exit_code(&usage), 2);
         let stopped: Report = LaunchError::Interrupted(Signal::SIGINT).into();
         assert_eq!(exit_code(&stopped), 130);
+        let paused: Report = LaunchError::Paused(Signal::SIGUSR1).into();
+        assert_eq!(exit_code(&paused), 75);
+        let elsewhere: Report = LaunchError::LeaderEnded("x".into(), 3).into();
+        assert_eq!(exit_code(&elsewhere), 3);
         assert_eq!(exit_code(&color_eyre::eyre::eyre!("x")), 1);
     }
 }

@@ -29,6 +29,8 @@ pub struct Failure {
     pub others: Vec<RankReport>,
     /// Where the ranks were, by their last collectives.
     pub collectives: Option<String>,
+    /// Whether the same would come again.
+    pub hopeless: bool,
     /// What to try.
     pub advice: Vec<String>,
     /// The command that continues.
@@ -59,8 +61,14 @@ pub struct RankReport {
 }
 
 impl Failure {
-    /// From what was found; `gave_up` says why there is no restart.
-    pub fn new(stage: &str, attempt: usize, autopsy: &Autopsy, gave_up: &str) -> Self {
+    /// From what was found; `gave_up` says why there is no restart, `hopeless` whether one would help.
+    pub fn new(
+        stage: &str,
+        attempt: usize,
+        autopsy: &Autopsy,
+        gave_up: &str,
+        hopeless: bool,
+    ) -> Self {
         let mut reports: Vec<RankReport> =
             autopsy.ranks.iter().enumerate().map(|(rank, end)| report(rank, end)).collect();
         let records: Vec<Vec<Record>> =
@@ -77,6 +85,7 @@ impl Failure {
             first_cause,
             others: reports,
             collectives: compare(&records),
+            hopeless,
             advice,
             command: continue_command(),
         }
@@ -105,6 +114,17 @@ fn report(rank: usize, end: &RankEnd) -> RankReport {
         Outcome::NodeLost => {
             ("is lost: the launcher of its node ended or did not answer".into(), None, None)
         }
+        Outcome::Unresponsive => (
+            "gave no sign of life for runtime.heartbeat_timeout seconds and was killed".into(),
+            None,
+            None,
+        ),
+        Outcome::Stalled => (
+            "made no progress for runtime.progress_timeout seconds and was killed".into(),
+            None,
+            None,
+        ),
+        Outcome::Paused => ("had saved what it had".into(), None, None),
         Outcome::Ended => ("was ended by the launcher".into(), None, None),
     };
     RankReport {
@@ -149,6 +169,14 @@ fn advice(outcome: Outcome, explained: bool) -> Vec<String> {
         Outcome::NodeLost => Some(
             "see what became of the node and its launcher; with --max-restarts the others wait for it \
              to be started again",
+        ),
+        Outcome::Unresponsive => Some(
+            "the process was stopped (SIGSTOP, a debugger), or its machine is overloaded or swaps: \
+             then raise runtime.heartbeat_timeout",
+        ),
+        Outcome::Stalled => Some(
+            "its log may say what it was at; if one piece of work takes so long here, raise \
+             runtime.progress_timeout",
         ),
         Outcome::Exit(_) if !explained => Some("the log says more"),
         _ => None,
@@ -218,7 +246,7 @@ mod tests {
     }
 
     fn failure(ranks: Vec<RankEnd>, cause: usize) -> Failure {
-        Failure::new("tune", 2, &Autopsy { ranks, cause, reached: Default::default() }, "")
+        Failure::new("tune", 2, &Autopsy { ranks, cause, reached: Default::default() }, "", false)
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod rendezvous;
 mod report;
 mod run;
 mod signals;
+mod slurm;
 mod verify;
 
 use std::panic::PanicHookInfo;
@@ -57,8 +58,13 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Report(args) => commands::rebuild_report(&args.run),
         Command::Verify(args) => verify::verify(args),
         Command::Config(command) => commands::config(command),
+        Command::Submit(args) => slurm::submit(args),
+        Command::Status(args) => slurm::status(&args.run, args.json),
+        Command::Logs(args) => slurm::logs(args),
+        Command::Cancel(args) => slurm::cancel(&args.run),
         Command::Synth(args) => commands::synth(args),
         Command::Completions { shell } => commands::completions(*shell),
+        Command::Man { out_dir } => commands::man(out_dir.as_deref()),
         Command::Rank => std::process::exit(rank::main()),
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use color_eyre::eyre::{WrapErr, eyre};
 use reclora_comm::Secret;
@@ -13,10 +13,12 @@ use crate::error::{LaunchError, Result};
 use crate::failure::Failure;
 use crate::gang::cause::{History, Outcome, Restart};
 use crate::gang::env::{GangEnv, threads_per_rank};
+use crate::gang::supervision::Limits;
 use crate::gang::{self, Autopsy, Events, GangEnd, GangSpec};
 use crate::progress::display::{Display, say};
 use crate::rendezvous;
 use crate::signals::{self, Polled};
+use reclora_trainer::config::Config;
 use reclora_trainer::stages::{RunContext, Stage, stage_dir};
 
 /// Which stages the user asked for.
@@ -130,6 +132,7 @@ impl Pipeline {
             let mut display = Display::new(stage.name());
             match self.run_gang(stage, logs, &mut display)? {
                 GangEnd::Finished => return Ok(()),
+                GangEnd::Paused(signal) => return Err(LaunchError::Paused(signal).into()),
                 GangEnd::Interrupted(signal) => {
                     return Err(LaunchError::Interrupted(signal).into());
                 }
@@ -158,8 +161,8 @@ impl Pipeline {
                 ));
                 Ok(())
             }
-            Restart::GiveUp(why) => {
-                let failure = Failure::new(stage.name(), attempt, autopsy, &why);
+            Restart::GiveUp { why, hopeless } => {
+                let failure = Failure::new(stage.name(), attempt, autopsy, &why, hopeless);
                 if let Err(error) = failure.write(&self.context.run_dir) {
                     display.line(&format!("error.json could not be written: {error}"));
                 }
@@ -212,12 +215,25 @@ impl Pipeline {
             _ => Ok(Vec::new()),
         };
         let polled = Polled::begin();
-        let end = gang::run(&spec, &others, display, &signals::pending)?;
+        let pending = || signals::pending().or_else(|| leader?.borrow().asked());
+        let asked = || Some(signals::meaning(pending()?, !stage.single_process()));
+        let end = gang::run(&spec, limits(&self.context.config), &others, display, &asked)?;
         drop(polled);
-        match signals::pending() {
-            Some(signal) => Ok(GangEnd::Interrupted(signal)),
-            None => Ok(end),
+        match (end, pending()) {
+            (GangEnd::Paused(signal), _) => Ok(GangEnd::Paused(signal)),
+            (_, Some(signal)) => Ok(GangEnd::Interrupted(signal)),
+            (end, None) => Ok(end),
         }
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    let runtime = &config.runtime;
+    let progress = Duration::from_secs(runtime.progress_timeout);
+    Limits {
+        heartbeat: Duration::from_secs(runtime.heartbeat_timeout),
+        progress: (!progress.is_zero()).then_some(progress),
+        pause: Duration::from_secs(runtime.pause_timeout),
     }
 }
 
@@ -242,13 +258,14 @@ fn remove(dir: &Path) -> std::io::Result<()> {
     }
 }
 
-/// One more than the highest attempt there is a directory of.
-fn next_attempt(logs: &Path) -> usize {
+/// The attempts at a stage of which there are logs.
+pub fn attempts(logs: &Path) -> impl Iterator<Item = usize> {
     let entries = std::fs::read_dir(logs).into_iter().flatten().flatten();
-    let numbers = entries.filter_map(|entry| {
-        entry.file_name().to_str()?.strip_prefix("attempt_")?.parse::<usize>().ok()
-    });
-    numbers.max().unwrap_or(0).saturating_add(1)
+    entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("attempt_")?.parse().ok())
+}
+
+fn next_attempt(logs: &Path) -> usize {
+    attempts(logs).max().unwrap_or(0).saturating_add(1)
 }
 
 #[cfg(test)]

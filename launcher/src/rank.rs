@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use color_eyre::eyre::{WrapErr, eyre};
@@ -14,15 +15,21 @@ use reclora_storage::mmap::set_access;
 use reclora_trainer::progress::{Event, Progress};
 
 use crate::config;
-use crate::error::{EXIT_FAILURE, EXIT_OK, EXIT_PEER_LOST, EXIT_USAGE, Result};
+use crate::error::{EXIT_FAILURE, EXIT_OK, EXIT_PEER_LOST, EXIT_REQUEUE, EXIT_USAGE, Result};
 use crate::gang::env;
 use crate::rendezvous::{connect, is_peer_lost};
+use reclora_trainer::error::TrainerError;
 use reclora_trainer::stages::{self, RunContext, Stage};
 
 /// Directory of the ranks' locks in the run directory.
 pub const RANKS_DIR: &str = ".ranks";
 /// How long a rank of an earlier gang may take to be gone.
 pub const RANK_WAIT: Duration = Duration::from_secs(10);
+
+/// Between two signs of life.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Whether the launcher asked for a pause.
+static PAUSE: AtomicBool = AtomicBool::new(false);
 
 /// Runs as a rank; returns the exit code.
 pub fn main() -> i32 {
@@ -34,10 +41,14 @@ pub fn main() -> i32 {
         eprintln!("error: {error}");
         return EXIT_FAILURE;
     }
-    crate::signals::unblock_inherited();
+    if let Err(error) = listen_and_beat() {
+        eprintln!("error: can't start a thread: {error}");
+        return EXIT_FAILURE;
+    }
     install_panic_hook(role.rank);
     match work(&role) {
         Ok(()) => EXIT_OK,
+        Err(error) if matches!(error.downcast_ref(), Some(TrainerError::Paused)) => EXIT_REQUEUE,
         Err(error) => {
             let text = crate::error::block(&error);
             let message = text.strip_prefix("error: ").unwrap_or(&text).to_owned();
@@ -46,6 +57,20 @@ pub fn main() -> i32 {
             if is_peer_lost(&error) { EXIT_PEER_LOST } else { EXIT_FAILURE }
         }
     }
+}
+
+/// Takes requests to pause, and shows that this process lives.
+fn listen_and_beat() -> std::io::Result<()> {
+    // Before the others are taken as they come.
+    crate::signals::on_pause(|| PAUSE.store(true, Ordering::Relaxed))?;
+    crate::signals::unblock_inherited();
+    std::thread::Builder::new().name("heartbeat".into()).spawn(|| {
+        loop {
+            std::thread::sleep(HEARTBEAT);
+            emit(&Event::Beat);
+        }
+    })?;
+    Ok(())
 }
 
 /// What the environment says this process is.
@@ -90,7 +115,7 @@ fn work(role: &Role) -> Result<()> {
     let mut comm = connect(&config, &role.run_dir, role.rank, role.world_size)?;
     let context = RunContext { run_dir: role.run_dir.clone(), config };
     let result = stages::run(role.stage, &context, comm.as_mut(), &mut Stdout);
-    if result.is_err() {
+    if result.as_ref().is_err_and(|error| !matches!(error, TrainerError::Paused)) {
         emit(&Event::Collectives { records: comm.records() });
     }
     Ok(result.map(drop)?)
@@ -115,6 +140,10 @@ struct Stdout;
 impl Progress for Stdout {
     fn emit(&mut self, event: Event) {
         emit(&event);
+    }
+
+    fn pause_asked(&self) -> bool {
+        PAUSE.load(Ordering::Relaxed)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::cli::RunArgs;
 use crate::cluster::{self, Job, Leader};
 use crate::commands::{print, write_report};
 use crate::config;
-use crate::error::{LaunchError, Result};
+use crate::error::{LaunchError, Result, exit_code};
 use crate::failure::ERROR_FILE;
 use crate::pipeline::{Pipeline, Selection};
 use crate::progress::display::say;
@@ -26,11 +26,16 @@ const LOCK_WAIT: Duration = Duration::from_secs(1);
 /// Runs an experiment.
 pub fn run(args: &RunArgs) -> Result<()> {
     crate::signals::install()?;
-    let config = resolve(args)?;
+    let overrides = Overrides {
+        set: &args.set,
+        run_dir: args.run_dir.as_deref(),
+        ranks: args.nproc_per_node,
+    };
+    let config = resolve(&args.config, overrides, nodes(args).into())?;
     let job = job(args, &config)?;
     let run_dir = config.run_dir.clone();
     if let Some(job) = job.as_ref().filter(|job| job.node > 0) {
-        return cluster::run_agent(job, &run_dir, config.runtime.threads_per_rank);
+        return cluster::run_agent(job, &run_dir, &config.runtime);
     }
     // Of no other node, whatever the environment says.
     let endpoint = args.rdzv_endpoint.as_deref().filter(|_| !args.standalone);
@@ -38,17 +43,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if let Some(address) = endpoint {
         probe(address)?;
     }
-    let world_size = world_size(args, &config);
-    create_dir_all(&run_dir).wrap_err_with(|| {
-        format!(
-            "the run directory {} can't be made; choose another with --run-dir",
-            run_dir.display()
-        )
-    })?;
-    let _lock = RunLock::acquire(&run_dir, LOCK_WAIT)
-        .wrap_err_with(|| format!("the run directory {} can't be used", run_dir.display()))?;
-    wait_for_ranks(&run_dir)?;
-    save(&config, &run_dir)?;
+    let world_size = usize::from(nodes(args)) * config.runtime.nproc_per_node;
+    let _lock = take(&config)?;
     say(&format!("{} in {}, ranks: {world_size}", config.name, run_dir.display()));
     let (leader, endpoint) = match (job, endpoint) {
         (Some(job), Some(address)) => {
@@ -68,8 +64,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     };
     let result = pipeline.run();
     if let Some(leader) = pipeline.leader {
-        let error = result.as_ref().err().map(ToString::to_string);
-        leader.into_inner().finish(error.as_deref());
+        let error = result.as_ref().err();
+        leader.into_inner().finish(error.map(|error| (error.to_string(), exit_code(error))));
     }
     result?;
     // `--only` leaves a run whose other stages may be missing or out of date.
@@ -79,26 +75,48 @@ pub fn run(args: &RunArgs) -> Result<()> {
     Ok(())
 }
 
-/// The config with every flag applied, checked.
-fn resolve(args: &RunArgs) -> Result<Config> {
-    let mut config = config::load(&args.config, &args.set)?;
-    if let Some(ranks) = args.nproc_per_node {
+/// Takes the run directory for this process, and leaves the config there.
+pub fn take(config: &Config) -> Result<RunLock> {
+    let run_dir = &config.run_dir;
+    create_dir_all(run_dir).wrap_err_with(|| {
+        format!(
+            "the run directory {} can't be made; choose another with --run-dir",
+            run_dir.display()
+        )
+    })?;
+    let lock = RunLock::acquire(run_dir, LOCK_WAIT)
+        .wrap_err_with(|| format!("the run directory {} can't be used", run_dir.display()))?;
+    wait_for_ranks(run_dir)?;
+    save(config, run_dir)?;
+    Ok(lock)
+}
+
+/// Flags that change a config.
+#[derive(Clone, Copy, Debug)]
+pub struct Overrides<'a> {
+    /// Settings.
+    pub set: &'a [String],
+    /// The run directory.
+    pub run_dir: Option<&'a Path>,
+    /// Ranks on each node.
+    pub ranks: Option<u16>,
+}
+
+/// The config with every flag applied, checked for so many nodes.
+pub fn resolve(path: &Path, overrides: Overrides<'_>, nodes: usize) -> Result<Config> {
+    let mut config = config::load(path, overrides.set)?;
+    if let Some(ranks) = overrides.ranks {
         config.runtime.nproc_per_node = ranks.into();
     }
-    if let Some(dir) = &args.run_dir {
-        config.run_dir.clone_from(dir);
+    if let Some(dir) = overrides.run_dir {
+        config.run_dir = dir.to_owned();
     }
     config.run_dir = std::path::absolute(&config.run_dir)
         .map_err(|error| LaunchError::Usage(format!("run directory: {error}")))?;
-    config.validate(world_size(args, &config))?;
+    config.validate(nodes * config.runtime.nproc_per_node)?;
     config::check_inputs(&config)?;
     check_scale_of(&RunContext { run_dir: config.run_dir.clone(), config: config.clone() })?;
     Ok(config)
-}
-
-/// Ranks of all nodes.
-fn world_size(args: &RunArgs, config: &Config) -> usize {
-    usize::from(nodes(args)) * config.runtime.nproc_per_node
 }
 
 fn nodes(args: &RunArgs) -> u16 {
@@ -131,6 +149,9 @@ fn job(args: &RunArgs, config: &Config) -> Result<Option<Job>> {
         endpoint: endpoint.clone(),
         id: args.rdzv_id.clone(),
         deadline: Duration::from_secs(config.runtime.rendezvous_timeout),
+        rejoin: Duration::from_secs(
+            args.rejoin_timeout.unwrap_or(config.runtime.rendezvous_timeout),
+        ),
     }))
 }
 

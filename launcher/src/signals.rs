@@ -1,53 +1,98 @@
-//! Ctrl-C, SIGTERM and SIGHUP as values instead of sudden death.
+//! Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 as values instead of sudden death.
 //!
 //! The signals are blocked in every thread and taken by one thread with `sigwait`, which needs no
 //! handler (and so no unsafe code). The mask is inherited by children: a rank unblocks first.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::error::{LaunchError, block};
+use crate::error::{LaunchError, block, exit_code};
+use crate::gang::supervision::Ask;
 
-/// The first signal that arrived while a gang was running; 0 for none.
+/// The signal that was asked with while a gang was running; 0 for none.
 static PENDING: AtomicI32 = AtomicI32::new(0);
 /// Whether somebody polls [`pending`]; if not, a signal ends the process at once.
 static POLLED: AtomicBool = AtomicBool::new(false);
 
+/// What asks for an end.
 const TAKEN: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+/// What asks for a pause: schedulers send it some time before they end a job.
+pub const PAUSE: Signal = Signal::SIGUSR1;
+/// Signals that come together are one request: schedulers send one to several processes, which pass it on.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// Starts taking signals. Must be called before any other thread is started.
 pub fn install() -> std::io::Result<()> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = ignored_mask(&status);
     // A signal that the parent had ignored (nohup, background jobs) stays ignored.
-    let set: SigSet = TAKEN.into_iter().filter(|s| ignored & (1 << (*s as i32 - 1)) == 0).collect();
+    let taken = TAKEN.into_iter().filter(|s| ignored & (1 << (*s as i32 - 1)) == 0);
+    let set: SigSet = taken.chain([PAUSE]).collect();
     set.thread_block()?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut first = None;
         while let Ok(signal) = set.wait() {
-            let first = PENDING.swap(signal as i32, Ordering::SeqCst) == 0;
+            if signal == PAUSE {
+                // An end that was asked for before is not taken back.
+                let none =
+                    PENDING.compare_exchange(0, PAUSE as i32, Ordering::SeqCst, Ordering::SeqCst);
+                if none.is_ok() && !POLLED.load(Ordering::SeqCst) {
+                    end_by(signal);
+                }
+                continue;
+            }
+            PENDING.store(signal as i32, Ordering::SeqCst);
             // A second Ctrl-C does not wait for the orderly end: the kernel ends the ranks when
             // this process is gone.
-            if !first || !POLLED.load(Ordering::SeqCst) {
-                let report = LaunchError::Interrupted(signal).into();
-                eprintln!("{}", block(&report));
-                std::process::exit(128 + signal as i32);
+            let again = first.get_or_insert_with(Instant::now).elapsed() > TOGETHER;
+            if again || !POLLED.load(Ordering::SeqCst) {
+                end_by(signal);
             }
         }
     })?;
     Ok(())
 }
 
-/// Restores what [`install`] in the parent blocked.
+fn end_by(signal: Signal) -> ! {
+    let report = LaunchError::Interrupted(signal).into();
+    eprintln!("{}", block(&report));
+    std::process::exit(exit_code(&report));
+}
+
+/// In a rank: calls `then` when a pause is asked for.
+pub fn on_pause(then: impl Fn() + Send + 'static) -> std::io::Result<()> {
+    let set = SigSet::from_iter([PAUSE]);
+    set.thread_block()?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        while set.wait().is_ok() {
+            then();
+        }
+    })?;
+    Ok(())
+}
+
+/// In a rank: restores what [`install`] in the parent blocked.
 pub fn unblock_inherited() {
     let set: SigSet = TAKEN.into_iter().collect();
     // Fails only for an invalid `how`, which is a constant here.
     let _ = set.thread_unblock();
 }
 
-/// The signal that asks for an end, if one came.
+/// The signal that asks for an end or a pause, if one came.
 pub fn pending() -> Option<Signal> {
     Signal::try_from(PENDING.load(Ordering::SeqCst)).ok()
+}
+
+/// What a signal asks of a gang, of a stage that can be paused or not. SIGTERM comes from schedulers, which
+/// give some time before they kill; Ctrl-C and a hangup from people, who would not wait.
+pub fn meaning(signal: Signal, can_pause: bool) -> Ask {
+    match signal {
+        PAUSE => Ask::Pause(signal),
+        Signal::SIGTERM if can_pause => Ask::Pause(signal),
+        _ => Ask::End(signal),
+    }
 }
 
 /// While this lives, signals are reported by [`pending`] instead of ending the process.
@@ -86,5 +131,13 @@ mod tests {
         // 0x1001: SIGHUP (1) and SIGPIPE (13).
         assert_eq!(ignored_mask("Name:\tx\nSigIgn:\t0000000000001001\nSigCgt:\t0\n"), 0x1001);
         assert_eq!(ignored_mask("Name:\tx\n"), 0);
+    }
+
+    #[test]
+    fn what_signals_ask_for() {
+        assert_eq!(meaning(Signal::SIGUSR1, false), Ask::Pause(Signal::SIGUSR1));
+        assert_eq!(meaning(Signal::SIGTERM, true), Ask::Pause(Signal::SIGTERM));
+        assert_eq!(meaning(Signal::SIGTERM, false), Ask::End(Signal::SIGTERM));
+        assert_eq!(meaning(Signal::SIGINT, true), Ask::End(Signal::SIGINT));
     }
 }

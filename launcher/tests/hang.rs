@@ -7,21 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::small;
+use common::{small, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-/// Waits until something is there.
-fn wait<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some(value) = there() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "{what}: not within a minute");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 fn is_not_empty(dir: &Path) -> Option<()> {
     std::fs::read_dir(dir).ok()?.next().map(drop)

@@ -48,6 +48,9 @@ pub enum TrainerError {
         /// The ranks that do not have what most have.
         odd: Vec<usize>,
     },
+    /// Not a failure: the work was interrupted as asked, and what is done is saved.
+    #[error("paused: what is done is saved, and the same command continues")]
+    Paused,
     /// Something asked for by the user does not exist (a user, an item).
     #[error("{0}")]
     NotFound(String),

@@ -35,6 +35,8 @@ pub enum Event {
         /// The text, one line.
         text: String,
     },
+    /// Nothing new, but the process lives.
+    Beat,
     /// The last collectives of a rank that fails.
     Collectives {
         /// Oldest first.
@@ -51,6 +53,12 @@ pub enum Event {
 pub trait Progress: Send {
     /// Takes one event.
     fn emit(&mut self, event: Event);
+
+    /// Whether the work is to be interrupted, at the next point from which it can go on later. Once true, it
+    /// stays so; ranks need not see it at the same time.
+    fn pause_asked(&self) -> bool {
+        false
+    }
 }
 
 /// Discards everything (tests, library use).

@@ -8,6 +8,7 @@ use color_eyre::eyre::{WrapErr, eyre};
 use nix::sys::signal::Signal;
 use reclora_comm::control::{Control, Incoming, Introduction, connect};
 use reclora_comm::{CommError, Secret};
+use reclora_trainer::config::RuntimeConfig;
 use reclora_trainer::progress::Event;
 
 use super::job::{Job, POLL, secret_of_agent};
@@ -16,15 +17,18 @@ use super::{End, StartGang, ToAgent, ToLeader, encode};
 use crate::error::{LaunchError, Result};
 use crate::gang::env::{GangEnv, Meeting, threads_per_rank};
 use crate::gang::process::RankProcess;
+use crate::gang::supervision::{Ask, GRACE};
 use crate::gang::{CHANNEL, DRAIN, GangSpec, Worker};
 use crate::progress::display::say;
 use crate::signals::{self, Polled};
 
 /// How often ranks and the leader are looked at.
 const TICK: Duration = Duration::from_millis(20);
+/// How long the leader may take to end what it could not pause.
+const LEADER_GRACE: Duration = GRACE.saturating_mul(3);
 
 /// Works for the leader until that is done.
-pub fn run(job: &Job, run_dir: &Path, threads: usize) -> Result<()> {
+pub fn run(job: &Job, run_dir: &Path, runtime: &RuntimeConfig) -> Result<()> {
     let until = Instant::now() + job.deadline;
     let (arrived, incoming) = channel();
     let introduction = Introduction {
@@ -44,21 +48,23 @@ pub fn run(job: &Job, run_dir: &Path, threads: usize) -> Result<()> {
                 std::thread::sleep(POLL);
             }
             Err(error) => return Err(error).wrap_err("this node can't take part"),
-            Ok(control) => break Agent { control, secret, threads, gang: None },
+            Ok(control) => break Agent { control, secret, runtime, gang: None, asked: None },
         }
     };
     say(&format!("node {} of {}: led by {}", job.node, job.nodes, agent.control.peer()));
     agent.serve(&incoming)
 }
 
-struct Agent {
+struct Agent<'a> {
     control: Control,
     secret: Secret,
-    threads: usize,
+    runtime: &'a RuntimeConfig,
     gang: Option<Ranks>,
+    /// When the leader was told that this node is to end.
+    asked: Option<Instant>,
 }
 
-impl Agent {
+impl Agent<'_> {
     fn serve(mut self, incoming: &Receiver<Incoming>) -> Result<()> {
         let _polled = Polled::begin();
         loop {
@@ -69,8 +75,8 @@ impl Agent {
                         ToAgent::Start(start) => self.start(&start)?,
                         ToAgent::Signal { gang, rank, signal } => self.signal(gang, rank, signal),
                         ToAgent::Finish { error: None } => return Ok(()),
-                        ToAgent::Finish { error: Some(error) } => {
-                            return Err(eyre!("node 0 has ended: {error}"));
+                        ToAgent::Finish { error: Some((error, code)) } => {
+                            return Err(LaunchError::LeaderEnded(error, code).into());
                         }
                     }
                 }
@@ -80,9 +86,7 @@ impl Agent {
                 }
                 Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => {}
             }
-            if let Some(signal) = signals::pending() {
-                return Err(LaunchError::Interrupted(signal).into());
-            }
+            self.heed(signals::pending())?;
             if let Some(gang) = &mut self.gang
                 && gang.report(&self.control)?
             {
@@ -91,8 +95,26 @@ impl Agent {
         }
     }
 
+    /// Asked to end, this node asks the leader, who decides for all; but it does not wait for ever.
+    fn heed(&mut self, signal: Option<Signal>) -> Result<()> {
+        let Some(signal) = signal else { return Ok(()) };
+        if matches!(signals::meaning(signal, true), Ask::End(_)) {
+            return Err(LaunchError::Interrupted(signal).into());
+        }
+        if self.asked.is_none() {
+            self.control.send(encode(&ToLeader::Asked { signal: signal as i32 }))?;
+        }
+        let since = *self.asked.get_or_insert_with(Instant::now);
+        // The leader's own limit, and some time for it to tell.
+        if since.elapsed() > Duration::from_secs(self.runtime.pause_timeout) + LEADER_GRACE {
+            return Err(LaunchError::Interrupted(signal).into());
+        }
+        Ok(())
+    }
+
     fn start(&mut self, start: &StartGang) -> Result<()> {
-        match Ranks::start(start, &self.secret, self.threads, &self.control) {
+        let threads = self.runtime.threads_per_rank;
+        match Ranks::start(start, &self.secret, threads, &self.control) {
             Ok(gang) => self.gang = Some(gang),
             Err(error) => {
                 let error = crate::error::block(&error);

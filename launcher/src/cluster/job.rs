@@ -33,6 +33,8 @@ pub struct Job {
     pub id: String,
     /// How long all nodes have to come.
     pub deadline: Duration,
+    /// How long a node that went away has to come back.
+    pub rejoin: Duration,
 }
 
 impl Job {

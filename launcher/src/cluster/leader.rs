@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use color_eyre::eyre::{WrapErr, eyre};
+use color_eyre::eyre::WrapErr;
 use nix::sys::signal::Signal;
 use reclora_comm::Secret;
 use reclora_comm::control::{Arrival, Control, ControlListener, Incoming};
@@ -14,7 +14,7 @@ use reclora_trainer::progress::Event;
 
 use super::job::{Job, secret_of_leader};
 use super::{StartGang, ToAgent, ToLeader, encode};
-use crate::error::Result;
+use crate::error::{LaunchError, Result};
 use crate::gang::cause::Outcome;
 use crate::gang::env::Meeting;
 use crate::gang::{Events, GangSpec, Worker};
@@ -49,6 +49,8 @@ struct Node {
 struct NodeState {
     /// Why it is gone.
     lost: Option<String>,
+    /// The signal that asks it to end soon.
+    asked: Option<Signal>,
     /// The gang of which it runs ranks.
     gang: Option<Following>,
 }
@@ -79,7 +81,9 @@ impl Leader {
 
     /// Returns when all nodes are there; those that went away may come back.
     pub fn gather(&mut self) -> Result<()> {
-        let until = Instant::now() + self.job.deadline;
+        // Only who was there can be lost.
+        let limit = if self.gangs == 0 { self.job.deadline } else { self.job.rejoin };
+        let until = Instant::now() + limit;
         let mut said = false;
         loop {
             self.nodes.retain(|_, node| lock(&node.state).lost.is_none());
@@ -97,14 +101,19 @@ impl Leader {
                 said = true;
             }
             if Instant::now() >= until {
-                return Err(eyre!(
+                return Err(LaunchError::NodeMissing(format!(
                     "node {missing} did not come within {} s\n  help: run the same command there with \
-                     its --node-rank, or give it more time with --set runtime.rendezvous_timeout=N",
-                    self.job.deadline.as_secs()
-                ));
+                     its --node-rank, or give it more time with {}",
+                    limit.as_secs(),
+                    match self.gangs {
+                        0 => "--set runtime.rendezvous_timeout=N",
+                        _ => "--rejoin-timeout N",
+                    }
+                ))
+                .into());
             }
-            if let Some(signal) = signals::pending() {
-                return Err(crate::error::LaunchError::Interrupted(signal).into());
+            if let Some(signal) = signals::pending().or_else(|| self.asked()) {
+                return Err(LaunchError::Interrupted(signal).into());
             }
             if let Some(arrival) = self.listener.next(POLL) {
                 self.arrive(arrival);
@@ -210,9 +219,14 @@ impl Leader {
         Ok(workers)
     }
 
-    /// Tells the agents that there is nothing more to do.
-    pub fn finish(self, error: Option<&str>) {
-        let message = encode(&ToAgent::Finish { error: error.map(str::to_owned) });
+    /// The signal that asks a node to end soon.
+    pub fn asked(&self) -> Option<Signal> {
+        self.nodes.values().find_map(|node| lock(&node.state).asked)
+    }
+
+    /// Tells the agents that there is nothing more to do, with this end's error and exit code.
+    pub fn finish(self, error: Option<(String, i32)>) {
+        let message = encode(&ToAgent::Finish { error });
         for node in self.nodes.values() {
             let _ = node.control.send(message.clone());
         }
@@ -237,6 +251,7 @@ fn take(state: &Mutex<NodeState>, node: usize, incoming: Incoming) {
     };
     let mut state = lock(state);
     match message {
+        Ok(ToLeader::Asked { signal }) => state.asked = Signal::try_from(signal).ok(),
         Ok(message) => {
             let over = state.gang.as_ref().is_some_and(|gang| gang.take(message));
             if over {

@@ -32,8 +32,8 @@ enum ToAgent {
     Start(StartGang),
     /// Send this signal to a rank's process group.
     Signal { gang: u64, rank: usize, signal: i32 },
-    /// There is nothing more to do: the leader's error, or none.
-    Finish { error: Option<String> },
+    /// There is nothing more to do: the leader's error and exit code, or none.
+    Finish { error: Option<(String, i32)> },
 }
 
 /// A gang, as one agent sees it.
@@ -61,6 +61,8 @@ enum ToLeader {
     Ended { gang: u64, rank: usize, end: End, tail: Vec<String> },
     /// The ranks could not be started.
     Failed { gang: u64, error: String },
+    /// A signal asks this node to end soon.
+    Asked { signal: i32 },
 }
 
 /// How a process ended, for the wire.
@@ -75,10 +77,13 @@ impl End {
         match outcome {
             Outcome::Finished => Self::Code(0),
             Outcome::PeerLost => Self::Code(crate::error::EXIT_PEER_LOST),
+            Outcome::Paused => Self::Code(crate::error::EXIT_REQUEUE),
             Outcome::Exit(code) => Self::Code(code),
             Outcome::Killed(signal) => Self::Signal(signal as i32),
-            // The leader decides what it has ended itself; an agent's own end is the loss of a node.
-            Outcome::Ended | Outcome::NodeLost => Self::Signal(Signal::SIGKILL as i32),
+            // What the leader says of ranks; an agent only sees how they ended.
+            Outcome::Ended | Outcome::NodeLost | Outcome::Unresponsive | Outcome::Stalled => {
+                Self::Signal(Signal::SIGKILL as i32)
+            }
         }
     }
 
@@ -106,6 +111,7 @@ mod tests {
         for outcome in [
             Outcome::Finished,
             Outcome::PeerLost,
+            Outcome::Paused,
             Outcome::Exit(1),
             Outcome::Exit(101),
             Outcome::Killed(Signal::SIGKILL),

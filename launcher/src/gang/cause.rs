@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::error::EXIT_PEER_LOST;
+use crate::error::{EXIT_PEER_LOST, EXIT_REQUEUE};
 
 /// How long the gang's other ranks get to show the real cause, when the first one to end says that
 /// it only lost a peer.
@@ -21,12 +21,18 @@ pub enum Outcome {
     Finished,
     /// It said that another rank went away.
     PeerLost,
+    /// It saved what it had and ended, as it was asked to.
+    Paused,
     /// Any other exit code.
     Exit(i32),
     /// A signal, not ours.
     Killed(Signal),
     /// Nothing is known but that its node went away.
     NodeLost,
+    /// No sign of life, so the launcher killed it.
+    Unresponsive,
+    /// No progress, so the launcher killed it.
+    Stalled,
     /// The launcher ended it, after the gang had failed.
     Ended,
 }
@@ -37,18 +43,23 @@ impl Outcome {
         match code {
             0 => Self::Finished,
             EXIT_PEER_LOST => Self::PeerLost,
+            EXIT_REQUEUE => Self::Paused,
             code => Self::Exit(code),
         }
     }
 
     /// Whether this end is a failure in itself.
     pub fn is_failure(self) -> bool {
-        matches!(self, Self::PeerLost | Self::Exit(_) | Self::Killed(_) | Self::NodeLost)
+        self == Self::PeerLost || self.is_primary()
     }
 
     /// Whether it needs no other rank's failure to be explained.
     pub fn is_primary(self) -> bool {
-        matches!(self, Self::Exit(_) | Self::Killed(_) | Self::NodeLost)
+        match self {
+            Self::Exit(_) | Self::Killed(_) => true,
+            Self::NodeLost | Self::Unresponsive | Self::Stalled => true,
+            Self::Finished | Self::PeerLost | Self::Paused | Self::Ended => false,
+        }
     }
 }
 
@@ -100,8 +111,13 @@ pub fn first_cause(ended: &[Ended]) -> Option<Ended> {
 pub enum Restart {
     /// Yes.
     Again,
-    /// No, and why.
-    GiveUp(String),
+    /// No.
+    GiveUp {
+        /// Why, unless nobody wanted restarts.
+        why: String,
+        /// Whether the same would come again.
+        hopeless: bool,
+    },
 }
 
 /// What restarts have achieved so far.
@@ -127,18 +143,20 @@ impl History {
             *best = (*best).max(*done);
         }
         self.fruitless = if progress { 0 } else { self.fruitless + 1 };
+        let reported = cause == Outcome::Exit(1);
+        let give_up = |why: String, hopeless| Restart::GiveUp { why, hopeless };
         if limit == 0 {
-            return Restart::GiveUp(String::new());
+            return give_up(String::new(), reported);
         }
-        if let Outcome::Exit(1) = cause {
-            return Restart::GiveUp("the rank reported an error that would come again".into());
-        }
-        if self.restarts >= limit {
-            return Restart::GiveUp(format!("--max-restarts {limit} is used up"));
+        if reported {
+            return give_up("the rank reported an error that would come again".into(), true);
         }
         if self.fruitless >= MAX_FRUITLESS {
             let n = self.fruitless;
-            return Restart::GiveUp(format!("{n} attempts one after another made no progress"));
+            return give_up(format!("{n} attempts one after another made no progress"), true);
+        }
+        if self.restarts >= limit {
+            return give_up(format!("--max-restarts {limit} is used up"), false);
         }
         self.restarts += 1;
         Restart::Again
@@ -185,7 +203,8 @@ mod tests {
     #[test]
     fn exit_codes_have_meanings() {
         assert_eq!(Outcome::from_code(0), Outcome::Finished);
-        assert_eq!(Outcome::from_code(75), Outcome::PeerLost);
+        assert_eq!(Outcome::from_code(75), Outcome::Paused);
+        assert_eq!(Outcome::from_code(76), Outcome::PeerLost);
         assert_eq!(Outcome::from_code(101), Outcome::Exit(101));
     }
 
@@ -193,21 +212,25 @@ mod tests {
     fn restarts_stop_at_the_limit_and_without_progress() {
         let killed = Outcome::Killed(Signal::SIGKILL);
         let at = |n| BTreeMap::from([("tune".to_owned(), n)]);
-        assert!(matches!(History::default().decide(0, killed, &at(5)), Restart::GiveUp(_)));
+        let gives_up = |restart| matches!(restart, Restart::GiveUp { hopeless: false, .. });
+        assert!(gives_up(History::default().decide(0, killed, &at(5))));
 
         let mut history = History::default();
         assert_eq!(history.decide(2, killed, &at(5)), Restart::Again);
         assert_eq!(history.decide(2, killed, &at(9)), Restart::Again);
-        assert!(matches!(history.decide(2, killed, &at(12)), Restart::GiveUp(_)));
+        assert!(gives_up(history.decide(2, killed, &at(12))));
 
         let mut history = History::default();
         assert_eq!(history.decide(100, killed, &at(5)), Restart::Again);
         assert_eq!(history.decide(100, killed, &at(5)), Restart::Again);
         assert_eq!(history.decide(100, killed, &at(4)), Restart::Again);
-        let Restart::GiveUp(why) = history.decide(100, killed, &at(5)) else { panic!() };
-        assert!(why.contains("no progress"), "{why}");
+        let Restart::GiveUp { why, hopeless } = history.decide(100, killed, &at(5)) else {
+            panic!()
+        };
+        assert!(hopeless && why.contains("no progress"), "{why}");
 
         let mut history = History::default();
-        assert!(matches!(history.decide(9, Outcome::Exit(1), &at(5)), Restart::GiveUp(_)));
+        let again = history.decide(9, Outcome::Exit(1), &at(5));
+        assert!(matches!(again, Restart::GiveUp { hopeless: true, .. }));
     }
 }

@@ -7,6 +7,7 @@
 pub mod cause;
 pub mod env;
 pub mod process;
+pub mod supervision;
 #[cfg(test)]
 mod tests;
 
@@ -17,20 +18,20 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reclora_comm::Record;
+use reclora_trainer::progress::Event;
 
 use crate::error::Result;
 use crate::progress::display::Display;
 use crate::progress::tracker::Tracker;
-use cause::{Ended, Outcome, Verdict, first_cause, verdict};
+use cause::{Outcome, first_cause};
 use env::GangEnv;
 use process::RankProcess;
+use supervision::{Action, Ask, End, Input, Limits, State, step};
 
 pub use process::Events;
 
 /// How often the ranks are looked at.
 const TICK: Duration = Duration::from_millis(50);
-/// Between SIGTERM and SIGKILL.
-const GRACE: Duration = Duration::from_secs(2);
 /// How long output of an ended gang may still arrive.
 pub const DRAIN: Duration = Duration::from_secs(1);
 /// Events on their way from the reader threads.
@@ -87,7 +88,9 @@ pub type StartOthers<'a> = dyn Fn(&Events) -> Result<Vec<Box<dyn Worker>>> + 'a;
 pub enum GangEnd {
     /// Every rank finished.
     Finished,
-    /// A signal to the launcher ended it.
+    /// Every rank saved what it had, because of a signal.
+    Paused(Signal),
+    /// A signal ended it.
     Interrupted(Signal),
     /// A rank failed.
     Failed(Autopsy),
@@ -121,18 +124,21 @@ pub struct RankEnd {
     pub log: PathBuf,
 }
 
-/// Runs a gang to its end, of which this node has the first ranks. `interrupted` is asked at every tick.
+/// Runs a gang to its end, of which this node has the first ranks. `asked` is called at every tick.
 pub fn run(
     spec: &GangSpec,
+    limits: Limits,
     others: &StartOthers<'_>,
     display: &mut Display,
-    interrupted: &dyn Fn() -> Option<Signal>,
+    asked: &dyn Fn() -> Option<Ask>,
 ) -> Result<GangEnd> {
     let (sender, events) = sync_channel(CHANNEL);
+    let world_size = spec.env.world_size;
     let mut gang = Gang {
         ranks: Vec::new(),
-        ended: Vec::new(),
-        tracker: Tracker::new(spec.env.world_size),
+        gone: vec![false; world_size],
+        state: State::new(world_size, limits),
+        tracker: Tracker::new(world_size),
         started: Instant::now(),
         events,
     };
@@ -142,77 +148,69 @@ pub fn run(
     gang.ranks.extend(others(&sender)?);
     // The reader threads hold the other senders: the channel closes with the last pipe.
     drop(sender);
-    let stopped_by = gang.watch(display, interrupted)?;
-    if gang.ended.len() < gang.ranks.len() {
-        gang.stop(display)?;
-    }
+    let end = gang.supervise(display, asked)?;
     gang.drain(display);
     display.clear();
-    match stopped_by {
-        Some(signal) => Ok(GangEnd::Interrupted(signal)),
-        None => Ok(gang.autopsy()),
-    }
+    Ok(match end {
+        End::Finished => GangEnd::Finished,
+        End::Paused(signal) => GangEnd::Paused(signal),
+        End::Interrupted(signal) => GangEnd::Interrupted(signal),
+        End::Failed => gang.autopsy(),
+    })
 }
 
+/// Sees and does what [`supervision`] decides on.
 struct Gang {
     ranks: Vec<Box<dyn Worker>>,
-    ended: Vec<Ended>,
+    /// Whose process is known to be gone.
+    gone: Vec<bool>,
+    state: State,
     tracker: Tracker,
     started: Instant,
-    events: Receiver<(usize, reclora_trainer::progress::Event)>,
+    events: Receiver<(usize, Event)>,
 }
 
 impl Gang {
-    /// Until all have ended, one failed, or a signal came.
-    fn watch(
-        &mut self,
-        display: &mut Display,
-        interrupted: &dyn Fn() -> Option<Signal>,
-    ) -> Result<Option<Signal>> {
+    fn supervise(&mut self, display: &mut Display, asked: &dyn Fn() -> Option<Ask>) -> Result<End> {
         loop {
-            self.take_events(display, TICK);
-            self.poll(false)?;
-            if self.ended.len() == self.ranks.len() {
-                return Ok(None);
+            let wait = if self.state.is_ending() { TICK / 5 } else { TICK };
+            self.take_events(display, wait);
+            self.poll(display)?;
+            if let Some(ask) = asked() {
+                self.feed(display, Input::Asked(ask));
             }
-            if let Some(signal) = interrupted() {
-                return Ok(Some(signal));
-            }
-            if verdict(&self.ended, self.started.elapsed()) == Verdict::Stop {
-                // One more look: the cause is what had ended before we began to end the rest.
-                self.poll(false)?;
-                return Ok(None);
+            self.feed(display, Input::Tick);
+            if let Some(end) = self.state.end() {
+                return Ok(end);
             }
         }
     }
 
-    /// SIGTERM to every group, SIGKILL to those that stay.
-    fn stop(&mut self, display: &mut Display) -> Result<()> {
-        let end = |ranks: &[Box<dyn Worker>], signal| ranks.iter().for_each(|r| r.signal(signal));
-        end(&self.ranks, Signal::SIGTERM);
-        let deadline = Instant::now() + GRACE;
-        while self.ended.len() < self.ranks.len() && Instant::now() < deadline {
-            self.take_events(display, TICK / 5);
-            self.poll(true)?;
+    /// Takes a step, and does what follows from it.
+    fn feed(&mut self, display: &Display, input: Input) {
+        let pausing = matches!(input, Input::Asked(Ask::Pause(_)));
+        let state = std::mem::take(&mut self.state);
+        let (state, decision) = step(state, self.started.elapsed(), input);
+        self.state = state;
+        for Action::Signal(rank, signal) in decision.actions {
+            if let Some(rank) = self.ranks.get(rank) {
+                rank.signal(signal);
+            }
         }
-        end(&self.ranks, Signal::SIGKILL);
-        let deadline = Instant::now() + GRACE;
-        while self.ended.len() < self.ranks.len() && Instant::now() < deadline {
-            self.take_events(display, TICK / 5);
-            self.poll(true)?;
+        // Of a failure the block at the end says more.
+        if let Some(reason) = decision.reason.filter(|_| pausing) {
+            display.line(&reason);
         }
-        Ok(())
     }
 
-    fn poll(&mut self, stopping: bool) -> Result<()> {
-        let at = self.started.elapsed();
-        for (rank, process) in self.ranks.iter_mut().enumerate() {
-            if self.ended.iter().any(|end| end.rank == rank) {
+    fn poll(&mut self, display: &Display) -> Result<()> {
+        for rank in 0..self.ranks.len() {
+            if self.gone[rank] {
                 continue;
             }
-            if let Some(outcome) = process.poll()? {
-                let outcome = if stopping { Outcome::Ended } else { outcome };
-                self.ended.push(Ended { rank, outcome, at });
+            if let Some(outcome) = self.ranks[rank].poll()? {
+                self.gone[rank] = true;
+                self.feed(display, Input::Ended(rank, outcome));
             }
         }
         Ok(())
@@ -227,9 +225,7 @@ impl Gang {
         }
         let mut budget = CHANNEL;
         while let Ok((rank, event)) = next {
-            if let Some(change) = self.tracker.apply(rank, event) {
-                display.show(&change);
-            }
+            self.take(display, rank, event);
             budget -= 1;
             if budget == 0 {
                 break;
@@ -238,26 +234,35 @@ impl Gang {
         }
     }
 
+    fn take(&mut self, display: &mut Display, rank: usize, event: Event) {
+        let input = match event {
+            Event::Start { .. } | Event::Update { .. } | Event::Finish { .. } => {
+                Input::Progress(rank)
+            }
+            _ => Input::Alive(rank),
+        };
+        self.feed(display, input);
+        if let Some(change) = self.tracker.apply(rank, event) {
+            display.show(&change);
+        }
+    }
+
     /// Output that was still in the pipes.
     fn drain(&mut self, display: &mut Display) {
         let deadline = Instant::now() + DRAIN;
         while let Some(left) = deadline.checked_duration_since(Instant::now()) {
             match self.events.recv_timeout(left) {
-                Ok((rank, event)) => {
-                    if let Some(change) = self.tracker.apply(rank, event) {
-                        display.show(&change);
-                    }
-                }
+                Ok((rank, event)) => self.take(display, rank, event),
                 Err(_) => break,
             }
         }
     }
 
     fn autopsy(&self) -> GangEnd {
-        let Some(cause) = first_cause(&self.ended) else { return GangEnd::Finished };
+        let ended = &self.state.ended;
+        let Some(cause) = first_cause(ended) else { return GangEnd::Finished };
         let ranks = self.ranks.iter().enumerate().map(|(rank, process)| RankEnd {
-            outcome: self
-                .ended
+            outcome: ended
                 .iter()
                 .find(|end| end.rank == rank)
                 .map_or(Outcome::Ended, |end| end.outcome),

@@ -80,9 +80,13 @@ impl RankProcess {
             let events = events.clone();
             let see = events.clone();
             process.readers.push(reader(rank, "out", pipe, stdout_log, events, move |line| {
-                if let Ok(event) = serde_json::from_str(line) {
+                let event = serde_json::from_str(line);
+                // Signs of life come every second: no news.
+                let is_news = !matches!(event, Ok(Event::Beat));
+                if let Ok(event) = event {
                     let _ = see.send((rank, event));
                 }
+                is_news
             })?);
         }
         if let Some(pipe) = stderr {
@@ -99,6 +103,7 @@ impl RankProcess {
                         tail.pop_front();
                     }
                     tail.push_back(line.chars().take(TAIL_WIDTH).collect());
+                    true
                 },
             )?);
         }
@@ -159,14 +164,14 @@ impl Drop for RankProcess {
     }
 }
 
-/// Copies a pipe to a log file line by line, showing each to `see`.
+/// Copies a pipe to a log file line by line, but for those of which `see` says that they are no news.
 fn reader(
     rank: usize,
     name: &str,
     pipe: impl Read + Send + 'static,
     mut log: File,
     events: Events,
-    mut see: impl FnMut(&str) + Send + 'static,
+    mut see: impl FnMut(&str) -> bool + Send + 'static,
 ) -> Result<JoinHandle<()>> {
     let work = move || {
         let mut pipe = BufReader::new(pipe);
@@ -178,13 +183,16 @@ fn reader(
                 Ok(0) | Err(_) => break,
                 Ok(_) => {}
             }
-            if log_works && let Err(error) = log.write_all(&line) {
+            let is_news = see(String::from_utf8_lossy(&line).trim_end());
+            if is_news
+                && log_works
+                && let Err(error) = log.write_all(&line)
+            {
                 // A full disk must not silence the rank, nor fill the screen.
                 log_works = false;
                 let text = format!("the log of rank {rank} can't be written: {error}");
                 let _ = events.send((rank, Event::Message { text }));
             }
-            see(String::from_utf8_lossy(&line).trim_end());
         }
     };
     std::thread::Builder::new()

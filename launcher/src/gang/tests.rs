@@ -27,8 +27,17 @@ fn gang(script: &str, world_size: usize, dir: &std::path::Path) -> GangSpec {
 fn run_script(script: &str, world_size: usize) -> (GangEnd, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let spec = gang(script, world_size, dir.path());
-    let end = run(&spec, &|_| Ok(Vec::new()), &mut Display::new("tune"), &|| None).unwrap();
+    let end = run_spec(&spec, &|| None).unwrap();
     (end, dir)
+}
+
+fn run_spec(spec: &GangSpec, asked: &dyn Fn() -> Option<Ask>) -> Result<GangEnd> {
+    let limits = Limits {
+        heartbeat: Duration::from_secs(60),
+        progress: None,
+        pause: Duration::from_secs(5),
+    };
+    run(spec, limits, &|_| Ok(Vec::new()), &mut Display::new("tune"), asked)
 }
 
 fn failed(end: GangEnd) -> Autopsy {
@@ -49,7 +58,7 @@ fn success_and_logs() {
 
 #[test]
 fn first_cause_is_the_killed_rank_not_the_one_that_noticed() {
-    let script = "if [ $RANK = 0 ]; then echo lost >&2; exit 75; fi
+    let script = "if [ $RANK = 0 ]; then echo lost >&2; exit 76; fi
         if [ $RANK = 1 ]; then sleep 0.3; echo last words >&2; kill -9 $$; fi
         sleep 30";
     let start = Instant::now();
@@ -88,8 +97,7 @@ fn s4_grandchildren_and_ranks_that_ignore_sigterm_are_ended() {
         pids.display()
     );
     let spec = gang(&script, 2, dir.path());
-    let autopsy =
-        failed(run(&spec, &|_| Ok(Vec::new()), &mut Display::new("tune"), &|| None).unwrap());
+    let autopsy = failed(run_spec(&spec, &|| None).unwrap());
     assert_eq!(autopsy.cause, 0);
     let text = std::fs::read_to_string(&pids).unwrap();
     assert_eq!(text.lines().count(), 4, "{text}");
@@ -112,10 +120,43 @@ fn an_interrupt_ends_the_gang() {
     let dir = tempfile::tempdir().unwrap();
     let spec = gang("sleep 60", 2, dir.path());
     let start = Instant::now();
-    let asked = || (start.elapsed() > Duration::from_millis(200)).then_some(Signal::SIGINT);
-    let end = run(&spec, &|_| Ok(Vec::new()), &mut Display::new("tune"), &asked).unwrap();
+    let ask = Ask::End(Signal::SIGINT);
+    let asked = || (start.elapsed() > Duration::from_millis(200)).then_some(ask);
+    let end = run_spec(&spec, &asked).unwrap();
     assert!(matches!(end, GangEnd::Interrupted(Signal::SIGINT)));
     assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn a_pause_lets_ranks_save() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "trap 'sleep 0.3; touch saved_$RANK; exit 75' USR1; touch ready_$RANK
+        while true; do sleep 0.05; done";
+    let spec = gang(&format!("cd {}; {script}", dir.path().display()), 2, dir.path());
+    let there = |name: &str| (0..2).all(|r| dir.path().join(format!("{name}_{r}")).exists());
+    let asked = || there("ready").then_some(Ask::Pause(Signal::SIGUSR1));
+    let end = run_spec(&spec, &asked).unwrap();
+    assert!(matches!(end, GangEnd::Paused(Signal::SIGUSR1)), "{end:?}");
+    assert!(there("saved"));
+}
+
+#[test]
+fn s2_a_rank_that_is_stopped_is_missed_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "while true; do echo '{\"event\":\"beat\"}'; sleep 0.1; \
+        if [ $RANK = 1 ]; then kill -STOP $$; fi; done";
+    let spec = gang(script, 2, dir.path());
+    let limits =
+        Limits { heartbeat: Duration::from_secs(1), progress: None, pause: Duration::ZERO };
+    let started = Instant::now();
+    let end = run(&spec, limits, &|_| Ok(Vec::new()), &mut Display::new("tune"), &|| None);
+    let autopsy = failed(end.unwrap());
+    assert_eq!((autopsy.cause, autopsy.ranks[1].outcome), (1, Outcome::Unresponsive));
+    assert_eq!(autopsy.ranks[0].outcome, Outcome::Ended);
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    // Signs of life are no news: they are not in the log.
+    let log = dir.path().join("logs/tune/attempt_1/rank_0/stdout.log");
+    assert_eq!(std::fs::read_to_string(log).unwrap(), "");
 }
 
 #[test]
@@ -131,6 +172,6 @@ fn a_program_that_is_missing_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let mut spec = gang("", 1, dir.path());
     spec.program = dir.path().join("no-such-program");
-    let error = run(&spec, &|_| Ok(Vec::new()), &mut Display::new("tune"), &|| None).unwrap_err();
+    let error = run_spec(&spec, &|| None).unwrap_err();
     assert!(error.to_string().contains("no-such-program"), "{error}");
 }

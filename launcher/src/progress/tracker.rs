@@ -107,6 +107,7 @@ impl Tracker {
                 self.messages.push(text.clone());
                 Some(Change::Message(text))
             }
+            Event::Beat => None,
             Event::Collectives { records } => {
                 *self.records.get_mut(rank)? = records;
                 None

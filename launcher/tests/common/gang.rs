@@ -1,5 +1,6 @@
 //! Runs that are killed, really.
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
+// Each test file uses a part of this; a panic is the report of a failed test.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -7,6 +7,15 @@ use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 
+/// What must not depend on the number of nodes and ranks, nor on what happens to them.
+pub const RESULTS: [&str; 5] = [
+    "crm/crm.safetensors",
+    "lens/lens-000000.shard",
+    "adapter/adapter_model.safetensors",
+    "predictions/test.parquet",
+    "predictions/metrics.json",
+];
+
 /// The program.
 pub fn launch(args: &[&str]) -> Command {
     let mut command = Command::cargo_bin("reclora-launch").unwrap();
@@ -140,5 +149,17 @@ pub fn assert_gone(pids: &[i32], what: &str) {
             std::thread::sleep(Duration::from_millis(10));
         }
         assert!(!alive(), "{what}: process {pid} is still there");
+    }
+}
+
+/// Waits until something is there.
+pub fn wait<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(value) = there() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within a minute");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -43,6 +43,13 @@ pub struct RuntimeConfig {
     pub collective_timeout: u64,
     /// Seconds all ranks have to come to the rendezvous.
     pub rendezvous_timeout: u64,
+    /// Seconds without a sign of life after which a rank is dead: a stopped process, a machine that swaps.
+    pub heartbeat_timeout: u64,
+    /// Seconds without progress after which a rank is dead; 0 never. It must be longer than the longest
+    /// piece of work, such as the scoring of one chunk.
+    pub progress_timeout: u64,
+    /// Seconds that ranks have to finish their step and save it when asked to (SIGUSR1, SIGTERM).
+    pub pause_timeout: u64,
 }
 
 impl RuntimeConfig {
@@ -98,6 +105,9 @@ impl Default for RuntimeConfig {
             interface: String::new(),
             collective_timeout: 120,
             rendezvous_timeout: 60,
+            heartbeat_timeout: 30,
+            progress_timeout: 1800,
+            pause_timeout: 60,
         }
     }
 }

@@ -47,6 +47,8 @@ impl Config {
             ("runtime.nproc_per_node", world_size as u64),
             ("runtime.collective_timeout", self.runtime.collective_timeout),
             ("runtime.rendezvous_timeout", self.runtime.rendezvous_timeout),
+            ("runtime.heartbeat_timeout", self.runtime.heartbeat_timeout),
+            ("runtime.pause_timeout", self.runtime.pause_timeout),
             ("runtime.bucket_mib", self.runtime.bucket_mib as u64),
         ];
         if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {

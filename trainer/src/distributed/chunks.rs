@@ -84,7 +84,8 @@ impl Chunks {
 
     /// Does this rank's share of the chunks, then waits for the others. `prepare` gets a range of samples
     /// and reads what `work` needs of it, which returns the chunk's columns: pure functions of that range.
-    /// While one chunk is worked on, the next is prepared.
+    /// While one chunk is worked on, the next is prepared. Asked to pause, a rank stops after a chunk: all
+    /// that is done is on disk, so the others need not know.
     pub fn run<T: Send>(
         &self,
         task: &str,
@@ -112,6 +113,9 @@ impl Chunks {
                 }
                 done += samples.end - samples.start;
                 progress.emit(Event::Update { task: task.into(), done, note: String::new() });
+                if progress.pause_asked() {
+                    return Err(TrainerError::Paused);
+                }
             }
             Ok::<_, TrainerError>(prepared.stalls())
         })?;

@@ -36,6 +36,7 @@ impl Communication {
 
 /// The sum of gradients and losses over all ranks' micro-batches, in the order of the tree, of which
 /// `own` are this rank's; `ranges` are the buckets. The rows of a table are those of this rank alone.
+/// Also whether any rank `asked`: it travels along, so that all of them know it of the same step.
 ///
 /// # Errors
 /// Of the computation, or of a collective.
@@ -43,15 +44,16 @@ pub fn gradient(
     leaves: &Leaves<'_>,
     own: Range<usize>,
     ranges: &[Range<usize>],
+    asked: bool,
     comm: &mut dyn Communicator,
     communication: &mut Communication,
-) -> Result<GradientSum> {
+) -> Result<(GradientSum, bool)> {
     let (buckets, complete) = Buckets::new(ranges, own.len());
     let mut complete = InOrder { complete, early: BTreeMap::new(), next: 0 };
     if comm.world_size() == 1 {
         let sum = leaves.sum(own, &buckets)?;
         drop(buckets);
-        return Ok(with_dense(sum, complete));
+        return Ok((with_dense(sum, complete), asked));
     }
     let mut spans = Vec::with_capacity(ranges.len());
     let mut reduce = |bucket: usize, mut values: Vec<f32>| -> Result<Vec<f32>> {
@@ -61,9 +63,9 @@ pub fn gradient(
         spans.push((started, Instant::now()));
         Ok(values)
     };
-    let (sum, computed) = std::thread::scope(|scope| {
+    let (sum, asked, computed) = std::thread::scope(|scope| {
         let compute = scope.spawn(move || (leaves.sum(own, &buckets), Instant::now()));
-        // The last bucket takes the losses along, which are complete only with it.
+        // The last bucket takes along the losses, which are complete only with it, and who asked.
         let early = complete.by_ref().take(ranges.len() - 1).enumerate();
         let reduced: Result<Vec<_>> = early.map(|(index, values)| reduce(index, values)).collect();
         if reduced.is_err() {
@@ -71,19 +73,21 @@ pub fn gradient(
         }
         let joined = compute.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let (mut sum, mut reduced) = (joined.0?, reduced?);
+        let mut any = asked;
         if let Some(mut last) = complete.next() {
-            last.push(sum.loss);
+            last.extend([sum.loss, f32::from(u8::from(asked))]);
             let mut last = reduce(ranges.len() - 1, last)?;
+            any = last.pop().is_some_and(|ranks| ranks > 0.0);
             sum.loss = last.pop().unwrap_or_default();
             reduced.push(last);
         }
-        Ok::<_, TrainerError>((with_dense(sum, reduced), joined.1))
+        Ok::<_, TrainerError>((with_dense(sum, reduced), any, joined.1))
     })?;
     for (started, ended) in spans {
         communication.total += ended - started;
         communication.exposed += ended.saturating_duration_since(started.max(computed));
     }
-    Ok(sum)
+    Ok((sum, asked))
 }
 
 /// The error of a bucket's sum: that a value is not a number, with the tensor's name.

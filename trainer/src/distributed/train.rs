@@ -151,9 +151,14 @@ impl<'a> Run<'a> {
         while self.state.epoch < self.plan.epochs && !self.is_over() {
             let order = EpochOrder::new(self.plan.samples, self.plan.seed, self.state.epoch);
             while self.state.batch < batches {
-                self.step(&order)?;
-                if self.state.step.is_multiple_of(self.plan.checkpoint_every.max(1)) {
+                let asked = self.step(&order)?;
+                if asked || self.state.step.is_multiple_of(self.plan.checkpoint_every.max(1)) {
                     self.save()?;
+                }
+                if asked {
+                    // Nobody leaves before the checkpoint is whole.
+                    self.comm.barrier("checkpoint of a pause")?;
+                    return Err(TrainerError::Paused);
                 }
             }
             self.end_epoch()?;
@@ -175,7 +180,8 @@ impl<'a> Run<'a> {
         self.plan.patience.is_some_and(|patience| self.state.epoch - best >= patience.max(1))
     }
 
-    fn step(&mut self, order: &EpochOrder) -> Result<()> {
+    /// Returns whether a pause was asked for on any rank: all return the same.
+    fn step(&mut self, order: &EpochOrder) -> Result<bool> {
         let (plan, started) = (self.plan, Instant::now());
         let start = self.state.batch * plan.global_batch;
         let end = (start + plan.global_batch).min(plan.samples);
@@ -185,7 +191,7 @@ impl<'a> Run<'a> {
         } else {
             plan.learning_rate
         };
-        let mut gradient = self.gradient(&batch)?;
+        let (mut gradient, asked) = self.gradient(&batch)?;
         let loss = gradient.loss / batch.len() as f32;
         let squares = squares(self.share, &gradient, plan.micro_batches, self.comm)?;
         self.check_finite(&gradient, squares, loss)?;
@@ -204,12 +210,12 @@ impl<'a> Run<'a> {
         let note = format!("loss {loss:.4}");
         let update = Event::Update { task: plan.task.clone(), done: step, note };
         self.progress.emit(update);
-        Ok(())
+        Ok(asked)
     }
 
     /// Gradient of the mean loss of `batch`, and the sum of its losses: the canonical sum over
-    /// micro-batches. Of the table it has the rows that this rank holds.
-    fn gradient(&mut self, batch: &[u64]) -> Result<GradientSum> {
+    /// micro-batches. Of the table it has the rows that this rank holds. And whether a rank wants to pause.
+    fn gradient(&mut self, batch: &[u64]) -> Result<(GradientSum, bool)> {
         let (plan, rank) = (self.plan, self.comm.rank());
         let block = plan.micro_batches / self.comm.world_size();
         let own = rank * block..(rank + 1) * block;
@@ -234,11 +240,13 @@ impl<'a> Run<'a> {
         };
         let ranges = cut(parameters.dense.len(), plan.bucket);
         let communication = &mut self.spent.communication;
-        let mut sum = gradient(&leaves, own, &ranges, &mut *self.comm, communication)?;
+        let asked = self.progress.pause_asked();
+        let (mut sum, asked) =
+            gradient(&leaves, own, &ranges, asked, &mut *self.comm, communication)?;
         let started = Instant::now();
         reduce(self.share, &mut sum, &mut *self.comm)?;
         self.spent.communication.add_exposed(started.elapsed());
-        Ok(sum)
+        Ok((sum, asked))
     }
 
     fn check_finite(&self, gradient: &GradientSum, squares: Squares, loss: f32) -> Result<()> {

@@ -9,129 +9,11 @@ use clap_complete::Shell;
 use reclora_storage::raw::{DatasetFormat, Known};
 use reclora_trainer::stages::Stage;
 
-const ABOUT: &str =
-    "Personalised LoRA for recommendation, from raw ratings to an evaluated adapter";
+mod jobs;
+mod text;
 
-const LONG_ABOUT: &str = "\
-Personalised LoRA for recommendation, from raw ratings to an evaluated adapter.
-
-One config file describes one experiment. `run` takes it through eight stages; each leaves a \
-directory in the run directory, and a stage whose directory is complete is not done again. So the \
-same command continues a run that was interrupted, and gives the same result bit for bit, with any \
-number of processes.";
-
-const EXAMPLES: &str = "\
-Examples:
-  reclora-launch run configs/quickstart.toml
-      Run the shipped experiment; then open runs/quickstart/report/index.html
-  reclora-launch run configs/quickstart.toml --set tune.epochs=3 --run-dir runs/three
-      The same with one setting changed, kept apart
-  reclora-launch predict runs/quickstart --user 27 --item 1483013
-      How likely a user is to like an item, and the prompt that was used
-  reclora-launch export runs/quickstart --user 27 --item 1483013 --out lora/
-      That user's adapter for that item, as a directory Hugging Face PEFT loads
-  reclora-launch inspect configs/data/movietweetings-100k
-      What is in raw ratings, and what a run would make of them
-  reclora-launch config reference
-      Every setting with its meaning and default
-  reclora-launch synth data/synthetic --users 1000 --items 500 --ratings 100000 --seed 1
-      Make ratings to try things on, of any size
-
-Exit codes:
-  0    done
-  1    failure (disk, port, corrupt file, ...)
-  2    the command line or the config can't work; nothing was started
-  3    a rank died or reported an error; RUN/error.json has the details
-  129  stopped by a hangup  130  stopped by Ctrl-C  143  stopped by SIGTERM";
-
-const RUN_LONG: &str = "\
-Runs an experiment: every stage that is not up to date, in order, then the report.
-
-Stages: prepare (raw files to samples), embed (item embeddings), retrieve (top-K history items), \
-pretrain (CRM on the full data), few2many (the CRM's representation of every sample), tune \
-(few-shot LoRA), evaluate (full test set), export (PEFT adapters).
-
-Every stage except prepare and export runs as a gang of rank processes. The run directory gets \
-one directory per stage, report/, logs/<stage>/attempt_N/rank_R/{stdout,stderr}.log and, when a \
-rank fails, error.json. Its config.toml is the resolved config: `run RUN/config.toml` continues \
-the run from anywhere.";
-
-const RUN_EXAMPLES: &str = "\
-Examples:
-  reclora-launch run configs/quickstart.toml
-  reclora-launch run configs/quickstart.toml --nproc-per-node 4
-  reclora-launch run configs/quickstart.toml --from tune --set adapter.experts=4
-  reclora-launch run configs/quickstart.toml --only evaluate --force
-  reclora-launch run CONFIG --nnodes 2 --node-rank 0 --rdzv-endpoint node0:29500
-      On two nodes that share the run directory; the other runs the same with --node-rank 1
-
-Exit codes: 0 done, 1 failure, 2 usage or config, 3 a rank died, 129/130/143 stopped by a signal \
-(the same command continues).";
-
-const SYNTH_LONG: &str = "\
-Makes synthetic ratings in the layout of MovieLens-25M: movies.csv and ratings.csv, to be read with \
-data.format = \"movielens_25m\" and data.label = { greater = 3.0 }.
-
-There is something to learn in them. Each user likes some genres (by a film's first genre) and \
-dislikes others, and this drifts over the user's time; films differ in quality and in popularity, \
-users in kindness and activity. The rest is noise. The same numbers and seed give the same files, \
-byte for byte. Memory grows with users and items only, not with ratings.";
-
-const SYNTH_EXAMPLES: &str = "\
-Examples:
-  reclora-launch synth data/synthetic --users 1000 --items 500 --ratings 100000 --seed 1
-  reclora-launch synth data/as-25m --users 162541 --items 62423 --ratings 25000095 --seed 1
-      The size of MovieLens-25M, 0.7 GB
-
-Then, in a config, or with --set data.path=...:
-  [data]
-  format = \"movielens_25m\"
-  path = \"data/synthetic\"
-  label = { greater = 3.0 }";
-
-const VERIFY_LONG: &str = "\
-Reads every file of a run again and compares it with the hashes that were written with it: manifests \
-and the files they list, the columns of shards, checkpoints. Every damaged, missing or foreign file is \
-named, with the command that rebuilds it.
-
-Interrupted, the same command continues. A check that ends is forgotten: the next one reads \
-everything. Reports, logs and inputs outside the run are not checked.";
-
-const VERIFY_EXAMPLES: &str = "\
-Examples:
-  reclora-launch verify runs/quickstart
-  reclora-launch verify runs/quickstart/dataset
-  reclora-launch verify runs/quickstart/lens/lens-000003.shard
-  reclora-launch verify runs/quickstart --json
-
-Exit codes: 0 everything is as it was written, 1 something is not, 2 there is nothing to check.";
-const INSPECT_LONG: &str = "\
-Looks at raw ratings before a run; nothing is written.
-
-Shows the format, the files, each column with examples, how ratings and users are distributed, and what \
-each step of the protocol (k_core, min_history, split) would drop and leave. Of a config it reads [data]. \
-Of a directory the format is detected by the names of the files, and the protocol's settings are the \
-defaults with the paper's rule for likes; --set changes them. For CSV and Parquet it shows each table's \
-columns and guesses [data.columns], as lines to copy into a config.
-
-Formats: movietweetings, movielens_100k, movielens_1m, movielens_25m, bookcrossing, goodreads, csv, \
-parquet. Files may be plain or .gz (Parquet has its own compression).";
-
-const INSPECT_EXAMPLES: &str = "\
-Examples:
-  reclora-launch inspect configs/quickstart.toml
-      The ratings of an experiment, under its settings
-  reclora-launch inspect data/ml-1m --set data.k_core=10
-      A directory, its format detected, under another setting
-  reclora-launch inspect events.csv
-      The columns of a table, and the mapping they suggest
-  reclora-launch inspect events.csv --set data.columns.user=who --set data.columns.item=what
-      The same with columns that can't be guessed
-  reclora-launch inspect data/ml-1m --json | jq .inspection.protocol.samples
-      For scripts
-
-Exit codes: 0 done (also where no sample would be left, which is said), 1 files that can't be read, \
-2 usage or config.";
+pub use jobs::{LogsArgs, StatusArgs, SubmitArgs};
+use text::*;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -177,6 +59,25 @@ pub enum Command {
     /// Make synthetic ratings with something to learn in them
     #[command(long_about = SYNTH_LONG, after_help = SYNTH_EXAMPLES)]
     Synth(SynthArgs),
+    /// Submit a run to Slurm
+    #[command(long_about = SUBMIT_LONG, after_help = SUBMIT_EXAMPLES)]
+    Submit(SubmitArgs),
+    /// How far a submitted run is, and what Slurm says of its jobs
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status(StatusArgs),
+    /// What a run has said, and goes on to say
+    #[command(after_help = LOGS_EXAMPLES)]
+    Logs(LogsArgs),
+    /// Take a submitted run out of the queue, or end it
+    #[command(after_help = CANCEL_EXAMPLES)]
+    Cancel(RunDirArgs),
+    /// Print the manual, or write a page for every command
+    #[command(after_help = MAN_EXAMPLES)]
+    Man {
+        /// Directory to write the pages into; made if need be
+        #[arg(long, value_name = "DIR")]
+        out_dir: Option<PathBuf>,
+    },
     /// Print a shell's completion script
     #[command(after_help = "Examples:\n  \
         reclora-launch completions bash > ~/.local/share/bash-completion/completions/reclora-launch\n  \
@@ -240,6 +141,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "ID", default_value = "", env = "RECLORA_RDZV_ID")]
     #[arg(help_heading = "Processes")]
     pub rdzv_id: String,
+    /// How long a node that went away may take to come back [default: runtime.rendezvous_timeout of the config]
+    #[arg(long, value_name = "SECONDS", env = "RECLORA_REJOIN_TIMEOUT", help_heading = "Processes")]
+    pub rejoin_timeout: Option<u64>,
     /// One node, whatever the environment says
     #[arg(long, help_heading = "Processes")]
     pub standalone: bool,

@@ -1,0 +1,472 @@
+//! What to do with a gang as things happen to it: a pure function of (now, state, input) to
+//! (state, actions, reason), without clocks, processes or sockets.
+//!
+//! [`super::Gang`] feeds it what it sees and carries out what it says; [`super::simulation`] does the same
+//! with made-up ranks in virtual time. Inputs only record; decisions are made on [`Input::Tick`], so that
+//! ends that were seen together are judged together.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::cause::{Ended, Outcome, Verdict, verdict};
+
+/// Between SIGTERM and SIGKILL, and between SIGKILL and giving up on a process.
+pub const GRACE: Duration = Duration::from_secs(2);
+/// A supervisor that was not looking for so long has itself been stopped: the ranks are not to blame for what
+/// it did not hear.
+const ABSENCE: Duration = Duration::from_secs(1);
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Without any sign of life of a rank.
+    pub heartbeat: Duration,
+    /// Without progress of a rank; `None` is for ever.
+    pub progress: Option<Duration>,
+    /// To finish a step and save it, when asked to pause.
+    pub pause: Duration,
+}
+
+/// What somebody wants of the gang.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Finish the step, save, end.
+    Pause(Signal),
+    /// End.
+    End(Signal),
+}
+
+/// What happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Time goes on.
+    Tick,
+    /// A rank showed a sign of life.
+    Alive(usize),
+    /// A rank got on with its work.
+    Progress(usize),
+    /// A rank's process has ended.
+    Ended(usize, Outcome),
+    /// The user, the scheduler or another node wants something.
+    Asked(Ask),
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send a signal to the process group of a rank.
+    Signal(usize, Signal),
+}
+
+/// Why the gang is being ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// A rank failed.
+    Failed,
+    /// Somebody asked, with this signal.
+    Asked(Signal),
+}
+
+/// Where the gang is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing unusual.
+    #[default]
+    Running,
+    /// The ranks were asked to save and end.
+    Pausing {
+        /// When.
+        since: Duration,
+        /// Because of this signal.
+        signal: Signal,
+    },
+    /// The ranks are about to be ended: what has ended by itself is seen once more before.
+    Condemned(Why),
+    /// The ranks are being ended.
+    Ending {
+        /// Since when.
+        since: Duration,
+        /// Whether SIGKILL was sent.
+        killed: bool,
+        /// Why.
+        why: Why,
+    },
+    /// There is nothing left to do.
+    Over(End),
+}
+
+/// How it went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Every rank finished.
+    Finished,
+    /// All ranks saved what they had, asked by this signal.
+    Paused(Signal),
+    /// All were ended because of this signal.
+    Interrupted(Signal),
+    /// A rank failed.
+    Failed,
+}
+
+/// What is known of a gang.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// The ranks that have ended, in that order.
+    pub ended: Vec<Ended>,
+    limits: Limits,
+    heard: Vec<Duration>,
+    progressed: Vec<Duration>,
+    ticked: Duration,
+}
+
+/// What [`step`] returns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// To be carried out in this order.
+    pub actions: Vec<Action>,
+    /// Why, where something was decided.
+    pub reason: Option<String>,
+}
+
+impl State {
+    /// A gang of `world_size` ranks that has just been started.
+    pub fn new(world_size: usize, limits: Limits) -> Self {
+        let zero = vec![Duration::ZERO; world_size];
+        Self {
+            phase: Phase::Running,
+            ended: Vec::new(),
+            limits,
+            heard: zero.clone(),
+            progressed: zero,
+            ticked: Duration::ZERO,
+        }
+    }
+
+    /// How it went, when it is over.
+    pub fn end(&self) -> Option<End> {
+        match self.phase {
+            Phase::Over(end) => Some(end),
+            _ => None,
+        }
+    }
+
+    /// Whether ranks are being ended.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Condemned(_) | Phase::Ending { .. } | Phase::Over(_))
+    }
+
+    /// Whether a rank has ended.
+    pub fn has_ended(&self, rank: usize) -> bool {
+        self.ended.iter().any(|end| end.rank == rank)
+    }
+
+    /// The ranks that still run.
+    fn alive(&self) -> impl Iterator<Item = usize> {
+        (0..self.heard.len()).filter(|rank| !self.has_ended(*rank))
+    }
+
+    fn signal_all(&self, signal: Signal) -> Vec<Action> {
+        self.alive().map(|rank| Action::Signal(rank, signal)).collect()
+    }
+}
+
+/// What follows from `input` at `now`, which is counted from the start of the gang.
+pub fn step(mut state: State, now: Duration, input: Input) -> (State, Decision) {
+    let decision = match input {
+        Input::Tick => tick(&mut state, now),
+        Input::Alive(rank) => {
+            note(&mut state.heard, rank, now);
+            Decision::nothing()
+        }
+        Input::Progress(rank) => {
+            note(&mut state.heard, rank, now);
+            note(&mut state.progressed, rank, now);
+            Decision::nothing()
+        }
+        Input::Ended(rank, outcome) => {
+            if rank < state.heard.len() && !state.has_ended(rank) {
+                let ours = matches!(state.phase, Phase::Ending { .. });
+                let outcome = if ours { Outcome::Ended } else { outcome };
+                state.ended.push(Ended { rank, outcome, at: now });
+            }
+            Decision::nothing()
+        }
+        Input::Asked(ask) => asked(&mut state, now, ask),
+    };
+    (state, decision)
+}
+
+fn note(times: &mut [Duration], rank: usize, now: Duration) {
+    if let Some(time) = times.get_mut(rank) {
+        *time = now;
+    }
+}
+
+impl Decision {
+    fn nothing() -> Self {
+        Self { actions: Vec::new(), reason: None }
+    }
+
+    fn because(reason: impl Into<String>, actions: Vec<Action>) -> Self {
+        Self { actions, reason: Some(reason.into()) }
+    }
+}
+
+fn asked(state: &mut State, now: Duration, ask: Ask) -> Decision {
+    match (ask, state.phase) {
+        (Ask::Pause(signal), Phase::Running) => {
+            state.phase = Phase::Pausing { since: now, signal };
+            let limit = state.limits.pause.as_secs();
+            let reason = format!("{signal}: ranks finish their step and save it, within {limit} s");
+            Decision::because(reason, state.signal_all(Signal::SIGUSR1))
+        }
+        (Ask::End(signal), Phase::Running | Phase::Pausing { .. }) => {
+            state.phase = Phase::Condemned(Why::Asked(signal));
+            Decision::because(format!("{signal}: ranks are ended"), Vec::new())
+        }
+        _ => Decision::nothing(),
+    }
+}
+
+fn tick(state: &mut State, now: Duration) -> Decision {
+    forgive_absence(state, now);
+    if state.end().is_none() && state.ended.len() == state.heard.len() {
+        let end = end_of(state);
+        state.phase = Phase::Over(end);
+        return Decision::because("every rank has ended", Vec::new());
+    }
+    match state.phase {
+        Phase::Running => watch(state, now, false),
+        Phase::Pausing { since, signal } => {
+            if now.saturating_sub(since) >= state.limits.pause {
+                state.phase = Phase::Condemned(Why::Asked(signal));
+                let waited = state.limits.pause.as_secs();
+                let reason = format!("not all ranks had saved within {waited} s of {signal}");
+                return Decision::because(reason, Vec::new());
+            }
+            watch(state, now, true)
+        }
+        Phase::Condemned(why) => {
+            state.phase = Phase::Ending { since: now, killed: false, why };
+            Decision::because("ranks that are left get SIGTERM", state.signal_all(Signal::SIGTERM))
+        }
+        Phase::Ending { since, killed, why } => kill(state, now, since, killed, why),
+        Phase::Over(_) => Decision::nothing(),
+    }
+}
+
+/// Time in which nothing could be heard does not count.
+fn forgive_absence(state: &mut State, now: Duration) {
+    let away = now.saturating_sub(state.ticked);
+    state.ticked = now;
+    if away > ABSENCE {
+        for time in state.heard.iter_mut().chain(&mut state.progressed) {
+            *time = (*time + away).min(now);
+        }
+    }
+}
+
+/// Looks for failures while ranks work.
+fn watch(state: &mut State, now: Duration, pausing: bool) -> Decision {
+    if let Some((rank, outcome)) = silent(state, now) {
+        state.ended.push(Ended { rank, outcome, at: now });
+        state.phase = Phase::Condemned(Why::Failed);
+        let what = match outcome {
+            Outcome::Stalled => "made no progress",
+            _ => "gave no sign of life",
+        };
+        // It may not hear anything gentler.
+        let kill = vec![Action::Signal(rank, Signal::SIGKILL)];
+        return Decision::because(format!("rank {rank} {what}"), kill);
+    }
+    // Who pauses leaves the others without a peer: they are given the time that all have.
+    let explained = pausing && !state.ended.iter().any(|end| end.outcome.is_primary());
+    match verdict(&state.ended, now) {
+        Verdict::Stop if !explained => {
+            state.phase = Phase::Condemned(Why::Failed);
+            Decision::because("a rank failed", Vec::new())
+        }
+        _ => Decision::nothing(),
+    }
+}
+
+/// A running rank that was not heard of, or did not get on, for too long.
+fn silent(state: &State, now: Duration) -> Option<(usize, Outcome)> {
+    let since = |times: &[Duration], rank: usize| now.saturating_sub(times[rank]);
+    let Limits { heartbeat, progress, .. } = state.limits;
+    let unheard = state.alive().find(|rank| since(&state.heard, *rank) > heartbeat);
+    if let Some(rank) = unheard {
+        return Some((rank, Outcome::Unresponsive));
+    }
+    let limit = progress?;
+    // The one that has stood still the longest is waited for by the others.
+    let stalled = state.alive().min_by_key(|rank| state.progressed[*rank])?;
+    (since(&state.progressed, stalled) > limit).then_some((stalled, Outcome::Stalled))
+}
+
+fn kill(state: &mut State, now: Duration, since: Duration, killed: bool, why: Why) -> Decision {
+    if now.saturating_sub(since) < GRACE {
+        return Decision::nothing();
+    }
+    if killed {
+        let left: Vec<String> = state.alive().map(|rank| rank.to_string()).collect();
+        state.phase = Phase::Over(end_by(why));
+        let reason = format!("rank {} can't be ended", left.join(", "));
+        return Decision::because(reason, Vec::new());
+    }
+    state.phase = Phase::Ending { since: now, killed: true, why };
+    Decision::because("ranks that are left get SIGKILL", state.signal_all(Signal::SIGKILL))
+}
+
+fn end_by(why: Why) -> End {
+    match why {
+        Why::Failed => End::Failed,
+        Why::Asked(signal) => End::Interrupted(signal),
+    }
+}
+
+/// How a gang went of which every rank has ended.
+fn end_of(state: &State) -> End {
+    let any = |wanted: fn(Outcome) -> bool| state.ended.iter().any(|end| wanted(end.outcome));
+    match state.phase {
+        Phase::Condemned(why) | Phase::Ending { why, .. } => end_by(why),
+        Phase::Over(end) => end,
+        _ if any(Outcome::is_primary) => End::Failed,
+        // Those that paused are the peers that the others lost.
+        Phase::Pausing { signal, .. } if any(|outcome| outcome == Outcome::Paused) => {
+            End::Paused(signal)
+        }
+        _ if any(Outcome::is_failure) => End::Failed,
+        _ if any(|outcome| outcome == Outcome::Paused) => End::Paused(Signal::SIGUSR1),
+        _ => End::Finished,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KILLED: Outcome = Outcome::Killed(Signal::SIGKILL);
+    const LIMITS: Limits = Limits {
+        heartbeat: Duration::from_secs(10),
+        progress: Some(Duration::from_secs(60)),
+        pause: Duration::from_secs(20),
+    };
+
+    /// Feeds inputs at milliseconds; returns the state and all actions.
+    fn feed(world_size: usize, inputs: &[(u64, Input)]) -> (State, Vec<Action>) {
+        let mut state = State::new(world_size, LIMITS);
+        let mut actions = Vec::new();
+        for (ms, input) in inputs {
+            let (next, decision) = step(state, Duration::from_millis(*ms), *input);
+            state = next;
+            actions.extend(decision.actions);
+        }
+        (state, actions)
+    }
+
+    #[test]
+    fn a_death_ends_the_others_and_explains_them() {
+        use Input::*;
+        let (state, actions) = feed(
+            3,
+            &[
+                (100, Ended(0, Outcome::PeerLost)),
+                (100, Tick),
+                (150, Ended(1, KILLED)),
+                (150, Tick),
+                // Seen before anything was done: its own end.
+                (160, Ended(0, KILLED)),
+                (160, Tick),
+                (200, Ended(2, Outcome::Exit(1))),
+                (210, Tick),
+            ],
+        );
+        assert_eq!(actions, [Action::Signal(2, Signal::SIGTERM)]);
+        assert_eq!(state.end(), Some(End::Failed));
+        let outcomes: Vec<_> = state.ended.iter().map(|end| (end.rank, end.outcome)).collect();
+        assert_eq!(outcomes, [(0, Outcome::PeerLost), (1, KILLED), (2, Outcome::Ended)]);
+    }
+
+    #[test]
+    fn a_pause_is_asked_for_once_and_awaited() {
+        use Input::*;
+        let pause = Asked(Ask::Pause(Signal::SIGUSR1));
+        let (state, actions) = feed(
+            2,
+            &[
+                (100, pause),
+                (100, pause),
+                (900, Ended(0, Outcome::Paused)),
+                (900, Tick),
+                (1000, Ended(1, Outcome::PeerLost)),
+                (1900, Tick),
+            ],
+        );
+        let both = [0, 1].map(|rank| Action::Signal(rank, Signal::SIGUSR1));
+        assert_eq!(actions, both);
+        assert_eq!(state.end(), Some(End::Paused(Signal::SIGUSR1)));
+    }
+
+    #[test]
+    fn a_pause_that_takes_too_long_is_an_end() {
+        use Input::*;
+        let mut inputs = vec![(0, Asked(Ask::Pause(Signal::SIGTERM)))];
+        inputs.extend((0..=24).flat_map(|s| [(s * 1000, Progress(0)), (s * 1000, Tick)]));
+        let (state, actions) = feed(1, &inputs);
+        assert_eq!(
+            actions,
+            [Signal::SIGUSR1, Signal::SIGTERM, Signal::SIGKILL].map(|s| Action::Signal(0, s))
+        );
+        assert_eq!(state.end(), None);
+        let (state, _) = step(state, Duration::from_secs(25), Tick);
+        assert_eq!(state.end(), Some(End::Interrupted(Signal::SIGTERM)), "though it still runs");
+    }
+
+    #[test]
+    fn whoever_finishes_before_a_pause_is_not_paused() {
+        use Input::*;
+        let pause = Asked(Ask::Pause(Signal::SIGUSR1));
+        let (state, _) = feed(1, &[(0, pause), (10, Ended(0, Outcome::Finished)), (10, Tick)]);
+        assert_eq!(state.end(), Some(End::Finished));
+        let (state, _) = feed(1, &[(0, pause), (10, Ended(0, KILLED)), (10, Tick)]);
+        assert_eq!(state.end(), Some(End::Failed));
+    }
+
+    #[test]
+    fn silence_and_standstill_are_deaths() {
+        use Input::*;
+        let seconds = |to: u64, inputs: fn(u64) -> Vec<Input>| -> Vec<(u64, Input)> {
+            (1..=to).flat_map(|s| inputs(s).into_iter().map(move |i| (s * 1000, i))).collect()
+        };
+        let (state, actions) = feed(2, &seconds(12, |_| vec![Progress(0), Tick]));
+        assert_eq!((state.ended[0].rank, state.ended[0].outcome), (1, Outcome::Unresponsive));
+        assert_eq!(actions[0], Action::Signal(1, Signal::SIGKILL));
+        let (state, _) = feed(2, &seconds(62, |_| vec![Progress(0), Alive(1), Tick]));
+        assert_eq!((state.ended[0].rank, state.ended[0].outcome), (1, Outcome::Stalled));
+        let (state, _) = feed(2, &seconds(100, |_| vec![Progress(0), Progress(1), Tick]));
+        assert_eq!(state.phase, Phase::Running);
+    }
+
+    #[test]
+    fn the_supervisors_own_absence_is_nobodys_fault() {
+        use Input::*;
+        let (state, _) = feed(1, &[(500, Alive(0)), (500, Tick), (300_000, Tick)]);
+        assert_eq!(state.phase, Phase::Running);
+        let (state, _) = feed(1, &[(300_000, Tick), (300_500, Tick), (309_000, Tick)]);
+        assert_eq!(state.phase, Phase::Running);
+    }
+
+    #[test]
+    fn nothing_follows_the_end() {
+        use Input::*;
+        let (state, _) = feed(1, &[(0, Ended(0, Outcome::Finished)), (1, Tick)]);
+        for input in [Tick, Ended(0, KILLED), Asked(Ask::End(Signal::SIGINT)), Alive(9)] {
+            let (after, decision) = step(state.clone(), Duration::from_secs(99), input);
+            assert_eq!((after.end(), decision.actions.len()), (Some(End::Finished), 0));
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Runs as jobs of Slurm: scripts for it, and what it says of them.
+//!
+//! Slurm's own programs are called, never its library: they are on every node that can submit, and agree
+//! with the cluster's version. What was submitted is remembered in `RUN/slurm/jobs.json`.
+
+mod client;
+mod logs;
+mod script;
+mod status;
+mod submit;
+
+pub use logs::logs;
+pub use status::{cancel, status};
+pub use submit::submit;
+
+use std::path::{Path, PathBuf};
+
+use color_eyre::eyre::WrapErr;
+use reclora_storage::atomic::write_bytes_atomic;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{LaunchError, Result};
+
+/// Directory of scripts, outputs and the list of jobs in the run directory.
+const DIRECTORY: &str = "slurm";
+
+/// A submitted job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Slurm's number.
+    pub id: u64,
+    /// The stage it runs, if not all of them.
+    pub stage: Option<String>,
+    /// Its script.
+    pub script: PathBuf,
+    /// Where Slurm writes its output.
+    pub output: PathBuf,
+}
+
+fn jobs_file(run_dir: &Path) -> PathBuf {
+    run_dir.join(DIRECTORY).join("jobs.json")
+}
+
+/// The jobs of the last `submit` in a run directory.
+fn jobs_of(run_dir: &Path) -> Result<Vec<Job>> {
+    let path = jobs_file(run_dir);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(LaunchError::Usage(format!(
+                "{}: no job was submitted for this run\n  help: reclora-launch submit CONFIG --run-dir \
+                 {}",
+                run_dir.display(),
+                run_dir.display()
+            ))
+            .into());
+        }
+        Err(error) => return Err(error).wrap_err_with(|| format!("can't read {}", path.display())),
+    };
+    serde_json::from_slice(&bytes)
+        .wrap_err_with(|| format!("{} is damaged; submit the run again", path.display()))
+}
+
+fn remember(run_dir: &Path, jobs: &[Job]) -> Result<()> {
+    let mut bytes = serde_json::to_vec_pretty(jobs)?;
+    bytes.push(b'\n');
+    Ok(write_bytes_atomic(&jobs_file(run_dir), &bytes)?)
+}

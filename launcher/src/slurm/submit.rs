@@ -1,0 +1,98 @@
+//! `submit`: from flags to a job in the queue.
+
+use color_eyre::eyre::{WrapErr, eyre};
+use reclora_storage::atomic::{create_dir_all, write_bytes_atomic};
+
+use super::script::{Plan, plans};
+use super::{DIRECTORY, Job, client, remember};
+use crate::cli::SubmitArgs;
+use crate::commands::print;
+use crate::error::{LaunchError, Result, quote};
+use crate::progress::display::say;
+use crate::run::{resolve, take};
+
+/// Renders the jobs of a run and hands them to Slurm.
+pub fn submit(args: &SubmitArgs) -> Result<()> {
+    let ranks = args.nproc_per_node.or(args.gpus_per_node.filter(|gpus| *gpus > 0));
+    let overrides = crate::run::Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks };
+    let config = resolve(&args.config, overrides, args.nodes.into())?;
+    for option in &args.sbatch {
+        if !option.starts_with('-') || option.contains('\n') {
+            return Err(LaunchError::Usage(format!(
+                "--sbatch {option}: not an option of sbatch\n  help: write it as --sbatch=--constraint=a100"
+            ))
+            .into());
+        }
+    }
+    let program = std::env::current_exe().wrap_err("can't find this executable")?;
+    let plans = plans(args, &config, &program)?;
+    if args.dry_run {
+        let texts: Vec<&str> = plans.iter().map(|plan| plan.text.as_str()).collect();
+        return print(&texts.join("\n"));
+    }
+    let run_dir = &config.run_dir;
+    // Only while the files are written: the job's launcher takes it again.
+    let lock = take(&config)?;
+    create_dir_all(&run_dir.join(DIRECTORY))?;
+    for plan in &plans {
+        write_bytes_atomic(&plan.script, plan.text.as_bytes())?;
+    }
+    drop(lock);
+    let mut jobs: Vec<Job> = Vec::new();
+    for plan in &plans {
+        let submitted = queue(plan, jobs.last()).and_then(|job| {
+            jobs.push(job);
+            remember(run_dir, &jobs)
+        });
+        if let Err(error) = submitted {
+            withdraw(&jobs);
+            return Err(error);
+        }
+    }
+    report(&jobs, &run_dir.display().to_string())
+}
+
+/// Hands one script to Slurm, to wait for the job before.
+fn queue(plan: &Plan, before: Option<&Job>) -> Result<Job> {
+    let script = plan.script.display().to_string();
+    let mut args = vec!["--parsable".to_owned()];
+    if let Some(before) = before {
+        args.push(format!("--dependency=afterok:{}", before.id));
+        // A stage whose input failed never starts.
+        args.push("--kill-on-invalid-dep=yes".to_owned());
+    }
+    args.push(script.clone());
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let answer = client::call("sbatch", &words)
+        .wrap_err_with(|| format!("the job was not submitted; its script is {script}"))?;
+    // "ID" or "ID;CLUSTER".
+    let id = answer.trim().split(';').next().and_then(|id| id.parse().ok());
+    let id: u64 = id.ok_or_else(|| eyre!("sbatch answered {:?}, no number of a job", answer.trim()))?;
+    let output = plan.output.display().to_string().replace("%j", &id.to_string());
+    let stage = plan.stage.map(|stage| stage.name().to_owned());
+    Ok(Job { id, stage, script: plan.script.clone(), output: output.into() })
+}
+
+/// A chain that is not whole is none.
+fn withdraw(jobs: &[Job]) {
+    for job in jobs {
+        if let Err(error) = client::call("scancel", &[&job.id.to_string()]) {
+            say(&format!("job {} is left in the queue: {error}", job.id));
+        }
+    }
+}
+
+fn report(jobs: &[Job], run_dir: &str) -> Result<()> {
+    let mut text = String::new();
+    for job in jobs {
+        match &job.stage {
+            None => text.push_str(&format!("submitted job {}\n", job.id)),
+            Some(stage) => text.push_str(&format!("submitted job {} for {stage}\n", job.id)),
+        }
+    }
+    let run = quote(run_dir);
+    text.push_str(&format!(
+        "  reclora-launch status {run}\n  reclora-launch logs {run} --follow\n  reclora-launch cancel {run}\n"
+    ));
+    print(&text)
+}
