@@ -26,11 +26,8 @@ const LOCK_WAIT: Duration = Duration::from_secs(1);
 /// Runs an experiment.
 pub fn run(args: &RunArgs) -> Result<()> {
     crate::signals::install()?;
-    let overrides = Overrides {
-        set: &args.set,
-        run_dir: args.run_dir.as_deref(),
-        ranks: args.nproc_per_node,
-    };
+    let overrides =
+        Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks: args.nproc_per_node };
     let config = resolve(&args.config, overrides, nodes(args).into())?;
     let job = job(args, &config)?;
     let run_dir = config.run_dir.clone();

@@ -61,9 +61,10 @@ fn end_by(signal: Signal) -> ! {
     std::process::exit(exit_code(&report));
 }
 
-/// In a rank: calls `then` when a pause is asked for.
+/// In a rank: calls `then` when a pause is asked for, by the launcher or, with SIGTERM, by a scheduler, which
+/// sends it to every process of a job that it preempts.
 pub fn on_pause(then: impl Fn() + Send + 'static) -> std::io::Result<()> {
-    let set = SigSet::from_iter([PAUSE]);
+    let set = SigSet::from_iter([PAUSE, Signal::SIGTERM]);
     set.thread_block()?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         while set.wait().is_ok() {
@@ -73,9 +74,9 @@ pub fn on_pause(then: impl Fn() + Send + 'static) -> std::io::Result<()> {
     Ok(())
 }
 
-/// In a rank: restores what [`install`] in the parent blocked.
+/// In a rank: restores what [`install`] in the parent blocked, but for what [`on_pause`] takes.
 pub fn unblock_inherited() {
-    let set: SigSet = TAKEN.into_iter().collect();
+    let set = SigSet::from_iter([Signal::SIGINT, Signal::SIGHUP]);
     // Fails only for an invalid `how`, which is a constant here.
     let _ = set.thread_unblock();
 }

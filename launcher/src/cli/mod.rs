@@ -142,7 +142,12 @@ pub struct RunArgs {
     #[arg(help_heading = "Processes")]
     pub rdzv_id: String,
     /// How long a node that went away may take to come back [default: runtime.rendezvous_timeout of the config]
-    #[arg(long, value_name = "SECONDS", env = "RECLORA_REJOIN_TIMEOUT", help_heading = "Processes")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "RECLORA_REJOIN_TIMEOUT",
+        help_heading = "Processes"
+    )]
     pub rejoin_timeout: Option<u64>,
     /// One node, whatever the environment says
     #[arg(long, help_heading = "Processes")]

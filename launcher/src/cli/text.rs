@@ -142,7 +142,6 @@ Examples:
 Exit codes: 0 done (also where no sample would be left, which is said), 1 files that can't be read, \
 2 usage or config.";
 
-
 /// Of `submit`.
 pub const SUBMIT_LONG: &str = "\
 Submits a run to Slurm, as one job or as one per stage.

@@ -11,7 +11,8 @@ use nix::sys::signal::Signal;
 
 use super::cause::{Ended, Outcome, Verdict, verdict};
 
-/// Between SIGTERM and SIGKILL, and between SIGKILL and giving up on a process.
+/// Between SIGKILL and giving up on a process: one stuck in the kernel may take for ever. Ranks get no gentler
+/// signal before, since nothing is lost with them.
 pub const GRACE: Duration = Duration::from_secs(2);
 /// A supervisor that was not looking for so long has itself been stopped: the ranks are not to blame for what
 /// it did not hear.
@@ -87,8 +88,6 @@ pub enum Phase {
     Ending {
         /// Since when.
         since: Duration,
-        /// Whether SIGKILL was sent.
-        killed: bool,
         /// Why.
         why: Why,
     },
@@ -239,7 +238,7 @@ fn tick(state: &mut State, now: Duration) -> Decision {
         return Decision::because("every rank has ended", Vec::new());
     }
     match state.phase {
-        Phase::Running => watch(state, now, false),
+        Phase::Running => watch(state, now),
         Phase::Pausing { since, signal } => {
             if now.saturating_sub(since) >= state.limits.pause {
                 state.phase = Phase::Condemned(Why::Asked(signal));
@@ -247,13 +246,13 @@ fn tick(state: &mut State, now: Duration) -> Decision {
                 let reason = format!("not all ranks had saved within {waited} s of {signal}");
                 return Decision::because(reason, Vec::new());
             }
-            watch(state, now, true)
+            watch(state, now)
         }
         Phase::Condemned(why) => {
-            state.phase = Phase::Ending { since: now, killed: false, why };
-            Decision::because("ranks that are left get SIGTERM", state.signal_all(Signal::SIGTERM))
+            state.phase = Phase::Ending { since: now, why };
+            Decision::because("ranks that are left are killed", state.signal_all(Signal::SIGKILL))
         }
-        Phase::Ending { since, killed, why } => kill(state, now, since, killed, why),
+        Phase::Ending { since, why } => give_up(state, now, since, why),
         Phase::Over(_) => Decision::nothing(),
     }
 }
@@ -270,7 +269,7 @@ fn forgive_absence(state: &mut State, now: Duration) {
 }
 
 /// Looks for failures while ranks work.
-fn watch(state: &mut State, now: Duration, pausing: bool) -> Decision {
+fn watch(state: &mut State, now: Duration) -> Decision {
     if let Some((rank, outcome)) = silent(state, now) {
         state.ended.push(Ended { rank, outcome, at: now });
         state.phase = Phase::Condemned(Why::Failed);
@@ -283,6 +282,8 @@ fn watch(state: &mut State, now: Duration, pausing: bool) -> Decision {
         return Decision::because(format!("rank {rank} {what}"), kill);
     }
     // Who pauses leaves the others without a peer: they are given the time that all have.
+    let pausing = matches!(state.phase, Phase::Pausing { .. })
+        || state.ended.iter().any(|end| end.outcome == Outcome::Paused);
     let explained = pausing && !state.ended.iter().any(|end| end.outcome.is_primary());
     match verdict(&state.ended, now) {
         Verdict::Stop if !explained => {
@@ -307,18 +308,13 @@ fn silent(state: &State, now: Duration) -> Option<(usize, Outcome)> {
     (since(&state.progressed, stalled) > limit).then_some((stalled, Outcome::Stalled))
 }
 
-fn kill(state: &mut State, now: Duration, since: Duration, killed: bool, why: Why) -> Decision {
+fn give_up(state: &mut State, now: Duration, since: Duration, why: Why) -> Decision {
     if now.saturating_sub(since) < GRACE {
         return Decision::nothing();
     }
-    if killed {
-        let left: Vec<String> = state.alive().map(|rank| rank.to_string()).collect();
-        state.phase = Phase::Over(end_by(why));
-        let reason = format!("rank {} can't be ended", left.join(", "));
-        return Decision::because(reason, Vec::new());
-    }
-    state.phase = Phase::Ending { since: now, killed: true, why };
-    Decision::because("ranks that are left get SIGKILL", state.signal_all(Signal::SIGKILL))
+    let left: Vec<String> = state.alive().map(|rank| rank.to_string()).collect();
+    state.phase = Phase::Over(end_by(why));
+    Decision::because(format!("rank {} can't be ended", left.join(", ")), Vec::new())
 }
 
 fn end_by(why: Why) -> End {
@@ -339,8 +335,9 @@ fn end_of(state: &State) -> End {
         Phase::Pausing { signal, .. } if any(|outcome| outcome == Outcome::Paused) => {
             End::Paused(signal)
         }
-        _ if any(Outcome::is_failure) => End::Failed,
+        // Asked by somebody else than this supervisor.
         _ if any(|outcome| outcome == Outcome::Paused) => End::Paused(Signal::SIGUSR1),
+        _ if any(Outcome::is_failure) => End::Failed,
         _ => End::Finished,
     }
 }
@@ -385,7 +382,7 @@ mod tests {
                 (210, Tick),
             ],
         );
-        assert_eq!(actions, [Action::Signal(2, Signal::SIGTERM)]);
+        assert_eq!(actions, [Action::Signal(2, Signal::SIGKILL)]);
         assert_eq!(state.end(), Some(End::Failed));
         let outcomes: Vec<_> = state.ended.iter().map(|end| (end.rank, end.outcome)).collect();
         assert_eq!(outcomes, [(0, Outcome::PeerLost), (1, KILLED), (2, Outcome::Ended)]);
@@ -415,14 +412,11 @@ mod tests {
     fn a_pause_that_takes_too_long_is_an_end() {
         use Input::*;
         let mut inputs = vec![(0, Asked(Ask::Pause(Signal::SIGTERM)))];
-        inputs.extend((0..=24).flat_map(|s| [(s * 1000, Progress(0)), (s * 1000, Tick)]));
+        inputs.extend((0..=22).flat_map(|s| [(s * 1000, Progress(0)), (s * 1000, Tick)]));
         let (state, actions) = feed(1, &inputs);
-        assert_eq!(
-            actions,
-            [Signal::SIGUSR1, Signal::SIGTERM, Signal::SIGKILL].map(|s| Action::Signal(0, s))
-        );
+        assert_eq!(actions, [Signal::SIGUSR1, Signal::SIGKILL].map(|s| Action::Signal(0, s)));
         assert_eq!(state.end(), None);
-        let (state, _) = step(state, Duration::from_secs(25), Tick);
+        let (state, _) = step(state, Duration::from_secs(23), Tick);
         assert_eq!(state.end(), Some(End::Interrupted(Signal::SIGTERM)), "though it still runs");
     }
 

@@ -66,7 +66,8 @@ fn is_live(run_dir: &Path) -> Result<bool> {
 /// The job of a stage, or the last that has said something.
 fn job_of(run_dir: &Path, stage: Option<&str>) -> Result<Job> {
     let jobs = jobs_of(run_dir)?;
-    let of_stage = |job: &&Job| stage.is_none() || job.stage.is_none() || job.stage.as_deref() == stage;
+    let of_stage =
+        |job: &&Job| stage.is_none() || job.stage.is_none() || job.stage.as_deref() == stage;
     let mut wanted = jobs.iter().filter(of_stage);
     let last = wanted.clone().rev().find(|job| job.output.is_file());
     last.or(wanted.next()).cloned().ok_or_else(|| {

@@ -33,12 +33,7 @@ pub fn plans(args: &SubmitArgs, config: &Config, program: &Path) -> Result<Vec<P
     Stage::ALL.into_iter().map(|stage| plan(args, config, program, Some(stage))).collect()
 }
 
-fn plan(
-    args: &SubmitArgs,
-    config: &Config,
-    program: &Path,
-    stage: Option<Stage>,
-) -> Result<Plan> {
+fn plan(args: &SubmitArgs, config: &Config, program: &Path, stage: Option<Stage>) -> Result<Plan> {
     let directory = config.run_dir.join(super::DIRECTORY);
     let name = match stage {
         None => config.name.clone(),
@@ -82,16 +77,15 @@ impl Strict for Environment<'_> {
 fn title(config: &Config, stage: Option<Stage>, nodes: usize, ranks: usize) -> String {
     let what = stage.map_or("all stages".into(), |stage| format!("stage {}", stage.name()));
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    format!("{}: {what} on {}, {}", config.name, count(nodes, "node"), count(ranks, "rank") + " each")
+    format!(
+        "{}: {what} on {}, {}",
+        config.name,
+        count(nodes, "node"),
+        count(ranks, "rank") + " each"
+    )
 }
 
-fn options(
-    args: &SubmitArgs,
-    name: &str,
-    nodes: u16,
-    single: bool,
-    output: &Path,
-) -> Vec<String> {
+fn options(args: &SubmitArgs, name: &str, nodes: u16, single: bool, output: &Path) -> Vec<String> {
     let mut all = vec![
         format!("--job-name={}", quote(name)),
         format!("--nodes={nodes}"),
@@ -116,12 +110,7 @@ fn options(
     all
 }
 
-fn command(
-    args: &SubmitArgs,
-    config: &Config,
-    program: &Path,
-    stage: Option<Stage>,
-) -> String {
+fn command(args: &SubmitArgs, config: &Config, program: &Path, stage: Option<Stage>) -> String {
     let saved = config.run_dir.join("config.toml");
     let mut words = vec![word(program), "run".into(), word(&saved)];
     words.extend(["--max-restarts".into(), args.max_restarts.to_string()]);
@@ -142,7 +131,8 @@ mod tests {
     use clap::Parser;
 
     fn args(text: &str) -> SubmitArgs {
-        let words = ["reclora-launch", "submit", "c.toml"].into_iter().chain(text.split_whitespace());
+        let words =
+            ["reclora-launch", "submit", "c.toml"].into_iter().chain(text.split_whitespace());
         match Cli::try_parse_from(words).unwrap().command {
             Command::Submit(args) => args,
             other => panic!("{other:?}"),
@@ -183,11 +173,15 @@ mod tests {
 
     #[test]
     fn stages_are_jobs_of_their_own() {
-        let args = args("--nodes 2 --gpus-per-node 8 --cpu-partition cpu --partition gpu --array-of-stages");
+        let args = args(
+            "--nodes 2 --gpus-per-node 8 --cpu-partition cpu --partition gpu --array-of-stages",
+        );
         let plans = plans(&args, &config(), Path::new("/opt/reclora-launch")).unwrap();
         assert_eq!(plans.len(), 8);
         let prepare = &plans[0].text;
-        for line in ["#SBATCH --nodes=1", "#SBATCH --partition=cpu", "#SBATCH --job-name=films-prepare"] {
+        for line in
+            ["#SBATCH --nodes=1", "#SBATCH --partition=cpu", "#SBATCH --job-name=films-prepare"]
+        {
             assert!(prepare.lines().any(|l| l == line), "no line {line:?} in\n{prepare}");
         }
         assert!(!prepare.contains("gpus-per-node"), "{prepare}");

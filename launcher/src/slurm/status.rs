@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use color_eyre::eyre::eyre;
-use comfy_table::presets::NOTHING;
 use comfy_table::Table;
+use comfy_table::presets::NOTHING;
 use reclora_trainer::progress::Event;
 use reclora_trainer::stages::{RunContext, Stage, stage_dir};
 use serde::Serialize;
@@ -187,7 +187,8 @@ mod tests {
 
     #[test]
     fn records_are_read_by_field() {
-        let record = "JobId=7 JobName=a JobState=PENDING Reason=Resources RunTime=00:00:00 Restarts=0";
+        let record =
+            "JobId=7 JobName=a JobState=PENDING Reason=Resources RunTime=00:00:00 Restarts=0";
         assert_eq!(field(record, "JobState"), Some("PENDING"));
         assert_eq!(field(record, "Reason"), Some("Resources"));
         assert_eq!(field(record, "State"), None);

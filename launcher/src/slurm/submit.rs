@@ -14,7 +14,8 @@ use crate::run::{resolve, take};
 /// Renders the jobs of a run and hands them to Slurm.
 pub fn submit(args: &SubmitArgs) -> Result<()> {
     let ranks = args.nproc_per_node.or(args.gpus_per_node.filter(|gpus| *gpus > 0));
-    let overrides = crate::run::Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks };
+    let overrides =
+        crate::run::Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks };
     let config = resolve(&args.config, overrides, args.nodes.into())?;
     for option in &args.sbatch {
         if !option.starts_with('-') || option.contains('\n') {
@@ -67,7 +68,8 @@ fn queue(plan: &Plan, before: Option<&Job>) -> Result<Job> {
         .wrap_err_with(|| format!("the job was not submitted; its script is {script}"))?;
     // "ID" or "ID;CLUSTER".
     let id = answer.trim().split(';').next().and_then(|id| id.parse().ok());
-    let id: u64 = id.ok_or_else(|| eyre!("sbatch answered {:?}, no number of a job", answer.trim()))?;
+    let id: u64 =
+        id.ok_or_else(|| eyre!("sbatch answered {:?}, no number of a job", answer.trim()))?;
     let output = plan.output.display().to_string().replace("%j", &id.to_string());
     let stage = plan.stage.map(|stage| stage.name().to_owned());
     Ok(Job { id, stage, script: plan.script.clone(), output: output.into() })
