@@ -28,17 +28,23 @@ if ! command -v cc >/dev/null; then
     fi
 fi
 
-# Some tests make network namespaces and cut the cables between them: that takes root and iproute2.
+# Some tests make network namespaces and cut the cables between them, and some run on a real Slurm of four nodes
+# on this machine, each in namespaces of its own: that takes root, iproute2 and Slurm.
+cluster=scripts/slurm/cluster.sh
+slurm_is_here() {
+    local program
+    for program in slurmctld slurmd sbatch munged ip; do
+        PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null || return 1
+    done
+}
 if [[ $(id -u) -ne 0 ]] || ! unshare -n true 2>/dev/null; then
-    echo 'scripts/test.sh: no right to make network namespaces: tests that cut cables are left out' >&2
+    echo 'scripts/test.sh: no right to make network namespaces: tests that cut cables, and those on Slurm, are' \
+        'left out' >&2
     export RECLORA_NO_NAMESPACES=1
-elif ! command -v ip >/dev/null; then
-    if command -v apt-get >/dev/null; then
-        apt-get update -q
-        DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends iproute2
-    else
-        stop 'ip is missing (tests make networks with it): install iproute2'
-    fi
+elif ! slurm_is_here; then
+    command -v apt-get >/dev/null ||
+        stop 'iproute2 or Slurm (slurmctld, slurmd, sbatch, munged) is missing: install them for the tests'
+    "$cluster" install
 fi
 
 if ! cargo nextest --version >/dev/null 2>&1; then
@@ -46,8 +52,16 @@ if ! cargo nextest --version >/dev/null 2>&1; then
     cargo install cargo-nextest --locked
 fi
 
+if [[ -z ${RECLORA_NO_NAMESPACES:-} ]]; then
+    RECLORA_SLURM=$(mktemp -d /tmp/reclora-slurm-XXXX)
+    export RECLORA_SLURM
+    trap '"$cluster" stop "$RECLORA_SLURM"; rm -rf "$RECLORA_SLURM"' EXIT
+    "$cluster" start "$RECLORA_SLURM"
+fi
+
 if [[ $# -gt 0 ]]; then
-    exec cargo nextest run --locked --release "$@"
+    cargo nextest run --locked --release "$@"
+    exit
 fi
 cargo nextest run --locked --workspace --release
 # nextest runs no documentation examples.

@@ -111,6 +111,10 @@ fn report(rank: usize, end: &RankEnd) -> RankReport {
         Outcome::Killed(signal) => {
             (format!("was killed by {signal}"), None, Some(signal.as_str().to_owned()))
         }
+        Outcome::OutOfMemory => {
+            let killed = Some(Signal::SIGKILL.as_str().to_owned());
+            ("was killed by the kernel, because memory ran out".into(), None, killed)
+        }
         Outcome::NodeLost => {
             ("is lost: the launcher of its node ended or did not answer".into(), None, None)
         }
@@ -162,6 +166,9 @@ fn advice(outcome: Outcome, explained: bool) -> Vec<String> {
              runtime.file_access=pread reads files instead of mapping them",
         ),
         Outcome::Killed(_) => Some("the rank crashed: please report it with its log"),
+        Outcome::OutOfMemory => Some(
+            "use fewer ranks (--nproc-per-node), smaller batches, or a machine or a job with more memory",
+        ),
         Outcome::PeerLost => Some(
             "a rank did not answer in time: if the machine is overloaded, raise \
              runtime.collective_timeout or use fewer ranks",

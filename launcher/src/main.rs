@@ -7,17 +7,20 @@ mod cli;
 mod cluster;
 mod commands;
 mod config;
+mod doctor;
 mod error;
 mod failure;
 mod gang;
 mod inspect;
 mod pipeline;
+mod plan;
 mod progress;
 mod rank;
 mod rendezvous;
 mod report;
 mod run;
 mod signals;
+mod simulate;
 mod slurm;
 mod verify;
 
@@ -58,6 +61,9 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Report(args) => commands::rebuild_report(&args.run),
         Command::Verify(args) => verify::verify(args),
         Command::Config(command) => commands::config(command),
+        Command::Doctor(args) => doctor::doctor(args),
+        Command::Plan(args) => plan::plan(args),
+        Command::Simulate(args) => simulate::simulate(args),
         Command::Submit(args) => slurm::submit(args),
         Command::Status(args) => slurm::status(&args.run, args.json),
         Command::Logs(args) => slurm::logs(args),

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::gang::cause::{History, Outcome, Restart};
 use crate::gang::env::{GangEnv, threads_per_rank};
 use crate::gang::supervision::Limits;
-use crate::gang::{self, Autopsy, Events, GangEnd, GangSpec};
+use crate::gang::{self, Autopsy, Events, GangEnd, GangSpec, Shown};
 use crate::progress::display::{Display, say};
 use crate::rendezvous;
 use crate::signals::{self, Polled};
@@ -69,6 +69,10 @@ pub struct Pipeline {
     pub leader: Option<RefCell<Leader>>,
     /// Restarts of a stage.
     pub max_restarts: u32,
+    /// Directory of the ranks' logs.
+    pub logs: PathBuf,
+    /// Whose standard error is shown.
+    pub tee: Shown,
     /// This executable.
     pub program: PathBuf,
 }
@@ -126,7 +130,7 @@ impl Pipeline {
     fn run_stage(&self, stage: Stage) -> Result<()> {
         let mut history = History::default();
         loop {
-            let logs = self.context.run_dir.join("logs").join(stage.name());
+            let logs = self.logs.join(stage.name());
             let attempt = next_attempt(&logs);
             let logs = logs.join(format!("attempt_{attempt}"));
             let mut display = Display::new(stage.name());
@@ -209,6 +213,7 @@ impl Pipeline {
                 launcher_pid: std::process::id(),
             },
             logs,
+            tee: self.tee.clone(),
         };
         let others = |events: &Events| match (leader, &meeting) {
             (Some(leader), Some(meeting)) => leader.borrow().start_ranks(&spec, meeting, events),
@@ -234,6 +239,7 @@ fn limits(config: &Config) -> Limits {
         heartbeat: Duration::from_secs(runtime.heartbeat_timeout),
         progress: (!progress.is_zero()).then_some(progress),
         pause: Duration::from_secs(runtime.pause_timeout),
+        heal: Duration::from_secs(runtime.heal_timeout),
     }
 }
 

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use color_eyre::eyre::{WrapErr, eyre};
-use reclora_storage::atomic::{RunLock, create_dir_all, write_bytes_atomic};
+use reclora_storage::atomic::{RunLock, create_dir_all, is_tmp_name, write_bytes_atomic};
 use reclora_trainer::config::Config;
 
-use crate::cli::RunArgs;
+use crate::cli::{NodeCount, RunArgs};
 use crate::cluster::{self, Job, Leader};
 use crate::commands::{print, write_report};
 use crate::config;
 use crate::error::{LaunchError, Result, exit_code};
 use crate::failure::ERROR_FILE;
+use crate::gang::Shown;
 use crate::pipeline::{Pipeline, Selection};
 use crate::progress::display::say;
 use crate::rank::{RANK_WAIT, RANKS_DIR};
@@ -28,8 +29,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     crate::signals::install()?;
     let overrides =
         Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks: args.nproc_per_node };
-    let config = resolve(&args.config, overrides, nodes(args).into())?;
-    let job = job(args, &config)?;
+    let nodes = if args.standalone { NodeCount::ONE } else { args.nnodes };
+    let config = resolve(&args.config, overrides, nodes)?;
+    let job = job(args, nodes, &config)?;
     let run_dir = config.run_dir.clone();
     if let Some(job) = job.as_ref().filter(|job| job.node > 0) {
         return cluster::run_agent(job, &run_dir, &config.runtime);
@@ -40,9 +42,15 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if let Some(address) = endpoint {
         probe(address)?;
     }
-    let world_size = usize::from(nodes(args)) * config.runtime.nproc_per_node;
     let _lock = take(&config)?;
-    say(&format!("{} in {}, ranks: {world_size}", config.name, run_dir.display()));
+    let per_node = config.runtime.nproc_per_node;
+    let ranks = match nodes {
+        NodeCount { min, max } if min < max => {
+            format!("{per_node} on each of {min} to {max} nodes")
+        }
+        NodeCount { max, .. } => (usize::from(max) * per_node).to_string(),
+    };
+    say(&format!("{} in {}, ranks: {ranks}", config.name, run_dir.display()));
     let (leader, endpoint) = match (job, endpoint) {
         (Some(job), Some(address)) => {
             // The port is the agents'; ranks meet at another of the same interface.
@@ -51,12 +59,22 @@ pub fn run(args: &RunArgs) -> Result<()> {
         }
         (_, endpoint) => (None, endpoint),
     };
+    let logs = match &args.log_dir {
+        Some(dir) => std::path::absolute(dir).wrap_err("--log-dir")?,
+        None => run_dir.join("logs"),
+    };
     let pipeline = Pipeline {
         context: RunContext { run_dir: run_dir.clone(), config },
         selection: Selection { from: args.from, only: args.only, force: args.force },
         endpoint,
         leader,
         max_restarts: args.max_restarts,
+        logs,
+        tee: match (&args.local_ranks_filter, args.tee) {
+            (Some(ranks), _) => Shown::Some(ranks.clone()),
+            (None, true) => Shown::All,
+            (None, false) => Shown::None,
+        },
         program: std::env::current_exe().wrap_err("can't find this executable")?,
     };
     let result = pipeline.run();
@@ -84,8 +102,18 @@ pub fn take(config: &Config) -> Result<RunLock> {
     let lock = RunLock::acquire(run_dir, LOCK_WAIT)
         .wrap_err_with(|| format!("the run directory {} can't be used", run_dir.display()))?;
     wait_for_ranks(run_dir)?;
+    remove_stale(run_dir);
     save(config, run_dir)?;
     Ok(lock)
+}
+
+/// Files that a launcher which was killed had not finished writing; stages do the same in their directories.
+fn remove_stale(run_dir: &Path) {
+    let entries = std::fs::read_dir(run_dir).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| is_tmp_name(&entry.file_name().to_string_lossy())) {
+        // One that stays does no harm.
+        let _ = std::fs::remove_file(entry.path());
+    }
 }
 
 /// Flags that change a config.
@@ -99,8 +127,8 @@ pub struct Overrides<'a> {
     pub ranks: Option<u16>,
 }
 
-/// The config with every flag applied, checked for so many nodes.
-pub fn resolve(path: &Path, overrides: Overrides<'_>, nodes: usize) -> Result<Config> {
+/// The config with every flag applied, checked for so many nodes: one number of them must be possible.
+pub fn resolve(path: &Path, overrides: Overrides<'_>, nodes: NodeCount) -> Result<Config> {
     let mut config = config::load(path, overrides.set)?;
     if let Some(ranks) = overrides.ranks {
         config.runtime.nproc_per_node = ranks.into();
@@ -110,29 +138,35 @@ pub fn resolve(path: &Path, overrides: Overrides<'_>, nodes: usize) -> Result<Co
     }
     config.run_dir = std::path::absolute(&config.run_dir)
         .map_err(|error| LaunchError::Usage(format!("run directory: {error}")))?;
-    config.validate(nodes * config.runtime.nproc_per_node)?;
+    let mut numbers = (nodes.min..=nodes.max).rev().map(usize::from);
+    let refused = config.validate(usize::from(nodes.max) * config.runtime.nproc_per_node);
+    if !numbers.any(|nodes| is_possible(&config, nodes)) {
+        refused?;
+    }
     config::check_inputs(&config)?;
     check_scale_of(&RunContext { run_dir: config.run_dir.clone(), config: config.clone() })?;
     Ok(config)
 }
 
-fn nodes(args: &RunArgs) -> u16 {
-    if args.standalone { 1 } else { args.nnodes }
+/// Whether a run can have so many nodes.
+fn is_possible(config: &Config, nodes: usize) -> bool {
+    config.validate(nodes * config.runtime.nproc_per_node).is_ok()
 }
 
 /// What the flags say of the other nodes; `None` where there are none.
-fn job(args: &RunArgs, config: &Config) -> Result<Option<Job>> {
+fn job(args: &RunArgs, nodes: NodeCount, config: &Config) -> Result<Option<Job>> {
     let usage = |what: &str| Err(LaunchError::Usage(what.into()).into());
-    let nodes = nodes(args);
-    if args.standalone || nodes == 1 && args.node_rank == 0 {
+    if args.standalone || nodes.max == 1 && args.node_rank == 0 {
         return Ok(None);
     }
-    if args.node_rank >= nodes {
+    if args.node_rank >= nodes.max {
         return usage(&format!(
-            "--node-rank {}: nodes are counted from 0, and there are {nodes} of them (--nnodes)",
-            args.node_rank
+            "--node-rank {}: nodes are counted from 0, and there are {} of them (--nnodes)",
+            args.node_rank, nodes.max
         ));
     }
+    let (min, max) = (nodes.min.into(), nodes.max.into());
+
     let Some(endpoint) = &args.rdzv_endpoint else {
         return usage(
             "--nnodes: the nodes have to find each other\n  help: give all of them the address of node \
@@ -141,7 +175,8 @@ fn job(args: &RunArgs, config: &Config) -> Result<Option<Job>> {
     };
     Ok(Some(Job {
         node: args.node_rank.into(),
-        nodes: nodes.into(),
+        nodes: max,
+        possible: (min..=max).filter(|nodes| is_possible(config, *nodes)).collect(),
         ranks_per_node: config.runtime.nproc_per_node,
         endpoint: endpoint.clone(),
         id: args.rdzv_id.clone(),

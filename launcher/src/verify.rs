@@ -78,7 +78,8 @@ pub fn verify(args: &VerifyArgs) -> Result<()> {
     }
 }
 
-fn check(work: Work, fresh: bool) -> Report {
+/// Reads everything, with a progress bar. `fresh` takes nothing over from an interrupted check.
+pub fn check(work: Work, fresh: bool) -> Report {
     let template = "{prefix} {bar:24} {bytes}/{total_bytes}  {bytes_per_sec}  eta {eta}";
     let style = ProgressStyle::with_template(template);
     // Not shown where standard error is no terminal.

@@ -1,5 +1,7 @@
 //! What the program says about itself.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
+
 mod common;
 use common::{fails, stdout};
 
@@ -14,6 +16,15 @@ fn every_command_has_help_with_examples() {
         &["config", "show"],
         &["config", "reference"],
         &["synth"],
+        &["doctor"],
+        &["plan"],
+        &["simulate"],
+        &["submit"],
+        &["status"],
+        &["logs"],
+        &["cancel"],
+        &["verify"],
+        &["man"],
         &["completions"],
     ] {
         let help = stdout(&[command, &["--help"]].concat());
@@ -23,10 +34,46 @@ fn every_command_has_help_with_examples() {
     assert!(stdout(&["config", "--help"]).contains("reference"));
 }
 
+/// Help, manual and completions come from one definition, and so know the same commands and flags.
+#[test]
+fn the_manual_and_completions_know_what_help_knows() {
+    let dir = tempfile::tempdir().unwrap();
+    stdout(&["man", "--out-dir", dir.path().to_str().unwrap()]);
+    let completions = stdout(&["completions", "bash"]);
+    let help = stdout(&["--help"]);
+    let (_, list) = help.split_once("Commands:\n").unwrap();
+    let commands = list.lines().take_while(|line| !line.is_empty());
+    let commands: Vec<&str> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.len() > 12 && commands.contains(&"submit"), "{commands:?}");
+    for command in commands.iter().filter(|command| **command != "help") {
+        let page = dir.path().join(format!("reclora-launch-{command}.1"));
+        let page = std::fs::read_to_string(&page).unwrap_or_else(|e| panic!("{page:?}: {e}"));
+        assert!(completions.contains(command), "{command}");
+        let help = stdout(&[command, "--help"]);
+        for flag in help.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 3)
+        {
+            let flag = flag.split(['=', '.', ',', '`', ':', ';', ')']).next().unwrap();
+            let known = page.replace("\\-", "-").contains(flag) && completions.contains(flag);
+            // Examples name flags of others too.
+            assert!(known || !help.contains(&format!("\n      {flag} ")), "{command}: {flag}");
+        }
+    }
+    assert!(stdout(&["man"]).contains(".TH reclora-launch 1"));
+    assert!(!dir.path().join("reclora-launch-rank.1").exists(), "nobody's business");
+}
+
 #[test]
 fn top_level_help_teaches_and_documents_exit_codes() {
     let help = stdout(&["--help"]);
-    for text in ["Exit codes:", "a rank died", "130", "configs/quickstart.toml", "predict"] {
+    for text in [
+        "Exit codes:",
+        "a node died",
+        "do not requeue",
+        "75",
+        "130",
+        "configs/quickstart.toml",
+        "predict",
+    ] {
         assert!(help.contains(text), "{text} is missing:\n{help}");
     }
     // The worker's entry is nobody's business.

@@ -37,7 +37,8 @@ impl Job {
         let log = self.dir.path().join(format!("node-{node}-{}", rand_name()));
         let child = Command::new(assert_cmd::cargo::cargo_bin("reclora-launch"))
             .args(["run", &self.config, "--run-dir", run_dir.to_str().unwrap()])
-            .args(["--nnodes", "2", "--nproc-per-node", "2", "--rdzv-endpoint", &self.endpoint])
+            .env("RECLORA_NNODES", "2")
+            .args(["--nproc-per-node", "2", "--rdzv-endpoint", &self.endpoint])
             .args(["--node-rank", &node.to_string(), "--no-report"])
             .args(extra)
             .stdout(Stdio::null())
@@ -171,6 +172,26 @@ fn d2_an_agent_that_is_killed_and_started_again_is_taken_in() {
     assert!(leader.ends_within(100).success(), "{}", leader.log());
     assert!(agent.ends_within(5).success(), "{}", agent.log());
     assert!(leader.log().contains("starting the ranks again"), "{}", leader.log());
+    assert!(results(&run_dir) == job.expected(), "other bytes");
+}
+
+/// D-1: a job that may have fewer nodes goes on without a lost one, and with it again when it is back.
+#[test]
+fn d1_a_job_of_one_to_two_nodes_shrinks_and_grows() {
+    let job = Job::new();
+    let run_dir = job.run_dir("elastic");
+    let args = ["--nnodes", "1:2", "--max-restarts", "3", "--rejoin-timeout", "1"];
+    let mut leader = job.node(&run_dir, 0, &args);
+    let mut agent = job.node(&run_dir, 1, &args);
+    agent.ranks(2);
+    std::thread::sleep(Duration::from_millis(200));
+    agent.send(Signal::SIGKILL);
+    let seen = |text: &str| leader.log().contains(text).then_some(());
+    common::wait("the leader alone", || seen("going on with 1 of 2 nodes"));
+    let mut agent = job.node(&run_dir, 1, &args);
+    common::wait("both again", || seen("going on with 2 of 2 nodes"));
+    assert!(leader.ends_within(100).success(), "{}", leader.log());
+    assert!(agent.ends_within(5).success(), "{}", agent.log());
     assert!(results(&run_dir) == job.expected(), "other bytes");
 }
 

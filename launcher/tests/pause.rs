@@ -91,3 +91,33 @@ fn e2e_sigterm_pauses_a_stage_that_can_be_and_a_pause_is_not_for_ever() {
     assert!(text.contains("every rank has been ended"), "{text}");
     assert_gone(&ranks, "after the pause's time was up");
 }
+
+/// The step after which a rank's first update of an attempt was sent.
+fn first_step(log: &std::path::Path) -> Option<u64> {
+    let text = std::fs::read_to_string(log).ok()?;
+    text.lines().find_map(|line| {
+        let event: serde_json::Value = serde_json::from_str(line).ok()?;
+        (event["event"] == "update").then(|| event["done"].as_u64())?
+    })
+}
+
+#[test]
+fn e2e_a_restart_goes_on_from_what_the_others_had_in_memory() {
+    let (dir, config) = small();
+    let run_dir = dir.path().join("run").display().to_string();
+    // One long epoch, without a checkpoint in it.
+    let args = ["--set", "tune.few_shot=8000", "--set", "tune.checkpoint_every=1000000"];
+    let args = [&args[..], &["--max-restarts", "1"]].concat();
+    let launcher = start(&config, &run_dir, &args);
+    let log = |attempt: u32| {
+        dir.path().join(format!("run/logs/tune/attempt_{attempt}/rank_0/stdout.log"))
+    };
+    common::wait("the first step", || first_step(&log(1)));
+    std::thread::sleep(Duration::from_secs(7));
+    let ranks = children(launcher.id());
+    kill(Pid::from_raw(ranks[1]), Signal::SIGKILL).unwrap();
+    let step = common::wait("a step of the second attempt", || first_step(&log(2)));
+    assert!(step > 10, "it began again at step {step}");
+    kill(Pid::from_raw(launcher.id() as i32), Signal::SIGINT).unwrap();
+    assert_eq!(launcher.wait_with_output().unwrap().status.code(), Some(130));
+}

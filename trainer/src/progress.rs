@@ -35,8 +35,15 @@ pub enum Event {
         /// The text, one line.
         text: String,
     },
+    /// All that is done is on disk: another attempt goes on from here.
+    Saved,
     /// Nothing new, but the process lives.
     Beat,
+    /// A line on standard error, passed on by the launcher that reads it.
+    Said {
+        /// The line.
+        text: String,
+    },
     /// The last collectives of a rank that fails.
     Collectives {
         /// Oldest first.

@@ -17,7 +17,7 @@ use reclora_trainer::distributed::gradient::Gradient;
 use reclora_trainer::distributed::table::{Fetched, Held, Parameters, Table, TableShare};
 use reclora_trainer::distributed::train::{Objective, TrainPlan, Trained, train};
 use reclora_trainer::error::{Result, TrainerError};
-use reclora_trainer::progress::Silent;
+use reclora_trainer::progress::{Event, Progress, Silent};
 
 /// Logistic regression on made-up features; fails after a number of micro-batches, if asked to. With a
 /// table, its first weights are rows of which a sample touches some.
@@ -380,4 +380,68 @@ fn worlds_that_do_not_fit_the_micro_batches_are_refused() {
     let plan = TrainPlan { micro_batches: 6, ..plan(dir.path()) };
     let error = solo(&plan, u64::MAX).unwrap_err().to_string();
     assert!(error.contains("tune.micro_batches") && error.contains("power of two"), "{error}");
+}
+
+/// Asks to pause after some steps.
+struct PauseAfter(u64);
+
+impl Progress for PauseAfter {
+    fn emit(&mut self, event: Event) {
+        if let Event::Update { .. } = event {
+            self.0 = self.0.saturating_sub(1);
+        }
+    }
+
+    fn pause_asked(&self) -> bool {
+        self.0 == 0
+    }
+}
+
+#[test]
+fn d2_ranks_agree_on_the_step_of_a_pause_and_go_on_from_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let undisturbed = solo(&plan(&dir.path().join("undisturbed")), u64::MAX).unwrap();
+    // No checkpoint but those of the pauses.
+    let plan = TrainPlan { checkpoint_every: u64::MAX, ..plan(&dir.path().join("paused")) };
+    for (world_size, asked) in [(1, 3), (2, 4), (4, 2)] {
+        let before = last_step(&plan);
+        let paused = with_ranks(world_size, |mut comm| {
+            let toy = Toy { left: AtomicU64::new(u64::MAX), table: plan.table };
+            // One of them is asked; the others learn of it.
+            let last = comm.rank() + 1 == comm.world_size();
+            let mut progress = PauseAfter(if last { asked } else { u64::MAX });
+            train(&plan, &toy, initial, &mut comm, &mut progress).map(drop).unwrap_err()
+        });
+        assert!(paused.iter().all(|error| matches!(error, TrainerError::Paused)), "{paused:?}");
+        // Asked after a step, a rank says so with the next.
+        assert_eq!(last_step(&plan), before + asked + 1, "{world_size} ranks");
+    }
+    assert_eq!(bits(&solo(&plan, u64::MAX).unwrap()), bits(&undisturbed));
+}
+
+#[test]
+fn d2_what_a_rank_has_in_memory_survives_the_loss_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let undisturbed = solo(&plan(&dir.path().join("undisturbed")), u64::MAX).unwrap();
+    let plan = TrainPlan { checkpoint_every: u64::MAX, ..plan(&dir.path().join("healed")) };
+    let ends = with_ranks(2, |mut comm| {
+        // Four micro-batches of each step are rank 1's: it ends in the fifth step, of seven in an epoch.
+        let left = if comm.rank() == 1 { 18 } else { u64::MAX };
+        let toy = Toy { left: AtomicU64::new(left), table: plan.table };
+        train(&plan, &toy, initial, &mut comm, &mut Silent).map(drop).unwrap_err()
+    });
+    assert!(matches!(ends[0], TrainerError::Comm(_)), "{ends:?}");
+    assert_eq!(ends[1].to_string(), "interrupted");
+    assert_eq!(last_step(&plan), 4, "the steps that both had taken");
+    assert_eq!(bits(&solo(&plan, u64::MAX).unwrap()), bits(&undisturbed));
+}
+
+/// The step of the newest checkpoint.
+fn last_step(plan: &TrainPlan) -> u64 {
+    let files = std::fs::read_dir(&plan.checkpoints).into_iter().flatten().flatten();
+    let steps = files.filter_map(|file| {
+        let name = file.file_name().into_string().ok()?;
+        name.strip_prefix("step-")?.strip_suffix(".checkpoint")?.parse().ok()
+    });
+    steps.max().unwrap_or(0)
 }

@@ -9,10 +9,14 @@ use clap_complete::Shell;
 use reclora_storage::raw::{DatasetFormat, Known};
 use reclora_trainer::stages::Stage;
 
+mod checks;
 mod jobs;
+mod nodes;
 mod text;
 
+pub use checks::{DoctorArgs, PlanArgs, SimulateArgs};
 pub use jobs::{LogsArgs, StatusArgs, SubmitArgs};
+pub use nodes::NodeCount;
 use text::*;
 
 /// The whole command line.
@@ -71,6 +75,15 @@ pub enum Command {
     /// Take a submitted run out of the queue, or end it
     #[command(after_help = CANCEL_EXAMPLES)]
     Cancel(RunDirArgs),
+    /// Look at this machine and a config before a run: what would go wrong?
+    #[command(long_about = DOCTOR_LONG, after_help = DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
+    /// Foretell a run: memory per rank, work and bytes on the wire at a number of ranks
+    #[command(long_about = PLAN_LONG, after_help = PLAN_EXAMPLES)]
+    Plan(PlanArgs),
+    /// Put the supervision of ranks through thousands of made-up failures
+    #[command(long_about = SIMULATE_LONG, after_help = SIMULATE_EXAMPLES)]
+    Simulate(SimulateArgs),
     /// Print the manual, or write a page for every command
     #[command(after_help = MAN_EXAMPLES)]
     Man {
@@ -116,14 +129,30 @@ pub struct RunArgs {
     /// Don't write the report at the end
     #[arg(long, help_heading = "Stages")]
     pub no_report: bool,
+    /// Where the ranks' logs go [default: logs/ in the run directory]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub log_dir: Option<PathBuf>,
+    /// Show what ranks write on standard error too; lines of several ranks that are alike are shown once
+    #[arg(long, help_heading = "Output")]
+    pub tee: bool,
+    /// With --tee, only ranks of these numbers on their node, e.g. 0,1
+    #[arg(
+        long,
+        value_name = "R,...",
+        value_delimiter = ',',
+        requires = "tee",
+        help_heading = "Output"
+    )]
+    pub local_ranks_filter: Option<Vec<usize>>,
     /// Rank processes on this machine [default: runtime.nproc_per_node of the config]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     #[arg(help_heading = "Processes")]
     pub nproc_per_node: Option<u16>,
-    /// Nodes of the job: the same command is run on each, with its --node-rank
-    #[arg(long, value_name = "N", default_value_t = 1, env = "RECLORA_NNODES")]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Processes")]
-    pub nnodes: u16,
+    /// Nodes of the job: the same command is run on each, with its --node-rank. With MIN:MAX, stages are run by
+    /// as many of MAX as are there, MIN at least
+    #[arg(long, value_name = "N or MIN:MAX", default_value = "1", env = "RECLORA_NNODES")]
+    #[arg(help_heading = "Processes")]
+    pub nnodes: NodeCount,
     /// Which node this is, from 0; node 0 leads
     #[arg(long, value_name = "R", default_value_t = 0, env = "RECLORA_NODE_RANK")]
     #[arg(help_heading = "Processes")]

@@ -194,3 +194,55 @@ Examples:
   reclora-launch man | man -l -
   reclora-launch man --out-dir ~/.local/share/man/man1
       One page per command";
+
+/// Of `doctor`.
+pub const DOCTOR_LONG: &str = "\
+Looks at what a run will need, and says what is wrong and what to do about it. Nothing is written but a \
+small file that is removed again.
+
+Of the machine: cores, memory, shared memory, limits, loopback, network addresses, the NVIDIA driver. With a \
+config: its inputs, the file system, space and lock of the run directory, runtime.interface and \
+runtime.device, and the hashes of what an earlier run left. With --rdzv-endpoint: whether node 0's address \
+can be listened on here or reached from here.";
+
+/// Of `doctor`.
+pub const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  reclora-launch doctor
+  reclora-launch doctor configs/quickstart.toml
+  srun --ntasks-per-node=1 reclora-launch doctor CONFIG --rdzv-endpoint node0:29500
+      On every node of a job
+
+Exit codes: 0 nothing is wrong (warnings may be there), 1 something is, 2 usage or config.";
+
+/// Of `plan`.
+pub const PLAN_LONG: &str = "\
+Computes, without running anything, what a config means at a number of ranks: the parameters that are \
+trained, the memory of each rank by what it is for, the work of each stage, and the bytes that each rank \
+sends in a step and in all. Numbers come from the config, the backbone's files and, where a run has got that \
+far, its dataset.";
+
+/// Of `plan`.
+pub const PLAN_EXAMPLES: &str = "\
+Examples:
+  reclora-launch plan configs/quickstart.toml
+  reclora-launch plan CONFIG --world-size 32
+  reclora-launch plan CONFIG --set adapter.rank=16 --json | jq .tune";
+
+/// Of `simulate`.
+pub const SIMULATE_LONG: &str = "\
+Runs the very code that decides what becomes of ranks that die, hang or stand still, with made-up ranks in \
+virtual time, and checks what is promised of it: nothing outlives its gang, every gang is over in time, who \
+only noticed is not blamed, no progress that was saved is lost, restarts end.
+
+Times are virtual, with a heartbeat limit of 10 s and a progress limit of 30 s.";
+
+/// Of `simulate`.
+pub const SIMULATE_EXAMPLES: &str = "\
+Examples:
+  reclora-launch simulate
+  reclora-launch simulate --schedules 100000 --world-size 64
+  reclora-launch simulate --seed 7 --schedules 1 --trace
+      One schedule, told step by step
+
+Exit codes: 0 every promise was kept, 1 one was not: its seed is told.";

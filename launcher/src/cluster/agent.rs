@@ -180,6 +180,7 @@ impl Ranks {
                 launcher_pid: std::process::id(),
             },
             logs: start.logs.clone(),
+            tee: start.tee.clone(),
         };
         let (sender, events) = sync_channel(CHANNEL);
         let processes = spec.start_local(&sender)?;

@@ -23,8 +23,10 @@ pub const POLL: Duration = Duration::from_millis(100);
 pub struct Job {
     /// This node.
     pub node: usize,
-    /// Number of nodes.
+    /// Number of nodes that may take part.
     pub nodes: usize,
+    /// The numbers of nodes with which a stage can be run, ascending.
+    pub possible: Vec<usize>,
     /// Ranks on each.
     pub ranks_per_node: usize,
     /// Where the leader listens, `host:port`.
@@ -38,9 +40,9 @@ pub struct Job {
 }
 
 impl Job {
-    /// Number of ranks.
-    pub fn world_size(&self) -> usize {
-        self.nodes * self.ranks_per_node
+    /// The most nodes with which a stage can be run of which `present` are there.
+    pub fn most_of(&self, present: usize) -> Option<usize> {
+        self.possible.iter().copied().rfind(|nodes| *nodes <= present)
     }
 
     /// Names the executable, which must be the same everywhere.
@@ -143,6 +145,23 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         let error = secret_of_leader(dir.path()).unwrap_err().to_string();
         assert!(error.contains(".secret can be read by others (mode 644)"), "{error}");
+    }
+
+    #[test]
+    fn as_many_nodes_as_can_take_part() {
+        let job = Job {
+            node: 0,
+            nodes: 8,
+            possible: vec![2, 4, 8],
+            ranks_per_node: 1,
+            endpoint: String::new(),
+            id: String::new(),
+            deadline: Duration::ZERO,
+            rejoin: Duration::ZERO,
+        };
+        let most = [0, 1, 2, 3, 4, 7, 8, 9].map(|present| job.most_of(present));
+        let (two, four, eight) = (Some(2), Some(4), Some(8));
+        assert_eq!(most, [None, None, two, two, four, four, eight, eight]);
     }
 
     #[test]

@@ -21,6 +21,8 @@ use crate::gang::{Events, GangSpec, Worker};
 use crate::progress::display::say;
 use crate::signals;
 
+/// How long nodes that are not needed are waited for, before it goes on without them.
+const LAST_CALL: Duration = Duration::from_secs(10);
 /// Between two looks for signals while nodes are waited for.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -35,6 +37,8 @@ pub struct Leader {
     nodes: BTreeMap<usize, Node>,
     /// Gangs started so far.
     gangs: u64,
+    /// Nodes of the current gang: this one, and the first of the agents.
+    taking_part: usize,
 }
 
 /// An agent that has come.
@@ -76,41 +80,49 @@ impl Leader {
         let secret = secret_of_leader(run_dir)?;
         let listener = ControlListener::start(address, secret.clone())?;
         let build_id = Job::build_id()?;
-        Ok(Self { job, build_id, secret, listener, nodes: BTreeMap::new(), gangs: 0 })
+        Ok(Self {
+            job,
+            build_id,
+            secret,
+            listener,
+            nodes: BTreeMap::new(),
+            gangs: 0,
+            taking_part: 0,
+        })
     }
 
-    /// Returns when all nodes are there; those that went away may come back.
+    /// Returns when the nodes are there of which the next gang is; those that went away may come back. Where
+    /// fewer than all may do, the others are waited for only for a while, and not at all while none is lost.
     pub fn gather(&mut self) -> Result<()> {
         // Only who was there can be lost.
         let limit = if self.gangs == 0 { self.job.deadline } else { self.job.rejoin };
-        let until = Instant::now() + limit;
+        let started = Instant::now();
         let mut said = false;
         loop {
             self.nodes.retain(|_, node| lock(&node.state).lost.is_none());
-            let missing: Vec<String> = (1..self.job.nodes)
-                .filter(|node| !self.nodes.contains_key(node))
-                .map(|node| node.to_string())
-                .collect();
-            if missing.is_empty() {
+            while let Some(arrival) = self.listener.next(Duration::ZERO) {
+                self.arrive(arrival);
+            }
+            let here = 1 + self.nodes.len();
+            let can = self.job.most_of(here);
+            let complete = here == self.job.nodes && can.is_some();
+            let enough = self.gangs > 0 && can >= Some(self.taking_part);
+            let patience = limit.min(if can.is_some() { LAST_CALL } else { Duration::MAX });
+            let over = started.elapsed() >= patience;
+            if let Some(can) = can.filter(|_| complete || enough || over) {
+                if self.taking_part != 0 && self.taking_part != can {
+                    say(&format!("going on with {can} of {} nodes", self.job.nodes));
+                }
+                self.taking_part = can;
                 return Ok(());
             }
-            let missing = missing.join(", ");
+            if over {
+                return Err(self.missing(limit).into());
+            }
             if !said {
                 let (all, at) = (self.job.nodes, self.listener.address());
-                say(&format!("waiting for node {missing} of {all} at {at}"));
+                say(&format!("waiting for node {} of {all} at {at}", self.absent()));
                 said = true;
-            }
-            if Instant::now() >= until {
-                return Err(LaunchError::NodeMissing(format!(
-                    "node {missing} did not come within {} s\n  help: run the same command there with \
-                     its --node-rank, or give it more time with {}",
-                    limit.as_secs(),
-                    match self.gangs {
-                        0 => "--set runtime.rendezvous_timeout=N",
-                        _ => "--rejoin-timeout N",
-                    }
-                ))
-                .into());
             }
             if let Some(signal) = signals::pending().or_else(|| self.asked()) {
                 return Err(LaunchError::Interrupted(signal).into());
@@ -119,6 +131,25 @@ impl Leader {
                 self.arrive(arrival);
             }
         }
+    }
+
+    /// The nodes that are not there.
+    fn absent(&self) -> String {
+        let absent = (1..self.job.nodes).filter(|node| !self.nodes.contains_key(node));
+        absent.map(|node| node.to_string()).collect::<Vec<_>>().join(", ")
+    }
+
+    fn missing(&self, waited: Duration) -> LaunchError {
+        let more_time = match self.gangs {
+            0 => "--set runtime.rendezvous_timeout=N",
+            _ => "--rejoin-timeout N",
+        };
+        LaunchError::NodeMissing(format!(
+            "node {} did not come within {} s\n  help: run the same command there with its --node-rank, or \
+             give it more time with {more_time}",
+            self.absent(),
+            waited.as_secs()
+        ))
     }
 
     fn arrive(&mut self, arrival: Arrival) {
@@ -160,9 +191,9 @@ impl Leader {
             })
     }
 
-    /// Ranks of all nodes.
+    /// Ranks of all nodes that take part.
     pub fn world_size(&self) -> usize {
-        self.job.world_size()
+        self.taking_part * self.job.ranks_per_node
     }
 
     /// The secret of the next gang, whose number is counted.
@@ -179,8 +210,8 @@ impl Leader {
         events: &Events,
     ) -> Result<Vec<Box<dyn Worker>>> {
         let mut workers: Vec<Box<dyn Worker>> = Vec::new();
-        for (number, node) in &self.nodes {
-            let (first_rank, ranks) = (number * self.job.ranks_per_node, self.job.ranks_per_node);
+        for (place, node) in (1..self.taking_part).zip(self.nodes.values()) {
+            let (first_rank, ranks) = (place * self.job.ranks_per_node, self.job.ranks_per_node);
             let states: Vec<_> = (0..ranks).map(|_| Arc::default()).collect();
             let following = Following {
                 gang: self.gangs,
@@ -199,6 +230,7 @@ impl Leader {
                 stage: spec.env.stage.clone(),
                 run_dir: spec.env.run_dir.clone(),
                 logs: spec.logs.clone(),
+                tee: spec.tee.clone(),
                 world_size: spec.env.world_size,
                 first_rank,
                 ranks,
@@ -282,6 +314,8 @@ impl Following {
                 let place = rank.checked_sub(self.first_rank);
                 if let Some(state) = place.and_then(|place| self.ranks.get(place)) {
                     *lock(state) = RankState { outcome: Some(end.outcome()), tail };
+                    // Wakes whoever waits for events, to see it.
+                    let _ = self.events.send((rank, Event::Beat));
                 }
             }
             ToLeader::Failed { gang, error } if gang == self.gang => {

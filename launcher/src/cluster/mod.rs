@@ -23,6 +23,7 @@ use nix::sys::signal::Signal;
 use reclora_trainer::progress::Event;
 use serde::{Deserialize, Serialize};
 
+use crate::gang::Shown;
 use crate::gang::cause::Outcome;
 
 /// From the leader to an agent.
@@ -45,6 +46,7 @@ struct StartGang {
     run_dir: PathBuf,
     /// Directory of this attempt's logs.
     logs: PathBuf,
+    tee: Shown,
     world_size: usize,
     first_rank: usize,
     ranks: usize,
@@ -70,6 +72,7 @@ enum ToLeader {
 enum End {
     Code(i32),
     Signal(i32),
+    OutOfMemory,
 }
 
 impl End {
@@ -80,6 +83,7 @@ impl End {
             Outcome::Paused => Self::Code(crate::error::EXIT_REQUEUE),
             Outcome::Exit(code) => Self::Code(code),
             Outcome::Killed(signal) => Self::Signal(signal as i32),
+            Outcome::OutOfMemory => Self::OutOfMemory,
             // What the leader says of ranks; an agent only sees how they ended.
             Outcome::Ended | Outcome::NodeLost | Outcome::Unresponsive | Outcome::Stalled => {
                 Self::Signal(Signal::SIGKILL as i32)
@@ -90,6 +94,7 @@ impl End {
     fn outcome(self) -> Outcome {
         match self {
             Self::Code(code) => Outcome::from_code(code),
+            Self::OutOfMemory => Outcome::OutOfMemory,
             Self::Signal(number) => {
                 Outcome::Killed(Signal::try_from(number).unwrap_or(Signal::SIGKILL))
             }
@@ -116,6 +121,7 @@ mod tests {
             Outcome::Exit(101),
             Outcome::Killed(Signal::SIGKILL),
             Outcome::Killed(Signal::SIGBUS),
+            Outcome::OutOfMemory,
         ] {
             assert_eq!(End::of(outcome).outcome(), outcome);
         }

@@ -27,6 +27,8 @@ pub enum Outcome {
     Exit(i32),
     /// A signal, not ours.
     Killed(Signal),
+    /// The kernel killed it, because memory ran out.
+    OutOfMemory,
     /// Nothing is known but that its node went away.
     NodeLost,
     /// No sign of life, so the launcher killed it.
@@ -56,7 +58,7 @@ impl Outcome {
     /// Whether it needs no other rank's failure to be explained.
     pub fn is_primary(self) -> bool {
         match self {
-            Self::Exit(_) | Self::Killed(_) => true,
+            Self::Exit(_) | Self::Killed(_) | Self::OutOfMemory => true,
             Self::NodeLost | Self::Unresponsive | Self::Stalled => true,
             Self::Finished | Self::PeerLost | Self::Paused | Self::Ended => false,
         }

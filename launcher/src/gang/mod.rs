@@ -7,6 +7,7 @@
 pub mod cause;
 pub mod env;
 pub mod process;
+pub mod simulation;
 pub mod supervision;
 #[cfg(test)]
 mod tests;
@@ -19,14 +20,16 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use reclora_comm::Record;
 use reclora_trainer::progress::Event;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::progress::display::Display;
+use crate::progress::tee::Tee;
 use crate::progress::tracker::Tracker;
 use cause::{Outcome, first_cause};
 use env::GangEnv;
 use process::RankProcess;
-use supervision::{Action, Ask, End, Input, Limits, State, step};
+use supervision::{Action, Ask, End, Input, Limits, Phase, State, step};
 
 pub use process::Events;
 
@@ -48,6 +51,31 @@ pub struct GangSpec {
     pub env: GangEnv,
     /// Directory of this attempt's logs; one directory per rank is made in it.
     pub logs: PathBuf,
+    /// Whose standard error is shown too.
+    pub tee: Shown,
+}
+
+/// The ranks of each node whose standard error is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Shown {
+    /// None.
+    #[default]
+    None,
+    /// All.
+    All,
+    /// Those of these local numbers.
+    Some(Vec<usize>),
+}
+
+impl Shown {
+    /// Whether a rank is among them.
+    pub fn has(&self, local_rank: usize) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Some(ranks) => ranks.contains(&local_rank),
+        }
+    }
 }
 
 impl GangSpec {
@@ -139,6 +167,7 @@ pub fn run(
         gone: vec![false; world_size],
         state: State::new(world_size, limits),
         tracker: Tracker::new(world_size),
+        tee: Tee::default(),
         started: Instant::now(),
         events,
     };
@@ -166,6 +195,7 @@ struct Gang {
     gone: Vec<bool>,
     state: State,
     tracker: Tracker,
+    tee: Tee,
     started: Instant,
     events: Receiver<(usize, Event)>,
 }
@@ -173,13 +203,18 @@ struct Gang {
 impl Gang {
     fn supervise(&mut self, display: &mut Display, asked: &dyn Fn() -> Option<Ask>) -> Result<End> {
         loop {
-            let wait = if self.state.is_ending() { TICK / 5 } else { TICK };
+            let wait = match self.state.phase {
+                Phase::Condemned(_) => Duration::ZERO,
+                Phase::Ending { .. } => TICK / 5,
+                _ => TICK,
+            };
             self.take_events(display, wait);
             self.poll(display)?;
             if let Some(ask) = asked() {
                 self.feed(display, Input::Asked(ask));
             }
             self.feed(display, Input::Tick);
+            self.tee.due(self.started.elapsed()).iter().for_each(|line| display.line(line));
             if let Some(end) = self.state.end() {
                 return Ok(end);
             }
@@ -239,9 +274,15 @@ impl Gang {
             Event::Start { .. } | Event::Update { .. } | Event::Finish { .. } => {
                 Input::Progress(rank)
             }
+            Event::Saved => Input::Saved,
             _ => Input::Alive(rank),
         };
         self.feed(display, input);
+        if let Event::Said { text } = &event
+            && let Some(line) = self.tee.push(self.started.elapsed(), rank, text)
+        {
+            display.line(&line);
+        }
         if let Some(change) = self.tracker.apply(rank, event) {
             display.show(&change);
         }
@@ -256,6 +297,7 @@ impl Gang {
                 Err(_) => break,
             }
         }
+        self.tee.due(Duration::MAX).iter().for_each(|line| display.line(line));
     }
 
     fn autopsy(&self) -> GangEnd {

@@ -40,6 +40,8 @@ pub type Events = SyncSender<(usize, Event)>;
 pub struct RankProcess {
     child: Child,
     group: Pid,
+    /// Processes that the kernel had killed for lack of memory, when this one began.
+    oom_kills: Option<u64>,
     reaped: bool,
     tail: Arc<Mutex<VecDeque<String>>>,
     log: PathBuf,
@@ -75,7 +77,9 @@ impl RankProcess {
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let tail = Arc::new(Mutex::new(VecDeque::new()));
         let log = spec.log_of(rank);
-        let mut process = Self { child, group, reaped: false, tail, log, readers: Vec::new() };
+        let (oom_kills, readers) = (oom_kills(), Vec::new());
+        let mut process = Self { child, group, oom_kills, reaped: false, tail, log, readers };
+        tell_of_end(rank, group, events.clone())?;
         if let Some(pipe) = stdout {
             let events = events.clone();
             let see = events.clone();
@@ -91,6 +95,7 @@ impl RankProcess {
         }
         if let Some(pipe) = stderr {
             let tail = Arc::clone(&process.tail);
+            let say = spec.tee.has(local_rank).then(|| events.clone());
             process.readers.push(reader(
                 rank,
                 "err",
@@ -98,6 +103,9 @@ impl RankProcess {
                 stderr_log,
                 events.clone(),
                 move |line| {
+                    if let Some(say) = &say {
+                        let _ = say.send((rank, Event::Said { text: line.to_owned() }));
+                    }
                     let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
                     if tail.len() == TAIL_LINES {
                         tail.pop_front();
@@ -123,6 +131,9 @@ impl Worker for RankProcess {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         let outcome = match waitid(Id::Pid(self.group), flags).wrap_err("can't watch a rank")? {
             WaitStatus::Exited(_, code) => Outcome::from_code(code),
+            WaitStatus::Signaled(_, Signal::SIGKILL, _) if oom_kills() > self.oom_kills => {
+                Outcome::OutOfMemory
+            }
             WaitStatus::Signaled(_, signal, _) => Outcome::Killed(signal),
             _ => return Ok(None),
         };
@@ -162,6 +173,22 @@ impl Drop for RankProcess {
             }
         }
     }
+}
+
+/// Processes that the kernel has killed for lack of memory, of the machine or of a control group, so far.
+fn oom_kills() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/vmstat").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+}
+
+/// Wakes whoever waits for events when a process has ended, which then is there to be polled.
+fn tell_of_end(rank: usize, process: Pid, events: Events) -> Result<()> {
+    let work = move || {
+        let _ = waitid(Id::Pid(process), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+        let _ = events.send((rank, Event::Beat));
+    };
+    let thread = std::thread::Builder::new().name(format!("rank-{rank}-end")).spawn(work);
+    thread.map(drop).wrap_err("can't start a thread")
 }
 
 /// Copies a pipe to a log file line by line, but for those of which `see` says that they are no news.

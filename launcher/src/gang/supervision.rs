@@ -14,6 +14,8 @@ use super::cause::{Ended, Outcome, Verdict, verdict};
 /// Between SIGKILL and giving up on a process: one stuck in the kernel may take for ever. Ranks get no gentler
 /// signal before, since nothing is lost with them.
 pub const GRACE: Duration = Duration::from_secs(2);
+/// So much work since all was saved is worth waiting for those that can save it.
+const WORTH_HEALING: Duration = Duration::from_secs(5);
 /// A supervisor that was not looking for so long has itself been stopped: the ranks are not to blame for what
 /// it did not hear.
 const ABSENCE: Duration = Duration::from_secs(1);
@@ -27,6 +29,8 @@ pub struct Limits {
     pub progress: Option<Duration>,
     /// To finish a step and save it, when asked to pause.
     pub pause: Duration,
+    /// For those that are left to save what they have in memory, when one has died.
+    pub heal: Duration,
 }
 
 /// What somebody wants of the gang.
@@ -47,6 +51,8 @@ pub enum Input {
     Alive(usize),
     /// A rank got on with its work.
     Progress(usize),
+    /// All that is done is on disk.
+    Saved,
     /// A rank's process has ended.
     Ended(usize, Outcome),
     /// The user, the scheduler or another node wants something.
@@ -81,6 +87,11 @@ pub enum Phase {
         since: Duration,
         /// Because of this signal.
         signal: Signal,
+    },
+    /// A rank failed; the others notice, save what they have, and end.
+    Healing {
+        /// Since when.
+        since: Duration,
     },
     /// The ranks are about to be ended: what has ended by itself is seen once more before.
     Condemned(Why),
@@ -118,6 +129,8 @@ pub struct State {
     limits: Limits,
     heard: Vec<Duration>,
     progressed: Vec<Duration>,
+    /// When all was on disk, of a stage that says so.
+    saved: Option<Duration>,
     ticked: Duration,
 }
 
@@ -140,6 +153,7 @@ impl State {
             limits,
             heard: zero.clone(),
             progressed: zero,
+            saved: None,
             ticked: Duration::ZERO,
         }
     }
@@ -150,11 +164,6 @@ impl State {
             Phase::Over(end) => Some(end),
             _ => None,
         }
-    }
-
-    /// Whether ranks are being ended.
-    pub fn is_ending(&self) -> bool {
-        matches!(self.phase, Phase::Condemned(_) | Phase::Ending { .. } | Phase::Over(_))
     }
 
     /// Whether a rank has ended.
@@ -183,6 +192,10 @@ pub fn step(mut state: State, now: Duration, input: Input) -> (State, Decision) 
         Input::Progress(rank) => {
             note(&mut state.heard, rank, now);
             note(&mut state.progressed, rank, now);
+            Decision::nothing()
+        }
+        Input::Saved => {
+            state.saved = Some(now);
             Decision::nothing()
         }
         Input::Ended(rank, outcome) => {
@@ -222,7 +235,7 @@ fn asked(state: &mut State, now: Duration, ask: Ask) -> Decision {
             let reason = format!("{signal}: ranks finish their step and save it, within {limit} s");
             Decision::because(reason, state.signal_all(Signal::SIGUSR1))
         }
-        (Ask::End(signal), Phase::Running | Phase::Pausing { .. }) => {
+        (Ask::End(signal), Phase::Running | Phase::Pausing { .. } | Phase::Healing { .. }) => {
             state.phase = Phase::Condemned(Why::Asked(signal));
             Decision::because(format!("{signal}: ranks are ended"), Vec::new())
         }
@@ -248,6 +261,13 @@ fn tick(state: &mut State, now: Duration) -> Decision {
             }
             watch(state, now)
         }
+        Phase::Healing { since } => {
+            if now.saturating_sub(since) < state.limits.heal {
+                return Decision::nothing();
+            }
+            state.phase = Phase::Condemned(Why::Failed);
+            Decision::because("not all that are left have saved and ended", Vec::new())
+        }
         Phase::Condemned(why) => {
             state.phase = Phase::Ending { since: now, why };
             Decision::because("ranks that are left are killed", state.signal_all(Signal::SIGKILL))
@@ -272,7 +292,7 @@ fn forgive_absence(state: &mut State, now: Duration) {
 fn watch(state: &mut State, now: Duration) -> Decision {
     if let Some((rank, outcome)) = silent(state, now) {
         state.ended.push(Ended { rank, outcome, at: now });
-        state.phase = Phase::Condemned(Why::Failed);
+        state.phase = after_failure(state, now);
         let what = match outcome {
             Outcome::Stalled => "made no progress",
             _ => "gave no sign of life",
@@ -287,10 +307,22 @@ fn watch(state: &mut State, now: Duration) -> Decision {
     let explained = pausing && !state.ended.iter().any(|end| end.outcome.is_primary());
     match verdict(&state.ended, now) {
         Verdict::Stop if !explained => {
-            state.phase = Phase::Condemned(Why::Failed);
+            state.phase = after_failure(state, now);
             Decision::because("a rank failed", Vec::new())
         }
         _ => Decision::nothing(),
+    }
+}
+
+/// What comes after a failure: the others notice that they have lost a peer, and where much has been done since
+/// it was last saved, they are given the time to save it.
+fn after_failure(state: &State, now: Duration) -> Phase {
+    let unsaved = state.saved.map_or(Duration::ZERO, |saved| now.saturating_sub(saved));
+    let healthy = state.alive().next().is_some() && !state.limits.heal.is_zero();
+    if healthy && unsaved >= WORTH_HEALING {
+        Phase::Healing { since: now }
+    } else {
+        Phase::Condemned(Why::Failed)
     }
 }
 
@@ -330,6 +362,7 @@ fn end_of(state: &State) -> End {
     match state.phase {
         Phase::Condemned(why) | Phase::Ending { why, .. } => end_by(why),
         Phase::Over(end) => end,
+        Phase::Healing { .. } => End::Failed,
         _ if any(Outcome::is_primary) => End::Failed,
         // Those that paused are the peers that the others lost.
         Phase::Pausing { signal, .. } if any(|outcome| outcome == Outcome::Paused) => {
@@ -344,6 +377,7 @@ fn end_of(state: &State) -> End {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cause::first_cause;
     use super::*;
 
     const KILLED: Outcome = Outcome::Killed(Signal::SIGKILL);
@@ -351,6 +385,7 @@ mod tests {
         heartbeat: Duration::from_secs(10),
         progress: Some(Duration::from_secs(60)),
         pause: Duration::from_secs(20),
+        heal: Duration::from_secs(3),
     };
 
     /// Feeds inputs at milliseconds; returns the state and all actions.
@@ -443,6 +478,32 @@ mod tests {
         assert_eq!((state.ended[0].rank, state.ended[0].outcome), (1, Outcome::Stalled));
         let (state, _) = feed(2, &seconds(100, |_| vec![Progress(0), Progress(1), Tick]));
         assert_eq!(state.phase, Phase::Running);
+    }
+
+    #[test]
+    fn those_that_are_left_save_what_is_worth_it() {
+        use Input::*;
+        let start = [(0, Saved), (1000, Progress(0)), (1000, Progress(1)), (1000, Tick)];
+        // Little was done: they are killed at once.
+        let soon = [(2000, Ended(1, KILLED)), (2000, Tick), (2000, Tick)];
+        let (_, actions) = feed(2, &[&start[..], &soon].concat());
+        assert_eq!(actions, [Action::Signal(0, Signal::SIGKILL)]);
+        // Much: they end by themselves...
+        let later = [(7000, Ended(1, KILLED)), (7000, Tick), (7000, Tick), (9000, Tick)];
+        let (state, actions) = feed(2, &[&start[..], &later].concat());
+        assert_eq!((state.phase, actions.len()), (Phase::Healing { since: ms(7000) }, 0));
+        let (state, _) = step(state, ms(9500), Ended(0, Outcome::PeerLost));
+        let (state, _) = step(state, ms(9500), Tick);
+        assert_eq!(state.end(), Some(End::Failed));
+        assert_eq!(first_cause(&state.ended).map(|cause| cause.rank), Some(1));
+        // ...or not.
+        let stays = [(10_000, Tick), (10_000, Tick)];
+        let (_, actions) = feed(2, &[&start[..], &later, &stays].concat());
+        assert_eq!(actions, [Action::Signal(0, Signal::SIGKILL)]);
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
     }
 
     #[test]

@@ -21,6 +21,7 @@ fn gang(script: &str, world_size: usize, dir: &std::path::Path) -> GangSpec {
             launcher_pid: std::process::id(),
         },
         logs: dir.join("logs/tune/attempt_1"),
+        tee: Shown::None,
     }
 }
 
@@ -36,6 +37,7 @@ fn run_spec(spec: &GangSpec, asked: &dyn Fn() -> Option<Ask>) -> Result<GangEnd>
         heartbeat: Duration::from_secs(60),
         progress: None,
         pause: Duration::from_secs(5),
+        heal: Duration::ZERO,
     };
     run(spec, limits, &|_| Ok(Vec::new()), &mut Display::new("tune"), asked)
 }
@@ -146,8 +148,8 @@ fn s2_a_rank_that_is_stopped_is_missed_and_named() {
     let script = "while true; do echo '{\"event\":\"beat\"}'; sleep 0.1; \
         if [ $RANK = 1 ]; then kill -STOP $$; fi; done";
     let spec = gang(script, 2, dir.path());
-    let limits =
-        Limits { heartbeat: Duration::from_secs(1), progress: None, pause: Duration::ZERO };
+    let heartbeat = Duration::from_secs(1);
+    let limits = Limits { heartbeat, ..Limits::default() };
     let started = Instant::now();
     let end = run(&spec, limits, &|_| Ok(Vec::new()), &mut Display::new("tune"), &|| None);
     let autopsy = failed(end.unwrap());
@@ -174,4 +176,21 @@ fn a_program_that_is_missing_is_named() {
     spec.program = dir.path().join("no-such-program");
     let error = run_spec(&spec, &|| None).unwrap_err();
     assert!(error.to_string().contains("no-such-program"), "{error}");
+}
+
+/// A control group with 20 MB, and a rank that wants 100.
+#[test]
+fn a_rank_that_the_kernel_killed_for_lack_of_memory_is_said_to_be() {
+    let group = format!("/sys/fs/cgroup/memory/reclora-test-{}", std::process::id());
+    if std::fs::create_dir(&group).is_err() {
+        eprintln!("left out: no right to make control groups here");
+        return;
+    }
+    std::fs::write(format!("{group}/memory.limit_in_bytes"), "20000000").unwrap();
+    // `tail` keeps what may be the end.
+    let script =
+        format!("echo $$ > {group}/cgroup.procs; exec tail -c 100000000 /dev/zero >/dev/null");
+    let end = run_script(&script, 1).0;
+    std::fs::remove_dir(&group).unwrap();
+    assert_eq!(failed(end).ranks[0].outcome, Outcome::OutOfMemory);
 }

@@ -5,7 +5,7 @@ use reclora_storage::atomic::{create_dir_all, write_bytes_atomic};
 
 use super::script::{Plan, plans};
 use super::{DIRECTORY, Job, client, remember};
-use crate::cli::SubmitArgs;
+use crate::cli::{NodeCount, SubmitArgs};
 use crate::commands::print;
 use crate::error::{LaunchError, Result, quote};
 use crate::progress::display::say;
@@ -16,7 +16,8 @@ pub fn submit(args: &SubmitArgs) -> Result<()> {
     let ranks = args.nproc_per_node.or(args.gpus_per_node.filter(|gpus| *gpus > 0));
     let overrides =
         crate::run::Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks };
-    let config = resolve(&args.config, overrides, args.nodes.into())?;
+    let nodes = NodeCount { min: args.nodes, max: args.nodes };
+    let config = resolve(&args.config, overrides, nodes)?;
     for option in &args.sbatch {
         if !option.starts_with('-') || option.contains('\n') {
             return Err(LaunchError::Usage(format!(

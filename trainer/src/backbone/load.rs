@@ -36,14 +36,22 @@ trait Tensors {
     fn matrix(&mut self, name: &str, shape: [usize; 2], weight_type: WeightType) -> Result<Weight>;
 }
 
+/// The settings alone.
+pub(super) fn config(path: &Path) -> Result<BackboneConfig> {
+    if is_gguf(path) {
+        return Gguf::open(path)?.config();
+    }
+    let config_path = path.join("config.json");
+    BackboneConfig::parse(&config_path, &read(&config_path)?)
+}
+
 pub(super) fn load(path: &Path, weight_type: WeightType) -> Result<Backbone> {
     if is_gguf(path) {
         let mut file = Gguf::open(path)?;
         let config = file.config()?;
         return load_weights(path, config, &mut file, weight_type);
     }
-    let config_path = path.join("config.json");
-    let config = BackboneConfig::parse(&config_path, &read(&config_path)?)?;
+    let config = config(path)?;
     Shards::open(path)
         .and_then(|mut shards| load_weights(path, config, &mut shards, weight_type))
         .map_err(|error| error.advise(ADVICE))

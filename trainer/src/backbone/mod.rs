@@ -92,6 +92,14 @@ impl Backbone {
         load::load(path, weight_type)
     }
 
+    /// Sizes and settings of a model that is not loaded.
+    ///
+    /// # Errors
+    /// A file that is missing or malformed, or an architecture or feature that is not supported.
+    pub fn read_config(path: &Path) -> Result<BackboneConfig> {
+        load::config(path)
+    }
+
     /// Sizes and settings.
     pub fn config(&self) -> &BackboneConfig {
         &self.config

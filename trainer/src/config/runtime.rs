@@ -50,6 +50,9 @@ pub struct RuntimeConfig {
     pub progress_timeout: u64,
     /// Seconds that ranks have to finish their step and save it when asked to (SIGUSR1, SIGTERM).
     pub pause_timeout: u64,
+    /// Seconds that ranks have to save what they have in memory when another has died and the last checkpoint
+    /// is more than 5 s old; 0 ends them at once.
+    pub heal_timeout: u64,
 }
 
 impl RuntimeConfig {
@@ -108,6 +111,7 @@ impl Default for RuntimeConfig {
             heartbeat_timeout: 30,
             progress_timeout: 1800,
             pause_timeout: 60,
+            heal_timeout: 10,
         }
     }
 }

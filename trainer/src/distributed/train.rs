@@ -6,6 +6,7 @@
 //! ranks. So the sum is added in the same order whatever the numbers of ranks and threads.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,9 @@ use reclora_comm::Communicator;
 use reclora_storage::permutation::EpochOrder;
 
 use super::buckets::{Finished, cut};
-use super::checkpoint::{EpochRecord, History, Layout, StepRecord, TrainState, load, save};
+use super::checkpoint::{
+    EpochRecord, History, Layout, StepRecord, TrainState, load, save, save_alone,
+};
 use super::exchange::{Squares, reduce, squares};
 use super::gradient::{Gradient, GradientSum};
 use super::leaves::Leaves;
@@ -99,7 +102,12 @@ pub fn train(
         }
     };
     let mut run = Run::new(plan, objective, share, state, comm, progress)?;
-    run.all_epochs()
+    run.progress.emit(Event::Saved);
+    let trained = run.all_epochs();
+    if let Err(TrainerError::Comm(_)) = &trained {
+        run.heal();
+    }
+    trained
 }
 
 struct Run<'a> {
@@ -110,6 +118,8 @@ struct Run<'a> {
     progress: &'a mut dyn Progress,
     optimizer: AdamW,
     state: TrainState,
+    /// The step of the newest checkpoint.
+    saved: u64,
     spent: Spent,
 }
 
@@ -140,8 +150,8 @@ impl<'a> Run<'a> {
             .ok_or_else(|| {
                 TrainerError::file(&plan.checkpoints, "a checkpoint of another model; use --force")
             })?;
-        let spent = Spent::default();
-        Ok(Self { plan, objective, share, comm, progress, optimizer, state, spent })
+        let (saved, spent) = (state.step, Spent::default());
+        Ok(Self { plan, objective, share, comm, progress, optimizer, state, saved, spent })
     }
 
     fn all_epochs(&mut self) -> Result<Trained> {
@@ -315,16 +325,38 @@ impl<'a> Run<'a> {
 
     fn save(&mut self) -> Result<()> {
         let layout = if self.plan.row_wise { Layout::Parts(self.share) } else { Layout::Whole };
-        if layout == Layout::Whole && self.comm.rank() > 0 {
-            return Ok(());
+        self.saved = self.state.step;
+        if layout == Layout::Parts(self.share) || self.comm.rank() == 0 {
+            self.with_moments(|dir, state, comm| save(dir, state, layout, comm))?;
         }
-        // Lent to the state for as long as it is written.
+        self.progress.emit(Event::Saved);
+        Ok(())
+    }
+
+    /// When another rank went away: leaves what this one has in memory, for the next attempt to go on from. A
+    /// step changes the state at once, when all sums of it are there, so it is that of a whole step.
+    fn heal(&mut self) {
+        if self.plan.row_wise || self.state.step <= self.saved {
+            return;
+        }
+        // If that fails, the next attempt goes on from the last checkpoint.
+        if let Err(error) = self.with_moments(|dir, state, _| save_alone(dir, state)) {
+            let text = format!("step {} could not be saved: {error}", self.state.step);
+            self.progress.emit(Event::Message { text });
+        }
+    }
+
+    /// Lends the optimizer's moments to the state for as long as it is written.
+    fn with_moments(
+        &mut self,
+        write: impl FnOnce(&Path, &TrainState, &mut dyn Communicator) -> Result<()>,
+    ) -> Result<()> {
         let TrainState { first_moment, second_moment, .. } = &mut self.state;
         self.optimizer.swap_moments(first_moment, second_moment);
-        let saved = save(&self.plan.checkpoints, &self.state, layout, self.comm);
+        let written = write(&self.plan.checkpoints, &self.state, &mut *self.comm);
         let TrainState { first_moment, second_moment, .. } = &mut self.state;
         self.optimizer.swap_moments(first_moment, second_moment);
-        saved
+        written
     }
 }
 

@@ -11,10 +11,12 @@ mod linear;
 mod target;
 mod workspace;
 
+pub use crate::adapter::Dropout;
 pub use target::GradientTarget;
 pub use workspace::Workspace;
 
-pub use crate::adapter::Dropout;
+use serde::{Deserialize, Serialize};
+
 use crate::adapter::{Adapter, AdapterLayout};
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::error::{Result, TrainerError};
@@ -31,7 +33,7 @@ pub struct Prompt<'a> {
 }
 
 /// One supervised token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// Index into the prompt's tokens whose next token is predicted.
     pub position: usize,

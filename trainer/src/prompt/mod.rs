@@ -5,6 +5,7 @@ mod template;
 pub use template::PromptTemplate;
 
 use reclora_storage::dataset::Dataset;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Result, TrainerError};
@@ -36,7 +37,7 @@ pub struct EncodedPrompt {
 }
 
 /// A sample as it is tuned on: the prompt with its answer, and what is supervised.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Example {
     /// The prompt's tokens, then the answer's but the last.
     pub tokens: Vec<u32>,

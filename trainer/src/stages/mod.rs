@@ -6,6 +6,7 @@ mod export;
 mod few2many;
 mod few_shot;
 mod folds;
+mod forecast;
 mod inputs;
 mod llm;
 mod pair;
@@ -19,6 +20,7 @@ mod text;
 mod tune;
 
 pub use export::export_pair;
+pub use forecast::{Forecast, Training, forecast};
 pub use inputs::check_scale_of;
 pub use predict::{Prediction, predict};
 

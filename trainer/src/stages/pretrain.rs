@@ -232,7 +232,8 @@ fn train_one(
     Ok(trained.history)
 }
 
-fn shape(dataset: &Dataset) -> DinShape {
+/// What the network needs to know of a dataset.
+pub fn shape(dataset: &Dataset) -> DinShape {
     DinShape {
         features: dataset.num_features(),
         fields: dataset.fields().len(),

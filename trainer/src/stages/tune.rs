@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use reclora_comm::Communicator;
+use reclora_storage::codec;
 use reclora_storage::dataset::Split;
 
 use super::few_shot::few_shot;
@@ -58,7 +59,11 @@ struct TuneData {
 }
 
 impl TuneData {
-    fn load(ctx: &RunContext, progress: &mut dyn Progress) -> Result<Self> {
+    fn load(
+        ctx: &RunContext,
+        comm: &mut dyn Communicator,
+        progress: &mut dyn Progress,
+    ) -> Result<Self> {
         let text = TextInputs::open(ctx)?;
         let (dataset, max_tokens) = (&text.dataset, text.max_tokens);
         let neighbours = Neighbours::open(ctx, dataset)?;
@@ -67,20 +72,17 @@ impl TuneData {
         let encode = |index: &u64| {
             let sample = dataset.sample(*index)?;
             let prompt = builder.build(sample.user, sample.item, neighbours.text(*index)?)?;
-            let representation = lens.representation(*index)?;
-            let example = builder.example(&prompt, sample.label);
-            let (user, label) = (sample.user, sample.label);
-            Ok((TuneSample { example, representation, user, label }, prompt.dropped))
+            Ok((builder.example(&prompt, sample.label), prompt.dropped > 0))
         };
         let tune = &ctx.config.tune;
         let (sampler, count) = (tune.few_shot_sampler, tune.few_shot);
         let indices = few_shot(dataset, &lens, sampler, count, ctx.config.seed)?;
         let valid = dataset.split(Split::Valid);
         let valid: Vec<u64> = valid.take(ctx.config.tune.valid_samples).collect();
-        let encoded: Vec<(TuneSample, usize)> =
-            indices.par_iter().chain(&valid).map(encode).collect::<Result<_>>()?;
-        let cut = encoded.iter().filter(|(_, dropped)| *dropped > 0).count();
-        let tokens: usize = encoded.iter().map(|(sample, _)| sample.example.tokens.len()).sum();
+        let all: Vec<u64> = indices.iter().chain(&valid).copied().collect();
+        let encoded = shared(&all, encode, comm)?;
+        let cut = encoded.iter().filter(|(_, cut)| *cut).count();
+        let tokens: usize = encoded.iter().map(|(example, _)| example.tokens.len()).sum();
         let message = format!(
             "{} few-shot and {} valid prompts, {:.0} tokens on average, {cut} of them cut to \
              {max_tokens} tokens",
@@ -89,13 +91,41 @@ impl TuneData {
             tokens as f64 / encoded.len().max(1) as f64
         );
         progress.emit(Event::Message { text: message });
-        let mut train: Vec<TuneSample> = encoded.into_iter().map(|(sample, _)| sample).collect();
+        let samples = all.iter().zip(encoded).map(|(index, (example, _))| {
+            let sample = dataset.sample(*index)?;
+            let representation = lens.representation(*index)?;
+            Ok(TuneSample { example, representation, user: sample.user, label: sample.label })
+        });
+        let mut train: Vec<TuneSample> = samples.collect::<Result<_>>()?;
         let valid = train.split_off(indices.len());
         let deciding = builder.answers().deciding();
         drop(builder);
         let llm = text.llm;
         Ok(Self { llm, train, valid, deciding, representation_dim: lens.dim() })
     }
+}
+
+/// Encodes prompts, each on one rank, and gives all of them to every rank.
+fn shared(
+    indices: &[u64],
+    encode: impl Fn(&u64) -> Result<(Example, bool)> + Sync + Send,
+    comm: &mut dyn Communicator,
+) -> Result<Vec<(Example, bool)>> {
+    let share = indices.len().div_ceil(comm.world_size()).max(1);
+    let own = indices.chunks(share).nth(comm.rank()).unwrap_or_default();
+    let encoded: Vec<(Example, bool)> = own.par_iter().map(encode).collect::<Result<_>>()?;
+    let of_ranks = comm.all_gather("prompts", &codec::encode(&encoded)?)?;
+    let mut all = Vec::with_capacity(indices.len());
+    for bytes in of_ranks {
+        all.extend(codec::decode::<Vec<(Example, bool)>>(&bytes, bytes.len())?);
+    }
+    if all.len() != indices.len() {
+        let (came, expected) = (all.len(), indices.len());
+        return Err(TrainerError::Input(format!(
+            "{came} of {expected} prompts came from the ranks"
+        )));
+    }
+    Ok(all)
 }
 
 struct TuneObjective<'a> {
@@ -176,7 +206,7 @@ pub fn run(
     comm: &mut dyn Communicator,
     progress: &mut dyn Progress,
 ) -> Result<Counts> {
-    let data = TuneData::load(ctx, progress)?;
+    let data = TuneData::load(ctx, comm, progress)?;
     let dir = ctx.path(Stage::Tune);
     let mut variants = vec![("RecLoRA", dir.clone(), ctx.config.adapter.clone())];
     if ctx.config.tune.plain_lora {

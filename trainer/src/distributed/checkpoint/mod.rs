@@ -121,11 +121,21 @@ pub fn save(
     if comm.rank() > 0 {
         return Ok(());
     }
-    create_dir_all(dir)?;
-    let mut bytes = encode(rest.as_ref().unwrap_or(state))?;
-    bytes.extend_from_slice(xxh3_hex(&bytes).as_bytes());
-    write_bytes_atomic(&path_of(dir, state.step), &bytes)?;
+    write(dir, rest.as_ref().unwrap_or(state))?;
     drop_old(dir)
+}
+
+/// Writes what one rank has of a state that all of them share, whatever became of the others. Ranks that do so
+/// at the same time have the same step, or one more.
+pub fn save_alone(dir: &Path, state: &TrainState) -> Result<()> {
+    write(dir, state)
+}
+
+fn write(dir: &Path, state: &TrainState) -> Result<()> {
+    create_dir_all(dir)?;
+    let mut bytes = encode(state)?;
+    bytes.extend_from_slice(xxh3_hex(&bytes).as_bytes());
+    Ok(write_bytes_atomic(&path_of(dir, state.step), &bytes)?)
 }
 
 /// Writes this rank's rows; returns the state without them, when every rank has.

@@ -1,0 +1,125 @@
+//! `doctor`: what a run will need, looked at before it needs it.
+
+mod machine;
+mod run;
+
+use std::fmt::Display;
+
+use serde::Serialize;
+
+use crate::cli::{DoctorArgs, NodeCount};
+use crate::commands::print;
+use crate::config;
+use crate::error::{LaunchError, Result};
+use crate::run::{Overrides, resolve};
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// As it should be.
+    Fine,
+    /// It may do harm.
+    Warning,
+    /// A run would fail.
+    Wrong,
+}
+
+/// What was looked at, and what was seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: &'static str,
+    /// How bad it is.
+    pub level: Level,
+    /// What was seen.
+    pub seen: String,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+impl Check {
+    fn fine(name: &'static str, seen: impl Display) -> Self {
+        Self { name, level: Level::Fine, seen: seen.to_string(), help: None }
+    }
+
+    fn warning(name: &'static str, seen: impl Display, help: &str) -> Self {
+        Self { name, level: Level::Warning, seen: seen.to_string(), help: Some(help.into()) }
+    }
+
+    fn wrong(name: &'static str, seen: impl Display, help: &str) -> Self {
+        Self { name, level: Level::Wrong, seen: seen.to_string(), help: Some(help.into()) }
+    }
+}
+
+/// Looks, and tells.
+pub fn doctor(args: &DoctorArgs) -> Result<()> {
+    let mut checks = machine::checks();
+    if let Some(path) = &args.config {
+        let overrides = Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks: None };
+        match resolve(path, overrides, NodeCount::ONE) {
+            Ok(config) => {
+                checks.push(Check::fine("config", format!("{} can work", path.display())));
+                checks.extend(run::checks(&config));
+            }
+            Err(error) => {
+                let text = format!("{error:#}");
+                let (seen, help) = text.split_once("\n  help: ").unwrap_or((&text, "correct it"));
+                checks.push(Check::wrong("config", seen, help));
+            }
+        }
+    } else if !args.set.is_empty() || args.run_dir.is_some() {
+        let text = "--set and --run-dir change a config: name one before them";
+        return Err(LaunchError::Usage(text.into()).into());
+    }
+    if let Some(endpoint) = &args.rdzv_endpoint {
+        checks.push(run::endpoint(endpoint));
+    }
+    if args.json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&checks)?))?;
+    } else {
+        print(&readable(&checks))?;
+    }
+    let wrong = checks.iter().filter(|check| check.level == Level::Wrong).count();
+    match wrong {
+        0 => Ok(()),
+        n => {
+            Err(color_eyre::eyre::eyre!("{n} of {} checks say that a run would fail", checks.len()))
+        }
+    }
+}
+
+fn readable(checks: &[Check]) -> String {
+    let mut text = String::new();
+    for Check { name, level, seen, help } in checks {
+        let mark = match level {
+            Level::Fine => "ok     ",
+            Level::Warning => "warning",
+            Level::Wrong => "WRONG  ",
+        };
+        text.push_str(&format!("{mark}  {name:14} {seen}\n"));
+        if let Some(help) = help {
+            text.push_str(&format!("         {:14} help: {help}\n", ""));
+        }
+    }
+    text
+}
+
+/// What a machine's run directory was last run with, if that can be read.
+fn saved(run_dir: &std::path::Path) -> bool {
+    config::load_run(run_dir).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks_are_lines() {
+        let checks = [Check::fine("cores", 8), Check::wrong("disk", "3 MiB are left", "make room")];
+        let text = readable(&checks);
+        assert!(text.starts_with("ok       cores          8\n"), "{text}");
+        assert!(text.contains("WRONG    disk           3 MiB are left\n"), "{text}");
+        assert!(text.ends_with("help: make room\n"), "{text}");
+    }
+}

@@ -1,0 +1,170 @@
+//! What a config means at a number of ranks, computed without running anything.
+
+use reclora_storage::dataset::Split;
+use serde::Serialize;
+
+use super::pretrain::shape;
+use super::{RunContext, Stage, StageDir, inputs};
+use crate::adapter::AdapterLayout;
+use crate::backbone::{Backbone, BackboneConfig};
+use crate::config::{EmbeddingSharding, Projection, WeightType};
+use crate::crm::{Din, DinShape};
+use crate::error::Result;
+
+/// Bytes of a number in f32.
+const F32: u64 = size_of::<f32>() as u64;
+
+/// A run to be.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Forecast {
+    /// Ranks.
+    pub world_size: usize,
+    /// The frozen LLM.
+    pub backbone: Frozen,
+    /// Training the CRM; unknown until `prepare` has counted users and items.
+    pub pretrain: Option<Training>,
+    /// Tuning one adapter (plain LoRA beside it is smaller).
+    pub tune: Training,
+    /// Samples of the whole data and of the test set, where `prepare` has counted them.
+    pub samples: Option<Samples>,
+}
+
+/// Weights that are not trained.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Frozen {
+    /// Weights.
+    pub parameters: u64,
+    /// Bytes in memory. Matrices that the files hold in this type are mapped: ranks of a machine share them.
+    pub bytes: u64,
+}
+
+/// Training something on all ranks.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Training {
+    /// Trained parameters.
+    pub parameters: u64,
+    /// Bytes of a rank for parameters, AdamW's two moments, and a gradient for each of its threads, at most.
+    pub bytes_per_rank: u64,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Samples of each step.
+    pub global_batch: u64,
+    /// Bytes of the gradient that each rank sends in a step, the rows of a table left out.
+    pub sent_per_step: u64,
+    /// The same of all steps.
+    pub sent: u64,
+    /// Seconds that the stage took in this run directory, if it was done there.
+    pub measured_seconds: Option<f64>,
+}
+
+/// Counts of a dataset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Samples {
+    /// Scored by few2many.
+    pub all: u64,
+    /// Trained on by pretrain.
+    pub train: u64,
+    /// Scored by evaluate.
+    pub test: u64,
+}
+
+/// Computes a run.
+///
+/// # Errors
+/// A setting that can't work, or a backbone or dataset that can't be read.
+pub fn forecast(ctx: &RunContext, world_size: usize, threads: usize) -> Result<Forecast> {
+    ctx.config.validate(world_size)?;
+    let config = &ctx.config;
+    let backbone = Backbone::read_config(&config.backbone.path)?;
+    let dataset = match ctx.path(Stage::Prepare).exists() {
+        true => Some(inputs::dataset(ctx)?),
+        false => None,
+    };
+    // The width of a representation does not depend on the data, but for the number of fields.
+    let unknown = DinShape { features: 2, fields: 2, item_field: 1, user_field: 0 };
+    let din = Din::new(&config.crm, dataset.as_ref().map_or(unknown, shape))?;
+    let layout = AdapterLayout::new(&backbone, &config.adapter, din.representation_dim())?;
+    let samples = dataset.as_ref().map(|dataset| Samples {
+        all: dataset.num_samples(),
+        train: dataset.split(Split::Train).end - dataset.split(Split::Train).start,
+        test: dataset.split(Split::Test).end - dataset.split(Split::Test).start,
+    });
+    let context = Context { ctx, world_size, threads };
+    let tune = context.training(
+        Stage::Tune,
+        layout.num_parameters() as u64,
+        0,
+        (config.tune.few_shot as u64, config.tune.global_batch as u64, config.tune.epochs as u64),
+    )?;
+    let pretrain = samples.map(|samples| {
+        let table = (din.table().rows * din.table().width) as u64;
+        let crm = &config.crm;
+        let work = (samples.train, crm.batch_size as u64, crm.epochs as u64);
+        context.training(Stage::Pretrain, din.num_parameters() as u64, table, work)
+    });
+    Ok(Forecast {
+        world_size,
+        backbone: frozen(&backbone, config.backbone.weights),
+        pretrain: pretrain.transpose()?,
+        tune,
+        samples,
+    })
+}
+
+struct Context<'a> {
+    ctx: &'a RunContext,
+    world_size: usize,
+    threads: usize,
+}
+
+impl Context<'_> {
+    /// Of `parameters`, the first `table` of which are the rows of a table; `work` is the number of samples,
+    /// those of a step, and epochs.
+    fn training(
+        &self,
+        stage: Stage,
+        parameters: u64,
+        table: u64,
+        (samples, global_batch, epochs): (u64, u64, u64),
+    ) -> Result<Training> {
+        let runtime = &self.ctx.config.runtime;
+        let shards = match runtime.embedding_sharding {
+            EmbeddingSharding::RowWise => self.world_size as u64,
+            EmbeddingSharding::DataParallel => 1,
+        };
+        let dense = parameters - table;
+        let held = dense + table.div_ceil(shards);
+        let steps = epochs * samples.div_ceil(global_batch.max(1));
+        let ranks = self.world_size as u64;
+        // Each rank sends its pieces to their ranks, and the sum of its own to all.
+        let sent_per_step = 2 * (ranks - 1) * (dense * F32) / ranks;
+        let manifest = StageDir::new(self.ctx.path(stage), stage.name(), "").manifest()?;
+        Ok(Training {
+            parameters,
+            bytes_per_rank: F32 * (3 * held + dense * self.threads as u64),
+            steps,
+            global_batch,
+            sent_per_step,
+            sent: sent_per_step * steps,
+            measured_seconds: manifest.map(|manifest| manifest.seconds),
+        })
+    }
+}
+
+fn frozen(config: &BackboneConfig, weights: WeightType) -> Frozen {
+    let (hidden, vocab) = (config.hidden_size as u64, config.vocab_size as u64);
+    let block: u64 = Projection::ALL
+        .into_iter()
+        .map(|projection| config.projection(projection).into_iter().product::<usize>() as u64)
+        .sum();
+    let tables = if config.tie_word_embeddings { 1 } else { 2 };
+    let matrices = config.num_layers as u64 * block + tables * vocab * hidden;
+    let norms = (2 * config.num_layers as u64 + 1) * hidden;
+    let bytes = match weights {
+        WeightType::F32 => matrices * F32,
+        WeightType::Bf16 => matrices * F32 / 2,
+        // Blocks of 32 numbers with a scale in f16.
+        WeightType::Q8_0 => matrices / 32 * 34,
+    };
+    Frozen { parameters: matrices + norms, bytes: bytes + norms * F32 }
+}
