@@ -115,7 +115,7 @@ pub fn context(run_dir: &Path) -> Result<RunContext> {
     let config = config::load_run(run_dir)?;
     set_access(config.runtime.file_access);
     let run_dir = std::path::absolute(run_dir)?;
-    Ok(RunContext { run_dir, config })
+    Ok(RunContext::new(run_dir, config))
 }
 
 /// A flat object as lines: short values in a column, long texts below.

@@ -11,6 +11,7 @@ use reclora_comm::Secret;
 use crate::cluster::Leader;
 use crate::error::{LaunchError, Result};
 use crate::failure::Failure;
+use crate::gang::binding::Binding;
 use crate::gang::cause::{History, Outcome, Restart};
 use crate::gang::env::{GangEnv, threads_per_rank};
 use crate::gang::supervision::Limits;
@@ -73,6 +74,8 @@ pub struct Pipeline {
     pub logs: PathBuf,
     /// Whose standard error is shown.
     pub tee: Shown,
+    /// On which cores ranks run.
+    pub binding: Binding,
     /// This executable.
     pub program: PathBuf,
 }
@@ -89,7 +92,7 @@ impl Pipeline {
                 continue;
             }
             let dir = stage_dir(&self.context, stage)?;
-            if plan == Plan::Again {
+            if plan == Plan::Again && self.context.part.is_none() {
                 clear(&self.context.run_dir, dir.path())?;
             } else if dir.is_complete()? {
                 say(&format!("{:9} up to date", stage.name()));
@@ -97,6 +100,10 @@ impl Pipeline {
             }
             let start = Instant::now();
             self.run_stage(stage)?;
+            if let Some(part) = self.context.part {
+                say(&format!("{:9} part {part} done", stage.name()));
+                continue;
+            }
             if !stage_dir(&self.context, stage)?.is_complete()? {
                 return Err(eyre!(
                     "stage {} ended without an error, but {} is not complete; please report this",
@@ -131,6 +138,8 @@ impl Pipeline {
         let mut history = History::default();
         loop {
             let logs = self.logs.join(stage.name());
+            let logs =
+                self.context.part.map_or(logs.clone(), |p| logs.join(format!("part_{}", p.index)));
             let attempt = next_attempt(&logs);
             let logs = logs.join(format!("attempt_{attempt}"));
             let mut display = Display::new(stage.name());
@@ -208,12 +217,14 @@ impl Pipeline {
                 threads: threads_per_rank(runtime.threads_per_rank, cores, local_world_size),
                 stage: stage.name().to_owned(),
                 run_dir: run_dir.clone(),
+                part: self.context.part,
                 meeting: meeting.clone(),
                 host: None,
                 launcher_pid: std::process::id(),
             },
             logs,
             tee: self.tee.clone(),
+            binding: self.binding,
         };
         let others = |events: &Events| match (leader, &meeting) {
             (Some(leader), Some(meeting)) => leader.borrow().start_ranks(&spec, meeting, events),

@@ -19,7 +19,7 @@ pub fn plan(args: &PlanArgs) -> Result<()> {
     let world_size = config.runtime.nproc_per_node;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = threads_per_rank(config.runtime.threads_per_rank, cores, world_size);
-    let context = RunContext { run_dir: config.run_dir.clone(), config };
+    let context = RunContext::new(config.run_dir.clone(), config);
     let forecast = forecast(&context, world_size, threads)?;
     if args.json {
         return print(&format!("{}\n", serde_json::to_string_pretty(&forecast)?));

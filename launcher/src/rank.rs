@@ -16,13 +16,17 @@ use reclora_trainer::progress::{Event, Progress};
 
 use crate::config;
 use crate::error::{EXIT_FAILURE, EXIT_OK, EXIT_PEER_LOST, EXIT_REQUEUE, EXIT_USAGE, Result};
-use crate::gang::env;
+use crate::gang::{binding, env};
 use crate::rendezvous::{connect, is_peer_lost};
 use reclora_trainer::error::TrainerError;
-use reclora_trainer::stages::{self, RunContext, Stage};
+use reclora_trainer::stages::{self, Part, RunContext, Stage};
 
 /// Directory of the ranks' locks in the run directory.
 pub const RANKS_DIR: &str = ".ranks";
+/// The directory of the locks of the ranks that do a part of a stage.
+pub fn parts_of(part: Part) -> PathBuf {
+    format!(".parts/{}", part.index).into()
+}
 /// How long a rank of an earlier gang may take to be gone.
 pub const RANK_WAIT: Duration = Duration::from_secs(10);
 
@@ -38,6 +42,11 @@ pub fn main() -> i32 {
         return EXIT_USAGE;
     };
     if let Err(error) = die_with_launcher(role.launcher_pid) {
+        eprintln!("error: {error}");
+        return EXIT_FAILURE;
+    }
+    // Before there are threads.
+    if let Err(error) = bind_to_cores() {
         eprintln!("error: {error}");
         return EXIT_FAILURE;
     }
@@ -57,6 +66,12 @@ pub fn main() -> i32 {
             if is_peer_lost(&error) { EXIT_PEER_LOST } else { EXIT_FAILURE }
         }
     }
+}
+
+fn bind_to_cores() -> Result<()> {
+    let text = std::env::var(env::CPUS).unwrap_or_default();
+    let cpus = binding::parse(&text).ok_or_else(|| eyre!("{}: {text}", env::CPUS))?;
+    if cpus.is_empty() { Ok(()) } else { binding::bind(&cpus) }
 }
 
 /// Takes requests to pause, and shows that this process lives.
@@ -79,6 +94,7 @@ struct Role {
     world_size: usize,
     stage: Stage,
     run_dir: PathBuf,
+    part: Option<Part>,
     launcher_pid: i32,
 }
 
@@ -91,6 +107,7 @@ impl Role {
             world_size: get("WORLD_SIZE")?.parse().ok()?,
             stage: Stage::ALL.into_iter().find(|known| known.name() == stage)?,
             run_dir: get(env::RUN_DIR)?.into(),
+            part: get(env::PART).and_then(|part| part.parse().ok()),
             launcher_pid: get(env::LAUNCHER_PID)?.parse().ok()?,
         })
     }
@@ -109,11 +126,12 @@ fn work(role: &Role) -> Result<()> {
     let config = config::load_run(&role.run_dir)?;
     set_access(config.runtime.file_access);
     // Held until this process is gone, however it ends: the next launcher waits for it.
-    let lock_dir = role.run_dir.join(RANKS_DIR).join(format!("rank_{}", role.rank));
+    let ranks = role.part.map_or(RANKS_DIR.into(), parts_of);
+    let lock_dir = role.run_dir.join(ranks).join(format!("rank_{}", role.rank));
     create_dir_all(&lock_dir)?;
     let _lock = RunLock::acquire(&lock_dir, RANK_WAIT)?;
     let mut comm = connect(&config, &role.run_dir, role.rank, role.world_size)?;
-    let context = RunContext { run_dir: role.run_dir.clone(), config };
+    let context = RunContext { run_dir: role.run_dir.clone(), config, part: role.part };
     let result = stages::run(role.stage, &context, comm.as_mut(), &mut Stdout);
     if result.as_ref().is_err_and(|error| !matches!(error, TrainerError::Paused)) {
         emit(&Event::Collectives { records: comm.records() });

@@ -18,8 +18,8 @@ use crate::failure::ERROR_FILE;
 use crate::gang::Shown;
 use crate::pipeline::{Pipeline, Selection};
 use crate::progress::display::say;
-use crate::rank::{RANK_WAIT, RANKS_DIR};
-use reclora_trainer::stages::{RunContext, check_scale_of};
+use crate::rank::{RANK_WAIT, RANKS_DIR, parts_of};
+use reclora_trainer::stages::{Part, RunContext, Stage, check_scale_of};
 
 /// How long another launcher may take to let go of the run directory.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
@@ -42,7 +42,10 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if let Some(address) = endpoint {
         probe(address)?;
     }
-    let _lock = take(&config)?;
+    let _lock = match args.part {
+        None => take(&config)?,
+        Some(part) => share(&config, args, part)?,
+    };
     let per_node = config.runtime.nproc_per_node;
     let ranks = match nodes {
         NodeCount { min, max } if min < max => {
@@ -64,12 +67,13 @@ pub fn run(args: &RunArgs) -> Result<()> {
         None => run_dir.join("logs"),
     };
     let pipeline = Pipeline {
-        context: RunContext { run_dir: run_dir.clone(), config },
+        context: RunContext { run_dir: run_dir.clone(), config, part: args.part },
         selection: Selection { from: args.from, only: args.only, force: args.force },
         endpoint,
         leader,
         max_restarts: args.max_restarts,
         logs,
+        binding: args.numa_binding,
         tee: match (&args.local_ranks_filter, args.tee) {
             (Some(ranks), _) => Shown::Some(ranks.clone()),
             (None, true) => Shown::All,
@@ -101,7 +105,7 @@ pub fn take(config: &Config) -> Result<RunLock> {
     })?;
     let lock = RunLock::acquire(run_dir, LOCK_WAIT)
         .wrap_err_with(|| format!("the run directory {} can't be used", run_dir.display()))?;
-    wait_for_ranks(run_dir)?;
+    wait_for_ranks(&run_dir.join(RANKS_DIR))?;
     remove_stale(run_dir);
     save(config, run_dir)?;
     Ok(lock)
@@ -114,6 +118,27 @@ fn remove_stale(run_dir: &Path) {
         // One that stays does no harm.
         let _ = std::fs::remove_file(entry.path());
     }
+}
+
+/// Takes the run directory together with those that do other parts of a stage. They change nothing else of it.
+fn share(config: &Config, args: &RunArgs, part: Part) -> Result<RunLock> {
+    let run_dir = &config.run_dir;
+    let usage = |what: String| LaunchError::Usage(format!("--part {part}: {what}")).into();
+    if args.only != Some(Stage::Few2many) {
+        return Err(usage("only --only few2many can be done in parts".into()));
+    }
+    if args.nnodes.max > 1 {
+        return Err(usage("a part is done on one node; give other nodes other parts".into()));
+    }
+    if config::load_run(run_dir)? != *config {
+        let saved = run_dir.join("config.toml");
+        let what = format!("the config is not that of the run\n  help: run {}", saved.display());
+        return Err(usage(what));
+    }
+    let lock = RunLock::share(run_dir, LOCK_WAIT)
+        .wrap_err_with(|| format!("the run directory {} can't be used", run_dir.display()))?;
+    wait_for_ranks(&run_dir.join(parts_of(part)))?;
+    Ok(lock)
 }
 
 /// Flags that change a config.
@@ -144,7 +169,7 @@ pub fn resolve(path: &Path, overrides: Overrides<'_>, nodes: NodeCount) -> Resul
         refused?;
     }
     config::check_inputs(&config)?;
-    check_scale_of(&RunContext { run_dir: config.run_dir.clone(), config: config.clone() })?;
+    check_scale_of(&RunContext::new(config.run_dir.clone(), config.clone()))?;
     Ok(config)
 }
 
@@ -210,8 +235,8 @@ fn probe(address: SocketAddr) -> Result<()> {
 }
 
 /// Ranks of a launcher that was killed are killed by the kernel, but maybe not gone yet.
-fn wait_for_ranks(run_dir: &Path) -> Result<()> {
-    let entries = std::fs::read_dir(run_dir.join(RANKS_DIR)).into_iter().flatten().flatten();
+fn wait_for_ranks(ranks: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(ranks).into_iter().flatten().flatten();
     for dir in entries.map(|entry| entry.path()).filter(|path| path.is_dir()) {
         RunLock::acquire(&dir, RANK_WAIT).map(drop).wrap_err(
             "a rank of an earlier launcher still runs in this directory; end it and try again",

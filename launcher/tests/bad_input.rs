@@ -92,9 +92,9 @@ fn ratings_that_are_missing_empty_or_cut_off() {
     let experiment = Experiment::new();
     let ratings = experiment.path("data/movietweetings-100k/ratings.dat.gz");
     truncate(&ratings);
-    assert_says(&experiment.error(3, &[]), &["ratings.dat.gz", "prepare"]);
+    assert_says(&experiment.error(4, &[]), &["ratings.dat.gz", "prepare"]);
     experiment.change_ratings_to("");
-    assert_says(&experiment.error(3, &[]), &["ratings.dat", "no rows"]);
+    assert_says(&experiment.error(4, &[]), &["ratings.dat", "no rows"]);
     std::fs::remove_file(&ratings).unwrap();
     assert_says(
         &experiment.error(1, &[]),
@@ -128,14 +128,14 @@ fn ratings_with_a_bad_line() {
         if index > 0 {
             experiment.change_ratings(|text| text.replace(bad[index - 1].0, line));
         }
-        assert_says(&experiment.error(3, &[]), &["ratings.dat", ":100001:", names]);
+        assert_says(&experiment.error(4, &[]), &["ratings.dat", ":100001:", names]);
     }
     let mut first = String::new();
     experiment.change_ratings(|text| {
         first = text.lines().next().unwrap().to_owned();
         format!("{}{first}\n", text.replace(&format!("{}\n", bad[3].0), ""))
     });
-    assert_says(&experiment.error(3, &[]), &["ratings.dat", ":100001:", "line 1"]);
+    assert_says(&experiment.error(4, &[]), &["ratings.dat", ":100001:", "line 1"]);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn users_with_one_rating_each_leave_no_samples() {
             .map(|(user, line)| format!("{user}::{}\n", line.split_once("::").unwrap().1))
             .collect()
     });
-    assert_says(&experiment.error(3, &[]), &["no samples left", "k_core", "min_history"]);
+    assert_says(&experiment.error(4, &[]), &["no samples left", "k_core", "min_history"]);
 }
 
 #[test]
@@ -156,19 +156,19 @@ fn a_damaged_backbone_or_tokenizer() {
     let model = experiment.path("models/stories260k");
     let weights = std::fs::read(model.join("model.safetensors")).unwrap();
     truncate(&model.join("model.safetensors"));
-    assert_says(&experiment.error(3, &[]), &["model.safetensors", "embed"]);
+    assert_says(&experiment.error(4, &[]), &["model.safetensors", "embed"]);
     std::fs::write(model.join("model.safetensors"), weights).unwrap();
     let config = std::fs::read_to_string(model.join("config.json")).unwrap();
     let other = config.replace("LlamaForCausalLM", "Qwen2ForCausalLM");
     std::fs::write(model.join("config.json"), other).unwrap();
-    assert_says(&experiment.error(3, &[]), &["config.json", "Qwen2ForCausalLM"]);
+    assert_says(&experiment.error(4, &[]), &["config.json", "Qwen2ForCausalLM"]);
     std::fs::write(model.join("config.json"), config).unwrap();
     // What is done stays: the items are embedded now, and only tune refuses the tokenizer.
     let tokenizer = std::fs::read_to_string(model.join("tokenizer.json")).unwrap();
     let lacking = tokenizer.replace("\"Y\"", "\"\u{e000}\"");
     let lacking = lacking.replace("\"byte_fallback\": true", "\"byte_fallback\": false");
     std::fs::write(model.join("tokenizer.json"), lacking).unwrap();
-    assert_says(&experiment.error(3, &[]), &["tokenizer.json", "answer", "Yes"]);
+    assert_says(&experiment.error(4, &[]), &["tokenizer.json", "answer", "Yes"]);
     assert!(!experiment.path("run/adapter/adapter_model.safetensors").exists());
     std::fs::write(model.join("tokenizer.json"), tokenizer).unwrap();
     launch(&experiment.args().iter().map(String::as_str).collect::<Vec<_>>()).assert().success();
@@ -187,7 +187,7 @@ fn a_corrupt_byte_of_a_shard() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&shard, bytes).unwrap();
-    let error = experiment.error(3, &["--from", "tune"]);
+    let error = experiment.error(4, &["--from", "tune"]);
     assert_says(&error, &["lens-000001.shard", "--from few2many"]);
     launch(&[&args[..], &["--from", "few2many"]].concat()).assert().success();
 }

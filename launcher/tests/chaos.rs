@@ -124,7 +124,8 @@ impl Drop for Job {
     }
 }
 
-/// Files of a run that last: all but logs and what processes lock while they run.
+/// Files of a run that last: all but logs, what processes lock while they run, and checkpoints, of which those that
+/// are left depend on where the run was interrupted.
 fn files(run_dir: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let mut pending = vec![run_dir.to_owned()];
@@ -133,6 +134,7 @@ fn files(run_dir: &Path) -> BTreeSet<PathBuf> {
             let name = path.strip_prefix(run_dir).unwrap().to_owned();
             match path.is_dir() {
                 true if name == Path::new("logs") || name == Path::new(".ranks") => {}
+                true if name.ends_with("checkpoints") => {}
                 true => pending.push(path),
                 false => drop(found.insert(name)),
             }

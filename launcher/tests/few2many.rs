@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use common::{copy_of, launch, small};
+use common::{copy_of, fails, launch, small};
 use gang::{Random, Victim, kill_at};
 use reclora_storage::shard::Shard;
 
@@ -216,7 +216,7 @@ fn s1_a_full_disk_is_an_error_and_the_rerun_completes() {
         eprintln!("skipped: this machine lets no user mount a file system: {text}");
         return;
     }
-    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert_eq!(output.status.code(), Some(4), "{text}");
     assert!(text.contains("No space left on device") && text.contains("lens"), "{text}");
     assert!(!text.contains("panicked"), "{text}");
     std::fs::remove_dir_all(full.join("lens")).unwrap();
@@ -226,4 +226,40 @@ fn s1_a_full_disk_is_an_error_and_the_rerun_completes() {
     assert!(kept.iter().all(|(name, bytes)| expected[name] == *bytes), "a file is half-written");
     run.stage(&full, "few2many", &[]);
     assert!(lens(&full) == expected);
+}
+
+/// D-3: parts that several launchers score at the same time, one of them again, are the whole.
+#[test]
+fn d3_parts_scored_side_by_side_are_the_whole() {
+    let run = Pretrained::new(&[]);
+    let (alone, parts) = (run.copy("alone"), run.copy("parts"));
+    run.stage(&alone, "few2many", &["--nproc-per-node", "2"]);
+    let args = run.args(&parts, "few2many");
+    let start = |part: &str| {
+        Command::new(assert_cmd::cargo::cargo_bin("reclora-launch"))
+            .args(&args)
+            .args(["--nproc-per-node", "2", "--part", part])
+            .spawn()
+            .unwrap()
+    };
+    let mut running = ["0/3", "1/3", "2/3", "1/3"].map(start);
+    let ends = running.each_mut().map(|child| child.wait().unwrap().success());
+    // The same part twice: one of them may have found the other's ranks at work.
+    assert!(ends[0] && ends[2] && (ends[1] || ends[3]), "{ends:?}");
+    assert!(lens(&parts) == lens(&alone));
+    let error = fails(&run.args(&parts, "tune"), 2);
+    assert!(error.contains("stage few2many has to come first"), "{error}");
+    // Whoever does all of it finds all done.
+    run.stage(&parts, "few2many", &["--nproc-per-node", "2"]);
+    assert_every_key_once(&parts);
+    assert!(lens(&parts) == lens(&alone));
+
+    let part = ["--part", "0/2", "--nproc-per-node", "2"];
+    let error = fails(&[&run.args(&parts, "tune")[..], &part].concat(), 2);
+    assert!(error.contains("only --only few2many"), "{error}");
+    let other = [&args[..], &part, &["--set", "crm.hidden_dim=8"]].concat();
+    assert!(fails(&other, 2).contains("the config is not that of the run"));
+    for bad in ["2/2", "a", "1/0", "-1/3"] {
+        launch(&args).args([&format!("--part={bad}")]).assert().code(2);
+    }
 }

@@ -81,7 +81,7 @@ fn e2e_a_full_disk_is_said_and_the_run_goes_on_with_more_space() {
     let disk = Disk::new("40k");
     let run_dir = disk.0.path().join("run");
     let args = ["run", &config, "--run-dir", run_dir.to_str().unwrap()];
-    for (size, code) in [("40k", 3), ("400k", 3), ("2m", 3)] {
+    for (size, code) in [("40k", 4), ("400k", 4), ("2m", 4)] {
         disk.resize(size);
         let error = fails(&args, code);
         assert!(error.contains("No space left on device"), "{size}: {error}");

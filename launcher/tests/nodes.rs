@@ -247,7 +247,7 @@ fn s2_s3_nodes_that_do_not_come_or_do_not_belong_are_named() {
     let mut other = job.node(&run_dir, 1, &["--rdzv-id", "b"]);
     assert_eq!(other.ends_within(20).code(), Some(1), "{}", other.log());
     assert!(other.log().contains("its --rdzv-id is b, the job's is a"), "{}", other.log());
-    assert_eq!(leader.ends_within(20).code(), Some(1), "{}", leader.log());
+    assert_eq!(leader.ends_within(20).code(), Some(3), "{}", leader.log());
     assert!(leader.log().contains("was sent away: its --rdzv-id is b"), "{}", leader.log());
     assert!(leader.log().contains("node 1 did not come within 3 s"), "{}", leader.log());
     // Nobody leads.

@@ -300,12 +300,15 @@ fn e2e_slurm_stages_can_be_jobs_that_wait_for_each_other() {
     let path = |name: &str| dir.path().join(name).display().to_string();
     let run_dir = path("run");
     let args = ["submit", &config, "--run-dir", &run_dir, "--nodes", "2", "--nproc-per-node", "1"];
-    let said = cluster.reclora(&[&args[..], &["--array-of-stages"]].concat());
-    assert_eq!(said.matches("submitted job").count(), 8, "{said}");
+    let chain = ["--array-of-stages", "--few2many-jobs", "3", "--cpu-partition", "test"];
+    let said = cluster.reclora(&[&args[..], &chain].concat());
+    assert_eq!(said.matches("submitted job").count(), 9, "{said}");
     let log = cluster.reclora(&["logs", &run_dir, "--stage", "export", "--follow"]);
     assert!(log.contains("report: "), "{log}");
     let status = cluster.reclora(&["status", &run_dir]);
-    assert_eq!(status.matches("COMPLETED").count(), 8, "{status}");
+    assert_eq!(status.matches("COMPLETED").count(), 9, "{status}");
+    let part = cluster.reclora(&["logs", &run_dir, "--stage", "few2many-parts"]);
+    assert!(part.contains("few2many  part 0/3 done"), "{part}");
     launch(&["run", &config, "--run-dir", &path("alone"), "--no-report"]).assert().success();
     for name in RESULTS {
         let read = |run: &str| std::fs::read(dir.path().join(run).join(name)).unwrap();

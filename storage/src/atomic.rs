@@ -132,6 +132,18 @@ impl RunLock {
     /// The directory is missing or not writable, or another process holds the lock for longer than
     /// `wait`: the error names the file and the holder's pid.
     pub fn acquire(dir: &Path, wait: Duration) -> Result<Self> {
+        Self::lock(dir, wait, false)
+    }
+
+    /// The same, together with others that share it: whoever wants it alone has to wait.
+    ///
+    /// # Errors
+    /// As for [`RunLock::acquire`].
+    pub fn share(dir: &Path, wait: Duration) -> Result<Self> {
+        Self::lock(dir, wait, true)
+    }
+
+    fn lock(dir: &Path, wait: Duration, shared: bool) -> Result<Self> {
         const POLL: Duration = Duration::from_millis(50);
         let path = dir.join(".lock");
         let failed = |e| StorageError::io("lock", &path, e);
@@ -144,7 +156,8 @@ impl RunLock {
             .map_err(failed)?;
         let start = Instant::now();
         loop {
-            match file.try_lock() {
+            let locked = if shared { file.try_lock_shared() } else { file.try_lock() };
+            match locked {
                 Ok(()) => break,
                 Err(TryLockError::Error(e)) => return Err(failed(e)),
                 Err(TryLockError::WouldBlock) if start.elapsed() >= wait => {

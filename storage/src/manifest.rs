@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::atomic::{create_dir_all, is_tmp_name, remove_file, write_bytes_atomic};
+use crate::atomic::{RunLock, create_dir_all, is_tmp_name, remove_file, write_bytes_atomic};
 use crate::error::{Result, StorageError};
 use crate::hash::{xxh3_file, xxh3_hex};
 
@@ -199,6 +200,26 @@ impl StageDir {
             removed.map_err(|e| StorageError::io("remove", &path, e))?;
         }
         write_bytes_atomic(&plan_path, &to_json(&plan).map_err(|e| unwritable(&plan_path, &e))?)
+    }
+
+    /// Makes the directory ready for one of several processes that write to it at the same time, each its own
+    /// files: as [`StageDir::prepare`] does for the first of them; what the others write stays.
+    ///
+    /// # Errors
+    /// As for [`StageDir::prepare`], or another process holds `lock` (a directory) for longer than `wait`.
+    pub fn join(&self, lock: &Path, wait: Duration) -> Result<()> {
+        create_dir_all(lock)?;
+        let _one_at_a_time = RunLock::acquire(lock, wait)?;
+        let plan = fs::read(self.path.join(PLAN)).ok();
+        let plan: Option<Plan> = plan.and_then(|text| serde_json::from_slice(&text).ok());
+        let is_ours = plan.is_some_and(|plan| {
+            (plan.stage, plan.format, plan.fingerprint)
+                == (self.stage.clone(), MANIFEST_FORMAT, self.fingerprint.clone())
+        });
+        if is_ours && !self.path.join(MANIFEST).exists() {
+            return Ok(());
+        }
+        self.prepare()
     }
 
     fn refuse_foreign_files(&self) -> Result<()> {

@@ -48,6 +48,10 @@ pub struct SubmitArgs {
     /// A job per stage, each waiting for the one before
     #[arg(long, help_heading = "Jobs")]
     pub array_of_stages: bool,
+    /// Score the data in few2many with an array of so many jobs, on one node each
+    #[arg(long, value_name = "N", help_heading = "Jobs", requires = "array_of_stages")]
+    #[arg(value_parser = clap::value_parser!(u16).range(2..=1000))]
+    pub few2many_jobs: Option<u16>,
     /// Partition of the stages that run as one process, prepare and export
     #[arg(long, value_name = "NAME", help_heading = "Jobs", requires = "array_of_stages")]
     pub cpu_partition: Option<String>,

@@ -7,7 +7,9 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use reclora_storage::raw::{DatasetFormat, Known};
-use reclora_trainer::stages::Stage;
+
+use crate::gang::binding::Binding;
+use reclora_trainer::stages::{Part, Stage};
 
 mod checks;
 mod jobs;
@@ -126,6 +128,10 @@ pub struct RunArgs {
     /// Do the selected stages again even when they are up to date
     #[arg(long, help_heading = "Stages")]
     pub force: bool,
+    /// With --only few2many: score only this share of the data, e.g. 0/4; several can run at the same time, and a
+    /// run without --part completes the stage
+    #[arg(long, value_name = "INDEX/COUNT", help_heading = "Stages", conflicts_with_all = ["force", "from"])]
+    pub part: Option<Part>,
     /// Don't write the report at the end
     #[arg(long, help_heading = "Stages")]
     pub no_report: bool,
@@ -184,6 +190,15 @@ pub struct RunArgs {
     /// Start a stage's ranks again this often when one dies, as long as there is progress
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Processes")]
     pub max_restarts: u32,
+    /// Bind each rank to the cores of one NUMA node (node), or not
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_possible_values = false,
+        help_heading = "Processes"
+    )]
+    pub numa_binding: Binding,
 }
 
 /// Arguments of `inspect`.

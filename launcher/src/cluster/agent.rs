@@ -172,6 +172,7 @@ impl Ranks {
                 threads: threads_per_rank(threads, cores, ranks),
                 stage: start.stage.clone(),
                 run_dir: start.run_dir.clone(),
+                part: None,
                 meeting: Some(Meeting {
                     address: start.meeting,
                     secret: gang_secret(secret, gang).to_hex(),
@@ -181,6 +182,7 @@ impl Ranks {
             },
             logs: start.logs.clone(),
             tee: start.tee.clone(),
+            binding: start.binding,
         };
         let (sender, events) = sync_channel(CHANNEL);
         let processes = spec.start_local(&sender)?;

@@ -231,6 +231,7 @@ impl Leader {
                 run_dir: spec.env.run_dir.clone(),
                 logs: spec.logs.clone(),
                 tee: spec.tee.clone(),
+                binding: spec.binding,
                 world_size: spec.env.world_size,
                 first_rank,
                 ranks,

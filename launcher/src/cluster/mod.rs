@@ -24,6 +24,7 @@ use reclora_trainer::progress::Event;
 use serde::{Deserialize, Serialize};
 
 use crate::gang::Shown;
+use crate::gang::binding::Binding;
 use crate::gang::cause::Outcome;
 
 /// From the leader to an agent.
@@ -47,6 +48,7 @@ struct StartGang {
     /// Directory of this attempt's logs.
     logs: PathBuf,
     tee: Shown,
+    binding: Binding,
     world_size: usize,
     first_rank: usize,
     ranks: usize,

@@ -3,12 +3,18 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use reclora_trainer::stages::Part;
+
 /// The job's secret, as hex. Never on a command line, where every user of the machine reads it.
 pub const SECRET: &str = "RECLORA_JOB_SECRET";
 /// The stage to run.
 pub const STAGE: &str = "RECLORA_STAGE";
 /// The run directory.
 pub const RUN_DIR: &str = "RECLORA_RUN_DIR";
+/// The cores to run on; empty for any.
+pub const CPUS: &str = "RECLORA_CPUS";
+/// The part of the stage's chunks to do.
+pub const PART: &str = "RECLORA_PART";
 /// Address of this machine on which other ranks reach this one.
 pub const HOST: &str = "RECLORA_HOST";
 /// Pid of the launcher: a rank whose parent is another process has outlived it.
@@ -44,6 +50,8 @@ pub struct GangEnv {
     pub stage: String,
     /// Run directory.
     pub run_dir: PathBuf,
+    /// The part of the stage's chunks to do, if not all.
+    pub part: Option<Part>,
     /// Where ranks meet; none for one rank.
     pub meeting: Option<Meeting>,
     /// Address on which ranks of other nodes reach those of this one, where that is not said by the meeting.
@@ -72,6 +80,9 @@ impl GangEnv {
             all.push(("MASTER_PORT", meeting.address.port().to_string()));
             all.push((SECRET, meeting.secret.clone()));
         }
+        if let Some(part) = self.part {
+            all.push((PART, part.to_string()));
+        }
         if let Some(host) = self.host {
             all.push((HOST, host.to_string()));
         }
@@ -99,6 +110,7 @@ mod tests {
             threads: 2,
             stage: "tune".into(),
             run_dir: "runs/x".into(),
+            part: None,
             meeting,
             host: Some("10.0.0.2".parse().unwrap()),
             launcher_pid: 77,

@@ -4,6 +4,7 @@
 //! dies, when the launcher is asked to stop, and (by the kernel, see [`crate::rank`]) when the
 //! launcher itself dies.
 
+pub mod binding;
 pub mod cause;
 pub mod env;
 pub mod process;
@@ -26,6 +27,7 @@ use crate::error::Result;
 use crate::progress::display::Display;
 use crate::progress::tee::Tee;
 use crate::progress::tracker::Tracker;
+use binding::Binding;
 use cause::{Outcome, first_cause};
 use env::GangEnv;
 use process::RankProcess;
@@ -53,6 +55,8 @@ pub struct GangSpec {
     pub logs: PathBuf,
     /// Whose standard error is shown too.
     pub tee: Shown,
+    /// On which cores ranks run.
+    pub binding: Binding,
 }
 
 /// The ranks of each node whose standard error is shown.
@@ -81,8 +85,16 @@ impl Shown {
 impl GangSpec {
     /// Starts this node's ranks.
     pub fn start_local(&self, events: &Events) -> Result<Vec<RankProcess>> {
-        let local = 0..self.env.local_world_size;
-        local.map(|local_rank| RankProcess::start(self, local_rank, events)).collect()
+        let ranks = self.env.local_world_size;
+        let nodes = match self.binding {
+            Binding::None => Vec::new(),
+            Binding::Node => binding::nodes()?,
+        };
+        let start = |local_rank| {
+            let cpus = binding::cpus_of(local_rank, ranks, &nodes);
+            RankProcess::start(self, local_rank, &cpus, events)
+        };
+        (0..ranks).map(start).collect()
     }
 
     /// The human-readable log of a rank.

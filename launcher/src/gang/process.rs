@@ -18,8 +18,9 @@ use nix::unistd::Pid;
 use reclora_storage::atomic::create_dir_all;
 use reclora_trainer::progress::Event;
 
+use super::binding;
 use super::cause::Outcome;
-use super::env::SECRET;
+use super::env::{CPUS, SECRET};
 use super::{GangSpec, Worker};
 use crate::error::Result;
 
@@ -49,11 +50,17 @@ pub struct RankProcess {
 }
 
 impl RankProcess {
-    /// Starts a rank of this node in its own process group, its output going to its logs and `events`.
+    /// Starts a rank of this node in its own process group, bound to `cpus` (none means to none in particular), its
+    /// output going to its logs and `events`.
     ///
     /// Must be called from a thread that lives as long as the rank: the kernel ends the rank with
     /// the thread that started it.
-    pub fn start(spec: &GangSpec, local_rank: usize, events: &Events) -> Result<Self> {
+    pub fn start(
+        spec: &GangSpec,
+        local_rank: usize,
+        cpus: &[usize],
+        events: &Events,
+    ) -> Result<Self> {
         let rank = spec.env.first_rank + local_rank;
         let log_dir = spec.logs_of(rank);
         create_dir_all(&log_dir)?;
@@ -67,6 +74,7 @@ impl RankProcess {
             // That of the job, which only launchers need; what a rank needs comes with the rest.
             .env_remove(SECRET)
             .envs(spec.env.variables(local_rank))
+            .env(CPUS, binding::render(cpus))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -16,12 +16,14 @@ fn gang(script: &str, world_size: usize, dir: &std::path::Path) -> GangSpec {
             threads: 1,
             stage: "tune".into(),
             run_dir: dir.into(),
+            part: None,
             meeting: None,
             host: None,
             launcher_pid: std::process::id(),
         },
         logs: dir.join("logs/tune/attempt_1"),
         tee: Shown::None,
+        binding: Binding::None,
     }
 }
 

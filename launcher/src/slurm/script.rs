@@ -12,11 +12,11 @@ use reclora_trainer::stages::Stage;
 
 const TEMPLATE: &str = include_str!("job.sbatch.j2");
 
-/// A job to be: the whole run, or one stage of it.
+/// A job to be.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The stage, if not all.
-    pub stage: Option<Stage>,
+    /// What it runs.
+    pub work: Work,
     /// Its script.
     pub script: PathBuf,
     /// Where Slurm is to write its output; %j is the job's number.
@@ -25,39 +25,83 @@ pub struct Plan {
     pub text: String,
 }
 
-/// The jobs of a run, in the order in which each waits for the one before.
-pub fn plans(args: &SubmitArgs, config: &Config, program: &Path) -> Result<Vec<Plan>> {
-    if !args.array_of_stages {
-        return Ok(vec![plan(args, config, program, None)?]);
-    }
-    Stage::ALL.into_iter().map(|stage| plan(args, config, program, Some(stage))).collect()
+/// What a job runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Every stage.
+    All,
+    /// One stage.
+    Stage(Stage),
+    /// So many parts of few2many, each a task of an array of jobs.
+    Parts(u16),
 }
 
-fn plan(args: &SubmitArgs, config: &Config, program: &Path, stage: Option<Stage>) -> Result<Plan> {
-    let directory = config.run_dir.join(super::DIRECTORY);
-    let name = match stage {
-        None => config.name.clone(),
-        Some(stage) => format!("{}-{}", config.name, stage.name()),
+impl Work {
+    /// Name in job names, files and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Stage(stage) => stage.name(),
+            Self::Parts(_) => "few2many-parts",
+        }
+    }
+
+    /// Whether it is one process.
+    fn single_process(self) -> bool {
+        matches!(self, Self::Stage(stage) if stage.single_process())
+    }
+}
+
+/// The jobs of a run, in the order in which each waits for the one before.
+pub fn plans(args: &SubmitArgs, config: &Config, program: &Path) -> Result<Vec<Plan>> {
+    let work: Vec<Work> = if args.array_of_stages {
+        let before = |stage| match (stage, args.few2many_jobs) {
+            (Stage::Few2many, Some(jobs)) => Some(Work::Parts(jobs)),
+            _ => None,
+        };
+        let stages = Stage::ALL.into_iter();
+        stages.flat_map(|stage| before(stage).into_iter().chain([Work::Stage(stage)])).collect()
+    } else {
+        vec![Work::All]
     };
-    let file = stage.map_or("run", Stage::name);
-    let output = directory.join(format!("{file}-%j.out"));
-    let (script, single) =
-        (directory.join(format!("{file}.sbatch")), stage.is_some_and(Stage::single_process));
-    let nodes = if single { 1 } else { args.nodes };
-    let ranks = config.runtime.nproc_per_node;
-    let last = stage == Some(Stage::Export);
+    work.into_iter().map(|work| plan(args, config, program, work)).collect()
+}
+
+fn plan(args: &SubmitArgs, config: &Config, program: &Path, work: Work) -> Result<Plan> {
+    let directory = config.run_dir.join(super::DIRECTORY);
+    let name = match work {
+        Work::All => config.name.clone(),
+        work => format!("{}-{}", config.name, work.name()),
+    };
+    let file = if work == Work::All { "run" } else { work.name() };
+    let (number, script) = match work {
+        Work::Parts(_) => ("%A_%a", directory.join(format!("{file}.sbatch"))),
+        _ => ("%j", directory.join(format!("{file}.sbatch"))),
+    };
+    let output = directory.join(format!("{file}-{number}.out"));
+    let nodes = match work {
+        Work::Parts(_) => 1,
+        work if work.single_process() => 1,
+        _ => args.nodes,
+    };
+    let ranks = if work.single_process() { 1 } else { config.runtime.nproc_per_node };
+    let last = work == Work::Stage(Stage::Export);
+    let report = format!("{} report {}; ", word(program), word(&config.run_dir));
     let text = Environment::new_strict().render_str(
         TEMPLATE,
         context! {
-            title => title(config, stage, usize::from(nodes), if single { 1 } else { ranks }),
-            options => options(args, &name, nodes, single, &output),
+            title => title(config, work, usize::from(nodes), ranks),
+            options => options(args, &name, nodes, work, &output),
             notice => args.notice,
             max_requeues => args.max_requeues,
-            command => command(args, config, program, stage),
-            then => if last { format!("{} report {}; ", word(program), word(&config.run_dir)) } else { String::new() },
+            command => command(args, config, program, work),
+            then => if last { report } else { String::new() },
         },
     );
-    Ok(Plan { stage, script, output, text: text.wrap_err("the script's template")? })
+    let text = text.wrap_err("the script's template")?;
+    // Of an array the first task's output stands for all.
+    let output = output.display().to_string().replace("%A_%a", "%j_0").into();
+    Ok(Plan { work, script, output, text })
 }
 
 /// An environment that refuses names which do not exist.
@@ -74,8 +118,12 @@ impl Strict for Environment<'_> {
     }
 }
 
-fn title(config: &Config, stage: Option<Stage>, nodes: usize, ranks: usize) -> String {
-    let what = stage.map_or("all stages".into(), |stage| format!("stage {}", stage.name()));
+fn title(config: &Config, work: Work, nodes: usize, ranks: usize) -> String {
+    let what = match work {
+        Work::All => "all stages".to_owned(),
+        Work::Stage(stage) => format!("stage {}", stage.name()),
+        Work::Parts(jobs) => format!("a part of few2many in each of {jobs} jobs,"),
+    };
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     format!(
         "{}: {what} on {}, {}",
@@ -85,7 +133,8 @@ fn title(config: &Config, stage: Option<Stage>, nodes: usize, ranks: usize) -> S
     )
 }
 
-fn options(args: &SubmitArgs, name: &str, nodes: u16, single: bool, output: &Path) -> Vec<String> {
+fn options(args: &SubmitArgs, name: &str, nodes: u16, work: Work, output: &Path) -> Vec<String> {
+    let single = work.single_process();
     let mut all = vec![
         format!("--job-name={}", quote(name)),
         format!("--nodes={nodes}"),
@@ -106,16 +155,24 @@ fn options(args: &SubmitArgs, name: &str, nodes: u16, single: bool, output: &Pat
     add("cpus-per-task", &args.cpus_per_node.map(|cpus| cpus.to_string()));
     let gpus = args.gpus_per_node.filter(|gpus| *gpus > 0 && !single);
     add("gpus-per-node", &gpus.map(|gpus| gpus.to_string()));
+    if let Work::Parts(jobs) = work {
+        add("array", &Some(format!("0-{}", jobs - 1)));
+    }
     all.extend(args.sbatch.iter().cloned());
     all
 }
 
-fn command(args: &SubmitArgs, config: &Config, program: &Path, stage: Option<Stage>) -> String {
+fn command(args: &SubmitArgs, config: &Config, program: &Path, work: Work) -> String {
     let saved = config.run_dir.join("config.toml");
     let mut words = vec![word(program), "run".into(), word(&saved)];
     words.extend(["--max-restarts".into(), args.max_restarts.to_string()]);
-    if let Some(stage) = stage {
-        words.extend(["--only".into(), stage.name().into()]);
+    match work {
+        Work::All => {}
+        Work::Stage(stage) => words.extend(["--only".into(), stage.name().into()]),
+        Work::Parts(jobs) => {
+            let part = format!("\"$SLURM_ARRAY_TASK_ID/{jobs}\"");
+            words.extend(["--only", "few2many", "--part", &part].map(str::to_owned));
+        }
     }
     words.join(" ")
 }
@@ -188,5 +245,23 @@ mod tests {
         assert!(plans[5].text.contains("--only tune"), "{}", plans[5].text);
         assert!(plans[5].text.contains("#SBATCH --nodes=2"), "{}", plans[5].text);
         assert!(plans[7].text.contains("0) /opt/reclora-launch report '/runs/my run'; exit 0 ;;"));
+    }
+
+    #[test]
+    fn few2many_can_be_an_array() {
+        let args = args("--nodes 2 --array-of-stages --few2many-jobs 3");
+        let plans = plans(&args, &config(), Path::new("/opt/reclora-launch")).unwrap();
+        let work: Vec<&str> = plans.iter().map(|plan| plan.work.name()).collect();
+        assert_eq!(work[3..6], ["pretrain", "few2many-parts", "few2many"]);
+        let text = &plans[4].text;
+        for line in [
+            "#SBATCH --array=0-2",
+            "#SBATCH --nodes=1",
+            "#SBATCH --output='/runs/my run/slurm/few2many-parts-%A_%a.out'",
+        ] {
+            assert!(text.lines().any(|l| l == line), "no line {line:?} in\n{text}");
+        }
+        assert!(text.contains("--only few2many --part \"$SLURM_ARRAY_TASK_ID/3\" &"), "{text}");
+        assert!(plans[4].output.ends_with("slurm/few2many-parts-%j_0.out"));
     }
 }

@@ -18,6 +18,9 @@ use crate::progress::display::printable;
 
 /// How long a cancelled job may take to be gone: Slurm's KillWait is 30 s unless configured.
 const CANCEL_WAIT: Duration = Duration::from_secs(120);
+/// States of jobs that may still run.
+const LIVE: [&str; 7] =
+    ["PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "CONFIGURING", "REQUEUED", "SIGNALING"];
 /// Between two questions to Slurm.
 const POLL: Duration = Duration::from_millis(500);
 
@@ -39,8 +42,7 @@ pub struct JobState {
 impl JobState {
     /// Whether it may still run.
     pub fn is_live(&self) -> bool {
-        ["PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "CONFIGURING", "REQUEUED", "SIGNALING"]
-            .contains(&self.state.as_str())
+        LIVE.contains(&self.state.as_str())
     }
 }
 
@@ -118,8 +120,14 @@ pub fn ask(job: &Job) -> Result<JobState> {
         time,
     };
     match record {
-        Ok(record) => {
-            let field = |name: &str| field(&record, name).unwrap_or_default();
+        Ok(records) => {
+            // Of an array: a task that may still run, or one that went wrong, stands for all.
+            let state_of = |record: &&str| field(record, "JobState").unwrap_or_default().to_owned();
+            let tasks: Vec<&str> = records.lines().filter(|line| !line.trim().is_empty()).collect();
+            let live = tasks.iter().find(|record| LIVE.contains(&state_of(record).as_str()));
+            let wrong = tasks.iter().find(|record| state_of(record) != "COMPLETED");
+            let record = live.or(wrong).or(tasks.first()).copied().unwrap_or_default();
+            let field = |name: &str| field(record, name).unwrap_or_default();
             let detail = match field("JobState") {
                 "PENDING" => field("Reason").to_owned(),
                 "RUNNING" | "COMPLETING" => field("NodeList").to_owned(),

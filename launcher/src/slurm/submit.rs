@@ -3,7 +3,7 @@
 use color_eyre::eyre::{WrapErr, eyre};
 use reclora_storage::atomic::{create_dir_all, write_bytes_atomic};
 
-use super::script::{Plan, plans};
+use super::script::{Plan, Work, plans};
 use super::{DIRECTORY, Job, client, remember};
 use crate::cli::{NodeCount, SubmitArgs};
 use crate::commands::print;
@@ -72,7 +72,7 @@ fn queue(plan: &Plan, before: Option<&Job>) -> Result<Job> {
     let id: u64 =
         id.ok_or_else(|| eyre!("sbatch answered {:?}, no number of a job", answer.trim()))?;
     let output = plan.output.display().to_string().replace("%j", &id.to_string());
-    let stage = plan.stage.map(|stage| stage.name().to_owned());
+    let stage = (plan.work != Work::All).then(|| plan.work.name().to_owned());
     Ok(Job { id, stage, script: plan.script.clone(), output: output.into() })
 }
 

@@ -4,8 +4,10 @@
 //! one file, visible only when complete. Whatever is killed, the rerun keeps the files that are there
 //! and verifies, and does the rest: the bytes are those of an undisturbed run.
 
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,40 @@ use crate::progress::{Event, Progress};
 /// Directory of the chunk files in a stage's directory.
 pub const PARTS: &str = "parts";
 
+/// One of several shares of a stage's chunks, each done by a launcher of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which, from 0.
+    pub index: u64,
+    /// Of how many.
+    pub of: u64,
+}
+
+impl FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once('/').map(|(index, of)| (index.parse(), of.parse()));
+        match numbers {
+            Some((Ok(index), Ok(of))) if index < of && of <= Self::MOST => Ok(Self { index, of }),
+            _ => Err(format!("write INDEX/COUNT, INDEX from 0, COUNT at most {}: 0/4", Self::MOST)),
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.of)
+    }
+}
+
+impl Part {
+    /// Most parts of a stage.
+    pub const MOST: u64 = 10_000;
+    /// All there is.
+    pub const ALL: Self = Self { index: 0, of: 1 };
+}
+
 /// `range` of sample indices, cut into pieces of `size`, whose results are files of shard kind `name`.
 #[derive(Clone, Debug)]
 pub struct Chunks {
@@ -26,6 +62,7 @@ pub struct Chunks {
     dir: PathBuf,
     range: Range<u64>,
     size: u64,
+    part: Part,
 }
 
 /// A column that owns its values.
@@ -58,7 +95,12 @@ impl Values {
 impl Chunks {
     /// Chunks of `size` samples of `range`, kept in `dir` under `name`.
     pub fn new(dir: &Path, name: &str, range: Range<u64>, size: u64) -> Self {
-        Self { name: name.into(), dir: dir.into(), range, size: size.max(1) }
+        Self { name: name.into(), dir: dir.into(), range, size: size.max(1), part: Part::ALL }
+    }
+
+    /// The same, of which only a part is to be done.
+    pub fn only(self, part: Option<Part>) -> Self {
+        Self { part: part.unwrap_or(Part::ALL), ..self }
     }
 
     /// Number of chunks.
@@ -95,9 +137,11 @@ impl Chunks {
         work: impl Fn(Range<u64>, T) -> Result<Vec<(&'static str, Values)>>,
     ) -> Result<()> {
         reclora_storage::atomic::create_dir_all(&self.dir)?;
-        let total = self.range.end - self.range.start;
+        let own_part = (self.part.index..self.len()).step_by(self.part.of as usize);
+        let size = |samples: Range<u64>| samples.end - samples.start;
+        let total = own_part.clone().map(|index| size(self.samples(index))).sum();
         progress.emit(Event::Start { task: task.into(), total, unit: "samples".into() });
-        let mut ahead = (comm.rank() as u64..self.len()).step_by(comm.world_size());
+        let mut ahead = own_part.skip(comm.rank()).step_by(comm.world_size());
         let started = Instant::now();
         let next = || {
             let samples = |index| (!self.is_done(index)).then(|| self.samples(index));

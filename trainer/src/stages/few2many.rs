@@ -34,7 +34,8 @@ pub fn run(
             .collect();
         blocks.into_par_iter().map(|rows| Block::read(&dataset, &neighbours, &crms, rows)).collect()
     };
-    lens_chunks(ctx, &dataset).run("score all data", comm, progress, read, |range, blocks| {
+    let chunks = lens_chunks(ctx, &dataset).only(ctx.part);
+    chunks.run("score all data", comm, progress, read, |range, blocks| {
         let scored = blocks.par_iter().map_init(Workspace::default, |ws, b| b.score(ws, dim));
         let scored: Vec<(Vec<f32>, Vec<u16>)> = scored.collect();
         let labels = blocks.into_iter().flat_map(|block| block.labels).collect();

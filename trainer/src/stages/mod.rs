@@ -26,7 +26,7 @@ pub use predict::{Prediction, predict};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use reclora_comm::{Communicator, Reduction, Wire};
 use reclora_storage::hash::{xxh3_file, xxh3_hex};
@@ -36,9 +36,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::config::{Config, StoredAdapter};
+pub use crate::distributed::chunks::Part;
 use crate::error::{Result, TrainerError};
 use crate::progress::Progress;
 
+/// Directory in the run directory of the lock under which parts make a stage's directory ready.
+const PREPARING: &str = ".preparing";
+/// How long another part may take for it.
+const PREPARE_WAIT: Duration = Duration::from_secs(60);
 /// Raised when a stage writes something else for the same inputs.
 const VERSION: u32 = 7;
 
@@ -159,9 +164,16 @@ pub struct RunContext {
     pub run_dir: PathBuf,
     /// The experiment.
     pub config: Config,
+    /// The part of a stage's chunks that is to be done, where several launchers share them.
+    pub part: Option<Part>,
 }
 
 impl RunContext {
+    /// A run of which all is to be done.
+    pub fn new(run_dir: PathBuf, config: Config) -> Self {
+        Self { run_dir, config, part: None }
+    }
+
     /// The directory a stage writes.
     pub fn path(&self, stage: Stage) -> PathBuf {
         self.run_dir.join(stage.directory())
@@ -267,6 +279,10 @@ pub fn run(
     progress: &mut dyn Progress,
 ) -> Result<()> {
     ctx.config.validate(comm.world_size())?;
+    if ctx.part.is_some() && stage != Stage::Few2many {
+        let text = format!("stage {} can't be done in parts", stage.name());
+        return Err(TrainerError::Input(text));
+    }
     let started = Instant::now();
     let inputs = inputs_of(ctx, stage)?;
     let dir = directory(ctx, stage, &inputs);
@@ -275,7 +291,10 @@ pub fn run(
             StageDir::new(ctx.path(*before), before.name(), "").verify()?;
             check_origin(ctx, *before)?;
         }
-        dir.prepare()?;
+        match ctx.part {
+            None => dir.prepare()?,
+            Some(_) => dir.join(&ctx.run_dir.join(PREPARING), PREPARE_WAIT)?,
+        }
     }
     comm.barrier("stage begins")?;
     let work = match stage {
@@ -290,7 +309,8 @@ pub fn run(
     };
     let counts = work(ctx, comm, progress)?;
     comm.barrier("stage is written")?;
-    if comm.rank() == 0 {
+    // A part does not know of the others: whoever does all of it finds what is there, and completes it.
+    if comm.rank() == 0 && ctx.part.is_none() {
         dir.complete(counts, inputs, started.elapsed().as_secs_f64())?;
     }
     comm.barrier("stage ends")?;
@@ -348,7 +368,7 @@ mod tests {
     fn prepare_inputs(data: impl FnOnce(&mut Config)) -> BTreeMap<String, String> {
         let mut config = Config::default();
         data(&mut config);
-        inputs_of(&RunContext { run_dir: "none".into(), config }, Stage::Prepare).unwrap()
+        inputs_of(&RunContext::new("none".into(), config), Stage::Prepare).unwrap()
     }
 
     #[test]
