@@ -59,6 +59,10 @@ if [[ -z ${RECLORA_NO_NAMESPACES:-} ]]; then
     "$cluster" start "$RECLORA_SLURM"
 fi
 
+if [[ -n ${RECLORA_SLURM:-} ]]; then
+    # The tests on Slurm mostly wait, and go one after the other beside the others.
+    export NEXTEST_TEST_THREADS=${NEXTEST_TEST_THREADS:-$(($(nproc) + 1))}
+fi
 if [[ $# -gt 0 ]]; then
     cargo nextest run --locked --release "$@"
     exit
