@@ -23,12 +23,15 @@ use reclora_trainer::stages::{self, Part, RunContext, Stage};
 
 /// Directory of the ranks' locks in the run directory.
 pub const RANKS_DIR: &str = ".ranks";
-/// The directory of the locks of the ranks that do a part of a stage.
-pub fn parts_of(part: Part) -> PathBuf {
-    format!(".parts/{}", part.index).into()
-}
+/// The same of ranks that do parts of a stage, in a directory for each part.
+pub const PARTS_DIR: &str = ".parts";
 /// How long a rank of an earlier gang may take to be gone.
 pub const RANK_WAIT: Duration = Duration::from_secs(10);
+
+/// The directory of the locks of the ranks that do a part of a stage.
+pub fn parts_of(part: Part) -> PathBuf {
+    PathBuf::from(PARTS_DIR).join(part.index.to_string())
+}
 
 /// Between two signs of life.
 const HEARTBEAT: Duration = Duration::from_secs(1);

@@ -18,7 +18,7 @@ use crate::failure::ERROR_FILE;
 use crate::gang::Shown;
 use crate::pipeline::{Pipeline, Selection};
 use crate::progress::display::say;
-use crate::rank::{RANK_WAIT, RANKS_DIR, parts_of};
+use crate::rank::{PARTS_DIR, RANK_WAIT, RANKS_DIR, parts_of};
 use reclora_trainer::stages::{Part, RunContext, Stage, check_scale_of};
 
 /// How long another launcher may take to let go of the run directory.
@@ -62,25 +62,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
         }
         (_, endpoint) => (None, endpoint),
     };
-    let logs = match &args.log_dir {
-        Some(dir) => std::path::absolute(dir).wrap_err("--log-dir")?,
-        None => run_dir.join("logs"),
-    };
-    let pipeline = Pipeline {
-        context: RunContext { run_dir: run_dir.clone(), config, part: args.part },
-        selection: Selection { from: args.from, only: args.only, force: args.force },
-        endpoint,
-        leader,
-        max_restarts: args.max_restarts,
-        logs,
-        binding: args.numa_binding,
-        tee: match (&args.local_ranks_filter, args.tee) {
-            (Some(ranks), _) => Shown::Some(ranks.clone()),
-            (None, true) => Shown::All,
-            (None, false) => Shown::None,
-        },
-        program: std::env::current_exe().wrap_err("can't find this executable")?,
-    };
+    let context = RunContext { run_dir: run_dir.clone(), config, part: args.part };
+    let pipeline = pipeline(args, context, endpoint, leader)?;
     let result = pipeline.run();
     if let Some(leader) = pipeline.leader {
         let error = result.as_ref().err();
@@ -92,6 +75,32 @@ pub fn run(args: &RunArgs) -> Result<()> {
         print(&write_report(&run_dir)?)?;
     }
     Ok(())
+}
+
+fn pipeline(
+    args: &RunArgs,
+    context: RunContext,
+    endpoint: Option<SocketAddr>,
+    leader: Option<RefCell<Leader>>,
+) -> Result<Pipeline> {
+    Ok(Pipeline {
+        selection: Selection { from: args.from, only: args.only, force: args.force },
+        endpoint,
+        leader,
+        max_restarts: args.max_restarts,
+        logs: match &args.log_dir {
+            Some(dir) => std::path::absolute(dir).wrap_err("--log-dir")?,
+            None => context.run_dir.join("logs"),
+        },
+        binding: args.numa_binding,
+        tee: match (&args.local_ranks_filter, args.tee) {
+            (Some(ranks), _) => Shown::Some(ranks.clone()),
+            (None, true) => Shown::All,
+            (None, false) => Shown::None,
+        },
+        program: std::env::current_exe().wrap_err("can't find this executable")?,
+        context,
+    })
 }
 
 /// Takes the run directory for this process, and leaves the config there.
@@ -106,6 +115,8 @@ pub fn take(config: &Config) -> Result<RunLock> {
     let lock = RunLock::acquire(run_dir, LOCK_WAIT)
         .wrap_err_with(|| format!("the run directory {} can't be used", run_dir.display()))?;
     wait_for_ranks(&run_dir.join(RANKS_DIR))?;
+    let mut parts = std::fs::read_dir(run_dir.join(PARTS_DIR)).into_iter().flatten().flatten();
+    parts.try_for_each(|part| wait_for_ranks(&part.path()))?;
     remove_stale(run_dir);
     save(config, run_dir)?;
     Ok(lock)
@@ -130,7 +141,10 @@ fn share(config: &Config, args: &RunArgs, part: Part) -> Result<RunLock> {
     if args.nnodes.max > 1 {
         return Err(usage("a part is done on one node; give other nodes other parts".into()));
     }
-    if config::load_run(run_dir)? != *config {
+    // How a part is computed is its own affair.
+    let saved = config::load_run(run_dir)?;
+    let runtime = config.runtime.clone();
+    if (Config { run_dir: run_dir.clone(), runtime, ..saved }) != *config {
         let saved = run_dir.join("config.toml");
         let what = format!("the config is not that of the run\n  help: run {}", saved.display());
         return Err(usage(what));

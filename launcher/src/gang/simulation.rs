@@ -1,6 +1,9 @@
 //! Made-up ranks in virtual time, to put [`super::supervision`] and the decision about restarts through
 //! thousands of schedules of failures. What must hold of each is checked; a seed gives the same schedule again.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -376,35 +379,4 @@ pub fn job(
     Err(format!(
         "{most} attempts, and neither an end nor a decision ({MAX_FRUITLESS} may be fruitless)"
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_promise_is_kept_under_thousands_of_schedules() {
-        let mut ends = BTreeMap::new();
-        for seed in 0..4000 {
-            let world_size = [1, 2, 4, 8][seed as usize % 4];
-            match job(seed, world_size, &mut |_, _, _| {}) {
-                Ok(run) => *ends.entry(run.end).or_insert(0) += 1,
-                Err(what) => panic!("seed {seed}, {world_size} ranks: {what}"),
-            }
-        }
-        // Nothing of it is a matter of course.
-        assert_eq!(ends.len(), 5, "{ends:?}");
-        assert!(ends.values().all(|count| *count > 40), "{ends:?}");
-    }
-
-    #[test]
-    fn a_seed_gives_the_same_again() {
-        let trace = |seed| {
-            let mut lines = Vec::new();
-            let run = job(seed, 4, &mut |a, at, text| lines.push(format!("{a} {at:?} {text}")));
-            (run.unwrap().end, lines)
-        };
-        assert_eq!(trace(7), trace(7));
-        assert!((0..20).any(|seed| trace(seed).1.len() > 5));
-    }
 }
