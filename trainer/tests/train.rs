@@ -1,25 +1,20 @@
-//! The training loop on a small regression: the same bits for any number of ranks (D-1) and however
-//! often it is interrupted (D-2).
+//! The training loop on a small regression: the same bits for any number of ranks (D-1).
 
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 mod ranks;
 mod toy;
 
-use std::ops::Range;
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use ranks::with_ranks;
 use reclora_comm::{Communicator, Solo};
-use reclora_trainer::distributed::buckets::Finished;
 use reclora_trainer::distributed::checkpoint::is_whole;
-use reclora_trainer::distributed::gradient::Gradient;
-use reclora_trainer::distributed::table::{Fetched, Held, Parameters, Table, TableShare};
+use reclora_trainer::distributed::table::{Held, Table};
 use reclora_trainer::distributed::train::{Objective, TrainPlan, Trained, train};
-use reclora_trainer::error::{Result, TrainerError};
+use reclora_trainer::error::TrainerError;
 use reclora_trainer::progress::Silent;
-use toy::{TABLE, Toy, WIDTH, bits, features, initial, plan, solo};
+use toy::{TABLE, Toy, WIDTH, bits, initial, plan, solo};
 
 /// The same of ranks that hold some rows each.
 fn bits_of_shares(of_ranks: &[Trained]) -> (Vec<u32>, String) {
