@@ -62,7 +62,8 @@ fn e2e_sigterm_pauses_a_stage_that_can_be_and_a_pause_is_not_for_ever() {
     let (dir, config) = small();
     let run_dir = dir.path().join("run").display().to_string();
     let checkpoints = dir.path().join("run/adapter/checkpoints/RecLoRA");
-    let endless = ["--set", "tune.epochs=100000", "--set", "tune.checkpoint_every=1000000"];
+    // One long epoch, without a checkpoint in it.
+    let endless = ["--set", "tune.few_shot=8000", "--set", "tune.checkpoint_every=1000000"];
     let launcher = start(&config, &run_dir, &endless);
     let log = dir.path().join("run/logs/tune/attempt_1/rank_1/stdout.log");
     let steps = || std::fs::read_to_string(&log).is_ok_and(|log| log.matches("loss").count() > 3);
