@@ -42,6 +42,8 @@ pub struct Failure {
 pub struct RankReport {
     /// Which.
     pub rank: usize,
+    /// The machine it ran on.
+    pub host: String,
     /// How it ended, in words.
     pub ended: String,
     /// Its exit code, unless it was killed.
@@ -133,6 +135,7 @@ fn report(rank: usize, end: &RankEnd) -> RankReport {
     };
     RankReport {
         rank,
+        host: end.host.clone(),
         ended,
         exit_code,
         signal,
@@ -196,7 +199,14 @@ fn advice(outcome: Outcome, explained: bool) -> Vec<String> {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let first = &self.first_cause;
-        write!(f, "stage {} failed: rank {} {}", self.stage, first.rank, first.ended)?;
+        // Where all ran on one machine, it is known.
+        let several = self.others.iter().any(|other| other.host != first.host);
+        let place = |report: &RankReport| match several {
+            true => format!(" ({})", printable(&report.host)),
+            false => String::new(),
+        };
+        let (rank, on) = (first.rank, place(first));
+        write!(f, "stage {} failed: rank {rank}{on} {}", self.stage, first.ended)?;
         if let Some(error) = &first.error {
             for line in error.lines() {
                 write!(f, "\n  {}", printable(line))?;
@@ -218,7 +228,8 @@ impl fmt::Display for Failure {
         }
         for other in &self.others {
             let doing = printable(&other.doing);
-            write!(f, "\n    rank {} {}; at: {doing}", other.rank, other.ended)?;
+            let on = place(other);
+            write!(f, "\n    rank {}{on} {}; at: {doing}", other.rank, other.ended)?;
         }
         if let Some(collectives) = &self.collectives {
             write!(f, "\n  collectives: {}", printable(collectives))?;
@@ -243,6 +254,7 @@ mod tests {
 
     fn end(outcome: Outcome, error: Option<&str>, tail: &[&str]) -> RankEnd {
         RankEnd {
+            host: "a".into(),
             outcome,
             error: error.map(str::to_owned),
             doing: "tune RecLoRA, 4 samples done on this rank".into(),
@@ -266,6 +278,22 @@ mod tests {
         assert!(text.contains("| step 4"), "{text}");
         assert!(text.contains("rank 0 stopped because another rank went away"), "{text}");
         assert!(text.contains("memory"), "{text}");
+    }
+
+    #[test]
+    fn machines_are_named_where_there_are_several() {
+        let ranks = || {
+            let killed = end(Outcome::Killed(Signal::SIGKILL), None, &[]);
+            vec![
+                end(Outcome::PeerLost, None, &[]),
+                RankEnd { host: "node 1 at b".into(), ..killed },
+            ]
+        };
+        let text = failure(ranks(), 1).to_string();
+        assert!(text.contains("rank 1 (node 1 at b) was killed"), "{text}");
+        assert!(text.contains("rank 0 (a) stopped because"), "{text}");
+        let json = serde_json::to_value(failure(ranks(), 1)).unwrap();
+        assert_eq!(json["first_cause"]["host"], "node 1 at b");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use color_eyre::eyre::{WrapErr, eyre};
 use reclora_storage::atomic::{RunLock, create_dir_all, is_tmp_name, write_bytes_atomic};
-use reclora_trainer::config::Config;
+use reclora_trainer::config::{Config, Device};
 
 use crate::cli::{NodeCount, RunArgs};
 use crate::cluster::{self, Job, Leader};
@@ -31,6 +31,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks: args.nproc_per_node };
     let nodes = if args.standalone { NodeCount::ONE } else { args.nnodes };
     let config = resolve(&args.config, overrides, nodes)?;
+    check_devices(&config, std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref())?;
     let job = job(args, nodes, &config)?;
     let run_dir = config.run_dir.clone();
     if let Some(job) = job.as_ref().filter(|job| job.node > 0) {
@@ -187,6 +188,23 @@ pub fn resolve(path: &Path, overrides: Overrides<'_>, nodes: NodeCount) -> Resul
     Ok(config)
 }
 
+/// Ranks take the GPUs of `CUDA_VISIBLE_DEVICES` in order, so there must be enough of them.
+fn check_devices(config: &Config, visible: Option<&str>) -> Result<()> {
+    let ranks = config.runtime.nproc_per_node;
+    let Some(visible) = visible.filter(|_| config.runtime.device == Device::Cuda) else {
+        return Ok(());
+    };
+    let count = visible.split(',').filter(|device| !device.trim().is_empty()).count();
+    if count >= ranks {
+        return Ok(());
+    }
+    Err(LaunchError::Usage(format!(
+        "{ranks} ranks on this machine, but CUDA_VISIBLE_DEVICES={visible} shows them {count} GPUs\n  help: \
+         give it one GPU per rank, or start fewer ranks with --nproc-per-node"
+    ))
+    .into())
+}
+
 /// Whether a run can have so many nodes.
 fn is_possible(config: &Config, nodes: usize) -> bool {
     config.validate(nodes * config.runtime.nproc_per_node).is_ok()
@@ -285,6 +303,21 @@ mod tests {
         assert_eq!(parse_endpoint("127.0.0.1:80").unwrap(), "127.0.0.1:80".parse().unwrap());
         for bad in ["127.0.0.1", "127.0.0.1:99999", ""] {
             assert!(parse_endpoint(bad).unwrap_err().to_string().contains("HOST:PORT"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn there_is_a_gpu_for_every_rank() {
+        let mut config = Config::default();
+        config.runtime.nproc_per_node = 2;
+        assert!(check_devices(&config, Some("")).is_ok(), "on the CPU");
+        config.runtime.device = Device::Cuda;
+        for enough in [None, Some("0,1"), Some("GPU-5,GPU-7,GPU-9")] {
+            assert!(check_devices(&config, enough).is_ok(), "{enough:?}");
+        }
+        for few in ["", "3", "0,"] {
+            let error = check_devices(&config, Some(few)).unwrap_err().to_string();
+            assert!(error.contains("--nproc-per-node"), "{error}");
         }
     }
 

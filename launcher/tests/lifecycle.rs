@@ -34,6 +34,23 @@ fn a_complete_stage_is_not_done_again_unless_forced() {
 }
 
 #[test]
+fn what_ranks_write_can_be_shown_and_kept_elsewhere() {
+    let (dir, config) = with_ratings();
+    let (run_dir, logs) = (dir.path().join("run"), dir.path().join("logs"));
+    // Everybody has fewer ratings than that.
+    let args = ["run", &config, "--run-dir", run_dir.to_str().unwrap(), "--only", "prepare"];
+    let args = [&args[..], &["--set", "data.k_core=4000000", "--tee"]].concat();
+    let args = [&args[..], &["--log-dir", logs.to_str().unwrap()]].concat();
+    let error = fails(&args, 4);
+    assert!(error.contains("prepare   [0] error: "), "{error}");
+    assert!(logs.join("prepare/attempt_1/rank_0/stderr.log").is_file());
+    assert!(!run_dir.join("logs").exists());
+    let error = fails(&[&args[..], &["--local-ranks-filter", "1,2"]].concat(), 4);
+    assert!(!error.contains("[0] error"), "{error}");
+    assert!(logs.join("prepare/attempt_2").is_dir());
+}
+
+#[test]
 fn only_needs_what_the_stage_reads() {
     let (dir, config) = with_ratings();
     let run_dir = dir.path().join("run");

@@ -1,7 +1,7 @@
 //! Node 0: takes agents in, and has their ranks started and watched.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -44,6 +44,7 @@ pub struct Leader {
 /// An agent that has come.
 #[derive(Debug)]
 struct Node {
+    address: IpAddr,
     control: Arc<Control>,
     state: Arc<Mutex<NodeState>>,
 }
@@ -165,7 +166,7 @@ impl Leader {
         match arrival.welcome(move |incoming| take(&told, node, incoming)) {
             Ok(control) => {
                 say(&format!("node {node} is here: {address}"));
-                self.nodes.insert(node, Node { control: Arc::new(control), state });
+                self.nodes.insert(node, Node { address, control: Arc::new(control), state });
             }
             Err(error) => say(&format!("node {node} went away: {error}")),
         }
@@ -210,7 +211,7 @@ impl Leader {
         events: &Events,
     ) -> Result<Vec<Box<dyn Worker>>> {
         let mut workers: Vec<Box<dyn Worker>> = Vec::new();
-        for (place, node) in (1..self.taking_part).zip(self.nodes.values()) {
+        for (place, (number, node)) in (1..self.taking_part).zip(&self.nodes) {
             let (first_rank, ranks) = (place * self.job.ranks_per_node, self.job.ranks_per_node);
             let states: Vec<_> = (0..ranks).map(|_| Arc::default()).collect();
             let following = Following {
@@ -246,6 +247,7 @@ impl Leader {
                     control: Arc::clone(&node.control),
                     state,
                     log: spec.log_of(rank),
+                    host: format!("node {number} at {}", node.address),
                 }));
             }
         }
@@ -349,6 +351,7 @@ struct RemoteRank {
     control: Arc<Control>,
     state: Arc<Mutex<RankState>>,
     log: PathBuf,
+    host: String,
 }
 
 impl Worker for RemoteRank {
@@ -367,5 +370,9 @@ impl Worker for RemoteRank {
 
     fn log(&self) -> &Path {
         &self.log
+    }
+
+    fn host(&self) -> String {
+        self.host.clone()
     }
 }

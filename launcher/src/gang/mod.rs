@@ -118,6 +118,8 @@ pub trait Worker {
     fn tail(&self) -> Vec<String>;
     /// Its human-readable log.
     fn log(&self) -> &Path;
+    /// The machine it runs on.
+    fn host(&self) -> String;
 }
 
 /// Starts the ranks of other nodes, in the order of their numbers, behind this node's.
@@ -150,6 +152,8 @@ pub struct Autopsy {
 /// The end of one rank.
 #[derive(Clone, Debug)]
 pub struct RankEnd {
+    /// The machine it ran on.
+    pub host: String,
     /// How it ended.
     pub outcome: Outcome,
     /// The error it reported itself.
@@ -316,6 +320,7 @@ impl Gang {
         let ended = &self.state.ended;
         let Some(cause) = first_cause(ended) else { return GangEnd::Finished };
         let ranks = self.ranks.iter().enumerate().map(|(rank, process)| RankEnd {
+            host: process.host(),
             outcome: ended
                 .iter()
                 .find(|end| end.rank == rank)

@@ -167,6 +167,11 @@ impl Worker for RankProcess {
     fn log(&self) -> &Path {
         &self.log
     }
+
+    fn host(&self) -> String {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        name.trim().to_owned()
+    }
 }
 
 impl Drop for RankProcess {
