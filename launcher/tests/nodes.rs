@@ -274,6 +274,8 @@ fn the_environment_is_used_unless_the_node_stands_alone() {
     let error = String::from_utf8(output).unwrap();
     assert!(error.contains("--node-rank 2: nodes are counted from 0"), "{error}");
     run(&["--standalone"]).assert().success();
+    run(&[]).env("RECLORA_STANDALONE", "1").assert().success();
+    run(&[]).env("RECLORA_STANDALONE", "0").assert().code(2);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -136,10 +136,11 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Stages")]
     pub no_report: bool,
     /// Where the ranks' logs go [default: logs/ in the run directory]
-    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    #[arg(long, value_name = "DIR", env = "RECLORA_LOG_DIR", help_heading = "Output")]
     pub log_dir: Option<PathBuf>,
     /// Show what ranks write on standard error too; lines of several ranks that are alike are shown once
-    #[arg(long, help_heading = "Output")]
+    #[arg(long, env = "RECLORA_TEE", value_parser = FalseyValueParser::new())]
+    #[arg(help_heading = "Output")]
     pub tee: bool,
     /// With --tee, only ranks of these numbers on their node, e.g. 0,1
     #[arg(
@@ -152,7 +153,7 @@ pub struct RunArgs {
     pub local_ranks_filter: Option<Vec<usize>>,
     /// Rank processes on this machine [default: runtime.nproc_per_node of the config]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    #[arg(help_heading = "Processes")]
+    #[arg(env = "RECLORA_NPROC_PER_NODE", help_heading = "Processes")]
     pub nproc_per_node: Option<u16>,
     /// Nodes of the job: the same command is run on each, with its --node-rank. With MIN:MAX, stages are run by
     /// as many of MAX as are there, MIN at least
@@ -185,10 +186,12 @@ pub struct RunArgs {
     )]
     pub rejoin_timeout: Option<u64>,
     /// One node, whatever the environment says
-    #[arg(long, help_heading = "Processes")]
+    #[arg(long, env = "RECLORA_STANDALONE", value_parser = FalseyValueParser::new())]
+    #[arg(help_heading = "Processes")]
     pub standalone: bool,
     /// Start a stage's ranks again this often when one dies, as long as there is progress
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Processes")]
+    #[arg(long, value_name = "N", default_value_t = 0, env = "RECLORA_MAX_RESTARTS")]
+    #[arg(help_heading = "Processes")]
     pub max_restarts: u32,
     /// Bind each rank to the cores of one NUMA node (node), or not
     #[arg(
