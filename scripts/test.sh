@@ -55,7 +55,9 @@ fi
 if [[ -z ${RECLORA_NO_NAMESPACES:-} ]]; then
     RECLORA_SLURM=$(mktemp -d /tmp/reclora-slurm-XXXX)
     export RECLORA_SLURM
-    trap '"$cluster" stop "$RECLORA_SLURM"; rm -rf "$RECLORA_SLURM"' EXIT
+    # Stops the cluster when this script is gone, however it ends.
+    setsid bash -c 'while kill -0 "$1" 2>/dev/null; do sleep 0.5; done; "$2" stop "$3"; rm -rf "$3"' - \
+        $$ "$PWD/$cluster" "$RECLORA_SLURM" </dev/null >/dev/null 2>&1 &
     "$cluster" start "$RECLORA_SLURM"
 fi
 

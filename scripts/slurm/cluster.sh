@@ -55,7 +55,7 @@ pid_of() { cut -d' ' -f1 "$dir/run/$1.pid"; }
 spawn() {
     local name=$1 pid
     shift
-    setsid "$@" </dev/null >>"$dir/log/$name.out" 2>&1 9>&- &
+    setsid "$@" </dev/null >>"$dir/log/$name.out" 2>&1 &
     pid=$!
     echo "$pid $(started "$pid")" >"$dir/run/$name.pid"
     disown

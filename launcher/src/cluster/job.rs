@@ -18,6 +18,20 @@ const SECRET_FILE: &str = ".secret";
 /// Between two looks for what another node has to make first.
 pub const POLL: Duration = Duration::from_millis(100);
 
+/// How long nodes that are not needed are waited for, before it goes on without them.
+const LAST_CALL: Duration = Duration::from_secs(10);
+
+/// Whether the next gang can be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Membership {
+    /// With so many nodes.
+    Go(usize),
+    /// Others may come.
+    Wait,
+    /// They had their time.
+    GiveUp,
+}
+
 /// A job over several nodes, as one of them knows it.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -43,6 +57,29 @@ impl Job {
     /// The most nodes with which a stage can be run of which `present` are there.
     pub fn most_of(&self, present: usize) -> Option<usize> {
         self.possible.iter().copied().rfind(|nodes| *nodes <= present)
+    }
+
+    /// What to do with `here` nodes, of which `before` took part until now, after waiting `waited` of `limit`:
+    /// a pure decision.
+    pub fn membership(
+        &self,
+        before: Option<usize>,
+        here: usize,
+        waited: Duration,
+        limit: Duration,
+    ) -> Membership {
+        match self.most_of(here) {
+            // All; or as many as there were, whoever else may come; or as many as came in time.
+            Some(nodes)
+                if here == self.nodes
+                    || before.is_some_and(|before| nodes >= before)
+                    || waited >= limit.min(LAST_CALL) =>
+            {
+                Membership::Go(nodes)
+            }
+            None if waited >= limit => Membership::GiveUp,
+            _ => Membership::Wait,
+        }
     }
 
     /// Names the executable, which must be the same everywhere.
@@ -147,18 +184,52 @@ mod tests {
         assert!(error.contains(".secret can be read by others (mode 644)"), "{error}");
     }
 
-    #[test]
-    fn as_many_nodes_as_can_take_part() {
-        let job = Job {
+    fn job(nodes: usize, possible: &[usize]) -> Job {
+        Job {
             node: 0,
-            nodes: 8,
-            possible: vec![2, 4, 8],
+            nodes,
+            possible: possible.to_vec(),
             ranks_per_node: 1,
             endpoint: String::new(),
             id: String::new(),
             deadline: Duration::ZERO,
             rejoin: Duration::ZERO,
-        };
+        }
+    }
+
+    #[test]
+    fn a_gang_is_of_those_that_are_there_in_time() {
+        use Membership::*;
+        let (fixed, elastic) = (job(4, &[4]), job(4, &[2, 4]));
+        let cases = [
+            // A fixed number is waited for, to the limit.
+            (&fixed, None, 4, 0, Go(4)),
+            (&fixed, None, 3, 59, Wait),
+            (&fixed, None, 3, 60, GiveUp),
+            (&fixed, Some(4), 3, 12, Wait),
+            (&fixed, Some(4), 4, 12, Go(4)),
+            // Of a range, as many as come soon.
+            (&elastic, None, 4, 0, Go(4)),
+            (&elastic, None, 3, 9, Wait),
+            (&elastic, None, 3, 10, Go(2)),
+            (&elastic, None, 1, 59, Wait),
+            (&elastic, None, 1, 60, GiveUp),
+            // A loss is waited for; what nobody takes part in is not; who comes back is welcome.
+            (&elastic, Some(4), 3, 0, Wait),
+            (&elastic, Some(4), 3, 10, Go(2)),
+            (&elastic, Some(2), 3, 0, Go(2)),
+            (&elastic, Some(2), 4, 0, Go(4)),
+        ];
+        for (job, before, here, waited, expected) in cases {
+            let (waited, limit) = (Duration::from_secs(waited), Duration::from_secs(60));
+            let decided = job.membership(before, here, waited, limit);
+            assert_eq!(decided, expected, "{before:?} before, {here} here, after {waited:?}");
+        }
+    }
+
+    #[test]
+    fn as_many_nodes_as_can_take_part() {
+        let job = job(8, &[2, 4, 8]);
         let most = [0, 1, 2, 3, 4, 7, 8, 9].map(|present| job.most_of(present));
         let (two, four, eight) = (Some(2), Some(4), Some(8));
         assert_eq!(most, [None, None, two, two, four, four, eight, eight]);

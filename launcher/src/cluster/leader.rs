@@ -12,7 +12,7 @@ use reclora_comm::Secret;
 use reclora_comm::control::{Arrival, Control, ControlListener, Incoming};
 use reclora_trainer::progress::Event;
 
-use super::job::{Job, secret_of_leader};
+use super::job::{Job, Membership, secret_of_leader};
 use super::{StartGang, ToAgent, ToLeader, encode};
 use crate::error::{LaunchError, Result};
 use crate::gang::cause::Outcome;
@@ -21,8 +21,6 @@ use crate::gang::{Events, GangSpec, Worker};
 use crate::progress::display::say;
 use crate::signals;
 
-/// How long nodes that are not needed are waited for, before it goes on without them.
-const LAST_CALL: Duration = Duration::from_secs(10);
 /// Between two looks for signals while nodes are waited for.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -96,7 +94,8 @@ impl Leader {
     /// fewer than all may do, the others are waited for only for a while, and not at all while none is lost.
     pub fn gather(&mut self) -> Result<()> {
         // Only who was there can be lost.
-        let limit = if self.gangs == 0 { self.job.deadline } else { self.job.rejoin };
+        let before = (self.gangs > 0).then_some(self.taking_part);
+        let limit = if before.is_none() { self.job.deadline } else { self.job.rejoin };
         let started = Instant::now();
         let mut said = false;
         loop {
@@ -105,20 +104,16 @@ impl Leader {
                 self.arrive(arrival);
             }
             let here = 1 + self.nodes.len();
-            let can = self.job.most_of(here);
-            let complete = here == self.job.nodes && can.is_some();
-            let enough = self.gangs > 0 && can >= Some(self.taking_part);
-            let patience = limit.min(if can.is_some() { LAST_CALL } else { Duration::MAX });
-            let over = started.elapsed() >= patience;
-            if let Some(can) = can.filter(|_| complete || enough || over) {
-                if self.taking_part != 0 && self.taking_part != can {
-                    say(&format!("going on with {can} of {} nodes", self.job.nodes));
+            match self.job.membership(before, here, started.elapsed(), limit) {
+                Membership::Go(nodes) => {
+                    if before.is_some_and(|before| before != nodes) {
+                        say(&format!("going on with {nodes} of {} nodes", self.job.nodes));
+                    }
+                    self.taking_part = nodes;
+                    return Ok(());
                 }
-                self.taking_part = can;
-                return Ok(());
-            }
-            if over {
-                return Err(self.missing(limit).into());
+                Membership::GiveUp => return Err(self.missing(limit).into()),
+                Membership::Wait => {}
             }
             if !said {
                 let (all, at) = (self.job.nodes, self.listener.address());
