@@ -46,6 +46,19 @@ impl Cluster {
         let program = assert_cmd::cargo::cargo_bin("reclora-launch");
         self.on_head(&[&[program.to_str().unwrap()], args].concat())
     }
+
+    /// What our program says on standard error that must end with `code`.
+    fn reclora_fails(&self, args: &[&str], code: i32) -> String {
+        let program = assert_cmd::cargo::cargo_bin("reclora-launch");
+        let output = Command::new(&self.script)
+            .args(["exec", &self.dir, program.to_str().unwrap()])
+            .args(args)
+            .output()
+            .unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{error}");
+        error
+    }
 }
 
 /// A submitted run.
@@ -281,6 +294,9 @@ fn e2e_slurm_s4_a_cancelled_run_leaves_nothing_and_can_be_submitted_again() {
     let mut run = Run::submit(&cluster, &[]);
     run.wait_for_tuning();
     assert!(!run.processes().is_empty());
+    // Two jobs can't work in one directory.
+    let twice = cluster.reclora_fails(&["submit", &run.config, "--run-dir", &run.run_dir()], 2);
+    assert!(twice.contains(&format!("job {} of this run is running still", run.id)), "{twice}");
     let said = cluster.reclora(&["cancel", &run.run_dir()]);
     assert_eq!(said, format!("cancelled job {}\n", run.id));
     run.wait("the end of its processes", 10, || run.processes().is_empty());
@@ -321,23 +337,30 @@ fn e2e_slurm_stages_can_be_jobs_that_wait_for_each_other() {
     }
 }
 
+/// The GPUs are there in name only; a rank for each of them works on the CPU.
+#[test]
+fn e2e_slurm_there_is_a_rank_for_every_gpu() {
+    let Some(cluster) = cluster() else { return };
+    let (dir, config) = small();
+    let run_dir = dir.path().join("run").display().to_string();
+    let args = ["submit", &config, "--run-dir", &run_dir, "--nodes", "2", "--gpus-per-node", "2"];
+    let said = cluster.reclora(&[&args[..], &["--cpus-per-node", "3"]].concat());
+    let id = said.lines().next().unwrap().trim_start_matches("submitted job ").to_owned();
+    let log = cluster.reclora(&["logs", &run_dir, "--follow"]);
+    assert!(log.contains("ranks: 4") && log.contains("report: "), "{log}");
+    let record = cluster.on_head(&["scontrol", "--oneliner", "show", "job", &id]);
+    assert!(record.contains("gpu:2") && record.contains("CPUs/Task=3"), "{record}");
+}
+
 /// S-1: a job that Slurm does not take leaves no half of a chain in the queue.
 #[test]
 fn e2e_slurm_what_is_refused_is_said_and_withdrawn() {
     let Some(cluster) = cluster() else { return };
     let (dir, config) = small();
     let run_dir = dir.path().join("run").display().to_string();
-    let program = assert_cmd::cargo::cargo_bin("reclora-launch");
-    let args =
-        ["submit", &config, "--run-dir", &run_dir, "--partition", "none", "--array-of-stages"];
-    let output = Command::new(&cluster.script)
-        .args(["exec", &cluster.dir, program.to_str().unwrap()])
-        .args(args)
-        .args(["--cpu-partition", "test"])
-        .output()
-        .unwrap();
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{error}");
+    let args = ["submit", &config, "--run-dir", &run_dir, "--partition", "none"];
+    let chain = ["--array-of-stages", "--cpu-partition", "test"];
+    let error = cluster.reclora_fails(&[&args[..], &chain].concat(), 1);
     assert!(error.contains("the job was not submitted; its script is"), "{error}");
     assert!(error.contains("invalid partition"), "{error}");
     let queue = cluster.on_head(&["squeue", "--noheader", "--name=small-prepare", "--states=PD,R"]);

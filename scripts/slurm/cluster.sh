@@ -12,12 +12,13 @@
 #
 # Nodes are n1 to n4 (10.99.0.1 to .4), the controller is `head` (10.99.0.254), on a bridge inside the head's
 # namespace: the machine's own network is not touched. Partitions: `test`, the default, and `urgent`, whose jobs
-# preempt those of `test`.
+# preempt those of `test`. Each node has two GPUs, in name: device files that are /dev/null by number.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
 
 nodes=4
 cpus=4
+gpus=2
 port=16800
 preempt_grace=20
 
@@ -71,13 +72,19 @@ spawn_node() {
 }
 
 write_configuration() {
-    local node
-    mkdir -p "$dir"/{etc,run,log,state,munge}
+    local node gpu
+    mkdir -p "$dir"/{etc,run,log,state,munge,dev}
     chmod 755 "$dir" "$dir/munge"
     for node in $(node_names); do
         mkdir -p "$dir/spool/$node" "$dir/tmp/$node"
         chmod 1777 "$dir/tmp/$node"
     done
+    for ((gpu = 0; gpu < gpus; gpu++)); do
+        mknod "$dir/dev/nvidia$gpu" c 1 3
+        for node in $(node_names); do
+            echo "NodeName=$node Name=gpu File=$dir/dev/nvidia$gpu"
+        done
+    done >"$dir/etc/gres.conf"
     (umask 077 && head -c 128 /dev/urandom >"$dir/munge/key")
     cat >"$SLURM_CONF" <<CONF
 ClusterName=test
@@ -119,7 +126,8 @@ MessageTimeout=10
 TCPTimeout=2
 CompleteWait=0
 MailProg=/bin/true
-NodeName=n[1-$nodes] NodeAddr=10.99.0.[1-$nodes] Port=$((port + 1)) CPUs=$cpus RealMemory=4000 State=UNKNOWN
+GresTypes=gpu
+NodeName=n[1-$nodes] NodeAddr=10.99.0.[1-$nodes] Port=$((port + 1)) CPUs=$cpus RealMemory=4000 Gres=gpu:$gpus State=UNKNOWN
 PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=$preempt_grace
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 CONF
@@ -205,7 +213,7 @@ stop_cluster() {
         if alive "$name"; then kill -KILL "$(pid_of "$name")" 2>/dev/null || true; fi
     done
     network_down
-    rm -rf "${dir:?}"/{etc,run,state,spool,tmp,munge}
+    rm -rf "${dir:?}"/{etc,run,state,spool,tmp,munge,dev}
 }
 
 case ${1:-} in

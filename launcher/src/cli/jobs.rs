@@ -30,7 +30,7 @@ pub struct SubmitArgs {
     #[arg(long, value_name = "N", help_heading = "Resources")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub nproc_per_node: Option<u16>,
-    /// Cores on each node [default: the cluster's]
+    /// Cores on each node, shared by its ranks [default: what the cluster gives a task, mostly one]
     #[arg(long, value_name = "N", help_heading = "Resources")]
     pub cpus_per_node: Option<u16>,
     /// Time limit, as sbatch takes it: minutes, or days-hours:minutes:seconds

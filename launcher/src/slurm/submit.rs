@@ -1,10 +1,13 @@
 //! `submit`: from flags to a job in the queue.
 
+use std::path::Path;
+
 use color_eyre::eyre::{WrapErr, eyre};
 use reclora_storage::atomic::{create_dir_all, write_bytes_atomic};
 
 use super::script::{Plan, Work, plans};
-use super::{DIRECTORY, Job, client, remember};
+use super::status::ask;
+use super::{DIRECTORY, Job, client, jobs_file, jobs_of, remember};
 use crate::cli::{NodeCount, SubmitArgs};
 use crate::commands::print;
 use crate::error::{LaunchError, Result, quote};
@@ -33,6 +36,7 @@ pub fn submit(args: &SubmitArgs) -> Result<()> {
         return print(&texts.join("\n"));
     }
     let run_dir = &config.run_dir;
+    refuse_second(run_dir)?;
     // Only while the files are written: the job's launcher takes it again.
     let lock = take(&config)?;
     create_dir_all(&run_dir.join(DIRECTORY))?;
@@ -52,6 +56,23 @@ pub fn submit(args: &SubmitArgs) -> Result<()> {
         }
     }
     report(&jobs, &run_dir.display().to_string())
+}
+
+/// Two jobs can't work in one run directory, and the second would fail when its turn comes.
+fn refuse_second(run_dir: &Path) -> Result<()> {
+    if !jobs_file(run_dir).exists() {
+        return Ok(());
+    }
+    let states = jobs_of(run_dir)?.iter().map(ask).collect::<Result<Vec<_>>>()?;
+    let Some(live) = states.iter().find(|state| state.is_live()) else { return Ok(()) };
+    let run = quote(&run_dir.display().to_string());
+    Err(LaunchError::Usage(format!(
+        "job {} of this run is {} still\n  help: wait for it (reclora-launch status {run}), end it \
+         (reclora-launch cancel {run}), or give this one a directory of its own with --run-dir",
+        live.id,
+        live.state.to_lowercase()
+    ))
+    .into())
 }
 
 /// Hands one script to Slurm, to wait for the job before.
