@@ -6,6 +6,7 @@
 mod cli;
 mod cluster;
 mod commands;
+mod compare;
 mod config;
 mod doctor;
 mod error;
@@ -61,6 +62,7 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Report(args) => commands::rebuild_report(&args.run),
         Command::Verify(args) => verify::verify(args),
         Command::Config(command) => commands::config(command),
+        Command::Compare(args) => compare::compare(args),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Plan(args) => plan::plan(args),
         Command::Simulate(args) => simulate::simulate(args),

@@ -24,6 +24,7 @@ fn every_command_has_help_with_examples() {
         &["logs"],
         &["cancel"],
         &["verify"],
+        &["compare"],
         &["man"],
         &["completions"],
     ] {

@@ -42,6 +42,24 @@ pub struct PlanArgs {
     pub json: bool,
 }
 
+/// Arguments of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// Run directories; the others are compared with the first
+    #[arg(required = true, num_args = 2.., value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// The model of each run: reclora, lora, crm, logistic_regression or item_mean
+    #[arg(long, value_name = "NAME", default_value = "reclora")]
+    pub model: String,
+    /// Resamples of the bootstrap
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub resamples: u32,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Arguments of `simulate`.
 #[derive(Debug, Args)]
 pub struct SimulateArgs {

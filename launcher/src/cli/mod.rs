@@ -16,7 +16,7 @@ mod jobs;
 mod nodes;
 mod text;
 
-pub use checks::{DoctorArgs, PlanArgs, SimulateArgs};
+pub use checks::{CompareArgs, DoctorArgs, PlanArgs, SimulateArgs};
 pub use jobs::{LogsArgs, StatusArgs, SubmitArgs};
 pub use nodes::NodeCount;
 use text::*;
@@ -56,6 +56,9 @@ pub enum Command {
     /// Rebuild the report of a run
     #[command(after_help = "Examples:\n  reclora-launch report runs/quickstart")]
     Report(RunDirArgs),
+    /// Put runs side by side: metrics, differences with intervals, settings
+    #[command(long_about = COMPARE_LONG, after_help = COMPARE_EXAMPLES)]
+    Compare(CompareArgs),
     /// Read every file of a run again: is it what was written?
     #[command(long_about = VERIFY_LONG, after_help = VERIFY_EXAMPLES)]
     Verify(VerifyArgs),

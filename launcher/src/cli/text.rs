@@ -246,3 +246,21 @@ Examples:
       One schedule, told step by step
 
 Exit codes: 0 every promise was kept, 1 one was not: its seed is told.";
+
+/// Of `compare`.
+pub const COMPARE_LONG: &str = "\
+Puts the test metrics of runs side by side, and the settings in which they differ.
+
+The difference in AUC to the first run comes with a 95 % interval of a paired bootstrap: both models are \
+scored on the same resamples of the test samples that both runs have (the same user, item and time), so what \
+makes samples hard for both does not blur the difference. An interval without 0 in it is a difference that is \
+hardly chance, as far as these samples tell; another seed of the training is not in it.";
+
+/// Of `compare`.
+pub const COMPARE_EXAMPLES: &str = "\
+Examples:
+  reclora-launch compare runs/quickstart runs/three
+  reclora-launch compare runs/a runs/b runs/c --model crm
+  reclora-launch compare runs/a runs/b --json | jq .runs[1].auc_difference
+
+Exit codes: 0 done, 1 a run is not evaluated or damaged, 2 usage.";

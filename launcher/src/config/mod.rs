@@ -22,6 +22,7 @@ use schema::{PATH_KEYS, SCHEMA, join};
 use source::Source;
 
 pub use render::{reference, render};
+pub use schema::to_table;
 
 /// Largest config file that is read; a real one has a few kilobytes.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use reclora_storage::atomic;
 use reclora_storage::error::StorageError;
 
-pub use summary::{Summary, table};
+pub use summary::{Summary, number, table};
 
 /// What the report needs to know beyond the files of the run.
 #[derive(Clone, Debug)]

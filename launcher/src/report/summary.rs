@@ -114,7 +114,7 @@ pub fn table(summary: &Summary) -> String {
 }
 
 /// Four decimals, or `-` where undefined.
-pub(super) fn number(value: Option<f64>) -> String {
+pub fn number(value: Option<f64>) -> String {
     match value {
         Some(value) if value.is_finite() => format!("{value:.4}"),
         _ => "-".to_owned(),

@@ -7,7 +7,7 @@ mod bootstrap;
 mod calibration;
 
 pub use auc::{auc, group_auc, roc};
-pub use bootstrap::{auc_interval, group_auc_interval};
+pub use bootstrap::{AucDifference, auc_difference, auc_interval, group_auc_interval};
 pub use calibration::{CalibrationBin, calibration};
 
 use serde::{Deserialize, Serialize};

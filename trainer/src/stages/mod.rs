@@ -23,6 +23,7 @@ pub use export::export_pair;
 pub use forecast::{Forecast, Training, forecast};
 pub use inputs::check_scale_of;
 pub use predict::{Prediction, predict};
+pub use predictions::{Predicted, predictions};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

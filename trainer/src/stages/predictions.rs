@@ -1,5 +1,7 @@
 //! `predictions/test.parquet`: one row per test sample, one column per model.
 
+use std::fmt::Display;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,15 +9,21 @@ use parquet::basic::Compression;
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, FloatType, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::record::{Row, RowAccessor};
 use parquet::schema::parser::parse_message_type;
 use reclora_storage::atomic::write_bytes_atomic;
 use reclora_storage::dataset::{Dataset, Sample};
+use reclora_storage::manifest::StageDir;
 
+use super::{RunContext, Stage};
 use crate::error::{Result, TrainerError};
 
 /// File of the predictions.
 pub const FILE: &str = "test.parquet";
+/// Columns before those of the models.
+const FIXED: usize = 5;
 
 /// Writes raw ids, label, and P(like) of each model, atomically.
 pub fn write(
@@ -64,6 +72,53 @@ fn encode(
     rows.close()?;
     writer.close()?;
     Ok(bytes)
+}
+
+/// A test sample as a model saw it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Predicted {
+    /// Raw id of the user.
+    pub user: String,
+    /// Raw id of the item.
+    pub item: String,
+    /// When it was rated.
+    pub timestamp: i64,
+    /// Whether the user liked the item.
+    pub label: bool,
+    /// P(like) by the model.
+    pub probability: f32,
+}
+
+/// Reads what a run predicted with one of its models.
+///
+/// # Errors
+/// The run has not evaluated, the file is not what was written, or it has no such model: they are named.
+pub fn predictions(ctx: &RunContext, model: &str) -> Result<Vec<Predicted>> {
+    // As it was written, so as whole as it was then.
+    StageDir::new(ctx.path(Stage::Evaluate), Stage::Evaluate.name(), "").verify()?;
+    let path = ctx.path(Stage::Evaluate).join(FILE);
+    let failed = |error: &dyn Display| TrainerError::file(&path, format!("can't be read: {error}"));
+    let file = File::open(&path).map_err(|error| failed(&error))?;
+    let reader = SerializedFileReader::new(file).map_err(|error| failed(&error))?;
+    let schema = reader.metadata().file_metadata().schema_descr_ptr();
+    let names: Vec<&str> = schema.columns().iter().map(|column| column.name()).collect();
+    let Some(column) = names.iter().skip(FIXED).position(|name| *name == model) else {
+        let models = names.get(FIXED..).unwrap_or_default().join(", ");
+        let text = format!("{}: no model {model}; there are {models}", path.display());
+        return Err(TrainerError::NotFound(text));
+    };
+    let rows = reader.get_row_iter(None).map_err(|error| failed(&error))?;
+    let read = |row: Result<Row, ParquetError>| {
+        let row = row?;
+        Ok::<_, ParquetError>(Predicted {
+            user: row.get_string(1)?.clone(),
+            item: row.get_string(2)?.clone(),
+            timestamp: row.get_long(3)?,
+            label: row.get_bool(4)?,
+            probability: row.get_float(FIXED + column)?,
+        })
+    };
+    rows.map(read).collect::<Result<_, _>>().map_err(|error| failed(&error))
 }
 
 fn column<T: DataType>(
