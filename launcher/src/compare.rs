@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
+use reclora_trainer::config::Config;
 use reclora_trainer::metrics::{AucDifference, Metrics, Scored, auc_difference};
 use reclora_trainer::stages::{Predicted, predictions};
 use serde::Serialize;
@@ -49,7 +50,7 @@ pub fn compare(args: &CompareArgs) -> Result<()> {
 }
 
 fn comparison(args: &CompareArgs) -> Result<Comparison> {
-    let mut tables = Vec::new();
+    let mut configs = Vec::new();
     let mut first: Option<Vec<Predicted>> = None;
     let mut runs = Vec::new();
     for run in &args.runs {
@@ -59,7 +60,6 @@ fn comparison(args: &CompareArgs) -> Result<Comparison> {
         }
         let context = context(run)?;
         let predicted = predictions(&context, &args.model)?;
-        tables.push(config::to_table(&context.config));
         let pairs = first.as_deref().map(|first| paired(first, &predicted));
         let resamples = args.resamples as usize;
         let difference = pairs.as_ref().and_then(|[a, b]| auc_difference(a, b, resamples, SEED));
@@ -73,8 +73,9 @@ fn comparison(args: &CompareArgs) -> Result<Comparison> {
             auc_difference: difference,
         });
         first.get_or_insert(predicted);
+        configs.push(context.config);
     }
-    Ok(Comparison { model: args.model.clone(), runs, settings: differing(&tables) })
+    Ok(Comparison { model: args.model.clone(), runs, settings: differing(&configs) })
 }
 
 /// The samples of both, in the order of the second.
@@ -100,35 +101,18 @@ fn scored<'a>(predicted: impl Iterator<Item = &'a Predicted>) -> Vec<Scored> {
         .collect()
 }
 
-/// Settings by their dotted names, of those that are not the same everywhere. Where a run is and how it was
-/// computed is no difference between experiments.
-fn differing(tables: &[toml::Table]) -> BTreeMap<String, Vec<String>> {
-    let flat: Vec<BTreeMap<String, String>> = tables.iter().map(flatten).collect();
-    let names: Vec<&String> = flat.first().into_iter().flat_map(BTreeMap::keys).collect();
-    let mut differing = BTreeMap::new();
-    for name in names {
-        let values: Vec<String> =
-            flat.iter().map(|run| run.get(name).cloned().unwrap_or_default()).collect();
+/// Settings that are not the same in all runs. Where a run is and how it was computed is no difference between
+/// experiments.
+fn differing(configs: &[Config]) -> BTreeMap<String, Vec<String>> {
+    let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in configs.iter().flat_map(config::settings) {
+        values.entry(name).or_default().push(value);
+    }
+    values.retain(|name, values| {
         let own = name == "run_dir" || name.starts_with("runtime.");
-        if !own && values.iter().any(|value| *value != values[0]) {
-            differing.insert(name.clone(), values);
-        }
-    }
-    differing
-}
-
-fn flatten(table: &toml::Table) -> BTreeMap<String, String> {
-    let mut flat = BTreeMap::new();
-    let mut pending: Vec<(String, toml::Value)> =
-        table.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-    while let Some((name, value)) = pending.pop() {
-        match value {
-            toml::Value::Table(inner) => pending
-                .extend(inner.into_iter().map(|(key, value)| (format!("{name}.{key}"), value))),
-            value => drop(flat.insert(name, value.to_string())),
-        }
-    }
-    flat
+        !own && values.iter().any(|value| *value != values[0])
+    });
+    values
 }
 
 fn readable(comparison: &Comparison) -> String {
@@ -187,10 +171,12 @@ mod tests {
 
     #[test]
     fn settings_that_differ_are_named() {
-        let tables =
-            ["a = 1\nrun_dir = \"x\"\n[t]\nb = 2\n", "a = 1\nrun_dir = \"y\"\n[t]\nb = 3\n"];
-        let differing = differing(&tables.map(|text| text.parse().unwrap()));
-        assert_eq!(differing, BTreeMap::from([("t.b".into(), vec!["2".into(), "3".into()])]));
+        let mut other = Config { run_dir: "elsewhere".into(), ..Config::default() };
+        other.adapter.rank += 1;
+        other.runtime.nproc_per_node += 1;
+        let ranks = [&Config::default(), &other].map(|config| config.adapter.rank.to_string());
+        let expected = BTreeMap::from([("adapter.rank".to_owned(), ranks.to_vec())]);
+        assert_eq!(differing(&[Config::default(), other]), expected);
     }
 
     #[test]

@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use crate::cli::{DoctorArgs, NodeCount};
 use crate::commands::print;
-use crate::config;
 use crate::error::{LaunchError, Result};
 use crate::run::{Overrides, resolve};
 
@@ -103,11 +102,6 @@ fn readable(checks: &[Check]) -> String {
         }
     }
     text
-}
-
-/// What a machine's run directory was last run with, if that can be read.
-fn saved(run_dir: &std::path::Path) -> bool {
-    config::load_run(run_dir).is_ok()
 }
 
 #[cfg(test)]

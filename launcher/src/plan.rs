@@ -13,25 +13,27 @@ use crate::run::{Overrides, resolve};
 
 /// Computes and prints.
 pub fn plan(args: &PlanArgs) -> Result<()> {
-    let overrides =
-        Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks: args.world_size };
+    let overrides = Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks: None };
     let config = resolve(&args.config, overrides, NodeCount::ONE)?;
-    let world_size = config.runtime.nproc_per_node;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = threads_per_rank(config.runtime.threads_per_rank, cores, world_size);
+    let per_node = config.runtime.nproc_per_node;
+    let world_size = args.world_size.map_or(per_node, usize::from);
+    // As many on each machine as the config says, on machines like this one.
+    let (per_node, cores) =
+        (per_node.min(world_size), std::thread::available_parallelism().map_or(1, usize::from));
+    let threads = threads_per_rank(config.runtime.threads_per_rank, cores, per_node);
     let context = RunContext::new(config.run_dir.clone(), config);
     let forecast = forecast(&context, world_size, threads)?;
     if args.json {
         return print(&format!("{}\n", serde_json::to_string_pretty(&forecast)?));
     }
-    print(&readable(&forecast, threads))
+    print(&readable(&forecast, per_node, threads))
 }
 
-fn readable(forecast: &Forecast, threads: usize) -> String {
+fn readable(forecast: &Forecast, per_node: usize, threads: usize) -> String {
     let Forecast { world_size, backbone, pretrain, tune, samples } = forecast;
     let mut text = format!(
-        "{world_size} ranks of {threads} threads\n\nbackbone: {} weights, {} (mapped files are shared by the \
-         ranks of a machine)\n",
+        "{world_size} ranks, {per_node} on each machine, of {threads} threads each\n\nbackbone: {} weights, {} \
+         (mapped files are shared by the ranks of a machine)\n",
         count(backbone.parameters),
         BinaryBytes(backbone.bytes)
     );
@@ -39,7 +41,7 @@ fn readable(forecast: &Forecast, threads: usize) -> String {
     table.load_preset(NOTHING).set_header([
         "stage",
         "trained",
-        "steps",
+        "steps at most",
         "samples per step",
         "memory per rank",
         "sent per step",

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{RESULTS, assert_gone, children, launch, small};
+use common::{assert_gone, assert_same_results, children, launch, small};
 use gang::Random;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -186,10 +186,7 @@ fn e2e_d2_s4_chaos_changes_nothing() {
         let seen: Vec<i32> = job.seen.iter().copied().collect();
         assert_gone(&seen, &format!("{faults:#?}"));
         assert!(TcpListener::bind(&job.endpoint).is_ok(), "the port is taken after {faults:#?}");
-        for name in RESULTS {
-            let read = |run: &Path| std::fs::read(run.join(name)).unwrap();
-            assert!(read(&alone) == read(&run_dir), "{name} has other bytes after {faults:#?}");
-        }
+        assert_same_results(&alone, &run_dir, &format!("after {faults:#?}"));
         let extra: Vec<PathBuf> = files(&run_dir).difference(&files(&alone)).cloned().collect();
         assert_eq!(extra, [PathBuf::from(".secret")], "after {faults:#?}");
         eprintln!(

@@ -176,6 +176,28 @@ fn d2_an_agent_that_is_killed_and_started_again_is_taken_in() {
     assert!(results(&run_dir) == job.expected(), "other bytes");
 }
 
+/// S-2: what agents tell while the leader stands still is more than it keeps at a time.
+#[test]
+fn a_leader_that_stood_still_catches_up() {
+    let job = Job::new();
+    let run_dir = job.run_dir("still");
+    // Many small steps, each of which is told.
+    let small = ["--set", "crm.batch_size=16", "--set", "crm.micro_batches=4"];
+    let mut leader = job.node(&run_dir, 0, &small);
+    let mut agent = job.node(&run_dir, 1, &small);
+    let log = run_dir.join("logs/pretrain/attempt_1/rank_2/stdout.log");
+    let steps = || std::fs::read_to_string(&log).map_or(0, |log| log.matches("loss").count());
+    common::wait("steps", || (steps() > 10).then_some(()));
+    leader.send(Signal::SIGSTOP);
+    let before = steps();
+    std::thread::sleep(Duration::from_secs(4));
+    leader.send(Signal::SIGCONT);
+    let told = 2 * (steps() - before);
+    assert!(leader.ends_within(60).success(), "{told} events\n{}", leader.log());
+    assert!(agent.ends_within(5).success(), "{told} events\n{}", agent.log());
+    eprintln!("{told} events while the leader stood still");
+}
+
 /// D-1: a job that may have fewer nodes goes on without a lost one, and with it again when it is back.
 #[test]
 fn d1_a_job_of_one_to_two_nodes_shrinks_and_grows() {

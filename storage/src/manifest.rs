@@ -173,11 +173,7 @@ impl StageDir {
     /// no run wrote them, and they are not removed.
     pub fn prepare(&self) -> Result<()> {
         create_dir_all(&self.path)?;
-        let plan = Plan {
-            stage: self.stage.clone(),
-            format: MANIFEST_FORMAT,
-            fingerprint: self.fingerprint.clone(),
-        };
+        let plan = self.plan();
         let plan_path = self.path.join(PLAN);
         let old = match fs::read(&plan_path) {
             Ok(text) => Some(serde_json::from_slice::<Plan>(&text).ok()),
@@ -211,15 +207,20 @@ impl StageDir {
         create_dir_all(lock)?;
         let _one_at_a_time = RunLock::acquire(lock, wait)?;
         let plan = fs::read(self.path.join(PLAN)).ok();
-        let plan: Option<Plan> = plan.and_then(|text| serde_json::from_slice(&text).ok());
-        let is_ours = plan.is_some_and(|plan| {
-            (plan.stage, plan.format, plan.fingerprint)
-                == (self.stage.clone(), MANIFEST_FORMAT, self.fingerprint.clone())
-        });
-        if is_ours && !self.path.join(MANIFEST).exists() {
+        let plan = plan.and_then(|text| serde_json::from_slice(&text).ok());
+        if plan == Some(self.plan()) && !self.path.join(MANIFEST).exists() {
             return Ok(());
         }
         self.prepare()
+    }
+
+    /// What the directory is to hold.
+    fn plan(&self) -> Plan {
+        Plan {
+            stage: self.stage.clone(),
+            format: MANIFEST_FORMAT,
+            fingerprint: self.fingerprint.clone(),
+        }
     }
 
     fn refuse_foreign_files(&self) -> Result<()> {

@@ -1,9 +1,8 @@
 //! Every gradient of `loss_and_gradient`, coordinate by coordinate, against differences of the loss.
 //!
-//! The reference is the four-point central difference. With step h it is wrong by h⁴/30 of the fifth
-//! derivative, here at most `RELATIVE` of a tensor's largest entry, and by 1.5/h times the rounding of
-//! the loss: the f32 forward pass is good for about 6e-7 of a loss up to 5, which makes `NOISE` / h. A
-//! tensor whose gradient is not well above that noise fails: agreement would say nothing.
+//! The reference, the four-point central difference with step h, is wrong by h⁴/30 of the fifth derivative, here at
+//! most `RELATIVE` of a tensor's largest entry, and by 1.5/h times the rounding of the loss, about 6e-7 of up to 5:
+//! `NOISE` / h. A tensor whose gradient is not well above that fails: agreement would say nothing.
 
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 

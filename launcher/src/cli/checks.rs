@@ -15,7 +15,7 @@ pub struct DoctorArgs {
     /// Change one setting, as in `run`; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Where node 0 is to be reached: can it be, and how far apart are the clocks?
+    /// Where node 0 is to be reached: can it listen there, or be reached from here?
     #[arg(long, value_name = "HOST:PORT")]
     pub rdzv_endpoint: Option<String>,
     /// Print JSON

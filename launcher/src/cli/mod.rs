@@ -197,13 +197,7 @@ pub struct RunArgs {
     #[arg(help_heading = "Processes")]
     pub max_restarts: u32,
     /// Bind each rank to the cores of one NUMA node (node), or not
-    #[arg(
-        long,
-        value_enum,
-        default_value_t,
-        hide_possible_values = false,
-        help_heading = "Processes"
-    )]
+    #[arg(long, value_enum, default_value_t, help_heading = "Processes")]
     pub numa_binding: Binding,
 }
 

@@ -200,9 +200,10 @@ pub const DOCTOR_LONG: &str = "\
 Looks at what a run will need, and says what is wrong and what to do about it. Nothing is written but a \
 small file that is removed again.
 
-Of the machine: cores, memory, shared memory, limits, loopback, network addresses, the NVIDIA driver. With a \
-config: its inputs, the file system, space and lock of the run directory, runtime.interface and \
-runtime.device, and the hashes of what an earlier run left. With --rdzv-endpoint: whether node 0's address \
+Of the machine: cores, memory, shared memory, open files, loopback, the NVIDIA driver and NCCL's library. With \
+a config: its settings and inputs, runtime.device and runtime.interface; whether the run directory can be \
+written, has space, a clock like this machine's and no other launcher; and the hashes of what an earlier run \
+left. With --rdzv-endpoint: whether node 0's address \
 can be listened on here or reached from here.";
 
 /// Of `doctor`.
@@ -213,13 +214,13 @@ Examples:
   srun --ntasks-per-node=1 reclora-launch doctor CONFIG --rdzv-endpoint node0:29500
       On every node of a job
 
-Exit codes: 0 nothing is wrong (warnings may be there), 1 something is, 2 usage or config.";
+Exit codes: 0 nothing is wrong (warnings may be there), 1 something is, 2 usage.";
 
 /// Of `plan`.
 pub const PLAN_LONG: &str = "\
 Computes, without running anything, what a config means at a number of ranks: the parameters that are \
-trained, the memory of each rank by what it is for, the work of each stage, and the bytes that each rank \
-sends in a step and in all. Numbers come from the config, the backbone's files and, where a run has got that \
+trained, the memory of each rank for them, the steps of training, the samples to score, and the bytes that \
+each rank sends in a step and in all. Stage times are those measured in this run directory, if any. Numbers come from the config, the backbone's files and, where a run has got that \
 far, its dataset.";
 
 /// Of `plan`.
@@ -233,7 +234,8 @@ Examples:
 pub const SIMULATE_LONG: &str = "\
 Runs the very code that decides what becomes of ranks that die, hang or stand still, with made-up ranks in \
 virtual time, and checks what is promised of it: nothing outlives its gang, every gang is over in time, who \
-only noticed is not blamed, no progress that was saved is lost, restarts end.
+only noticed is not blamed (where all ranks wait and none gets on, that can't be told from progress alone), \
+no progress that was saved is lost, restarts end.
 
 Times are virtual, with a heartbeat limit of 10 s and a progress limit of 30 s.";
 

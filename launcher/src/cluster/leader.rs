@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,9 @@ struct Node {
     address: IpAddr,
     control: Arc<Control>,
     state: Arc<Mutex<NodeState>>,
+    /// The signal that asks it to end soon; 0 for none. Not in the state, which is locked while an event waits
+    /// for the supervisor to take it, who must not wait for that lock.
+    asked: Arc<AtomicI32>,
 }
 
 /// What is known of a node, told by its connection.
@@ -52,8 +56,6 @@ struct Node {
 struct NodeState {
     /// Why it is gone.
     lost: Option<String>,
-    /// The signal that asks it to end soon.
-    asked: Option<Signal>,
     /// The gang of which it runs ranks.
     gang: Option<Following>,
 }
@@ -157,11 +159,13 @@ impl Leader {
             return;
         }
         let state = Arc::new(Mutex::new(NodeState::default()));
-        let told = Arc::clone(&state);
-        match arrival.welcome(move |incoming| take(&told, node, incoming)) {
+        let asked = Arc::new(AtomicI32::new(0));
+        let (told, asking) = (Arc::clone(&state), Arc::clone(&asked));
+        match arrival.welcome(move |incoming| take(&told, &asking, node, incoming)) {
             Ok(control) => {
                 say(&format!("node {node} is here: {address}"));
-                self.nodes.insert(node, Node { address, control: Arc::new(control), state });
+                let control = Arc::new(control);
+                self.nodes.insert(node, Node { address, control, state, asked });
             }
             Err(error) => say(&format!("node {node} went away: {error}")),
         }
@@ -251,7 +255,8 @@ impl Leader {
 
     /// The signal that asks a node to end soon.
     pub fn asked(&self) -> Option<Signal> {
-        self.nodes.values().find_map(|node| lock(&node.state).asked)
+        let asked = |node: &Node| Signal::try_from(node.asked.load(Ordering::Relaxed)).ok();
+        self.nodes.values().find_map(asked)
     }
 
     /// Tells the agents that there is nothing more to do, with this end's error and exit code.
@@ -273,7 +278,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// What comes from an agent.
-fn take(state: &Mutex<NodeState>, node: usize, incoming: Incoming) {
+fn take(state: &Mutex<NodeState>, asked: &AtomicI32, node: usize, incoming: Incoming) {
     let message = match incoming {
         Incoming::Message(bytes) => serde_json::from_slice::<ToLeader>(&bytes)
             .wrap_err_with(|| format!("node {node} sent something unknown")),
@@ -281,7 +286,7 @@ fn take(state: &Mutex<NodeState>, node: usize, incoming: Incoming) {
     };
     let mut state = lock(state);
     match message {
-        Ok(ToLeader::Asked { signal }) => state.asked = Signal::try_from(signal).ok(),
+        Ok(ToLeader::Asked { signal }) => asked.store(signal, Ordering::Relaxed),
         Ok(message) => {
             let over = state.gang.as_ref().is_some_and(|gang| gang.take(message));
             if over {

@@ -22,7 +22,6 @@ use schema::{PATH_KEYS, SCHEMA, join};
 use source::Source;
 
 pub use render::{reference, render};
-pub use schema::to_table;
 
 /// Largest config file that is read; a real one has a few kilobytes.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -215,6 +214,15 @@ fn with_absolute_paths(mut config: Config, base: &Path) -> Config {
 /// An absolute path without `.` components (symlinks and `..` are left to the kernel).
 fn normal(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != std::path::Component::CurDir).collect()
+}
+
+/// Every setting by its dotted name, as TOML writes its value.
+pub fn settings(config: &Config) -> Vec<(String, String)> {
+    let table = schema::to_table(config);
+    let value = |key: &schema::Key| {
+        Some((key.path(), schema::section(&table, &key.section)?.get(&key.name)?.to_string()))
+    };
+    SCHEMA.keys.iter().filter_map(value).collect()
 }
 
 /// Refuses a config whose files are missing before anything is started.

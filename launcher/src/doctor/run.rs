@@ -12,8 +12,9 @@ use reclora_storage::atomic::RunLock;
 use reclora_storage::verify::Work;
 use reclora_trainer::config::{Config, Device};
 
+use super::Check;
 use super::machine::has_driver;
-use super::{Check, saved};
+use crate::config;
 use crate::error::quote;
 use crate::verify;
 
@@ -65,7 +66,7 @@ fn directory(run_dir: &Path) -> Vec<Check> {
     let mut all = vec![space(there), clock(there)];
     if there == run_dir {
         all.push(lock(run_dir));
-        if saved(run_dir) {
+        if config::load_run(run_dir).is_ok() {
             all.push(hashes(run_dir));
         }
     }

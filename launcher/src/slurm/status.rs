@@ -166,27 +166,40 @@ fn progress_of(context: &RunContext, stage: Stage) -> String {
     }
     let logs = context.run_dir.join("logs").join(stage.name());
     let Some(attempt) = attempts(&logs).max() else { return "not begun".into() };
-    let log = logs.join(format!("attempt_{attempt}/rank_0/stdout.log"));
-    let events = std::fs::read_to_string(log).unwrap_or_default();
-    let doing = events.lines().rev().find_map(|line| match serde_json::from_str(line).ok()? {
-        Event::Update { task, done, note } => {
-            let total = total_of(&events, &task);
-            let note = if note.is_empty() { String::new() } else { format!(", {note}") };
-            Some(format!("{task}: {done} of {total} on rank 0{note}"))
-        }
-        _ => None,
-    });
+    let ranks = std::fs::read_dir(logs.join(format!("attempt_{attempt}"))).into_iter().flatten();
+    let logs = ranks.flatten().map(|rank| rank.path().join("stdout.log"));
+    let logs: Vec<Vec<Event>> = logs.map(|log| events_of(&log)).collect();
     let attempt = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
-    format!("begun{attempt}; {}", printable(&doing.unwrap_or_else(|| "no step yet".into())))
+    let doing = doing(&logs).unwrap_or_else(|| "no step yet".into());
+    format!("begun{attempt}; {}", printable(&doing))
 }
 
-/// Units of a task over all ranks.
-fn total_of(events: &str, wanted: &str) -> String {
-    let total = events.lines().rev().find_map(|line| match serde_json::from_str(line).ok()? {
-        Event::Start { task, total, unit } if task == wanted => Some(format!("{total} {unit}")),
-        _ => None,
-    });
-    total.unwrap_or_else(|| "?".into())
+fn events_of(log: &Path) -> Vec<Event> {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// How far the task is that ranks began last: what each has done of it, together.
+fn doing(logs: &[Vec<Event>]) -> Option<String> {
+    let begun = |events: &Vec<Event>| {
+        events.iter().rev().find_map(|event| match event {
+            Event::Start { task, total, unit } => Some((task.clone(), *total, unit.clone())),
+            _ => None,
+        })
+    };
+    let (task, total, unit) = logs.iter().find_map(begun)?;
+    let (mut done, mut note) = (0, String::new());
+    for events in logs {
+        let own = events.iter().rev().find_map(|event| match event {
+            Event::Update { task: of, done, note } if *of == task => Some((*done, note)),
+            _ => None,
+        });
+        if let Some((by, said)) = own {
+            done += by;
+            note = if said.is_empty() { String::new() } else { format!(", {said}") };
+        }
+    }
+    Some(format!("{task}: {done} of {total} {unit}{note}"))
 }
 
 #[cfg(test)]
@@ -200,5 +213,27 @@ mod tests {
         assert_eq!(field(record, "JobState"), Some("PENDING"));
         assert_eq!(field(record, "Reason"), Some("Resources"));
         assert_eq!(field(record, "State"), None);
+    }
+
+    #[test]
+    fn what_ranks_have_done_is_added_up() {
+        let start =
+            |task: &str, total| Event::Start { task: task.into(), total, unit: "steps".into() };
+        let update = |task: &str, done, note: &str| Event::Update {
+            task: task.into(),
+            done,
+            note: note.into(),
+        };
+        let rank = |done| {
+            vec![
+                start("one", 8),
+                update("one", 4, ""),
+                start("two", 20),
+                update("two", done, "loss 1"),
+            ]
+        };
+        assert_eq!(doing(&[rank(3), rank(4)]).unwrap(), "two: 7 of 20 steps, loss 1");
+        assert_eq!(doing(&[vec![start("one", 8)], vec![]]).unwrap(), "one: 0 of 8 steps");
+        assert_eq!(doing(&[vec![]]), None);
     }
 }

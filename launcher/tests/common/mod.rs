@@ -16,6 +16,14 @@ pub const RESULTS: [&str; 5] = [
     "predictions/metrics.json",
 ];
 
+/// Two runs with the same bytes.
+pub fn assert_same_results(one: &Path, other: &Path, what: &str) {
+    for name in RESULTS {
+        let read = |run: &Path| std::fs::read(run.join(name)).unwrap();
+        assert!(read(one) == read(other), "{name} has other bytes: {what}");
+    }
+}
+
 /// The program.
 pub fn launch(args: &[&str]) -> Command {
     let mut command = Command::cargo_bin("reclora-launch").unwrap();

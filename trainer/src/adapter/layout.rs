@@ -361,39 +361,6 @@ impl AdapterLayout {
     pub(crate) fn module_index(&self, layer: usize, projection: Projection) -> Option<usize> {
         self.modules.iter().position(|m| m.layer == layer && m.projection == projection)
     }
-
-    /// Refuses a representation that the gates can't read; plain LoRA takes any.
-    pub(crate) fn check_representation(&self, c: &[f32]) -> Result<()> {
-        let width = self.representation_dim;
-        if width > 0 && c.len() != width {
-            return Err(TrainerError::Input(format!(
-                "the representation has {} values, the adapter's gates read {width}",
-                c.len()
-            )));
-        }
-        Ok(())
-    }
-
-    /// Refuses a gradient that is not one of this layout's parameters.
-    pub(crate) fn check_gradient(&self, gradient: &[f32]) -> Result<()> {
-        if gradient.len() != self.num_parameters {
-            return Err(TrainerError::Input(format!(
-                "the gradient has {} values, the adapter {}",
-                gradient.len(),
-                self.num_parameters
-            )));
-        }
-        Ok(())
-    }
-
-    /// Whether an adapter of this layout fits a backbone.
-    pub(crate) fn fits(&self, backbone: &BackboneConfig) -> bool {
-        let per_layer = self.config.targets.len();
-        let head = self.head.as_ref();
-        self.modules.len() == per_layer * backbone.num_layers
-            && head.is_none_or(|h| h.weight.len() == h.bias.len() * backbone.hidden_size)
-            && self.modules.iter().all(|m| backbone.projection(m.projection) == [m.d_out, m.d_in])
-    }
 }
 
 fn check(config: &AdapterConfig, representation_dim: usize) -> Result<()> {

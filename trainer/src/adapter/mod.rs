@@ -5,6 +5,7 @@
 
 mod attention_gate;
 mod file;
+mod fit;
 mod gate;
 mod head;
 mod layout;

@@ -14,9 +14,7 @@ use reclora_comm::Communicator;
 use reclora_storage::permutation::EpochOrder;
 
 use super::buckets::{Finished, cut};
-use super::checkpoint::{
-    EpochRecord, History, Layout, StepRecord, TrainState, load, save, save_alone,
-};
+use super::checkpoint::{EpochRecord, History, Layout, StepRecord, TrainState, load, save, write};
 use super::exchange::{Squares, reduce, squares};
 use super::gradient::{Gradient, GradientSum};
 use super::leaves::Leaves;
@@ -340,7 +338,7 @@ impl<'a> Run<'a> {
             return;
         }
         // If that fails, the next attempt goes on from the last checkpoint.
-        if let Err(error) = self.with_moments(|dir, state, _| save_alone(dir, state)) {
+        if let Err(error) = self.with_moments(|dir, state, _| write(dir, state)) {
             let text = format!("step {} could not be saved: {error}", self.state.step);
             self.progress.emit(Event::Message { text });
         }
@@ -349,14 +347,14 @@ impl<'a> Run<'a> {
     /// Lends the optimizer's moments to the state for as long as it is written.
     fn with_moments(
         &mut self,
-        write: impl FnOnce(&Path, &TrainState, &mut dyn Communicator) -> Result<()>,
+        save: impl FnOnce(&Path, &TrainState, &mut dyn Communicator) -> Result<()>,
     ) -> Result<()> {
         let TrainState { first_moment, second_moment, .. } = &mut self.state;
         self.optimizer.swap_moments(first_moment, second_moment);
-        let written = write(&self.plan.checkpoints, &self.state, &mut *self.comm);
+        let saved = save(&self.plan.checkpoints, &self.state, &mut *self.comm);
         let TrainState { first_moment, second_moment, .. } = &mut self.state;
         self.optimizer.swap_moments(first_moment, second_moment);
-        written
+        saved
     }
 }
 

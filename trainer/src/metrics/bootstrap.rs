@@ -12,12 +12,15 @@ use super::auc::{area, user_aucs, weighted_mean};
 /// The samples are sorted once; a resample is a count per sample, so each costs one linear pass.
 /// `None` when no resample has both classes. Resamples with one class only are left out.
 pub fn auc_interval(scored: &[Scored], resamples: usize, seed: u64) -> Option<[f64; 2]> {
-    let mut order: Vec<(f32, bool)> = scored.iter().map(|s| (s.probability, s.label)).collect();
-    // The label too, so that equal probabilities come in one order whatever order was passed.
-    order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let mut order = in_order(scored);
+    // Drawn by their places in this order, whatever order was passed.
+    order.iter_mut().enumerate().for_each(|(place, sample)| sample.2 = place);
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut counts = vec![0u64; order.len()];
-    interval((0..resamples).filter_map(|_| resampled_auc(&order, &mut counts, &mut random)))
+    let mut counts = vec![0; order.len()];
+    interval((0..resamples).filter_map(|_| {
+        draw(&mut counts, &mut random);
+        counted_auc(&order, &counts)
+    }))
 }
 
 /// The 95 % percentile interval of the group AUC over `resamples` resamples of whole users: the
@@ -73,7 +76,8 @@ pub fn auc_difference(
 fn in_order(scored: &[Scored]) -> Vec<(f32, bool, usize)> {
     let mut order: Vec<_> =
         scored.iter().enumerate().map(|(place, s)| (s.probability, s.label, place)).collect();
-    order.sort_by(|a, b| a.0.total_cmp(&b.0));
+    // The label too, so that equal probabilities come in one order whatever order was passed.
+    order.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     order
 }
 
@@ -106,23 +110,6 @@ fn interval(values: impl Iterator<Item = f64>) -> Option<[f64; 2]> {
         Some(low + (high - low) * at.fract())
     };
     Some([quantile(0.025)?, quantile(0.975)?])
-}
-
-fn resampled_auc(
-    order: &[(f32, bool)],
-    counts: &mut [u64],
-    random: &mut ChaCha8Rng,
-) -> Option<f64> {
-    draw(counts, random);
-    let mut start = 0;
-    area(order.chunk_by(|a, b| a.0 == b.0).map(|group| {
-        let (mut likes, mut dislikes) = (0, 0);
-        for (sample, &count) in group.iter().zip(&counts[start..]) {
-            *(if sample.1 { &mut likes } else { &mut dislikes }) += count;
-        }
-        start += group.len();
-        (likes, dislikes)
-    }))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What a config means at a number of ranks, computed without running anything.
 
+use reclora_comm::Wire;
 use reclora_storage::dataset::Split;
 use serde::Serialize;
 
@@ -45,7 +46,7 @@ pub struct Training {
     pub parameters: u64,
     /// Bytes of a rank for parameters, AdamW's two moments, and a gradient for each of its threads, at most.
     pub bytes_per_rank: u64,
-    /// Optimizer steps.
+    /// Optimizer steps, unless the patience ends them earlier; of the CRM for all data, not of those for folds.
     pub steps: u64,
     /// Samples of each step.
     pub global_batch: u64,
@@ -137,7 +138,11 @@ impl Context<'_> {
         let steps = epochs * samples.div_ceil(global_batch.max(1));
         let ranks = self.world_size as u64;
         // Each rank sends its pieces to their ranks, and the sum of its own to all.
-        let sent_per_step = 2 * (ranks - 1) * (dense * F32) / ranks;
+        let value = match runtime.gradient_wire {
+            Wire::F32 => F32,
+            Wire::Bf16 => F32 / 2,
+        };
+        let sent_per_step = 2 * (ranks - 1) * (dense * value) / ranks;
         let manifest = StageDir::new(self.ctx.path(stage), stage.name(), "").manifest()?;
         Ok(Training {
             parameters,

@@ -127,11 +127,7 @@ pub fn save(
 
 /// Writes what one rank has of a state that all of them share, whatever became of the others. Ranks that do so
 /// at the same time have the same step, or one more.
-pub fn save_alone(dir: &Path, state: &TrainState) -> Result<()> {
-    write(dir, state)
-}
-
-fn write(dir: &Path, state: &TrainState) -> Result<()> {
+pub fn write(dir: &Path, state: &TrainState) -> Result<()> {
     create_dir_all(dir)?;
     let mut bytes = encode(state)?;
     bytes.extend_from_slice(xxh3_hex(&bytes).as_bytes());

@@ -1,0 +1,44 @@
+//! What a stage is a function of.
+
+use reclora_storage::raw::DatasetFormat;
+
+use super::*;
+
+/// Inputs of `prepare` for the data in a directory.
+fn prepare_inputs(data: impl FnOnce(&mut Config)) -> BTreeMap<String, String> {
+    let mut config = Config::default();
+    data(&mut config);
+    inputs_of(&RunContext::new("none".into(), config), Stage::Prepare).unwrap()
+}
+
+#[test]
+fn formats_without_a_mapping_keep_the_fingerprints_they_had() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/data/movietweetings-100k");
+    let inputs = prepare_inputs(|config| config.data.path = path);
+    let names: Vec<&str> = inputs.keys().map(String::as_str).collect();
+    assert_eq!(names, ["config", "data/movies.dat.gz", "data/ratings.dat.gz"]);
+    // What the first version hashed.
+    assert_eq!(inputs["config"], r#"["movietweetings",5,5,{"at_least":8.0},[0.8,0.1,0.1]]"#);
+}
+
+#[test]
+fn the_mapping_and_every_part_are_inputs() {
+    let dir = tempfile::tempdir().unwrap();
+    for part in ["ratings.parquet/day=1", "ratings.parquet/day=2"] {
+        std::fs::create_dir_all(dir.path().join(part)).unwrap();
+        std::fs::write(dir.path().join(part).join("part-0.parquet"), part).unwrap();
+    }
+    let inputs = |user: &str| {
+        prepare_inputs(|config| {
+            config.data.format = DatasetFormat::Parquet;
+            config.data.path = dir.path().into();
+            config.data.columns.user = user.into();
+        })
+    };
+    let who = inputs("who");
+    let names: Vec<&str> = who.keys().map(String::as_str).collect();
+    let parts = [1, 2].map(|day| format!("data/ratings.parquet/day={day}/part-0.parquet"));
+    assert_eq!(names, ["config", &parts[0], &parts[1]]);
+    assert_ne!(who[&parts[0]], who[&parts[1]]);
+    assert_ne!(who["config"], inputs("whom")["config"]);
+}
