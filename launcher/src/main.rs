@@ -13,6 +13,7 @@ mod error;
 mod failure;
 mod gang;
 mod inspect;
+mod monitor;
 mod pipeline;
 mod plan;
 mod progress;
@@ -63,6 +64,7 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Verify(args) => verify::verify(args),
         Command::Config(command) => commands::config(command),
         Command::Compare(args) => compare::compare(args),
+        Command::Monitor(args) => monitor::run(args),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Plan(args) => plan::plan(args),
         Command::Simulate(args) => simulate::simulate(args),

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use color_eyre::eyre::{WrapErr, eyre};
@@ -16,6 +17,7 @@ use crate::gang::cause::{History, Outcome, Restart};
 use crate::gang::env::{GangEnv, threads_per_rank};
 use crate::gang::supervision::Limits;
 use crate::gang::{self, Autopsy, Events, GangEnd, GangSpec, Shown};
+use crate::monitor::watch::Watch;
 use crate::progress::display::{Display, say};
 use crate::rendezvous;
 use crate::signals::{self, Polled};
@@ -76,6 +78,8 @@ pub struct Pipeline {
     pub tee: Shown,
     /// On which cores ranks run.
     pub binding: Binding,
+    /// Learns what this node's ranks do.
+    pub watch: Arc<Watch>,
     /// This executable.
     pub program: PathBuf,
 }
@@ -225,6 +229,7 @@ impl Pipeline {
             logs,
             tee: self.tee.clone(),
             binding: self.binding,
+            watch: Arc::clone(&self.watch),
         };
         let others = |events: &Events| match (leader, &meeting) {
             (Some(leader), Some(meeting)) => leader.borrow().start_ranks(&spec, meeting, events),

@@ -19,6 +19,7 @@ use crate::error::{EXIT_FAILURE, EXIT_OK, EXIT_PEER_LOST, EXIT_REQUEUE, EXIT_USA
 use crate::gang::{binding, env};
 use crate::rendezvous::{connect, is_peer_lost};
 use reclora_trainer::error::TrainerError;
+use reclora_trainer::measure;
 use reclora_trainer::stages::{self, Part, RunContext, Stage};
 
 /// Directory of the ranks' locks in the run directory.
@@ -82,10 +83,12 @@ fn listen_and_beat() -> std::io::Result<()> {
     // Before the others are taken as they come.
     crate::signals::on_pause(|| PAUSE.store(true, Ordering::Relaxed))?;
     crate::signals::unblock_inherited();
-    std::thread::Builder::new().name("heartbeat".into()).spawn(|| {
+    let threads = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
+    let threads = threads.unwrap_or(1);
+    std::thread::Builder::new().name("heartbeat".into()).spawn(move || {
         loop {
             std::thread::sleep(HEARTBEAT);
-            emit(&Event::Beat);
+            emit(&Event::Measured { measures: measure::now(threads) });
         }
     })?;
     Ok(())

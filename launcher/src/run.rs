@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use color_eyre::eyre::{WrapErr, eyre};
@@ -16,6 +17,8 @@ use crate::config;
 use crate::error::{LaunchError, Result, exit_code};
 use crate::failure::ERROR_FILE;
 use crate::gang::Shown;
+use crate::monitor::collect::Collector;
+use crate::monitor::watch::Watch;
 use crate::pipeline::{Pipeline, Selection};
 use crate::progress::display::say;
 use crate::rank::{PARTS_DIR, RANK_WAIT, RANKS_DIR, parts_of};
@@ -64,12 +67,17 @@ pub fn run(args: &RunArgs) -> Result<()> {
         (_, endpoint) => (None, endpoint),
     };
     let context = RunContext { run_dir: run_dir.clone(), config, part: args.part };
-    let pipeline = pipeline(args, context, endpoint, leader)?;
+    let collector = match args.part {
+        None => Collector::start(&run_dir, "node_0", 0),
+        Some(part) => Collector::start(&run_dir, &format!("part_{}", part.index), 0),
+    }?;
+    let pipeline = pipeline(args, context, endpoint, leader, collector.watch())?;
     let result = pipeline.run();
     if let Some(leader) = pipeline.leader {
         let error = result.as_ref().err();
         leader.into_inner().finish(error.map(|error| (error.to_string(), exit_code(error))));
     }
+    drop(collector);
     result?;
     // `--only` leaves a run whose other stages may be missing or out of date.
     if !args.no_report && args.only.is_none() {
@@ -83,6 +91,7 @@ fn pipeline(
     context: RunContext,
     endpoint: Option<SocketAddr>,
     leader: Option<RefCell<Leader>>,
+    watch: Arc<Watch>,
 ) -> Result<Pipeline> {
     Ok(Pipeline {
         selection: Selection { from: args.from, only: args.only, force: args.force },
@@ -94,6 +103,7 @@ fn pipeline(
             None => context.run_dir.join("logs"),
         },
         binding: args.numa_binding,
+        watch,
         tee: match (&args.local_ranks_filter, args.tee) {
             (Some(ranks), _) => Shown::Some(ranks.clone()),
             (None, true) => Shown::All,

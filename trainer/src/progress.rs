@@ -3,6 +3,8 @@
 use reclora_comm::Record;
 use serde::{Deserialize, Serialize};
 
+use crate::measure::Measures;
+
 /// One line of a rank's standard output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -37,8 +39,13 @@ pub enum Event {
     },
     /// All that is done is on disk: another attempt goes on from here.
     Saved,
-    /// Nothing new, but the process lives.
+    /// Nothing new, but there is something to look at.
     Beat,
+    /// A sign of life, with what the process has done since it began.
+    Measured {
+        /// Its counters.
+        measures: Measures,
+    },
     /// A line on standard error, passed on by the launcher that reads it.
     Said {
         /// The line.

@@ -23,6 +23,23 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
+/// Arguments of `monitor`.
+#[derive(Debug, Args)]
+pub struct MonitorArgs {
+    /// The run directory [default: this machine's GPUs, whatever runs on them]
+    pub run: Option<PathBuf>,
+    /// Look once, and end
+    #[arg(long)]
+    pub once: bool,
+    /// Print JSON: a line for each look
+    #[arg(long)]
+    pub json: bool,
+    /// Seconds between looks
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub interval: u16,
+}
+
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
 pub struct PlanArgs {

@@ -16,7 +16,7 @@ mod jobs;
 mod nodes;
 mod text;
 
-pub use checks::{CompareArgs, DoctorArgs, PlanArgs, SimulateArgs};
+pub use checks::{CompareArgs, DoctorArgs, MonitorArgs, PlanArgs, SimulateArgs};
 pub use jobs::{LogsArgs, StatusArgs, SubmitArgs};
 pub use nodes::NodeCount;
 use text::*;
@@ -80,6 +80,9 @@ pub enum Command {
     /// Take a submitted run out of the queue, or end it
     #[command(after_help = CANCEL_EXAMPLES)]
     Cancel(RunDirArgs),
+    /// Watch a run, or this machine: GPUs, ranks, and what holds them up
+    #[command(long_about = MONITOR_LONG, after_help = MONITOR_EXAMPLES)]
+    Monitor(MonitorArgs),
     /// Look at this machine and a config before a run: what would go wrong?
     #[command(long_about = DOCTOR_LONG, after_help = DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),

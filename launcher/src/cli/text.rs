@@ -266,3 +266,25 @@ Examples:
   reclora-launch compare runs/a runs/b --json | jq .runs[1].auc_difference
 
 Exit codes: 0 done, 1 a run is not evaluated or damaged, 2 usage.";
+
+/// Of `monitor`.
+pub const MONITOR_LONG: &str = "\
+Shows what the ranks of a run do and how the machines they are on are doing, and says what holds the run up: \
+data-bound, communication-bound, compute-bound, a straggler, stalled, throttled, memory near the limit, a lost \
+GPU; each with the figures it rests on and one suggestion.
+
+Every launcher writes what it sees of its node to monitor/ in the run directory, each second; this command only \
+reads that. Without a run it looks at this machine's GPUs itself (NVML; without a driver it says so).
+
+The time of a rank is split into data, forward, backward, communication (with nothing to compute) and optimizer. \
+Threads share the first three: their mean counts, so that a rank which uses half of its threads shows 50 %. \
+`queued` is the number of threads that could run and wait for a core; `gates` how evenly the experts are used \
+(1 is even).";
+
+/// Of `monitor`.
+pub const MONITOR_EXAMPLES: &str = "\
+Examples:
+  reclora-launch monitor runs/quickstart                  # until Ctrl-C
+  reclora-launch monitor runs/quickstart --once
+  reclora-launch monitor runs/quickstart --json --interval 10 >> monitor.jsonl
+  reclora-launch monitor                                  # this machine's GPUs";

@@ -1,6 +1,7 @@
 //! Every node but the first: starts ranks as the leader says, and tells it of them.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,8 @@ use crate::gang::env::{GangEnv, Meeting, threads_per_rank};
 use crate::gang::process::RankProcess;
 use crate::gang::supervision::{Ask, GRACE};
 use crate::gang::{CHANNEL, DRAIN, GangSpec, Worker};
+use crate::monitor::collect::Collector;
+use crate::monitor::watch::Watch;
 use crate::progress::display::say;
 use crate::signals::{self, Polled};
 
@@ -48,7 +51,10 @@ pub fn run(job: &Job, run_dir: &Path, runtime: &RuntimeConfig) -> Result<()> {
                 std::thread::sleep(POLL);
             }
             Err(error) => return Err(error).wrap_err("this node can't take part"),
-            Ok(control) => break Agent { control, secret, runtime, gang: None, asked: None },
+            Ok(control) => {
+                let collector = Collector::start(run_dir, &format!("node_{}", job.node), job.node)?;
+                break Agent { control, secret, runtime, collector, gang: None, asked: None };
+            }
         }
     };
     say(&format!("node {} of {}: led by {}", job.node, job.nodes, agent.control.peer()));
@@ -59,6 +65,7 @@ struct Agent<'a> {
     control: Control,
     secret: Secret,
     runtime: &'a RuntimeConfig,
+    collector: Collector,
     gang: Option<Ranks>,
     /// When the leader was told that this node is to end.
     asked: Option<Instant>,
@@ -114,7 +121,7 @@ impl Agent<'_> {
 
     fn start(&mut self, start: &StartGang) -> Result<()> {
         let threads = self.runtime.threads_per_rank;
-        match Ranks::start(start, &self.secret, threads, &self.control) {
+        match Ranks::start(start, &self.secret, threads, &self.control, self.collector.watch()) {
             Ok(gang) => self.gang = Some(gang),
             Err(error) => {
                 let error = crate::error::block(&error);
@@ -152,6 +159,7 @@ impl Ranks {
         secret: &Secret,
         threads: usize,
         control: &Control,
+        watch: Arc<Watch>,
     ) -> Result<Self> {
         let StartGang { gang, first_rank, ranks, world_size, .. } = *start;
         if !start.run_dir.is_dir() {
@@ -183,6 +191,7 @@ impl Ranks {
             logs: start.logs.clone(),
             tee: start.tee.clone(),
             binding: start.binding,
+            watch,
         };
         let (sender, events) = sync_channel(CHANNEL);
         let processes = spec.start_local(&sender)?;

@@ -15,6 +15,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use reclora_trainer::progress::Event;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::monitor::watch::Watch;
 use crate::progress::display::Display;
 use crate::progress::tee::Tee;
 use crate::progress::tracker::Tracker;
@@ -57,6 +59,8 @@ pub struct GangSpec {
     pub tee: Shown,
     /// On which cores ranks run.
     pub binding: Binding,
+    /// Learns what this node's ranks do.
+    pub watch: Arc<Watch>,
 }
 
 /// The ranks of each node whose standard error is shown.
@@ -86,6 +90,7 @@ impl GangSpec {
     /// Starts this node's ranks.
     pub fn start_local(&self, events: &Events) -> Result<Vec<RankProcess>> {
         let ranks = self.env.local_world_size;
+        self.watch.clear(&self.env.stage);
         let nodes = match self.binding {
             Binding::None => Vec::new(),
             Binding::Node => binding::nodes()?,

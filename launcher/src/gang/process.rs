@@ -82,6 +82,7 @@ impl RankProcess {
             .spawn()
             .wrap_err_with(|| format!("can't start rank {rank} ({})", spec.program.display()))?;
         let group = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
+        spec.watch.begin(rank, child.id());
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let tail = Arc::new(Mutex::new(VecDeque::new()));
         let log = spec.log_of(rank);
@@ -91,11 +92,13 @@ impl RankProcess {
         if let Some(pipe) = stdout {
             let events = events.clone();
             let see = events.clone();
+            let watch = Arc::clone(&spec.watch);
             process.readers.push(reader(rank, "out", pipe, stdout_log, events, move |line| {
                 let event = serde_json::from_str(line);
                 // Signs of life come every second: no news.
-                let is_news = !matches!(event, Ok(Event::Beat));
+                let is_news = !matches!(event, Ok(Event::Beat | Event::Measured { .. }));
                 if let Ok(event) = event {
+                    watch.take(rank, &event);
                     let _ = see.send((rank, event));
                 }
                 is_news

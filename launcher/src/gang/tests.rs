@@ -24,6 +24,7 @@ fn gang(script: &str, world_size: usize, dir: &std::path::Path) -> GangSpec {
         logs: dir.join("logs/tune/attempt_1"),
         tee: Shown::None,
         binding: Binding::None,
+        watch: std::sync::Arc::default(),
     }
 }
 

@@ -107,7 +107,7 @@ impl Tracker {
                 self.messages.push(text.clone());
                 Some(Change::Message(text))
             }
-            Event::Beat | Event::Saved | Event::Said { .. } => None,
+            Event::Beat | Event::Measured { .. } | Event::Saved | Event::Said { .. } => None,
             Event::Collectives { records } => {
                 *self.records.get_mut(rank)? = records;
                 None

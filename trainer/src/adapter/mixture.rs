@@ -7,6 +7,7 @@ use crate::adapter::token_gate::TokenGate;
 use crate::error::Result;
 use crate::kernels::buffer::Buffer;
 use crate::kernels::pointwise::{axpy, dot};
+use crate::measure;
 use crate::model::GradientTarget;
 
 /// The mixed adapters of one sample, in module order. Reused from sample to sample.
@@ -73,7 +74,20 @@ impl Mixture {
                 scale::apply(scales, adapter.parameters(), &mut state.b);
             }
         }
+        self.tell_weights();
         Ok(())
+    }
+
+    /// Counts the experts' weights, summed over the modules.
+    fn tell_weights(&self) {
+        let mut sums: Vec<f32> = Vec::new();
+        for alpha in self.modules.iter().map(|state| &state.gate.alpha) {
+            sums.resize(alpha.len(), 0.0);
+            sums.iter_mut().zip(alpha).for_each(|(sum, weight)| *sum += weight);
+        }
+        if sums.len() > 1 {
+            measure::gated(&sums);
+        }
     }
 
     /// Adds the gradients of a block's trained parameters, from the `d_a` and `d_b` of its modules. The

@@ -7,6 +7,7 @@ use crate::config::Representation;
 use crate::distributed::gradient::Gradient;
 use crate::distributed::table::Parameters;
 use crate::kernels::pointwise::{add, axpy, dot};
+use crate::measure::{Phase, processed, timed};
 
 /// One sample, in rows of the shared table, numbered as they lie in the parameters.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +54,8 @@ impl Din {
         ws: &mut Workspace,
         inputs: &[CrmInput<'_>],
     ) -> (Vec<f32>, Vec<f32>) {
-        self.forward(parameters, ws, inputs, None);
+        processed(inputs.len(), 0);
+        timed(Phase::Forward, || self.forward(parameters, ws, inputs, None));
         (ws.prediction.output.clone(), self.representations(parameters, ws, inputs))
     }
 
@@ -72,7 +74,9 @@ impl Din {
         gradient: &mut Gradient,
     ) -> f32 {
         let keys = DropoutKeys { seed: dropout_seed, samples: sample_keys };
-        self.forward(parameters, ws, inputs, Some(keys).filter(|_| self.config.dropout > 0.0));
+        let keys = Some(keys).filter(|_| self.config.dropout > 0.0);
+        processed(inputs.len(), 0);
+        timed(Phase::Forward, || self.forward(parameters, ws, inputs, keys));
         let mut loss = 0.0;
         let mut dlogits = Vec::with_capacity(inputs.len());
         for (&logit, &label) in ws.prediction.output.iter().zip(labels) {
@@ -80,7 +84,7 @@ impl Din {
             loss += logit.max(0.0) - logit * label + (-logit.abs()).exp().ln_1p();
             dlogits.push(weight * (1.0 / (1.0 + (-logit).exp()) - label));
         }
-        self.backward(parameters, ws, inputs, &dlogits, gradient);
+        timed(Phase::Backward, || self.backward(parameters, ws, inputs, &dlogits, gradient));
         loss
     }
 

@@ -23,6 +23,7 @@ pub use super::plan::TrainPlan;
 use super::replica::{self, Replica};
 use super::table::{Fetched, Held, Parameters, TableShare};
 use crate::error::{Result, TrainerError};
+use crate::measure::{self, Phase};
 use crate::optimizer::{AdamW, clip_gradient_norm, linear_decay};
 use crate::progress::{Event, Progress};
 
@@ -199,13 +200,18 @@ impl<'a> Run<'a> {
         } else {
             plan.learning_rate
         };
+        let exposed = self.spent.communication.exposed;
         let (mut gradient, asked) = self.gradient(&batch)?;
         let loss = gradient.loss / batch.len() as f32;
         let squares = squares(self.share, &gradient, plan.micro_batches, self.comm)?;
         self.check_finite(&gradient, squares, loss)?;
         let norm = squares.norm();
         clip_gradient_norm(&mut gradient, norm, plan.max_grad_norm.unwrap_or(f32::INFINITY));
-        self.optimizer.step(&mut self.state.parameters, &gradient, learning_rate);
+        measure::spent(Phase::Communication, self.spent.communication.exposed - exposed);
+        measure::timed(Phase::Optimizer, || {
+            self.optimizer.step(&mut self.state.parameters, &gradient, learning_rate);
+        });
+        measure::stepped(loss);
         self.state.batch += 1;
         self.state.step += 1;
         let (step, epoch) = (self.state.step, self.state.epoch + 1);

@@ -17,9 +17,10 @@ pub use workspace::Workspace;
 
 use serde::{Deserialize, Serialize};
 
-use crate::adapter::{Adapter, AdapterLayout};
+use crate::adapter::{Adapter, AdapterLayout, Mixture};
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::error::{Result, TrainerError};
+use crate::measure::{Phase, processed, timed};
 use forward::Pass;
 use workspace::Keep;
 
@@ -141,7 +142,8 @@ impl<'a> AdaptedModel<'a> {
         self.mix(ws, prompt, None)?;
         let rows = [position as u32];
         let tokens = &prompt.tokens[..=position];
-        Pass::new(self.backbone, self.adapter).forward(ws, tokens, &rows, Keep::Nothing);
+        let pass = Pass::new(self.backbone, self.adapter);
+        forward(&pass, ws, tokens, &rows, Keep::Nothing);
         Ok(())
     }
 
@@ -177,11 +179,12 @@ impl<'a> AdaptedModel<'a> {
         let tokens = &prompt.tokens[..=rows[rows.len() - 1] as usize];
         let pass = Pass::new(self.backbone, self.adapter);
         let keep = pass.keep(tokens.len(), ws.activation_budget);
-        pass.forward(ws, tokens, &rows, keep);
+        forward(&pass, ws, tokens, &rows, keep);
         let loss = check_loss(head::loss(self.backbone, ws, &rows, targets, weight))?;
-        pass.backward(ws, tokens, &rows, keep, &mut |layer, mixture| {
+        let mut after = |layer: usize, mixture: &mut Mixture| {
             mixture.backward(adapter, layer, &mut gradient);
-        });
+        };
+        timed(Phase::Backward, || pass.backward(ws, tokens, &rows, keep, &mut after));
         Ok(loss)
     }
 
@@ -213,14 +216,15 @@ impl<'a> AdaptedModel<'a> {
         let tokens = &prompt.tokens[..=position];
         let pass = Pass::new(self.backbone, self.adapter);
         let keep = pass.keep(tokens.len(), ws.activation_budget);
-        pass.forward(ws, tokens, &rows, keep);
+        forward(&pass, ws, tokens, &rows, keep);
         let (loss, d_logits) = head::answer_loss(head, adapter.parameters(), ws, like);
         check_loss(loss)?;
         let d_logits: Vec<f32> = d_logits.iter().map(|d| weight * d).collect();
         head::answer_grad(head, adapter.parameters(), ws, &d_logits, gradient.values);
-        pass.backward(ws, tokens, &rows, keep, &mut |layer, mixture| {
+        let mut after = |layer: usize, mixture: &mut Mixture| {
             mixture.backward(adapter, layer, &mut gradient);
-        });
+        };
+        timed(Phase::Backward, || pass.backward(ws, tokens, &rows, keep, &mut after));
         Ok(loss)
     }
 
@@ -247,7 +251,7 @@ impl<'a> AdaptedModel<'a> {
         self.mix(ws, prompt, None)?;
         let rows: Vec<u32> = (0..tokens.len() as u32).collect();
         let pass = Pass::new(self.backbone, self.adapter);
-        pass.forward(ws, tokens, &rows, Keep::Nothing);
+        forward(&pass, ws, tokens, &rows, Keep::Nothing);
         let hidden = self.backbone.config.hidden_size;
         let mut sum = vec![0.0f64; hidden];
         for row in 0..tokens.len() {
@@ -269,6 +273,12 @@ impl<'a> AdaptedModel<'a> {
             None => Ok(()),
         }
     }
+}
+
+/// The forward pass of one sequence, counted.
+fn forward(pass: &Pass<'_>, ws: &mut Workspace, tokens: &[u32], rows: &[u32], keep: Keep) {
+    processed(1, tokens.len());
+    timed(Phase::Forward, || pass.forward(ws, tokens, rows, keep));
 }
 
 /// Everything about the inputs that later code relies on.

@@ -16,6 +16,7 @@ use crate::adapter::Adapter;
 use crate::baselines::{Interactions, ItemMean, LogisticRegression};
 use crate::distributed::chunks::{Chunks, PARTS, Values};
 use crate::error::{Result, TrainerError};
+use crate::measure::{Phase, timed};
 use crate::metrics::{CalibrationBin, Metrics, Scored, calibration, roc};
 use crate::model::Prompt;
 use crate::progress::Progress;
@@ -111,12 +112,12 @@ fn score(
     let reclora = text.llm.adapted(&adapters.reclora)?;
     let lora = adapters.lora.as_ref().map(|lora| text.llm.adapted(lora)).transpose()?;
     let read = |range: Range<u64>| -> Result<Vec<(Vec<u32>, Vec<f32>)>> {
-        let inputs = range.into_par_iter().map(|index| {
+        let read = |index| {
             let sample = text.dataset.sample(index)?;
             let prompt = prompts.build(sample.user, sample.item, neighbours.text(index)?)?;
             Ok((prompt.tokens, lens.representation(index)?))
-        });
-        inputs.collect()
+        };
+        range.into_par_iter().map(|index| timed(Phase::Data, || read(index))).collect()
     };
     chunks.run("score test", comm, progress, read, |_, inputs| {
         let inputs: Vec<Prompt<'_>> = inputs

@@ -12,6 +12,7 @@ use crate::backbone::is_gguf;
 use crate::crm::CrmInput;
 use crate::distributed::chunks::{ChunkStore, Chunks};
 use crate::error::{Result, TrainerError};
+use crate::measure::{Phase, timed};
 
 /// Samples per file of `lens/`.
 const LENS_CHUNK: u64 = 4096;
@@ -236,12 +237,14 @@ pub fn crm_batch(
     indices: impl Iterator<Item = u64>,
 ) -> Result<(CrmBatch, Vec<Sample>)> {
     let (mut batch, mut samples) = (CrmBatch::default(), Vec::new());
-    for index in indices {
-        let sample = dataset.sample(index)?;
-        batch.push(dataset, sample.user, sample.item, neighbours.crm(index)?)?;
-        samples.push(sample);
-    }
-    Ok((batch, samples))
+    timed(Phase::Data, || {
+        for index in indices {
+            let sample = dataset.sample(index)?;
+            batch.push(dataset, sample.user, sample.item, neighbours.crm(index)?)?;
+            samples.push(sample);
+        }
+        Ok((batch, samples))
+    })
 }
 
 #[cfg(test)]

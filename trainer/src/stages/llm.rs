@@ -12,6 +12,8 @@ use crate::backbone::{Backbone, BackboneConfig};
 use crate::config::{Config, Device};
 use crate::distributed::buckets::Finished;
 use crate::error::Result;
+#[cfg(feature = "cuda")]
+use crate::measure;
 use crate::model::{AdaptedModel, GradientTarget, Prompt, TrainingSample, Workspace};
 
 thread_local! {
@@ -95,7 +97,7 @@ impl AdaptedLlm<'_> {
                 model.logits_at(ws, prompt, last, token_ids)
             }),
             #[cfg(feature = "cuda")]
-            Self::Gpu(model) => model.logits(prompts, token_ids),
+            Self::Gpu(model) => on_gpu(prompts.iter(), || model.logits(prompts, token_ids)),
         }
     }
 
@@ -111,7 +113,7 @@ impl AdaptedLlm<'_> {
                 model.answer_logits(ws, prompt, last, deciding)
             }),
             #[cfg(feature = "cuda")]
-            Self::Gpu(model) => model.answer_logits(prompts, deciding),
+            Self::Gpu(model) => on_gpu(prompts.iter(), || model.answer_logits(prompts, deciding)),
         }
     }
 
@@ -120,7 +122,7 @@ impl AdaptedLlm<'_> {
         match self {
             Self::Cpu(model) => on_threads(prompts, |ws, prompt| model.hidden_mean(ws, prompt)),
             #[cfg(feature = "cuda")]
-            Self::Gpu(model) => model.hidden_means(prompts),
+            Self::Gpu(model) => on_gpu(prompts.iter(), || model.hidden_means(prompts)),
         }
     }
 
@@ -145,9 +147,22 @@ impl AdaptedLlm<'_> {
                 Ok(sum)
             }
             #[cfg(feature = "cuda")]
-            Self::Gpu(model) => model.loss_and_gradient(samples, weight, gradient, finished),
+            Self::Gpu(model) => on_gpu(samples.iter().map(|sample| &sample.prompt), || {
+                model.loss_and_gradient(samples, weight, gradient, finished)
+            }),
         }
     }
+}
+
+/// Work on the GPU, counted: forward and backward as one, as the host waits for both together.
+#[cfg(feature = "cuda")]
+fn on_gpu<'a, T>(
+    prompts: impl ExactSizeIterator<Item = &'a Prompt<'a>>,
+    work: impl FnOnce() -> T,
+) -> T {
+    let count = prompts.len();
+    measure::processed(count, prompts.map(|prompt| prompt.tokens.len()).sum());
+    measure::timed(measure::Phase::Forward, work)
 }
 
 /// Where a part of the samples adds its gradient; what only the last part makes final is told then.

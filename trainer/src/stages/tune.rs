@@ -21,6 +21,7 @@ use crate::distributed::gradient::Gradient;
 use crate::distributed::table::{Held, Parameters, Table};
 use crate::distributed::train::{Objective, TrainPlan, train};
 use crate::error::{Result, TrainerError};
+use crate::measure::{Phase, timed};
 use crate::model::{Prompt, TrainingSample};
 use crate::progress::{Event, Progress};
 use crate::prompt::Example;
@@ -113,6 +114,7 @@ fn shared(
 ) -> Result<Vec<(Example, bool)>> {
     let share = indices.len().div_ceil(comm.world_size()).max(1);
     let own = indices.chunks(share).nth(comm.rank()).unwrap_or_default();
+    let encode = |index| timed(Phase::Data, || encode(index));
     let encoded: Vec<(Example, bool)> = own.par_iter().map(encode).collect::<Result<_>>()?;
     let of_ranks = comm.all_gather("prompts", &codec::encode(&encoded)?)?;
     let mut all = Vec::with_capacity(indices.len());

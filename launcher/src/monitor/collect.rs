@@ -1,0 +1,106 @@
+//! Looks at this node each second, and writes down what it sees.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use color_eyre::eyre::WrapErr;
+
+use super::gpu::Driver;
+use super::process;
+use super::sample::{Gpu, Rank, Sample, now};
+use super::store::Writer;
+use super::watch::Watch;
+use crate::error::Result;
+use crate::progress::display::say;
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What looks at a machine.
+pub struct Eyes {
+    driver: Driver,
+    gpus: Vec<Gpu>,
+    host: String,
+}
+
+impl Eyes {
+    /// Opens them.
+    pub fn open() -> Self {
+        Self { driver: Driver::open(), gpus: Vec::new(), host: process::host() }
+    }
+
+    /// The machine now, with these ranks.
+    pub fn sample(&mut self, node: usize, stage: &str, mut ranks: Vec<Rank>) -> Sample {
+        let looked = self.driver.look(&self.gpus);
+        let no_gpus = looked.as_ref().err().cloned();
+        self.gpus = looked.unwrap_or_default();
+        for rank in &mut ranks {
+            rank.process = process::look(rank.pid);
+        }
+        Sample {
+            time: now(),
+            node,
+            host: self.host.clone(),
+            stage: stage.to_owned(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            busy: process::busy(),
+            memory: process::memory(),
+            gpus: self.gpus.clone(),
+            no_gpus,
+            ranks,
+            collector_seconds: process::own_seconds(),
+        }
+    }
+}
+
+/// A thread that collects until this is dropped.
+#[derive(Debug)]
+pub struct Collector {
+    watch: Arc<Watch>,
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Collector {
+    /// Begins; samples go to `RUN/monitor/NAME.jsonl`.
+    pub fn start(run_dir: &Path, name: &str, node: usize) -> Result<Self> {
+        let watch = Arc::new(Watch::default());
+        let (end, ended) = channel();
+        let mut writer = Writer::open(run_dir, name)?;
+        let seen = Arc::clone(&watch);
+        let work = move || {
+            let mut eyes = Eyes::open();
+            let mut said = false;
+            while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                let (stage, ranks) = seen.now();
+                let written = writer.write(&eyes.sample(node, &stage, ranks));
+                // The run goes on, unseen: watching must not end it.
+                if let Err(error) = written
+                    && !std::mem::replace(&mut said, true)
+                {
+                    say(&format!("what can be seen of this node is not written down: {error}"));
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("collector".into()).spawn(work);
+        let thread = thread.wrap_err("can't start a thread")?;
+        Ok(Self { watch, end: Some(end), thread: Some(thread) })
+    }
+
+    /// What is to be told of this node's ranks.
+    pub fn watch(&self) -> Arc<Watch> {
+        Arc::clone(&self.watch)
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.end = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What the machines and the ranks of a run do: collected on every node, and shown.
+//!
+//! Every launcher has a [`collect::Collector`], which writes a [`sample::Sample`] of its node each second into
+//! `RUN/monitor/` ([`store`]). Whoever watches reads these files: a run needs no watcher, watchers don't disturb
+//! it, and a node that is gone is one whose samples grow old. [`window`] makes rates of samples, [`verdict`] says
+//! what holds the run up, [`show`] shows both.
+
+pub mod collect;
+pub mod gpu;
+pub mod process;
+pub mod sample;
+pub mod show;
+pub mod store;
+pub mod verdict;
+pub mod watch;
+pub mod window;
+
+use std::path::Path;
+use std::time::Duration;
+
+use color_eyre::eyre::eyre;
+use nix::sys::signal::Signal;
+
+use crate::cli::MonitorArgs;
+use crate::commands::print;
+use crate::error::{LaunchError, Result};
+use crate::signals;
+use collect::Eyes;
+use sample::Sample;
+use window::{WINDOW, Window};
+
+/// Shows a run or this machine, once or until it is interrupted.
+pub fn run(args: &MonitorArgs) -> Result<()> {
+    signals::install()?;
+    let interval = Duration::from_secs(args.interval.into());
+    let mut source = match &args.run {
+        Some(run) if !run.is_dir() => {
+            return Err(LaunchError::Usage(format!(
+                "{}: not a run directory\n  help: give the --run-dir of a run, or nothing to watch this \
+                 machine",
+                run.display()
+            ))
+            .into());
+        }
+        Some(run) => Source::Run(run),
+        None => Source::Machine(Box::new(Eyes::open()), Vec::new()),
+    };
+    loop {
+        let windows = source.look()?;
+        let view = show::View::new(&windows, sample::now());
+        match args.json {
+            true => print(&format!("{}\n", view.json()))?,
+            false if args.once => print(&view.text())?,
+            // From the top of a cleared screen.
+            false => print(&format!("\x1b[2J\x1b[H{}", view.text()))?,
+        }
+        if args.once {
+            return Ok(());
+        }
+        if let Some(signal) = wait(interval) {
+            return Err(LaunchError::Interrupted(signal).into());
+        }
+    }
+}
+
+/// Waits, unless a signal comes.
+fn wait(time: Duration) -> Option<Signal> {
+    let _polled = signals::Polled::begin();
+    let until = std::time::Instant::now() + time;
+    while std::time::Instant::now() < until {
+        if let Some(signal) = signals::pending() {
+            return Some(signal);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    signals::pending()
+}
+
+/// Where samples come from.
+enum Source<'a> {
+    /// A run directory.
+    Run(&'a Path),
+    /// This machine, and its latest samples.
+    Machine(Box<Eyes>, Vec<Sample>),
+}
+
+impl Source<'_> {
+    fn look(&mut self) -> Result<Vec<Window>> {
+        match self {
+            Self::Run(run) => {
+                let windows = store::read(run)?;
+                if windows.is_empty() {
+                    return Err(eyre!(
+                        "{}: nothing has been collected of this run yet; `reclora-launch run` writes it to \
+                         monitor/ while it works",
+                        run.display()
+                    ));
+                }
+                Ok(windows)
+            }
+            Self::Machine(eyes, samples) => {
+                samples.push(eyes.sample(0, "", Vec::new()));
+                let from = sample::now() - WINDOW;
+                samples.retain(|sample| sample.time >= from);
+                Ok(vec![Window::new("this machine", samples.clone())])
+            }
+        }
+    }
+}

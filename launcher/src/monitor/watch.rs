@@ -1,0 +1,91 @@
+//! What this node's ranks say they do, noted as it is read.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use reclora_trainer::progress::Event;
+
+use super::sample::Rank;
+
+/// The ranks of the gang that runs.
+#[derive(Debug, Default)]
+pub struct Watch {
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    stage: String,
+    ranks: BTreeMap<usize, (Rank, Instant)>,
+}
+
+impl Watch {
+    /// A gang begins: the last one's ranks are forgotten.
+    pub fn clear(&self, stage: &str) {
+        *self.lock() = Seen { stage: stage.to_owned(), ranks: BTreeMap::new() };
+    }
+
+    /// A rank begins.
+    pub fn begin(&self, rank: usize, pid: u32) {
+        let new = Rank { rank, pid, ..Rank::default() };
+        self.lock().ranks.insert(rank, (new, Instant::now()));
+    }
+
+    /// A rank says something.
+    pub fn take(&self, rank: usize, event: &Event) {
+        let mut seen = self.lock();
+        let Some((rank, heard)) = seen.ranks.get_mut(&rank) else { return };
+        *heard = Instant::now();
+        match event {
+            Event::Start { task, total, unit } => {
+                (rank.task, rank.total) = (task.clone(), *total);
+                (rank.unit, rank.done) = (unit.clone(), 0);
+            }
+            Event::Update { task, done, .. } if *task == rank.task => rank.done = *done,
+            Event::Measured { measures } => {
+                // Gates are idle between batches; the last that is known stays.
+                let entropy = measures.gate_entropy.or(rank.measures.gate_entropy);
+                rank.measures = measures.clone();
+                rank.measures.gate_entropy = entropy;
+            }
+            _ => {}
+        }
+    }
+
+    /// The stage, and its ranks as they are known now.
+    pub fn now(&self) -> (String, Vec<Rank>) {
+        let seen = self.lock();
+        let ranks = seen.ranks.values().map(|(rank, heard)| {
+            let silent = heard.elapsed().as_secs_f64();
+            Rank { silent, ..rank.clone() }
+        });
+        (seen.stage.clone(), ranks.collect())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ranks_say_is_noted() {
+        let watch = Watch::default();
+        watch.clear("tune");
+        watch.begin(3, 77);
+        watch.take(9, &Event::Saved);
+        let start = Event::Start { task: "tune".into(), total: 10, unit: "steps".into() };
+        watch.take(3, &start);
+        watch.take(3, &Event::Update { task: "tune".into(), done: 4, note: String::new() });
+        watch.take(3, &Event::Update { task: "other".into(), done: 9, note: String::new() });
+        let (stage, ranks) = watch.now();
+        assert_eq!((stage.as_str(), ranks.len()), ("tune", 1));
+        assert_eq!((ranks[0].pid, ranks[0].done, ranks[0].total), (77, 4, 10));
+        watch.clear("evaluate");
+        assert!(watch.now().1.is_empty());
+    }
+}
