@@ -19,19 +19,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use color_eyre::eyre::eyre;
-use nix::sys::signal::Signal;
 
 use crate::cli::MonitorArgs;
 use crate::commands::print;
 use crate::error::{LaunchError, Result};
-use crate::signals;
 use collect::Eyes;
 use sample::Sample;
 use window::{WINDOW, Window};
 
-/// Shows a run or this machine, once or until it is interrupted.
+/// Shows a run or this machine, once or until a signal ends this process, which has nothing to clean up.
 pub fn run(args: &MonitorArgs) -> Result<()> {
-    signals::install()?;
     let interval = Duration::from_secs(args.interval.into());
     let mut source = match &args.run {
         Some(run) if !run.is_dir() => {
@@ -57,23 +54,8 @@ pub fn run(args: &MonitorArgs) -> Result<()> {
         if args.once {
             return Ok(());
         }
-        if let Some(signal) = wait(interval) {
-            return Err(LaunchError::Interrupted(signal).into());
-        }
+        std::thread::sleep(interval);
     }
-}
-
-/// Waits, unless a signal comes.
-fn wait(time: Duration) -> Option<Signal> {
-    let _polled = signals::Polled::begin();
-    let until = std::time::Instant::now() + time;
-    while std::time::Instant::now() < until {
-        if let Some(signal) = signals::pending() {
-            return Some(signal);
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    signals::pending()
 }
 
 /// Where samples come from.
