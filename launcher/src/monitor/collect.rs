@@ -73,9 +73,12 @@ impl Collector {
         let seen = Arc::clone(&watch);
         let work = move || {
             let mut eyes = Eyes::open();
-            let mut said = false;
-            while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            let (mut said, mut is_over) = (false, false);
+            while !is_over {
+                is_over = ended.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout);
                 let (stage, ranks) = seen.now();
+                // The last look says that nothing is left here that could be missed.
+                let ranks = if is_over { Vec::new() } else { ranks };
                 let written = writer.write(&eyes.sample(node, &stage, ranks));
                 // The run goes on, unseen: watching must not end it.
                 if let Err(error) = written

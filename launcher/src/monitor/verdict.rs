@@ -15,6 +15,8 @@ const ENOUGH: f64 = 8.0;
 const SILENT: f64 = 5.0;
 /// Age of a node's samples, which come each second, when others are new.
 pub const OLD: f64 = 10.0;
+/// Age of samples of a node that no longer takes part: it may have gone, or be of an earlier job of the run.
+const FORGOTTEN: f64 = 120.0;
 /// Share of memory in use that is nearly all.
 const FULL: f64 = 0.95;
 /// Looks at which a GPU's clocks must have been held down, one after the other.
@@ -93,8 +95,12 @@ pub fn diagnose(windows: &[Window], now: f64) -> Vec<Verdict> {
     let mut verdicts: Vec<Verdict> = Vec::new();
     let mut ranks = Vec::new();
     for (window, last) in windows.iter().filter_map(|window| Some((window, window.last()?))) {
-        if newest - last.time > OLD && !last.ranks.is_empty() {
-            let (age, host) = (newest - last.time, &last.host);
+        let age = newest - last.time;
+        if age > FORGOTTEN {
+            continue;
+        }
+        if age > OLD && !last.ranks.is_empty() {
+            let host = &last.host;
             let figures =
                 format!("nothing has come from node {} ({host}) for {age:.0} s", last.node);
             let help = "see whether the node runs, and its launcher on it";
@@ -102,7 +108,8 @@ pub fn diagnose(windows: &[Window], now: f64) -> Vec<Verdict> {
             continue;
         }
         verdicts.extend(machine(window, last));
-        ranks.extend(last.ranks.iter().map(|rank| {
+        let alive = last.ranks.iter().filter(|rank| rank.process.is_some());
+        ranks.extend(alive.map(|rank| {
             let rates = window.rates(rank).filter(|rates| rates.seconds >= ENOUGH);
             Seen { rank, rates }
         }));

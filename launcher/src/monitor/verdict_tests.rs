@@ -88,6 +88,21 @@ fn a_node_of_which_nothing_comes() {
     let verdicts = diagnose(&[quiet, other], 1011.0);
     assert_eq!((verdicts.len(), verdicts[0].kind), (1, Kind::Stalled));
     assert!(verdicts[0].figures.contains("12 s"), "{}", verdicts[0].figures);
+    // Its launcher ended in peace, or long ago.
+    let (mut ended, other) = (seconds(&[[0.0; 5]]), seconds(&[[0.0; 5]]));
+    ended.samples.iter_mut().for_each(|sample| sample.time -= 200.0);
+    assert_eq!(diagnose(&[ended.clone(), other.clone()], 1011.0), []);
+    ended.samples.iter_mut().for_each(|sample| sample.time += 188.0);
+    ended.samples.last_mut().unwrap().ranks.clear();
+    assert_eq!(diagnose(&[ended, other], 1011.0), []);
+}
+
+#[test]
+fn ranks_that_have_ended_do_not_count() {
+    let mut window = seconds(&[[0.0, 0.2, 0.2, 0.6, 0.0], [0.0; 5]]);
+    assert_eq!(kinds(window.clone()), [(Kind::Straggler, Some(1))]);
+    window.samples.last_mut().unwrap().ranks[1].process = None;
+    assert_eq!(kinds(window), [(Kind::CommunicationBound, None)]);
 }
 
 #[test]
