@@ -188,7 +188,9 @@ fn e2e_d2_s4_chaos_changes_nothing() {
         assert!(TcpListener::bind(&job.endpoint).is_ok(), "the port is taken after {faults:#?}");
         assert_same_results(&alone, &run_dir, &format!("after {faults:#?}"));
         let extra: Vec<PathBuf> = files(&run_dir).difference(&files(&alone)).cloned().collect();
-        assert_eq!(extra, [PathBuf::from(".secret")], "after {faults:#?}");
+        // What leader and agent share, and what was seen of the agent's node.
+        let expected = [".secret", "monitor/node_1.jsonl"].map(PathBuf::from);
+        assert_eq!(extra, expected, "after {faults:#?}");
         eprintln!(
             "run {runs}: {} faults so far, {} launchers started again",
             faults.len(),
