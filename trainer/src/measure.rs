@@ -17,7 +17,7 @@ pub enum Phase {
     Data,
     /// Computing outputs.
     Forward,
-    /// Computing gradients. On a GPU this is part of [`Phase::Forward`]: the host does not wait in between.
+    /// Computing gradients. On a GPU this is part of [`Phase::Forward`]: the host waits for both together.
     Backward,
     /// In collectives with nothing to compute, the wait for slower ranks included.
     Communication,

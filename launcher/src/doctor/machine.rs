@@ -8,6 +8,7 @@ use indicatif::BinaryBytes;
 use nix::sys::statvfs::statvfs;
 
 use super::Check;
+use crate::monitor::process;
 
 /// Below this NCCL may fail to share buffers between ranks.
 const SHM: u64 = 256 << 20;
@@ -35,9 +36,9 @@ fn cores() -> Check {
 }
 
 fn memory() -> Check {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    match (kib(&text, "MemAvailable:"), kib(&text, "MemTotal:")) {
-        (Some(free), Some(all)) => {
+    match process::memory() {
+        Some((used, all)) => {
+            let free = all - used;
             let seen = format!("{} of {} available", BinaryBytes(free), BinaryBytes(all));
             if free < all / 10 {
                 return Check::warning(
@@ -48,14 +49,8 @@ fn memory() -> Check {
             }
             Check::fine("memory", seen)
         }
-        _ => Check::warning("memory", "unknown", "/proc/meminfo can't be read"),
+        None => Check::warning("memory", "unknown", "/proc/meminfo can't be read"),
     }
-}
-
-/// Bytes in a line of /proc/meminfo.
-fn kib(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 fn shared_memory() -> Check {
@@ -126,17 +121,5 @@ fn nccl() -> Check {
     match dirs.find(|dir| Path::new(dir).join("libnccl.so.2").exists()) {
         Some(dir) => Check::fine("NCCL", format!("{dir}/libnccl.so.2")),
         None => Check::fine("NCCL", "libnccl.so.2 is in none of the usual places: ranks use TCP"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn meminfo_is_read_in_bytes() {
-        let text = "MemTotal:       24689764 kB\nMemAvailable:   100 kB\n";
-        assert_eq!(kib(text, "MemAvailable:"), Some(102_400));
-        assert_eq!(kib(text, "SwapFree:"), None);
     }
 }

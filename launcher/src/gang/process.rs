@@ -23,6 +23,7 @@ use super::cause::Outcome;
 use super::env::{CPUS, SECRET};
 use super::{GangSpec, Worker};
 use crate::error::Result;
+use crate::monitor::process::host;
 
 /// Longest piece of output treated as one line.
 const MAX_LINE: u64 = 64 * 1024;
@@ -172,8 +173,7 @@ impl Worker for RankProcess {
     }
 
     fn host(&self) -> String {
-        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        name.trim().to_owned()
+        host()
     }
 }
 

@@ -47,7 +47,7 @@ impl Eyes {
             stage: stage.to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             busy: process::busy(),
-            memory: process::memory(),
+            memory: process::memory().unwrap_or_default(),
             gpus: self.gpus.clone(),
             no_gpus,
             ranks,

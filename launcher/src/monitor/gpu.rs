@@ -114,7 +114,7 @@ fn look_at(index: u32, device: &Device<'_>, before: Option<&Gpu>) -> Gpu {
     for counter in &COUNTERS {
         let reading = match (counter.read)(device) {
             Ok(value) => Reading::Value(value),
-            Err(error @ (NvmlError::GpuLost | NvmlError::Unknown)) => {
+            Err(error @ NvmlError::GpuLost) => {
                 return lost(index, before.or(Some(&gpu)), &error.to_string());
             }
             Err(NvmlError::NotSupported | NvmlError::FailedToLoadSymbol(_)) => {

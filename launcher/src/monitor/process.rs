@@ -16,8 +16,8 @@ pub fn look(pid: u32) -> Option<Process> {
     }
     // Needs the right to look, which the owner has.
     let io = fs::read_to_string(dir.join("io")).unwrap_or_default();
-    process.read = field(&io, "read_bytes:");
-    process.written = field(&io, "write_bytes:");
+    process.read = number(&io, "read_bytes:").unwrap_or(0);
+    process.written = number(&io, "write_bytes:").unwrap_or(0);
     for task in fs::read_dir(dir.join("task")).into_iter().flatten().flatten() {
         // A thread may have ended meanwhile.
         let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
@@ -32,11 +32,15 @@ pub fn own_seconds() -> f64 {
     seconds(text.split_whitespace().next())
 }
 
-/// Memory of the machine that is in use, and all of it, in bytes.
-pub fn memory() -> (u64, u64) {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let (all, free) = (field(&text, "MemTotal:") * 1024, field(&text, "MemAvailable:") * 1024);
-    (all.saturating_sub(free), all)
+/// Memory of the machine that is in use, and all of it, in bytes; `None` if the kernel does not tell.
+pub fn memory() -> Option<(u64, u64)> {
+    parse_memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default())
+}
+
+fn parse_memory(text: &str) -> Option<(u64, u64)> {
+    let bytes = |name| Some(number(text, name)? * 1024);
+    let (all, free) = (bytes("MemTotal:")?, bytes("MemAvailable:")?);
+    Some((all.saturating_sub(free), all))
 }
 
 /// Seconds of processor time that the machine has spent so far, on all cores together.
@@ -58,9 +62,10 @@ pub fn host() -> String {
     fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
-fn field(text: &str, name: &str) -> u64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+/// The number behind a name at the beginning of a line.
+fn number(text: &str, name: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.split_whitespace().next()?.parse().ok()
 }
 
 fn seconds(nanoseconds: Option<&str>) -> f64 {
@@ -95,8 +100,15 @@ mod tests {
         assert!(process.rss > 0 && process.threads > 0);
         assert!("RSD".contains(process.state));
         assert_eq!(look(u32::MAX), None);
-        let (used, all) = memory();
+        let (used, all) = memory().unwrap();
         assert!(0 < used && used < all);
+    }
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        let text = "MemTotal:       24689764 kB\nMemAvailable:   100 kB\n";
+        assert_eq!(parse_memory(text), Some((24_689_664 * 1024, 24_689_764 * 1024)));
+        assert_eq!(parse_memory("MemTotal: 5 kB\n"), None);
     }
 
     #[test]

@@ -6,6 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use reclora_trainer::measure::Measures;
 use serde::{Deserialize, Serialize};
 
+/// Bytes of a GiB.
+pub const GIB: f64 = (1_u64 << 30) as f64;
+
 /// What a node and its ranks look like at a moment. All counters count from the beginning of what they belong to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {

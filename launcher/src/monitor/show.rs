@@ -7,11 +7,9 @@ use reclora_trainer::measure::Phase;
 use serde::Serialize;
 
 use super::gpu::{MEMORY_TOTAL, MEMORY_USED, POWER, SM_CLOCK, TEMPERATURE, UTILIZATION};
-use super::sample::{Gpu, Rank, Reading, Sample};
+use super::sample::{GIB, Gpu, Rank, Reading, Sample};
 use super::verdict::{OLD, Verdict, diagnose};
 use super::window::{Rates, Window};
-
-const GIB: f64 = (1_u64 << 30) as f64;
 
 /// All nodes at a moment.
 #[derive(Debug, Serialize)]

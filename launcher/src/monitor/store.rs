@@ -13,7 +13,7 @@ use crate::error::Result;
 
 /// Directory in the run directory.
 pub const DIR: &str = "monitor";
-/// A file longer than this loses every second of its samples: the older, the fewer are left.
+/// A file longer than this loses every other sample: of what is older, less is left.
 const MAX_BYTES: u64 = 16 << 20;
 /// What readers look at: more than a window of a node with many ranks.
 const TAIL_BYTES: u64 = 1 << 20;

@@ -6,7 +6,7 @@ use reclora_trainer::measure::Phase;
 use serde::Serialize;
 
 use super::gpu::{MEMORY_TOTAL, MEMORY_USED, UTILIZATION};
-use super::sample::{Rank, Sample};
+use super::sample::{GIB, Gpu, Rank, Sample};
 use super::window::{Rates, Window};
 
 /// Seconds over which rates are judged.
@@ -155,46 +155,9 @@ fn stopped(rank: &Rank) -> Option<Verdict> {
 
 /// What is wrong with a machine.
 fn machine(window: &Window, last: &Sample) -> Vec<Verdict> {
-    let mut verdicts = Vec::new();
     let (node, host) = (last.node, &last.host);
-    for gpu in &last.gpus {
-        let index = gpu.index;
-        if let Some(why) = &gpu.lost {
-            let help = "see `dmesg` for Xid errors; such a GPU mostly needs a reset or a reboot";
-            let figures = format!("GPU {index} of node {node} ({host}): {why}");
-            verdicts.push(verdict(Kind::GpuLost, None, figures, help));
-        }
-        if let (Some(used), Some(total)) = (gpu.value(MEMORY_USED), gpu.value(MEMORY_TOTAL))
-            && used > FULL * total
-        {
-            let figures = format!(
-                "GPU {index} of node {node} ({host}) has {:.1} of {:.1} GiB in use",
-                used / GIB,
-                total / GIB
-            );
-            let help = "make tune.micro_batches larger, or prompt.max_tokens smaller";
-            verdicts.push(verdict(Kind::MemoryNearLimit, None, figures, help));
-        }
-        let looks = window.samples.iter().rev().take(HELD_LOOKS);
-        let held = |sample: &Sample| {
-            let same = sample.gpus.iter().find(|other| other.index == index);
-            same.is_some_and(|gpu| {
-                !gpu.throttled_by.is_empty() && gpu.value(UTILIZATION).is_none_or(|u| u > 50.0)
-            })
-        };
-        if window.samples.len() >= HELD_LOOKS && looks.clone().all(held) {
-            let figures = format!(
-                "the clocks of GPU {index} of node {node} ({host}) are held down: {}",
-                gpu.throttled_by.join(", ")
-            );
-            verdicts.push(verdict(
-                Kind::Throttled,
-                None,
-                figures,
-                "look at its cooling and its power",
-            ));
-        }
-    }
+    let mut verdicts: Vec<Verdict> =
+        last.gpus.iter().flat_map(|gpu| of_gpu(window, last, gpu)).collect();
     let (used, all) = last.memory;
     if !last.ranks.is_empty() && used as f64 > FULL * all as f64 {
         let (used, all) = (used as f64 / GIB, all as f64 / GIB);
@@ -206,7 +169,37 @@ fn machine(window: &Window, last: &Sample) -> Vec<Verdict> {
     verdicts
 }
 
-const GIB: f64 = (1_u64 << 30) as f64;
+/// What is wrong with a GPU.
+fn of_gpu(window: &Window, last: &Sample, gpu: &Gpu) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    let name = format!("GPU {} of node {} ({})", gpu.index, last.node, last.host);
+    if let Some(why) = &gpu.lost {
+        let help = "see `dmesg` for Xid errors; such a GPU mostly needs a reset or a reboot";
+        verdicts.push(verdict(Kind::GpuLost, None, format!("{name}: {why}"), help));
+    }
+    if let (Some(used), Some(total)) = (gpu.value(MEMORY_USED), gpu.value(MEMORY_TOTAL))
+        && used > FULL * total
+    {
+        let (used, total) = (used / GIB, total / GIB);
+        let figures = format!("{name} has {used:.1} of {total:.1} GiB in use");
+        let help = "make tune.micro_batches larger, or prompt.max_tokens smaller";
+        verdicts.push(verdict(Kind::MemoryNearLimit, None, figures, help));
+    }
+    let held = |sample: &Sample| {
+        let same = sample.gpus.iter().find(|other| other.index == gpu.index);
+        same.is_some_and(|gpu| {
+            !gpu.throttled_by.is_empty() && gpu.value(UTILIZATION).is_none_or(|used| used > 50.0)
+        })
+    };
+    let looks = window.samples.iter().rev().take(HELD_LOOKS);
+    if looks.len() == HELD_LOOKS && looks.into_iter().all(held) {
+        let figures =
+            format!("the clocks of {name} are held down: {}", gpu.throttled_by.join(", "));
+        let help = "look at its cooling and its power";
+        verdicts.push(verdict(Kind::Throttled, None, figures, help));
+    }
+    verdicts
+}
 
 /// Ranks that wait for cores which others use.
 fn starved(window: &Window, last: &Sample) -> Option<Verdict> {
@@ -247,7 +240,7 @@ fn pace(ranks: &[Seen<'_>]) -> Vec<Verdict> {
     let [d, c, w] = [data, compute, communication].map(percent);
     let figures = format!("{c} of the time in computing, {d} in data, {w} waiting for other ranks");
     if communication > 0.4 {
-        let help = "make tune.global_batch larger, or set runtime.gradient_wire = \"bf16\"; see that the ranks use \
+        let help = "make the stage's global_batch larger, or set runtime.gradient_wire = \"bf16\"; see that the ranks use \
                     the fast network (runtime.interface)";
         return vec![verdict(Kind::CommunicationBound, None, figures, help)];
     }
