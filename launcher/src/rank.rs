@@ -83,15 +83,20 @@ fn listen_and_beat() -> std::io::Result<()> {
     // Before the others are taken as they come.
     crate::signals::on_pause(|| PAUSE.store(true, Ordering::Relaxed))?;
     crate::signals::unblock_inherited();
-    let threads = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
-    let threads = threads.unwrap_or(1);
     std::thread::Builder::new().name("heartbeat".into()).spawn(move || {
         loop {
             std::thread::sleep(HEARTBEAT);
-            emit(&Event::Measured { measures: measure::now(threads) });
+            beat();
         }
     })?;
     Ok(())
+}
+
+/// Says that this process lives, and what it has done.
+fn beat() {
+    let threads = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
+    let measures = measure::now(threads.unwrap_or(1));
+    emit(&Event::Measured { measures, curves: measure::curves() });
 }
 
 /// What the environment says this process is.
@@ -139,6 +144,8 @@ fn work(role: &Role) -> Result<()> {
     let mut comm = connect(&config, &role.run_dir, role.rank, role.world_size)?;
     let context = RunContext { run_dir: role.run_dir.clone(), config, part: role.part };
     let result = stages::run(role.stage, &context, comm.as_mut(), &mut Stdout);
+    // What came after the last sign of life.
+    beat();
     if result.as_ref().is_err_and(|error| !matches!(error, TrainerError::Paused)) {
         emit(&Event::Collectives { records: comm.records() });
     }

@@ -18,6 +18,7 @@ use crate::error::{LaunchError, Result, exit_code};
 use crate::failure::ERROR_FILE;
 use crate::gang::Shown;
 use crate::monitor::collect::Collector;
+use crate::monitor::store::LEADER;
 use crate::monitor::watch::Watch;
 use crate::pipeline::{Pipeline, Selection};
 use crate::progress::display::say;
@@ -68,7 +69,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     };
     let context = RunContext { run_dir: run_dir.clone(), config, part: args.part };
     let collector = match args.part {
-        None => Collector::start(&run_dir, "node_0", 0),
+        None => Collector::start(&run_dir, LEADER, 0),
         Some(part) => Collector::start(&run_dir, &format!("part_{}", part.index), 0),
     }?;
     let pipeline = pipeline(args, context, endpoint, leader, collector.watch())?;

@@ -6,7 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{fails, launch, stdout, wait};
+use common::{fails, launch, simulated_driver, stdout, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -109,17 +109,6 @@ fn what_is_not_there_is_said() {
     assert!(missing.contains("not a run directory"), "{missing}");
 }
 
-/// A driver's library whose GPUs are the lines of a file.
-fn driver(dir: &Path) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/gpu-sim/nvml.c");
-    let library = dir.join("libnvidia-ml.so.1");
-    let built = Command::new("cc")
-        .args(["-O1", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unused-parameter", "-o"])
-        .args([&library, &source])
-        .status();
-    assert!(built.unwrap().success());
-}
-
 /// What `monitor` says of this machine with these GPUs.
 fn machine(dir: &Path, gpus: &str, flags: &[&str]) -> String {
     let file = dir.join("gpus");
@@ -133,7 +122,7 @@ fn machine(dir: &Path, gpus: &str, flags: &[&str]) -> String {
 #[test]
 fn simulated_gpus_are_shown_through_the_driver() {
     let dir = tempfile::tempdir().unwrap();
-    driver(dir.path());
+    simulated_driver(dir.path());
     let mut gpus: Vec<String> = (0..8)
         .map(|gpu| format!("{} 10 {} 81559 {} 400000 1980 0 0", 10 * gpu, 1000 * gpu, 40 + gpu))
         .collect();
@@ -165,10 +154,37 @@ fn simulated_gpus_are_shown_through_the_driver() {
 }
 
 #[test]
+fn other_machines_are_watched_through_a_remote_shell() {
+    let dir = tempfile::tempdir().unwrap();
+    simulated_driver(dir.path());
+    std::fs::write(dir.path().join("gpus"), "55 0 10 100 50 1000 1000 0 0\n").unwrap();
+    // Leaves out the host and the program's name, which need not be in the PATH here.
+    let shell = format!(
+        "host=$1; shift 2; test $host = up || {{ echo no route to $host >&2; exit 255; }}; \
+         export LD_LIBRARY_PATH={0} GPU_SIM_NVML={0}/gpus; exec {1} \"$@\"\n",
+        dir.path().display(),
+        assert_cmd::cargo::cargo_bin("reclora-launch").display()
+    );
+    let script = dir.path().join("shell");
+    std::fs::write(&script, shell).unwrap();
+    let rsh = format!("sh {}", script.display());
+    let hosts = ["monitor", "--hosts", "up,down", "--rsh", &rsh, "--once", "--json"];
+    let view: serde_json::Value = serde_json::from_str(&stdout(&hosts)).unwrap();
+    let up = &view["nodes"][0]["sample"]["gpus"][0]["counters"]["gpu_utilization_percent"];
+    assert_eq!(*up, 55.0, "{view}");
+    let down = view["nodes"][1]["sample"]["no_gpus"].as_str().unwrap();
+    assert!(down.contains("no route to down"), "{down}");
+    let option = fails(&["monitor", "--hosts=-oProxyCommand=x", "--once"], 2);
+    assert!(option.contains("is no host"), "{option}");
+    let both = fails(&["monitor", dir.path().to_str().unwrap(), "--hosts", "a"], 2);
+    assert!(both.contains("cannot be used with"), "{both}");
+}
+
+#[test]
 fn gpus_that_change_and_vanish_are_followed() {
     use std::io::{BufRead, BufReader};
     let dir = tempfile::tempdir().unwrap();
-    driver(dir.path());
+    simulated_driver(dir.path());
     let file = dir.path().join("gpus");
     let two = |utilization: u32| {
         let line = format!("{utilization} 0 10 100 50 1000 1000 0 0\n");

@@ -89,6 +89,14 @@ impl Cluster {
     }
 }
 
+/// What all jobs of a run have said.
+fn outputs(run_dir: &str) -> String {
+    let outputs = std::fs::read_dir(Path::new(run_dir).join("slurm")).unwrap();
+    let paths = outputs.map(|output| output.unwrap().path());
+    let paths = paths.filter(|path| path.extension().is_some_and(|extension| extension == "out"));
+    paths.map(|path| format!("{path:?}\n{}\n", std::fs::read_to_string(&path).unwrap())).collect()
+}
+
 /// A submitted run.
 struct Run<'a> {
     cluster: &'a Cluster,
@@ -218,6 +226,11 @@ fn e2e_slurm_a_submitted_quickstart_completes_and_is_watched() {
     assert_eq!(status["jobs"][0]["state"], "COMPLETED");
     let rank = cluster.reclora(&["logs", &run_dir, "--rank", "3", "--stage", "tune"]);
     assert_eq!(rank, "");
+    let id = said.lines().next().unwrap().trim_start_matches("submitted job ");
+    let seen = cluster.reclora(&["monitor", "--slurm", id, "--once"]);
+    assert!(seen.contains("node_3 (n4)") && seen.contains("goodput"), "{seen}");
+    let unknown = cluster.reclora_fails(&["monitor", "--slurm", "999999", "--once"], 1);
+    assert!(unknown.contains("Invalid job id"), "{unknown}");
     let alone = path("alone");
     let args = ["run", &config, "--run-dir", &alone, "--nproc-per-node", "2", "--no-report"];
     launch(&args).timeout(Duration::from_secs(300)).assert().success();
@@ -340,9 +353,14 @@ fn e2e_slurm_stages_can_be_jobs_that_wait_for_each_other() {
     let said = cluster.reclora(&[&args[..], &chain].concat());
     assert_eq!(said.matches("submitted job").count(), 9, "{said}");
     let log = cluster.reclora(&["logs", &run_dir, "--stage", "export", "--follow"]);
-    assert!(log.contains("report: "), "{log}");
     let status = cluster.reclora(&["status", &run_dir]);
-    assert_eq!(status.matches("COMPLETED").count(), 9, "{status}");
+    let complete = log.contains("report: ") && status.matches("COMPLETED").count() == 9;
+    assert!(
+        complete,
+        "{log}\n{status}\n{}\n{}",
+        cluster.on_head(&["sinfo", "-Nl"]),
+        outputs(&run_dir)
+    );
     for part in 0..3 {
         let outputs = std::fs::read_dir(path("run/slurm")).unwrap().map(Result::unwrap);
         let mut outputs = outputs.map(|output| output.path());

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::distributed::checkpoint::History;
+
 /// What time is spent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -74,6 +76,36 @@ static NANOSECONDS: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
 static LOSS: AtomicU32 = AtomicU32::new(f32::NAN.to_bits());
 /// Sums of the experts' weights.
 static GATES: Mutex<Vec<f64>> = Mutex::new(Vec::new());
+
+/// What a task has gone through since the last call of [`curves`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Curve {
+    /// The task, in the words of [`crate::progress::Event::Start`].
+    pub task: String,
+    /// Its new steps and epochs.
+    pub history: History,
+}
+
+/// Most steps and epochs that are kept for whoever asks next; where nobody does, nothing more is.
+const MAX_NOTED: usize = 1 << 16;
+static CURVES: Mutex<Vec<Curve>> = Mutex::new(Vec::new());
+
+/// Notes a step or an epoch of a task: `note` puts it where it belongs.
+pub fn noted(task: &str, note: impl FnOnce(&mut History)) {
+    let mut curves = CURVES.lock().unwrap_or_else(PoisonError::into_inner);
+    if curves.last().is_none_or(|curve| curve.task != task) {
+        curves.push(Curve { task: task.to_owned(), history: History::default() });
+    }
+    let Some(Curve { history, .. }) = curves.last_mut() else { return };
+    if history.steps.len() + history.epochs.len() < MAX_NOTED {
+        note(history);
+    }
+}
+
+/// What was noted since the last call.
+pub fn curves() -> Vec<Curve> {
+    std::mem::take(&mut *CURVES.lock().unwrap_or_else(PoisonError::into_inner))
+}
 
 /// Adds the time that `work` takes.
 pub fn timed<T>(phase: Phase, work: impl FnOnce() -> T) -> T {

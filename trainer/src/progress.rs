@@ -3,7 +3,7 @@
 use reclora_comm::Record;
 use serde::{Deserialize, Serialize};
 
-use crate::measure::Measures;
+use crate::measure::{Curve, Measures};
 
 /// One line of a rank's standard output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +45,9 @@ pub enum Event {
     Measured {
         /// Its counters.
         measures: Measures,
+        /// Of rank 0: steps and epochs since it last said so.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        curves: Vec<Curve>,
     },
     /// A line on standard error, passed on by the launcher that reads it.
     Said {

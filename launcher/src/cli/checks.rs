@@ -1,5 +1,6 @@
 //! Flags of commands that look ahead.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -27,7 +28,26 @@ pub struct DoctorArgs {
 #[derive(Debug, Args)]
 pub struct MonitorArgs {
     /// The run directory [default: this machine's GPUs, whatever runs on them]
+    #[arg(conflicts_with_all = ["slurm", "hosts"])]
     pub run: Option<PathBuf>,
+    /// The run that this Slurm job was submitted for
+    #[arg(long, value_name = "JOB", conflicts_with = "hosts")]
+    pub slurm: Option<u64>,
+    /// The GPUs of these machines, separated by commas; each needs reclora-launch in its PATH
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    pub hosts: Vec<String>,
+    /// The remote shell for --hosts, with its options
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        default_value = "ssh -o BatchMode=yes",
+        env = "RECLORA_RSH"
+    )]
+    pub rsh: String,
+    /// Serve a page, JSON (/api/view) and Prometheus metrics (/metrics) there instead; any address but loopback
+    /// needs a token in the environment variable RECLORA_MONITOR_TOKEN
+    #[arg(long, value_name = "IP:PORT", conflicts_with_all = ["once", "json"])]
+    pub listen: Option<SocketAddr>,
     /// Look once, and end
     #[arg(long)]
     pub once: bool,

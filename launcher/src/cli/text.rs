@@ -274,7 +274,12 @@ data-bound, communication-bound, compute-bound, a straggler, stalled, throttled,
 GPU; each with the figures it rests on and one suggestion.
 
 Every launcher writes what it sees of its node to monitor/ in the run directory, each second; this command only \
-reads that. Without a run it looks at this machine's GPUs itself (NVML; without a driver it says so).
+reads that. Without a run it looks at this machine's GPUs itself (NVML; without a driver it says so), or with --hosts \
+at those of others.
+
+In a terminal the view keeps itself up to date, until `q` is pressed; written to a file or a pipe it is repeated as \
+text. --listen serves it as a page, as JSON and as metrics for Prometheus, with the names that NVIDIA's dcgm-exporter \
+uses (dashboard: configs/grafana.json).
 
 The time of a rank is split into data, forward, backward, communication (with nothing to compute) and optimizer. \
 Threads share the first three: their mean counts, so that a rank which uses half of its threads shows 50 %. \
@@ -284,7 +289,11 @@ Threads share the first three: their mean counts, so that a rank which uses half
 /// Of `monitor`.
 pub const MONITOR_EXAMPLES: &str = "\
 Examples:
-  reclora-launch monitor runs/quickstart                  # until Ctrl-C
+  reclora-launch monitor runs/quickstart                  # until q is pressed
   reclora-launch monitor runs/quickstart --once
   reclora-launch monitor runs/quickstart --json --interval 10 >> monitor.jsonl
-  reclora-launch monitor                                  # this machine's GPUs";
+  reclora-launch monitor --slurm 4711                     # the run of a Slurm job
+  reclora-launch monitor                                  # this machine's GPUs
+  reclora-launch monitor --hosts gpu1,gpu2                # those of other machines
+  reclora-launch monitor runs/quickstart --listen 127.0.0.1:9400
+  RECLORA_MONITOR_TOKEN=$(openssl rand -hex 16) reclora-launch monitor runs/quickstart --listen 0.0.0.0:9400";

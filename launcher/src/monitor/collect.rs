@@ -12,6 +12,7 @@ use super::gpu::Driver;
 use super::process;
 use super::sample::{Gpu, Rank, Sample, now};
 use super::store::Writer;
+use super::tensorboard::Scalars;
 use super::watch::Watch;
 use crate::error::Result;
 use crate::progress::display::say;
@@ -70,16 +71,19 @@ impl Collector {
         let watch = Arc::new(Watch::default());
         let (end, ended) = channel();
         let mut writer = Writer::open(run_dir, name)?;
-        let seen = Arc::clone(&watch);
+        let (seen, directory) = (Arc::clone(&watch), run_dir.join(super::tensorboard::DIR));
         let work = move || {
             let mut eyes = Eyes::open();
             let (mut said, mut is_over) = (false, false);
+            let mut scalars = Scalars::new(&directory);
             while !is_over {
                 is_over = ended.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout);
                 let (stage, ranks) = seen.now();
                 // The last look says that nothing is left here that could be missed.
                 let ranks = if is_over { Vec::new() } else { ranks };
-                let written = writer.write(&eyes.sample(node, &stage, ranks));
+                let written = writer
+                    .write(&eyes.sample(node, &stage, ranks))
+                    .and_then(|()| scalars.write(&seen.curves()));
                 // The run goes on, unseen: watching must not end it.
                 if let Err(error) = written
                     && !std::mem::replace(&mut said, true)

@@ -2,90 +2,58 @@
 //!
 //! Every launcher has a [`collect::Collector`], which writes a [`sample::Sample`] of its node each second into
 //! `RUN/monitor/` ([`store`]). Whoever watches reads these files: a run needs no watcher, watchers don't disturb
-//! it, and a node that is gone is one whose samples grow old. [`window`] makes rates of samples, [`verdict`] says
-//! what holds the run up, [`show`] shows both.
+//! it, and a node that is gone is one whose samples grow old. [`source`] looks; [`window`] makes rates of samples,
+//! [`history`] what a run's time went to, [`verdict`] says what holds the run up. [`show`] puts all of it together
+//! for the views: text, a [`terminal`], and over HTTP ([`serve`]) a page and Prometheus' [`metrics`].
 
 pub mod collect;
 pub mod gpu;
+pub mod history;
+pub mod hosts;
+pub mod metrics;
 pub mod process;
 pub mod sample;
+pub mod serve;
 pub mod show;
+pub mod source;
 pub mod store;
+pub mod tensorboard;
+pub mod terminal;
+pub mod usage;
 pub mod verdict;
 pub mod watch;
 pub mod window;
 
-use std::path::Path;
+use std::io::IsTerminal;
 use std::time::Duration;
-
-use color_eyre::eyre::eyre;
 
 use crate::cli::MonitorArgs;
 use crate::commands::print;
-use crate::error::{LaunchError, Result};
-use collect::Eyes;
-use sample::Sample;
-use window::{WINDOW, Window};
+use crate::error::Result;
+use source::Source;
 
-/// Shows a run or this machine, once or until a signal ends this process, which has nothing to clean up.
+/// Shows what there is to see, once or until a signal ends this process, which has nothing to clean up.
 pub fn run(args: &MonitorArgs) -> Result<()> {
     let interval = Duration::from_secs(args.interval.into());
-    let mut source = match &args.run {
-        Some(run) if !run.is_dir() => {
-            return Err(LaunchError::Usage(format!(
-                "{}: not a run directory\n  help: give the --run-dir of a run, or nothing to watch this \
-                 machine",
-                run.display()
-            ))
-            .into());
-        }
-        Some(run) => Source::Run(run),
-        None => Source::Machine(Box::new(Eyes::open()), Vec::new()),
-    };
+    let mut source = Source::open(args)?;
+    if let Some(address) = args.listen {
+        return serve::serve(source, address, interval);
+    }
+    if args.once {
+        source.wait();
+    } else if !args.json && std::io::stdout().is_terminal() {
+        return terminal::show(source, interval);
+    }
     loop {
-        let windows = source.look()?;
-        let view = show::View::new(&windows, sample::now());
+        let look = source.look()?;
+        let view = look.view();
         match args.json {
             true => print(&format!("{}\n", view.json()))?,
-            false if args.once => print(&view.text())?,
-            // From the top of a cleared screen.
-            false => print(&format!("\x1b[2J\x1b[H{}", view.text()))?,
+            false => print(&view.text())?,
         }
         if args.once {
             return Ok(());
         }
         std::thread::sleep(interval);
-    }
-}
-
-/// Where samples come from.
-enum Source<'a> {
-    /// A run directory.
-    Run(&'a Path),
-    /// This machine, and its latest samples.
-    Machine(Box<Eyes>, Vec<Sample>),
-}
-
-impl Source<'_> {
-    fn look(&mut self) -> Result<Vec<Window>> {
-        match self {
-            Self::Run(run) => {
-                let windows = store::read(run)?;
-                if windows.is_empty() {
-                    return Err(eyre!(
-                        "{}: nothing has been collected of this run yet; `reclora-launch run` writes it to \
-                         monitor/ while it works",
-                        run.display()
-                    ));
-                }
-                Ok(windows)
-            }
-            Self::Machine(eyes, samples) => {
-                samples.push(eyes.sample(0, "", Vec::new()));
-                let from = sample::now() - WINDOW;
-                samples.retain(|sample| sample.time >= from);
-                Ok(vec![Window::new("this machine", samples.clone())])
-            }
-        }
     }
 }

@@ -51,6 +51,12 @@ pub struct Gpu {
     pub counters: BTreeMap<String, Reading>,
     /// What slows its clocks down, of the reasons that are not its own choice.
     pub throttled_by: Vec<String>,
+    /// Number of the last Xid error since the launcher began.
+    #[serde(default)]
+    pub xid: Option<u64>,
+    /// How many there were.
+    #[serde(default)]
+    pub xids: u64,
     /// Processes that use it, with the bytes they hold.
     pub processes: Vec<(u32, u64)>,
 }
@@ -84,6 +90,9 @@ pub struct Rank {
     pub pid: u32,
     /// The task it works on; empty before the first.
     pub task: String,
+    /// Seconds since that began.
+    #[serde(default)]
+    pub task_seconds: f64,
     /// Units of it that this rank has done.
     pub done: u64,
     /// Units of all ranks.

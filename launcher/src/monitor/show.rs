@@ -1,4 +1,4 @@
-//! What is seen, as text for a terminal and as JSON.
+//! What is seen: as JSON, as text, and as the tables that other views draw.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,10 @@ use comfy_table::{Table, presets};
 use reclora_trainer::measure::Phase;
 use serde::Serialize;
 
-use super::gpu::{MEMORY_TOTAL, MEMORY_USED, POWER, SM_CLOCK, TEMPERATURE, UTILIZATION};
+use super::gpu::{
+    MEMORY_TOTAL, MEMORY_USED, POWER, SM_CLOCK, TEMPERATURE, TENSOR_ACTIVE, UTILIZATION,
+};
+use super::history::History;
 use super::sample::{GIB, Gpu, Rank, Reading, Sample};
 use super::verdict::{OLD, Verdict, diagnose};
 use super::window::{Rates, Window};
@@ -14,35 +17,46 @@ use super::window::{Rates, Window};
 /// All nodes at a moment.
 #[derive(Debug, Serialize)]
 pub struct View<'a> {
+    /// What is looked at.
+    pub job: String,
     /// Seconds since 1970.
     pub time: f64,
     /// The nodes, by the names of their files.
     pub nodes: Vec<Node<'a>>,
     /// What there is to say of them.
     pub verdicts: Vec<Verdict>,
+    /// The run from its beginning.
+    pub history: &'a History,
 }
 
 /// A node.
 #[derive(Debug, Serialize)]
 pub struct Node<'a> {
-    name: &'a str,
+    /// Its name.
+    pub name: &'a str,
     /// Seconds since it was looked at.
-    age: f64,
+    pub age: f64,
     /// The latest look.
-    sample: &'a Sample,
+    pub sample: &'a Sample,
     /// What each of its ranks does per second, where two looks show it.
-    rates: Vec<Option<Rates>>,
+    pub rates: Vec<Option<Rates>>,
 }
 
 impl<'a> View<'a> {
     /// Of these nodes, at the time `now`.
-    pub fn new(windows: &'a [Window], now: f64) -> Self {
+    pub fn new(job: &str, windows: &'a [Window], history: &'a History, now: f64) -> Self {
         let nodes = windows.iter().filter_map(|window| {
             let sample = window.last()?;
             let rates = sample.ranks.iter().map(|rank| window.rates(rank)).collect();
             Some(Node { name: &window.name, age: (now - sample.time).max(0.0), sample, rates })
         });
-        Self { time: now, nodes: nodes.collect(), verdicts: diagnose(windows, now) }
+        let (nodes, verdicts) = (nodes.collect(), diagnose(windows, now));
+        Self { job: job.to_owned(), time: now, nodes, verdicts, history }
+    }
+
+    /// The latest look at each node.
+    pub fn samples(&self) -> impl Iterator<Item = &'a Sample> {
+        self.nodes.iter().map(|node| node.sample)
     }
 
     /// One line.
@@ -51,81 +65,128 @@ impl<'a> View<'a> {
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// Whether nobody collects any more.
+    pub fn is_over(&self) -> bool {
+        self.nodes.iter().all(|node| node.age > OLD)
+    }
+
     /// What a person reads.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        if self.nodes.iter().all(|node| node.age > OLD) {
+        if self.is_over() {
             text += "Nothing is collected any more: the run is over, or its launchers are gone. This was the last:\n";
         }
         for node in &self.nodes {
-            let Sample { host, stage, cores, memory, no_gpus, .. } = node.sample;
-            let stage = if stage.is_empty() { "no stage yet" } else { stage };
-            let (used, all) = (memory.0 as f64 / GIB, memory.1 as f64 / GIB);
-            let _ = writeln!(
-                text,
-                "{} ({host}), {stage}: {cores} cores, {used:.1} of {all:.1} GiB in use; seen {:.0} s ago",
-                node.name, node.age
-            );
-            match no_gpus {
-                Some(why) => text += &format!("GPUs: {why}\n"),
-                None if node.sample.gpus.is_empty() => text += "GPUs: none\n",
-                None => text += &format!("{}\n", gpus(&node.sample.gpus)),
+            text += &format!("{}\n", node.heading());
+            match (&node.sample.no_gpus, node.sample.gpus.is_empty()) {
+                (Some(why), _) => text += &format!("GPUs: {why}\n"),
+                (None, true) => text += "GPUs: none\n",
+                (None, false) => text += &format!("{}\n", gpus(&node.sample.gpus).text()),
             }
             if !node.sample.ranks.is_empty() {
-                text += &format!("{}\n", ranks(&node.sample.ranks, &node.rates));
+                text += &format!("{}\n", ranks(&node.sample.ranks, &node.rates).text());
             }
         }
         for Verdict { kind, rank, figures, help } in &self.verdicts {
             let of = rank.map_or(String::new(), |rank| format!(" (rank {rank})"));
             let _ = writeln!(text, "{}{of}: {figures}\n  help: {help}", kind.name());
         }
-        text
+        let goodput = self.history.goodput.text();
+        if goodput.is_empty() { text } else { text + &goodput + "\n" }
     }
 }
 
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header.iter().copied());
-    table
+impl Node<'_> {
+    /// What it is and does, in a line.
+    pub fn heading(&self) -> String {
+        let Sample { host, stage, cores, memory, .. } = self.sample;
+        let stage = if stage.is_empty() { "no stage yet" } else { stage };
+        let (used, all) = (memory.0 as f64 / GIB, memory.1 as f64 / GIB);
+        format!(
+            "{} ({host}), {stage}: {cores} cores, {used:.1} of {all:.1} GiB in use; seen {:.0} s ago",
+            self.name, self.age
+        )
+    }
 }
 
-fn gpus(gpus: &[Gpu]) -> Table {
-    let mut table =
-        table(&["GPU", "name", "util %", "memory GiB", "°C", "W", "SM MHz", "processes", "state"]);
-    for gpu in gpus {
+/// A table as text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grid {
+    /// Titles of the columns, and whether they are shown where there is little room.
+    pub header: Vec<(String, bool)>,
+    /// The cells of each row.
+    pub rows: Vec<Vec<String>>,
+}
+
+impl Grid {
+    fn text(&self) -> Table {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING);
+        table.set_header(self.header.iter().map(|(title, _)| title));
+        table.add_rows(&self.rows);
+        table
+    }
+}
+
+/// The GPUs of a node.
+pub fn gpus(gpus: &[Gpu]) -> Grid {
+    let header = [
+        ("GPU", true),
+        ("name", false),
+        ("util %", true),
+        ("tensor %", false),
+        ("memory GiB", true),
+        ("°C", true),
+        ("W", true),
+        ("SM MHz", false),
+        ("processes", false),
+        ("state", true),
+    ];
+    let row = |gpu: &Gpu| {
         let read = |name: &str, unit: f64, digits: usize| match gpu.counters.get(name) {
             Some(Reading::Value(value)) => format!("{:.digits$}", value / unit),
-            Some(Reading::Missing(why)) => why.clone(),
-            None => "-".to_owned(),
+            Some(Reading::Missing(_)) | None => "-".to_owned(),
         };
-        let state = match (&gpu.lost, gpu.throttled_by.is_empty()) {
+        let mut state = match (&gpu.lost, gpu.throttled_by.is_empty()) {
             (Some(why), _) => format!("lost: {why}"),
             (None, true) => "ok".to_owned(),
             (None, false) => format!("throttled: {}", gpu.throttled_by.join(", ")),
         };
+        if let Some(xid) = gpu.xid {
+            state += &format!(", Xid {xid}");
+        }
         let processes = gpu.processes.iter().map(|(pid, _)| pid.to_string());
-        table.add_row([
+        vec![
             gpu.index.to_string(),
             gpu.name.clone(),
             read(UTILIZATION, 1.0, 0),
+            read(TENSOR_ACTIVE, 1.0, 0),
             format!("{} / {}", read(MEMORY_USED, GIB, 1), read(MEMORY_TOTAL, GIB, 1)),
             read(TEMPERATURE, 1.0, 0),
             read(POWER, 1.0, 0),
             read(SM_CLOCK, 1.0, 0),
             processes.collect::<Vec<_>>().join(" "),
             state,
-        ]);
-    }
-    table
+        ]
+    };
+    let header = header.map(|(title, is_short)| (title.to_owned(), is_short));
+    Grid { header: header.to_vec(), rows: gpus.iter().map(row).collect() }
 }
 
-fn ranks(ranks: &[Rank], rates: &[Option<Rates>]) -> Table {
-    let phases = Phase::ALL.map(|phase| format!("{} %", phase.name()));
-    let mut header = vec!["rank", "task", "done", "per s", "tokens/s", "loss", "gates"];
-    header.extend(phases.iter().map(String::as_str));
-    header.extend(["cores", "queued", "MiB", "state"]);
-    let mut table = table(&header);
-    for (rank, rates) in ranks.iter().zip(rates) {
+/// The ranks of a node.
+pub fn ranks(ranks: &[Rank], rates: &[Option<Rates>]) -> Grid {
+    let mut header = vec![
+        ("rank", true),
+        ("task", false),
+        ("done", true),
+        ("per s", true),
+        ("tokens/s", false),
+        ("loss", true),
+        ("gates", false),
+    ];
+    header.extend(Phase::ALL.map(|phase| (phase.name(), true)));
+    header.extend([("cores", true), ("queued", false), ("MiB", false), ("state", true)]);
+    let row = |(rank, rates): (&Rank, &Option<Rates>)| {
         let of = |digits: usize, value: Option<f64>| {
             value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
         };
@@ -147,7 +208,15 @@ fn ranks(ranks: &[Rank], rates: &[Option<Rates>]) -> Table {
             of(0, process.map(|process| process.rss as f64 / f64::from(1 << 20))),
             process.map_or("gone".to_owned(), |process| process.state.to_string()),
         ]);
-        table.add_row(row);
+        row
+    };
+    let titled =
+        |(title, is_short): (&str, bool)| match Phase::ALL.iter().any(|p| p.name() == title) {
+            true => (format!("{title} %"), is_short),
+            false => (title.to_owned(), is_short),
+        };
+    Grid {
+        header: header.into_iter().map(titled).collect(),
+        rows: ranks.iter().zip(rates).map(row).collect(),
     }
-    table
 }

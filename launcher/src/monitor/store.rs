@@ -1,7 +1,7 @@
 //! Samples in files, `RUN/monitor/NAME.jsonl`: a line each, one writer per file, any number of readers.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use color_eyre::eyre::WrapErr;
@@ -13,6 +13,8 @@ use crate::error::Result;
 
 /// Directory in the run directory.
 pub const DIR: &str = "monitor";
+/// Name of the file of the node that has rank 0.
+pub const LEADER: &str = "node_0";
 /// A file longer than this loses every other sample: of what is older, less is left.
 const MAX_BYTES: u64 = 16 << 20;
 /// What readers look at: more than a window of a node with many ranks.
@@ -66,16 +68,42 @@ fn append(path: &Path) -> Result<(File, u64)> {
     Ok((file, bytes))
 }
 
-/// The latest samples of every node, by the names of the files.
-pub fn read(run_dir: &Path) -> Result<Vec<Window>> {
+/// Calls `take` for every sample of a node, from the first on.
+pub fn each(run_dir: &Path, name: &str, mut take: impl FnMut(Sample)) -> Result<()> {
+    let path = run_dir.join(DIR).join(format!("{name}.jsonl"));
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).wrap_err_with(|| format!("can't read {}", path.display())),
+    };
+    // Twice what a file holds before it gets thinner: nobody else writes here.
+    for line in BufReader::new(file.take(2 * MAX_BYTES)).split(b'\n') {
+        let line = line.wrap_err_with(|| format!("can't read {}", path.display()))?;
+        if let Ok(sample) = serde_json::from_slice(&line) {
+            take(sample);
+        }
+    }
+    Ok(())
+}
+
+/// Names of the nodes of which there is a file, sorted.
+pub fn names(run_dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(run_dir.join(DIR)).into_iter().flatten().flatten();
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
-    paths.sort();
-    let windows = paths.iter().map(|path| {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        let samples = tail(path).wrap_err_with(|| format!("can't read {}", path.display()))?;
-        Ok(Window::new(&name, samples))
+    let name = |entry: std::fs::DirEntry| {
+        entry.file_name().to_str()?.strip_suffix(".jsonl").map(str::to_owned)
+    };
+    let mut names: Vec<String> = entries.filter_map(name).collect();
+    names.sort();
+    names
+}
+
+/// The latest samples of every node.
+pub fn read(run_dir: &Path) -> Result<Vec<Window>> {
+    let names = names(run_dir);
+    let windows = names.iter().map(|name| {
+        let path = run_dir.join(DIR).join(format!("{name}.jsonl"));
+        let samples = tail(&path).wrap_err_with(|| format!("can't read {}", path.display()))?;
+        Ok(Window::new(name, samples))
     });
     let mut windows = windows.collect::<Result<Vec<_>>>()?;
     windows.retain(|window| window.last().is_some());
@@ -119,6 +147,9 @@ mod tests {
         std::fs::write(run.path().join("monitor/node_1.jsonl"), b"\xff\xfe\n[]\n{}\n\0").unwrap();
         let windows = read(run.path()).unwrap();
         assert_eq!(windows.len(), 1);
+        let mut all = Vec::new();
+        each(run.path(), "node_0", |sample| all.push(sample.time)).unwrap();
+        assert_eq!(all, [100.0, 101.0]);
         let times: Vec<f64> = windows[0].samples.iter().map(|sample| sample.time).collect();
         assert_eq!(times, [100.0, 101.0]);
     }

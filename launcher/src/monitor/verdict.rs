@@ -5,7 +5,7 @@
 use reclora_trainer::measure::Phase;
 use serde::Serialize;
 
-use super::gpu::{MEMORY_TOTAL, MEMORY_USED, UTILIZATION};
+use super::gpu::{MEMORY_TOTAL, MEMORY_USED, TENSOR_ACTIVE, UTILIZATION};
 use super::sample::{GIB, Gpu, Rank, Sample};
 use super::window::{Rates, Window};
 
@@ -19,6 +19,8 @@ pub const OLD: f64 = 10.0;
 const FORGOTTEN: f64 = 120.0;
 /// Share of memory in use that is nearly all.
 const FULL: f64 = 0.95;
+/// Seconds without any step, sample or token on a busy GPU after which it hangs.
+const FROZEN: f64 = 12.0;
 /// Looks at which a GPU's clocks must have been held down, one after the other.
 const HELD_LOOKS: usize = 3;
 
@@ -165,8 +167,39 @@ fn machine(window: &Window, last: &Sample) -> Vec<Verdict> {
         let help = "start fewer ranks per node, or see `reclora-launch plan` for what a rank needs";
         verdicts.push(verdict(Kind::MemoryNearLimit, None, figures, help));
     }
+    verdicts.extend(last.ranks.iter().filter_map(|rank| frozen(window, last, rank)));
     verdicts.extend(starved(window, last));
     verdicts
+}
+
+/// A rank that says it lives and gets nowhere, while its GPU looks busy: a kernel that waits for ever, as one of a
+/// collective does whose peer never comes.
+fn frozen(window: &Window, last: &Sample, rank: &Rank) -> Option<Verdict> {
+    let rates = window.rates(rank).filter(|rates| rates.seconds >= FROZEN)?;
+    if [rates.units, rates.steps, rates.samples, rates.tokens].iter().any(|rate| *rate > 0.0) {
+        return None;
+    }
+    let has_rank = |gpu: &&Gpu| gpu.processes.iter().any(|(pid, _)| *pid == rank.pid);
+    let gpu = last.gpus.iter().find(has_rank)?;
+    let same = |sample: &Sample| {
+        let gpu = sample.gpus.iter().find(|other| other.index == gpu.index)?;
+        // A card that can't tell of its tensor cores is judged by the rest.
+        let idle = gpu.value(TENSOR_ACTIVE).is_none_or(|active| active < 1.0);
+        Some(gpu.value(UTILIZATION)? > 50.0 && idle)
+    };
+    let from = last.time - rates.seconds;
+    let mut looks = window.samples.iter().filter(|sample| sample.time >= from);
+    looks.all(|sample| same(sample) == Some(true)).then(|| {
+        let busy = gpu.value(UTILIZATION).unwrap_or_default();
+        let tensor = gpu.value(TENSOR_ACTIVE).map_or("unknown".into(), |t| format!("{t:.0} %"));
+        let figures = format!(
+            "no step, sample or token for {:.0} s at {} {}, while GPU {} is {busy:.0} % busy (tensor cores: {tensor})",
+            rates.seconds, rank.done, rank.unit, gpu.index
+        );
+        let help = "another rank most likely never joined a collective: see which one lags; the launcher ends the \
+                    gang after runtime.collective_timeout";
+        verdict(Kind::Stalled, Some(rank.rank), figures, help)
+    })
 }
 
 /// What is wrong with a GPU.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use reclora_trainer::measure::Curve;
 use reclora_trainer::progress::Event;
 
 use super::sample::Rank;
@@ -14,36 +15,51 @@ pub struct Watch {
     seen: Mutex<Seen>,
 }
 
+/// A rank, when it last said anything, and when its task began.
+#[derive(Debug)]
+struct Heard {
+    rank: Rank,
+    last: Instant,
+    began: Instant,
+}
+
 #[derive(Debug, Default)]
 struct Seen {
     stage: String,
-    ranks: BTreeMap<usize, (Rank, Instant)>,
+    ranks: BTreeMap<usize, Heard>,
+    /// Steps and epochs that nobody has asked for yet.
+    curves: Vec<Curve>,
 }
 
 impl Watch {
     /// A gang begins: the last one's ranks are forgotten.
     pub fn clear(&self, stage: &str) {
-        *self.lock() = Seen { stage: stage.to_owned(), ranks: BTreeMap::new() };
+        let mut seen = self.lock();
+        (seen.stage, seen.ranks) = (stage.to_owned(), BTreeMap::new());
     }
 
     /// A rank begins.
     pub fn begin(&self, rank: usize, pid: u32) {
-        let new = Rank { rank, pid, ..Rank::default() };
-        self.lock().ranks.insert(rank, (new, Instant::now()));
+        let (last, began) = (Instant::now(), Instant::now());
+        let new = Heard { rank: Rank { rank, pid, ..Rank::default() }, last, began };
+        self.lock().ranks.insert(rank, new);
     }
 
     /// A rank says something.
     pub fn take(&self, rank: usize, event: &Event) {
         let mut seen = self.lock();
-        let Some((rank, heard)) = seen.ranks.get_mut(&rank) else { return };
-        *heard = Instant::now();
+        let Seen { ranks, curves: news, .. } = &mut *seen;
+        let Some(Heard { rank, last, began }) = ranks.get_mut(&rank) else { return };
+        *last = Instant::now();
         match event {
             Event::Start { task, total, unit } => {
+                *began = *last;
                 (rank.task, rank.total) = (task.clone(), *total);
                 (rank.unit, rank.done) = (unit.clone(), 0);
             }
             Event::Update { task, done, .. } if *task == rank.task => rank.done = *done,
-            Event::Measured { measures } => {
+            Event::Measured { measures, curves } => {
+                news.extend(curves.iter().cloned());
                 // Gates are idle between batches; the last that is known stays.
                 let entropy = measures.gate_entropy.or(rank.measures.gate_entropy);
                 rank.measures = measures.clone();
@@ -56,11 +72,17 @@ impl Watch {
     /// The stage, and its ranks as they are known now.
     pub fn now(&self) -> (String, Vec<Rank>) {
         let seen = self.lock();
-        let ranks = seen.ranks.values().map(|(rank, heard)| {
-            let silent = heard.elapsed().as_secs_f64();
-            Rank { silent, ..rank.clone() }
+        let ranks = seen.ranks.values().map(|heard| Rank {
+            silent: heard.last.elapsed().as_secs_f64(),
+            task_seconds: heard.began.elapsed().as_secs_f64(),
+            ..heard.rank.clone()
         });
         (seen.stage.clone(), ranks.collect())
+    }
+
+    /// Steps and epochs that were told since the last call.
+    pub fn curves(&self) -> Vec<Curve> {
+        std::mem::take(&mut self.lock().curves)
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {

@@ -85,7 +85,8 @@ impl Window {
     }
 }
 
-fn between(before: &Rank, after: &Rank, seconds: f64) -> Rates {
+/// What a rank did per second between two looks that lie `seconds` apart.
+pub fn between(before: &Rank, after: &Rank, seconds: f64) -> Rates {
     let per_second = |before: f64, after: f64| (after - before).max(0.0) / seconds;
     let count = |before: u64, after: u64| after.saturating_sub(before) as f64 / seconds;
     let (a, b) = (&before.measures, &after.measures);

@@ -9,6 +9,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::ReportError;
+use crate::monitor::history::Goodput;
+use crate::monitor::usage::{self, StageUse};
 
 /// No input is larger than this; a file that claims to be is corrupt.
 const MAX_BYTES: u64 = 256 << 20;
@@ -26,6 +28,10 @@ pub(super) struct Inputs {
     pub crm: History,
     /// Hash of the tuned adapter, from `adapter/manifest.json`.
     pub adapter_xxh3: String,
+    /// What was seen while the stages ran; empty where nobody looked.
+    pub used: Vec<StageUse>,
+    /// What the run's time went to.
+    pub goodput: Goodput,
 }
 
 /// `predictions/metrics.json`.
@@ -51,6 +57,17 @@ pub(super) struct Model {
     /// (false positive rate, true positive rate), from (0, 0) to (1, 1).
     #[serde(default)]
     pub roc: Vec<[Option<f64>; 2]>,
+    #[serde(default)]
+    pub by_history_length: Vec<HistoryGroup>,
+}
+
+/// Test samples whose users had from `from` to fewer than `to` earlier interactions.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct HistoryGroup {
+    pub from: u64,
+    pub to: u64,
+    pub samples: u64,
+    pub auc: Option<f64>,
 }
 
 /// Test metrics; `None` where undefined (one class only, no sample).
@@ -164,7 +181,10 @@ impl Inputs {
             true => Some(read_json(&adapter.join("plain_lora").join("history.json"), "tune")?),
             false => None,
         };
+        let (used, goodput) = usage::of(run_dir);
         Ok(Self {
+            used,
+            goodput,
             reclora: read_json(&adapter.join("history.json"), "tune")?,
             crm: read_json(&run_dir.join("crm").join("history.json"), "pretrain")?,
             adapter_xxh3: adapter_hash(&adapter.join("manifest.json"))?,

@@ -1,12 +1,14 @@
 //! The page: figures and numbers put into the template, which escapes every value.
 
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
+use reclora_trainer::measure::Phase;
 use serde::Serialize;
 
 use super::figures;
-use super::inputs::{Gate, Inputs};
+use super::inputs::{Gate, HistoryGroup, Inputs};
 use super::summary::{Summary, label, number};
 use super::{ReportError, RunInfo};
+use crate::monitor::usage::StageUse;
 
 const TEMPLATE: &str = include_str!("index.html.j2");
 
@@ -24,12 +26,33 @@ struct Row {
     gauc_interval: Option<[String; 2]>,
 }
 
+/// A row of the table by history length.
+#[derive(Serialize)]
+struct HistoryRow {
+    name: String,
+    samples: String,
+    /// The AUC of each model.
+    aucs: Vec<String>,
+}
+
 /// A row of the stage table.
 #[derive(Serialize)]
 struct StageRow {
     name: String,
     time: String,
     percent: String,
+    /// What was seen of it.
+    used: Option<UsedRow>,
+}
+
+/// What a stage used, as text.
+#[derive(Serialize)]
+struct UsedRow {
+    compute: String,
+    data: String,
+    communication: String,
+    cores: String,
+    gpu: String,
 }
 
 /// A row of the gate's table of numbers.
@@ -67,7 +90,11 @@ pub(super) fn render(
         gate_rows => inputs.evaluation.gate.as_ref().map(gate_rows),
         experts => inputs.evaluation.gate.as_ref().map_or(0, |gate| gate.experts),
         even_entropy => inputs.evaluation.gate.as_ref().map(even_entropy),
-        stages => stage_rows(summary, total),
+        histories => history_rows(inputs, &models),
+        history_models => models.iter().map(|key| label(key)).collect::<Vec<_>>(),
+        stages => stage_rows(summary, &inputs.used, total),
+        is_seen => !inputs.used.is_empty(),
+        goodput => inputs.goodput.text(),
         total => duration(total),
         config => info.config_toml,
     })?;
@@ -134,14 +161,47 @@ fn verdict(summary: &Summary) -> Option<String> {
     Some(text)
 }
 
-fn stage_rows(summary: &Summary, total: f64) -> Vec<StageRow> {
+fn history_rows(inputs: &Inputs, models: &[String]) -> Vec<HistoryRow> {
+    let groups = |key: &String| {
+        let model = inputs.evaluation.models.get(key);
+        model.map(|model| model.by_history_length.as_slice()).unwrap_or_default()
+    };
+    let Some(first) = models.first() else { return Vec::new() };
+    let row = |group: &HistoryGroup| {
+        let auc = |key: &String| {
+            let same = groups(key).iter().find(|other| other.from == group.from);
+            number(same.and_then(|group| group.auc))
+        };
+        HistoryRow {
+            name: format!("{} to {}", group.from, group.to.saturating_sub(1)),
+            samples: thousands(group.samples),
+            aucs: models.iter().map(auc).collect(),
+        }
+    };
+    groups(first).iter().map(row).collect()
+}
+
+fn stage_rows(summary: &Summary, used: &[StageUse], total: f64) -> Vec<StageRow> {
     let percent = |seconds: f64| (100.0 * seconds / total.max(1e-9)).clamp(0.0, 100.0);
     let row = |(name, seconds): &(String, f64)| StageRow {
         name: name.clone(),
         time: duration(*seconds),
         percent: format!("{:.1}", percent(*seconds)),
+        used: used.iter().find(|used| used.stage == *name).map(used_row),
     };
     summary.stages.iter().map(row).collect()
+}
+
+fn used_row(used: &StageUse) -> UsedRow {
+    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+    let share = |phase| used.phases[phase as usize];
+    UsedRow {
+        compute: percent(share(Phase::Forward) + share(Phase::Backward) + share(Phase::Optimizer)),
+        data: percent(share(Phase::Data)),
+        communication: percent(share(Phase::Communication)),
+        cores: format!("{:.1}", used.cores),
+        gpu: used.gpu.map_or("-".to_owned(), |gpu| percent(gpu / 100.0)),
+    }
 }
 
 fn gate_rows(gate: &Gate) -> Vec<GateRow> {

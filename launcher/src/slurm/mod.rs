@@ -37,6 +37,27 @@ pub struct Job {
     pub output: PathBuf,
 }
 
+/// The run that a job was submitted for.
+///
+/// # Errors
+///
+/// Slurm does not know the job, or `submit` did not make it.
+pub fn run_dir_of(job: u64) -> Result<PathBuf> {
+    let record = client::call("scontrol", &["show", "job", &job.to_string()])?;
+    let output = record.lines().find_map(|line| line.trim().strip_prefix("StdOut="));
+    let run_dir = output.and_then(|output| Path::new(output).parent()?.parent());
+    let is_ours = |run_dir: &&Path| {
+        jobs_of(run_dir).is_ok_and(|jobs| jobs.iter().any(|known| known.id == job))
+    };
+    run_dir.filter(is_ours).map(Path::to_owned).ok_or_else(|| {
+        let help = "give the run directory instead, or its nodes with --hosts";
+        LaunchError::Usage(format!(
+            "--slurm {job}: this job was not submitted by `reclora-launch submit`\n  help: {help}"
+        ))
+        .into()
+    })
+}
+
 fn jobs_file(run_dir: &Path) -> PathBuf {
     run_dir.join(DIRECTORY).join("jobs.json")
 }

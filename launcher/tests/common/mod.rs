@@ -171,3 +171,14 @@ pub fn wait<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// An NVIDIA driver's library in `dir` whose GPUs are the lines of the file $GPU_SIM_NVML.
+pub fn simulated_driver(dir: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/gpu-sim/nvml.c");
+    let library = dir.join("libnvidia-ml.so.1");
+    let built = std::process::Command::new("cc")
+        .args(["-O1", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unused-parameter", "-o"])
+        .args([&library, &source])
+        .status();
+    assert!(built.unwrap().success());
+}

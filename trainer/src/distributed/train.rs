@@ -216,6 +216,9 @@ impl<'a> Run<'a> {
         self.state.step += 1;
         let (step, epoch) = (self.state.step, self.state.epoch + 1);
         let record = StepRecord { step, epoch, loss, learning_rate, gradient_norm: norm };
+        if self.comm.rank() == 0 {
+            measure::noted(&plan.task, |history| history.steps.push(record.clone()));
+        }
         self.state.history.steps.push(record);
         self.spent.steps += 1;
         self.spent.samples += batch.len() as u64;
@@ -320,6 +323,8 @@ impl<'a> Run<'a> {
             let alone = self.comm.world_size() == 1;
             let text = describe(&self.plan.task, &record, &spent, alone);
             self.progress.emit(Event::Message { text });
+            let task = &self.plan.task;
+            measure::noted(task, |history| history.epochs.push(record.clone()));
         }
         self.state.history.epochs.push(record);
         self.state.epoch = epoch;

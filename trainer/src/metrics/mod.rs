@@ -4,10 +4,12 @@
 
 mod auc;
 mod bootstrap;
+mod breakdown;
 mod calibration;
 
 pub use auc::{auc, group_auc, roc};
 pub use bootstrap::{AucDifference, auc_difference, auc_interval, group_auc_interval};
+pub use breakdown::{HistoryGroup, by_history_length};
 pub use calibration::{CalibrationBin, calibration};
 
 use serde::{Deserialize, Serialize};

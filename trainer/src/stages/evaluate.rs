@@ -17,7 +17,9 @@ use crate::baselines::{Interactions, ItemMean, LogisticRegression};
 use crate::distributed::chunks::{Chunks, PARTS, Values};
 use crate::error::{Result, TrainerError};
 use crate::measure::{Phase, timed};
-use crate::metrics::{CalibrationBin, Metrics, Scored, calibration, roc};
+use crate::metrics::{
+    CalibrationBin, HistoryGroup, Metrics, Scored, by_history_length, calibration, roc,
+};
 use crate::model::Prompt;
 use crate::progress::Progress;
 
@@ -42,6 +44,7 @@ struct ModelEvaluation {
     metrics: Metrics,
     calibration: Vec<CalibrationBin>,
     roc: Vec<[f64; 2]>,
+    by_history_length: Vec<HistoryGroup>,
 }
 
 #[derive(Serialize)]
@@ -205,6 +208,8 @@ fn measure(
     models: &[(&'static str, Vec<f32>)],
 ) -> Result<BTreeMap<&'static str, ModelEvaluation>> {
     let resamples = ctx.config.evaluate.bootstrap;
+    // A sample's place in its user's history is the number of those before it.
+    let lengths: Vec<u32> = samples.iter().map(|sample| sample.position).collect();
     let measured = models.par_iter().map(|(name, probabilities)| {
         if probabilities.len() != samples.len() {
             return Err(TrainerError::Input(format!(
@@ -226,6 +231,7 @@ fn measure(
             metrics: Metrics::compute(&scored, resamples, ctx.config.seed),
             calibration: calibration(&scored, BINS),
             roc: roc(&scored, POINTS),
+            by_history_length: by_history_length(&scored, &lengths),
         };
         Ok((*name, evaluation))
     });
