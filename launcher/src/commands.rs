@@ -93,15 +93,18 @@ pub fn rebuild_report(run_dir: &Path) -> Result<()> {
 /// Writes the report of a run; returns what the terminal shows of it.
 pub fn write_report(run_dir: &Path) -> Result<String> {
     let context = context(run_dir)?;
-    let mut stages = Vec::new();
+    let (mut stages, mut hashes) = (Vec::new(), Vec::new());
     for stage in Stage::ALL {
-        if let Some(manifest) = stage_dir(&context, stage)?.manifest()? {
+        let dir = stage_dir(&context, stage)?;
+        if let Some(manifest) = dir.manifest()? {
             stages.push((stage.name().to_owned(), manifest.seconds));
+            hashes.push((stage.name().to_owned(), dir.content_hash()?));
         }
     }
     let info = RunInfo {
         name: context.config.name.clone(),
         stages,
+        hashes,
         world_size: context.config.runtime.nproc_per_node,
         config_toml: config::render(&context.config),
     };

@@ -6,6 +6,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use color_eyre::eyre::{WrapErr, eyre};
@@ -94,6 +95,9 @@ fn listen_and_beat() -> std::io::Result<()> {
 
 /// Says that this process lives, and what it has done.
 fn beat() {
+    /// Held from taking to telling: what one thread has taken is told before what the next takes.
+    static TELLING: Mutex<()> = Mutex::new(());
+    let _telling = TELLING.lock().unwrap_or_else(PoisonError::into_inner);
     let threads = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
     let measures = measure::now(threads.unwrap_or(1));
     emit(&Event::Measured { measures, curves: measure::curves() });

@@ -154,6 +154,21 @@ fn simulated_gpus_are_shown_through_the_driver() {
 }
 
 #[test]
+fn who_closes_the_pipe_has_seen_enough() {
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin("reclora-launch"))
+        .args(["monitor", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut byte = [0];
+    let mut out = child.stdout.take().unwrap();
+    std::io::Read::read_exact(&mut out, &mut byte).unwrap();
+    drop(out);
+    let status = wait("its end", || child.try_wait().unwrap());
+    assert!(status.success(), "{status}");
+}
+
+#[test]
 fn other_machines_are_watched_through_a_remote_shell() {
     let dir = tempfile::tempdir().unwrap();
     simulated_driver(dir.path());

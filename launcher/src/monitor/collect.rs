@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use color_eyre::eyre::WrapErr;
 
+use super::goodput::{Account, Goodput};
 use super::gpu::Driver;
 use super::process;
 use super::sample::{Gpu, Rank, Sample, now};
-use super::store::Writer;
+use super::store::{self, LEADER, Writer};
 use super::tensorboard::Scalars;
 use super::watch::Watch;
+use super::window::Window;
 use crate::error::Result;
 use crate::progress::display::say;
 
@@ -52,6 +54,7 @@ impl Eyes {
             gpus: self.gpus.clone(),
             no_gpus,
             ranks,
+            goodput: Goodput::default(),
             collector_seconds: process::own_seconds(),
         }
     }
@@ -70,6 +73,7 @@ impl Collector {
     pub fn start(run_dir: &Path, name: &str, node: usize) -> Result<Self> {
         let watch = Arc::new(Watch::default());
         let (end, ended) = channel();
+        let mut account = (name == LEADER).then(|| account(run_dir)).transpose()?;
         let mut writer = Writer::open(run_dir, name)?;
         let (seen, directory) = (Arc::clone(&watch), run_dir.join(super::tensorboard::DIR));
         let work = move || {
@@ -81,9 +85,12 @@ impl Collector {
                 let (stage, ranks) = seen.now();
                 // The last look says that nothing is left here that could be missed.
                 let ranks = if is_over { Vec::new() } else { ranks };
-                let written = writer
-                    .write(&eyes.sample(node, &stage, ranks))
-                    .and_then(|()| scalars.write(&seen.curves()));
+                let mut sample = eyes.sample(node, &stage, ranks);
+                if let Some(account) = &mut account {
+                    account.take(&mut sample);
+                }
+                let written = writer.write(&sample);
+                let written = written.and(scalars.write(&seen.curves()));
                 // The run goes on, unseen: watching must not end it.
                 if let Err(error) = written
                     && !std::mem::replace(&mut said, true)
@@ -101,6 +108,15 @@ impl Collector {
     pub fn watch(&self) -> Arc<Watch> {
         Arc::clone(&self.watch)
     }
+}
+
+/// What the run's time went to so far.
+fn account(run_dir: &Path) -> Result<Account> {
+    let windows = store::read(run_dir)?;
+    let last = |window: &Window| window.last().map_or(0.0, |sample| sample.time);
+    let seen = windows.iter().map(last).fold(0.0, f64::max);
+    let leader = windows.iter().find(|window| window.name == LEADER).and_then(Window::last);
+    Ok(leader.map_or(Account::default(), |before| Account::after(before, seen, now())))
 }
 
 impl Drop for Collector {

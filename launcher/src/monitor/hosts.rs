@@ -53,7 +53,7 @@ impl Host {
     /// # Errors
     ///
     /// `name` or `rsh` can't be what they should.
-    pub fn watch(node: usize, name: &str, rsh: &str, interval: u16) -> Result<Self> {
+    pub fn watch(node: usize, name: &str, rsh: &str) -> Result<Self> {
         // Would be taken for an option of the remote shell.
         if name.is_empty() || name.starts_with('-') || name.contains(char::is_whitespace) {
             return Err(LaunchError::Usage(format!("--hosts: {name:?} is no host")).into());
@@ -65,7 +65,8 @@ impl Host {
         arguments.push(name.to_owned());
         let remote = ["reclora-launch", "monitor", "--json", "--interval"];
         arguments.extend(remote.iter().map(|&word| word.to_owned()));
-        arguments.push(interval.to_string());
+        // However seldom that is shown: rates are of the last seconds, and who does not answer is to be known.
+        arguments.push("1".into());
         let seen = Arc::new(Mutex::new(Seen {
             samples: Vec::new(),
             trouble: None,
@@ -76,7 +77,7 @@ impl Host {
         let shared = Arc::clone(&seen);
         let work = move || {
             loop {
-                let trouble = follow(&program, &arguments, &shared);
+                let trouble = follow(node, &program, &arguments, &shared);
                 let mut seen = lock(&shared);
                 if seen.is_over {
                     return;
@@ -142,7 +143,7 @@ fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
 }
 
 /// Reads what a remote shell says until it ends; why it did.
-fn follow(program: &str, arguments: &[String], shared: &Mutex<Seen>) -> String {
+fn follow(node: usize, program: &str, arguments: &[String], shared: &Mutex<Seen>) -> String {
     let node_of = |line: &[u8]| serde_json::from_slice::<Line>(line).ok()?.nodes.into_iter().next();
     let spawned = Command::new(program)
         .args(arguments)
@@ -162,10 +163,21 @@ fn follow(program: &str, arguments: &[String], shared: &Mutex<Seen>) -> String {
         }
         seen.child = Some(child);
     }
-    let said = std::thread::spawn(move || {
-        let mut text = String::new();
-        let read = errors.map(|errors| errors.take(MAX_LINE).read_to_string(&mut text));
-        read.map_or(String::new(), |_| text.trim().lines().last().unwrap_or_default().to_owned())
+    let said = Arc::new(Mutex::new(String::new()));
+    let last = Arc::clone(&said);
+    let listener = std::thread::spawn(move || {
+        let mut reader = errors.map(BufReader::new);
+        while let Some(reader) = &mut reader {
+            let mut line = Vec::new();
+            match reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
+                Ok(1..) => {}
+                _ => break,
+            }
+            let line = String::from_utf8_lossy(&line).trim().to_owned();
+            if !line.is_empty() {
+                *last.lock().unwrap_or_else(PoisonError::into_inner) = line;
+            }
+        }
     });
     let mut reader = out.map(BufReader::new);
     while let Some(reader) = &mut reader {
@@ -174,7 +186,10 @@ fn follow(program: &str, arguments: &[String], shared: &Mutex<Seen>) -> String {
             Ok(1..) => {}
             _ => break,
         }
-        let Some(Node { sample }) = node_of(&line) else { continue };
+        let Some(Node { mut sample }) = node_of(&line) else { continue };
+        // By this machine's clock: others may go wrong.
+        sample.time = sample::now();
+        sample.node = node;
         let mut seen = lock(shared);
         let from = sample.time - WINDOW;
         seen.samples.push(sample);
@@ -187,7 +202,12 @@ fn follow(program: &str, arguments: &[String], shared: &Mutex<Seen>) -> String {
         let _ = child.kill();
         child.wait()
     });
-    let said = said.join().unwrap_or_default();
+    // What the shell has left running may keep its standard error open for ever.
+    let until = Instant::now() + Duration::from_secs(1);
+    while !listener.is_finished() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
     match status {
         Some(Ok(status)) if said.is_empty() => format!("{program} ended: {status}"),
         Some(Ok(_)) => format!("{program}: {said}"),

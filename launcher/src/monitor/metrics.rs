@@ -7,7 +7,7 @@ use reclora_trainer::measure::Phase;
 
 use super::gpu::{COUNTERS, XID};
 use super::sample::{Gpu, Rank, Sample};
-use super::show::View;
+use super::show::{Node, View};
 use crate::error::Result;
 
 /// The format that [`text`] is in.
@@ -71,26 +71,29 @@ pub fn text(view: &View<'_>) -> Result<String> {
     Ok(String::from_utf8(bytes)?)
 }
 
+/// The nodes that are looked at: of one that is gone, the last look would be taken for news.
+fn seen<'v, 'a>(view: &'v View<'a>) -> impl Iterator<Item = &'v Node<'a>> {
+    view.nodes.iter().filter(|node| !node.is_gone())
+}
+
 fn gpus(families: &Families, view: &View<'_>) -> Result<()> {
-    let gpus: Vec<(&Sample, &Gpu)> = view
-        .samples()
-        .flat_map(|sample| sample.gpus.iter().map(move |gpu| (sample, gpu)))
-        .collect();
-    let labels = |sample: &Sample, gpu: &Gpu| {
+    let gpus: Vec<(&Node<'_>, &Gpu)> =
+        seen(view).flat_map(|node| node.sample.gpus.iter().map(move |gpu| (node, gpu))).collect();
+    let labels = |node: &Node<'_>, gpu: &Gpu| {
         vec![
             gpu.index.to_string(),
             gpu.uuid.clone(),
             format!("nvidia{}", gpu.index),
             gpu.name.clone(),
-            sample.host.clone(),
+            node.sample.host.clone(),
             view.job.clone(),
-            sample.node.to_string(),
-            sample.stage.clone(),
+            node.name.to_owned(),
+            node.sample.stage.clone(),
         ]
     };
     for counter in &COUNTERS {
-        let rows = gpus.iter().filter_map(|(sample, gpu)| {
-            Some((labels(sample, gpu), gpu.value(counter.name)? / counter.per_unit))
+        let rows = gpus.iter().filter_map(|(node, gpu)| {
+            Some((labels(node, gpu), gpu.value(counter.name)? / counter.per_unit))
         });
         match counter.is_total {
             true => families.counter(counter.dcgm, counter.help, &GPU_LABELS, rows)?,
@@ -98,10 +101,10 @@ fn gpus(families: &Families, view: &View<'_>) -> Result<()> {
         }
     }
     let xid = |gpu: &Gpu| gpu.xid.unwrap_or(0) as f64;
-    let rows = gpus.iter().map(|(sample, gpu)| (labels(sample, gpu), xid(gpu)));
+    let rows = gpus.iter().map(|(node, gpu)| (labels(node, gpu), xid(gpu)));
     families.gauge(XID, "Value of the last XID error encountered.", &GPU_LABELS, rows)?;
     let lost = |gpu: &Gpu| f64::from(u8::from(gpu.lost.is_some()));
-    let rows = gpus.iter().map(|(sample, gpu)| (labels(sample, gpu), lost(gpu)));
+    let rows = gpus.iter().map(|(node, gpu)| (labels(node, gpu), lost(gpu)));
     families.gauge(
         "reclora_gpu_lost",
         "1 if the GPU can't be looked at any more.",
@@ -109,27 +112,26 @@ fn gpus(families: &Families, view: &View<'_>) -> Result<()> {
         rows,
     )?;
     let held = |gpu: &Gpu| f64::from(u8::from(!gpu.throttled_by.is_empty()));
-    let rows = gpus.iter().map(|(sample, gpu)| (labels(sample, gpu), held(gpu)));
+    let rows = gpus.iter().map(|(node, gpu)| (labels(node, gpu), held(gpu)));
     families.gauge("reclora_gpu_throttled", "1 if its clocks are held down.", &GPU_LABELS, rows)
 }
 
 fn ranks(families: &Families, view: &View<'_>) -> Result<()> {
-    let ranks: Vec<(&Sample, &Rank)> = view
-        .samples()
-        .flat_map(|sample| sample.ranks.iter().map(move |rank| (sample, rank)))
+    let ranks: Vec<(&Node<'_>, &Rank)> = seen(view)
+        .flat_map(|node| node.sample.ranks.iter().map(move |rank| (node, rank)))
         .collect();
-    let labels = |sample: &Sample, rank: &Rank| {
+    let labels = |node: &Node<'_>, rank: &Rank| {
         vec![
             view.job.clone(),
-            sample.node.to_string(),
+            node.name.to_owned(),
             rank.rank.to_string(),
-            sample.stage.clone(),
+            node.sample.stage.clone(),
             rank.task.clone(),
         ]
     };
     let rows = |value: fn(&Rank) -> Option<f64>| {
         let rows = ranks.iter();
-        rows.filter_map(move |(sample, rank)| Some((labels(sample, rank), value(rank)?)))
+        rows.filter_map(move |(node, rank)| Some((labels(node, rank), value(rank)?)))
     };
     let counters: [Row<Rank, Option<f64>>; 5] = [
         ("steps", "Optimizer steps of the process.", |r| Some(r.measures.steps as f64)),
@@ -154,9 +156,9 @@ fn ranks(families: &Families, view: &View<'_>) -> Result<()> {
     for (name, help, value) in gauges {
         families.gauge(&format!("reclora_rank_{name}"), help, &RANK_LABELS, rows(value))?;
     }
-    let phases = ranks.iter().flat_map(|(sample, rank)| {
+    let phases = ranks.iter().flat_map(|(node, rank)| {
         Phase::ALL.map(|phase| {
-            let mut labels = labels(sample, rank);
+            let mut labels = labels(node, rank);
             labels.push(phase.name().to_owned());
             (labels, rank.measures.seconds[phase as usize])
         })
@@ -168,9 +170,10 @@ fn ranks(families: &Families, view: &View<'_>) -> Result<()> {
 
 fn nodes(families: &Families, view: &View<'_>) -> Result<()> {
     let rows = |value: fn(&Sample) -> f64| {
-        let labels =
-            |sample: &Sample| vec![view.job.clone(), sample.node.to_string(), sample.host.clone()];
-        view.samples().map(move |sample| (labels(sample), value(sample)))
+        let labels = |node: &Node<'_>| {
+            vec![view.job.clone(), node.name.to_owned(), node.sample.host.clone()]
+        };
+        view.nodes.iter().map(move |node| (labels(node), value(node.sample)))
     };
     let labels = ["job", "node", "Hostname"];
     let gauges: [Row<Sample, f64>; 4] = [
@@ -193,7 +196,7 @@ fn nodes(families: &Families, view: &View<'_>) -> Result<()> {
         &labels,
         verdicts,
     )?;
-    let goodput = view.history.goodput.share();
+    let goodput = view.goodput.share();
     let goodput = goodput.map(|share| (vec![view.job.clone()], share));
     let help = "Share of the run's time, restarts included, that went into progress.";
     families.gauge("reclora_goodput_ratio", help, &["job"], goodput)

@@ -6,6 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use reclora_trainer::measure::Measures;
 use serde::{Deserialize, Serialize};
 
+use super::goodput::Goodput;
+
 /// Bytes of a GiB.
 pub const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -32,6 +34,9 @@ pub struct Sample {
     pub no_gpus: Option<String>,
     /// The ranks that run on it.
     pub ranks: Vec<Rank>,
+    /// What the run's time went to so far; of the node that has rank 0.
+    #[serde(default)]
+    pub goodput: Goodput,
     /// Processor time that collecting has taken so far, in seconds.
     pub collector_seconds: f64,
 }

@@ -17,8 +17,8 @@ use axum::routing::get;
 use color_eyre::eyre::WrapErr;
 use serde::Deserialize;
 
-use super::metrics;
 use super::source::{Look, Source};
+use super::{metrics, sample};
 use crate::error::{LaunchError, Result};
 use crate::progress::display::say;
 
@@ -33,13 +33,19 @@ const PAGE: &str = include_str!("page.html");
 struct Shared {
     latest: Mutex<Result<Look, String>>,
     token: Option<String>,
+    /// Seconds after which a look is old: looking has stopped.
+    patience: f64,
 }
 
 /// Serves until a signal ends this process, which has nothing to clean up.
 pub fn serve(mut source: Source, address: SocketAddr, interval: Duration) -> Result<()> {
-    let token = token(address.ip(), std::env::var(TOKEN).ok())?;
+    let secret = std::env::var_os(TOKEN).map(|token| {
+        token.into_string().map_err(|_| LaunchError::Usage(format!("{TOKEN} is not UTF-8")))
+    });
+    let token = token(address.ip(), secret.transpose()?)?;
     let first = source.look().map_err(|error| error.to_string());
-    let shared = Arc::new(Shared { latest: Mutex::new(first), token });
+    let patience = 3.0 * interval.as_secs_f64() + 10.0;
+    let shared = Arc::new(Shared { latest: Mutex::new(first), token, patience });
     let latest = Arc::clone(&shared);
     let look = move || {
         loop {
@@ -159,6 +165,12 @@ fn is_loopback(host: &str) -> bool {
 fn answer(shared: &Shared, with: impl FnOnce(&Look) -> Response) -> Response {
     let latest = shared.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
     match latest {
+        Ok(look) if sample::now() - look.time() > shared.patience => {
+            let age = sample::now() - look.time();
+            let why =
+                format!("nothing could be looked at for {age:.0} s: see the disk of the run\n");
+            (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+        }
         Ok(look) => with(&look),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response(),
     }

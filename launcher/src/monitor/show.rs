@@ -6,11 +6,13 @@ use comfy_table::{Table, presets};
 use reclora_trainer::measure::Phase;
 use serde::Serialize;
 
+use super::curve::Curve;
+use super::goodput::Goodput;
 use super::gpu::{
     MEMORY_TOTAL, MEMORY_USED, POWER, SM_CLOCK, TEMPERATURE, TENSOR_ACTIVE, UTILIZATION,
 };
-use super::history::History;
 use super::sample::{GIB, Gpu, Rank, Reading, Sample};
+use super::store::LEADER;
 use super::verdict::{OLD, Verdict, diagnose};
 use super::window::{Rates, Window};
 
@@ -25,8 +27,10 @@ pub struct View<'a> {
     pub nodes: Vec<Node<'a>>,
     /// What there is to say of them.
     pub verdicts: Vec<Verdict>,
-    /// The run from its beginning.
-    pub history: &'a History,
+    /// The loss of the run.
+    pub loss: &'a Curve,
+    /// What the run's time went to.
+    pub goodput: Goodput,
 }
 
 /// A node.
@@ -44,19 +48,16 @@ pub struct Node<'a> {
 
 impl<'a> View<'a> {
     /// Of these nodes, at the time `now`.
-    pub fn new(job: &str, windows: &'a [Window], history: &'a History, now: f64) -> Self {
+    pub fn new(job: &str, windows: &'a [Window], loss: &'a Curve, now: f64) -> Self {
         let nodes = windows.iter().filter_map(|window| {
             let sample = window.last()?;
             let rates = sample.ranks.iter().map(|rank| window.rates(rank)).collect();
             Some(Node { name: &window.name, age: (now - sample.time).max(0.0), sample, rates })
         });
         let (nodes, verdicts) = (nodes.collect(), diagnose(windows, now));
-        Self { job: job.to_owned(), time: now, nodes, verdicts, history }
-    }
-
-    /// The latest look at each node.
-    pub fn samples(&self) -> impl Iterator<Item = &'a Sample> {
-        self.nodes.iter().map(|node| node.sample)
+        let leader = windows.iter().find(|window| window.name == LEADER).and_then(Window::last);
+        let goodput = leader.map(|sample| sample.goodput.clone()).unwrap_or_default();
+        Self { job: job.to_owned(), time: now, nodes, verdicts, loss, goodput }
     }
 
     /// One line.
@@ -67,7 +68,7 @@ impl<'a> View<'a> {
 
     /// Whether nobody collects any more.
     pub fn is_over(&self) -> bool {
-        self.nodes.iter().all(|node| node.age > OLD)
+        self.nodes.iter().all(Node::is_gone)
     }
 
     /// What a person reads.
@@ -91,12 +92,17 @@ impl<'a> View<'a> {
             let of = rank.map_or(String::new(), |rank| format!(" (rank {rank})"));
             let _ = writeln!(text, "{}{of}: {figures}\n  help: {help}", kind.name());
         }
-        let goodput = self.history.goodput.text();
+        let goodput = self.goodput.text();
         if goodput.is_empty() { text } else { text + &goodput + "\n" }
     }
 }
 
 impl Node<'_> {
+    /// Whether nobody looks at it any more.
+    pub fn is_gone(&self) -> bool {
+        self.age > OLD
+    }
+
     /// What it is and does, in a line.
     pub fn heading(&self) -> String {
         let Sample { host, stage, cores, memory, .. } = self.sample;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use color_eyre::eyre::eyre;
 
 use super::collect::Eyes;
-use super::history::History;
+use super::curve::Curve;
 use super::hosts::Host;
 use super::sample::{self, Sample};
 use super::show::View;
@@ -20,7 +20,8 @@ pub struct Source {
     kind: Kind,
     /// What is looked at, in a word or two.
     job: String,
-    history: History,
+    /// The loss of the run.
+    loss: Curve,
 }
 
 enum Kind {
@@ -38,13 +39,18 @@ pub struct Look {
     windows: Vec<Window>,
     time: f64,
     job: String,
-    history: History,
+    loss: Curve,
 }
 
 impl Look {
+    /// When it was seen, in seconds since 1970.
+    pub fn time(&self) -> f64 {
+        self.time
+    }
+
     /// To be shown.
     pub fn view(&self) -> View<'_> {
-        View::new(&self.job, &self.windows, &self.history, self.time)
+        View::new(&self.job, &self.windows, &self.loss, self.time)
     }
 }
 
@@ -61,14 +67,14 @@ impl Source {
         }
         if args.hosts.is_empty() {
             let kind = Kind::Machine(Box::new(Eyes::open()), Vec::new());
-            return Ok(Self { kind, job: "this machine".into(), history: History::default() });
+            return Ok(Self { kind, job: "this machine".into(), loss: Curve::default() });
         }
         let hosts = args.hosts.iter().enumerate();
-        let hosts = hosts.map(|(node, host)| Host::watch(node, host, &args.rsh, args.interval));
+        let hosts = hosts.map(|(node, host)| Host::watch(node, host, &args.rsh));
         Ok(Self {
             kind: Kind::Hosts(hosts.collect::<Result<_>>()?),
             job: "hosts".into(),
-            history: History::default(),
+            loss: Curve::default(),
         })
     }
 
@@ -80,11 +86,11 @@ impl Source {
             ))
             .into());
         }
-        let mut history = History::default();
-        store::each(run, store::LEADER, |sample| history.take(&sample))?;
+        let mut loss = Curve::default();
+        store::each(run, store::LEADER, |sample| loss.take(&sample))?;
         let job = run.canonicalize()?;
         let job = job.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { kind: Kind::Run(run.to_owned()), job, history })
+        Ok(Self { kind: Kind::Run(run.to_owned()), job, loss })
     }
 
     /// Waits until everything that is looked at has answered, or is known not to.
@@ -123,13 +129,8 @@ impl Source {
         };
         let leader = windows.iter().find(|window| window.name == store::LEADER);
         for sample in leader.into_iter().flat_map(|window| &window.samples) {
-            self.history.take(sample);
+            self.loss.take(sample);
         }
-        Ok(Look {
-            windows,
-            time: sample::now(),
-            job: self.job.clone(),
-            history: self.history.clone(),
-        })
+        Ok(Look { windows, time: sample::now(), job: self.job.clone(), loss: self.loss.clone() })
     }
 }

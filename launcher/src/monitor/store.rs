@@ -54,7 +54,8 @@ impl Writer {
 
     fn thin(&mut self) -> Result<()> {
         let text = std::fs::read(&self.path)?;
-        let lines = text.split_inclusive(|byte| *byte == b'\n').step_by(2);
+        let lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.len() > 1);
+        let lines = lines.step_by(2);
         write_bytes_atomic(&self.path, &lines.collect::<Vec<_>>().concat())?;
         (self.file, self.bytes) = append(&self.path)?;
         Ok(())

@@ -9,10 +9,12 @@ use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use color_eyre::eyre::WrapErr;
 use prost::encoding::{WireType, double, encode_key, float, int32, int64, string};
 use reclora_storage::atomic::create_dir_all;
+use reclora_trainer::distributed::checkpoint::History;
 use reclora_trainer::measure::Curve;
 
 use super::sample::now;
@@ -25,7 +27,8 @@ pub const DIR: &str = "tensorboard";
 #[derive(Debug)]
 pub struct Scalars {
     directory: PathBuf,
-    files: HashMap<String, File>,
+    /// The file of each task, and its last step.
+    files: HashMap<String, (File, u64)>,
 }
 
 impl Scalars {
@@ -55,38 +58,59 @@ impl Scalars {
                     });
                 }
             }
-            let first = history.steps.first().map_or(0, |step| step.step);
             let path = self.directory.join(slug(task));
-            let mut file = match self.files.get(task) {
-                Some(file) => file,
-                None => self.files.entry(task.clone()).or_insert(open(&path, first)?),
-            };
-            file.write_all(&records).wrap_err_with(|| format!("can't write {}", path.display()))?;
+            let written = self.append(task, &path, history, &records);
+            written.wrap_err_with(|| format!("can't write {}", path.display()))?;
         }
+        Ok(())
+    }
+
+    /// Writes the records of what a task has gone through.
+    fn append(
+        &mut self,
+        task: &str,
+        directory: &Path,
+        history: &History,
+        records: &[u8],
+    ) -> Result<()> {
+        let first = history.steps.first().map(|step| step.step);
+        // Another file after an error, which may have left half a record, and for steps that are done again.
+        let known = self.files.remove(task);
+        let known = known.filter(|(_, last)| first.is_none_or(|first| first > *last));
+        let (mut file, last) = match known {
+            Some(known) => known,
+            None => (open(directory, first)?, 0),
+        };
+        file.write_all(records)?;
+        let last = history.steps.last().map_or(last, |step| step.step);
+        self.files.insert(task.to_owned(), (file, last));
         Ok(())
     }
 }
 
 /// A new file, which goes on at a step.
-fn open(directory: &Path, first: u64) -> Result<File> {
+fn open(directory: &Path, first: Option<u64>) -> Result<File> {
+    /// TensorBoard reads the files of a directory in the order of their names.
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
     create_dir_all(directory)?;
-    let (time, pid) = (now(), std::process::id());
-    // TensorBoard reads the files of a directory in the order of their names.
-    let name = format!("events.out.tfevents.{time:017.6}.reclora.{pid}");
+    let (time, pid) = (now() as u64, std::process::id());
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("events.out.tfevents.{time:010}.reclora.{pid}.{number:04}");
     let path = directory.join(name);
-    let file = OpenOptions::new().create_new(true).append(true).open(&path);
-    let mut file = file.wrap_err_with(|| format!("can't write {}", path.display()))?;
+    let mut file = OpenOptions::new().create_new(true).append(true).open(path)?;
     let mut records = Vec::new();
     let mut version = event(0);
     string::encode(3, &"brain.Event:2".to_owned(), &mut version);
     record(&mut records, &version);
-    let mut start = event(first);
-    let mut session = Vec::new();
-    // SessionLog.status = START.
-    int32::encode(1, &1, &mut session);
-    message(7, &session, &mut start);
-    record(&mut records, &start);
-    file.write_all(&records).wrap_err_with(|| format!("can't write {}", path.display()))?;
+    if let Some(first) = first {
+        let mut start = event(first);
+        let mut session = Vec::new();
+        // SessionLog.status = START: what was said of later steps is no longer so.
+        int32::encode(1, &1, &mut session);
+        message(7, &session, &mut start);
+        record(&mut records, &start);
+    }
+    file.write_all(&records)?;
     Ok(file)
 }
 
@@ -137,7 +161,7 @@ fn record(records: &mut Vec<u8>, content: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reclora_trainer::distributed::checkpoint::{History, StepRecord};
+    use reclora_trainer::distributed::checkpoint::StepRecord;
 
     #[test]
     fn a_record_is_as_tensorflow_writes_it() {
@@ -154,19 +178,25 @@ mod tests {
     #[test]
     fn every_task_has_files_of_its_own() {
         let run = tempfile::tempdir().unwrap();
-        let step =
-            StepRecord { step: 3, epoch: 1, loss: 0.5, learning_rate: 0.1, gradient_norm: 2.0 };
-        let curve = |task: &str| Curve {
-            task: task.into(),
-            history: History { steps: vec![step.clone()], epochs: Vec::new() },
+        let curve = |task: &str, step: u64| {
+            let (loss, learning_rate, gradient_norm) = (0.5, 0.1, 2.0);
+            let step = StepRecord { step, epoch: 1, loss, learning_rate, gradient_norm };
+            let history = History { steps: vec![step], epochs: Vec::new() };
+            Curve { task: task.into(), history }
         };
         for _ in 0..2 {
             let mut scalars = Scalars::new(&run.path().join(DIR));
-            scalars.write(&[curve("tune RecLoRA"), curve("../CRM")]).unwrap();
-            scalars.write(&[curve("tune RecLoRA")]).unwrap();
+            scalars.write(&[curve("tune RecLoRA", 3), curve("../CRM", 1)]).unwrap();
+            scalars.write(&[curve("tune RecLoRA", 4)]).unwrap();
         }
         let files =
             |task: &str| std::fs::read_dir(run.path().join(DIR).join(task)).unwrap().count();
         assert_eq!((files("tune_RecLoRA"), files("_CRM")), (2, 2));
+        // Ranks that begin again go back to what they had saved.
+        let mut scalars = Scalars::new(&run.path().join(DIR));
+        for step in [7, 8, 8, 9] {
+            scalars.write(&[curve("again", step)]).unwrap();
+        }
+        assert_eq!(files("again"), 2);
     }
 }

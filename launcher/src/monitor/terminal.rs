@@ -16,7 +16,8 @@ use ratatui::widgets::{
 use super::show::{Grid, Node, View, gpus, ranks};
 use super::source::{Look, Source};
 use super::verdict::{Kind, Verdict};
-use crate::error::Result;
+use crate::error::{LaunchError, Result};
+use crate::signals::{self, Polled};
 
 /// Columns from which on every column of a table is shown.
 const WIDE: u16 = 132;
@@ -30,14 +31,18 @@ const CURVE_ROWS: u16 = 6;
 const TITLE: Style = Style::new().fg(Color::Cyan).add_modifier(Modifier::BOLD);
 const FAINT: Style = Style::new().add_modifier(Modifier::DIM);
 
-/// Shows until somebody presses `q`.
+/// Shows until somebody presses `q`, or a signal comes.
 pub fn show(mut source: Source, interval: Duration) -> Result<()> {
     // Before the screen is taken: an error is to be read.
     let mut look = source.look()?;
     let mut terminal = ratatui::try_init().wrap_err("can't use this terminal; see --once")?;
     let mut screen = Screen::default();
     let mut looked = Instant::now();
+    let _polled = Polled::begin();
     let result = loop {
+        if let Some(signal) = signals::pending() {
+            break Err(LaunchError::Interrupted(signal).into());
+        }
         if let Err(error) = terminal.draw(|frame| screen.draw(frame, &look)) {
             break Err(error.into());
         }
@@ -109,7 +114,7 @@ impl Screen {
         let width = usize::from(frame.area().width.saturating_sub(2)).max(1);
         let rows: usize = said_lines.iter().map(|line| line.width().div_ceil(width).max(1)).sum();
         let verdicts = (rows as u16).clamp(1, VERDICT_ROWS) + 2;
-        let has_curve = view.history.loss.points.len() > 1;
+        let has_curve = view.loss.points.len() > 1;
         let needed = view.nodes.get(self.node).map_or(0, table_rows);
         let [head, tables, loss, said, foot] = Layout::vertical([
             Constraint::Length(2),
@@ -143,7 +148,7 @@ impl Screen {
         if view.nodes.len() > 1 {
             first.push(Span::raw(format!("  node {} of {}", self.node + 1, view.nodes.len())));
         }
-        let goodput = view.history.goodput.short();
+        let goodput = view.goodput.short();
         if !goodput.is_empty() {
             first.push(Span::styled(format!("  {goodput}"), FAINT));
         }
@@ -242,7 +247,7 @@ fn verdict_lines(view: &View<'_>) -> Vec<Line<'static>> {
 }
 
 fn draw_loss(frame: &mut Frame<'_>, area: Rect, view: &View<'_>) {
-    let curve = &view.history.loss;
+    let curve = view.loss;
     let points: Vec<(f64, f64)> =
         curve.points.iter().map(|(step, loss)| (*step as f64, *loss)).collect();
     let ends = (points.first(), points.last());

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use super::goodput::Goodput;
 use super::gpu::UTILIZATION;
-use super::history::{Goodput, History};
 use super::sample::Sample;
 use super::store;
 use super::window::between;
@@ -15,7 +15,7 @@ pub struct StageUse {
     pub stage: String,
     /// Share of the ranks' time per phase, in the order of `Phase::ALL`.
     pub phases: [f64; 5],
-    /// Cores in use by all ranks together, on average.
+    /// Cores in use by a rank, on average.
     pub cores: f64,
     /// Mean utilisation of the GPUs that ranks used, in per cent.
     pub gpu: Option<f64>,
@@ -25,9 +25,8 @@ pub struct StageUse {
 #[derive(Debug, Default)]
 struct Sums {
     stage: String,
-    /// Seconds that ranks were seen at work, all of them together; and those of one.
+    /// Seconds that ranks were seen at work, all of them together.
     rank_seconds: f64,
-    seconds: f64,
     phases: [f64; 5],
     cpu: f64,
     gpu: f64,
@@ -37,26 +36,25 @@ struct Sums {
 /// The stages, in the order in which they began, and what the run's time went to. A file that can't be read is one
 /// that was never written: the report does without.
 pub fn of(run_dir: &Path) -> (Vec<StageUse>, Goodput) {
-    let (mut all, mut history) = (Vec::new(), History::default());
+    let (mut all, mut goodput) = (Vec::new(), Goodput::default());
     for name in store::names(run_dir) {
-        let is_leader = name == store::LEADER;
         let mut before: Option<Sample> = None;
         let read = store::each(run_dir, &name, |sample| {
-            if is_leader {
-                history.take(&sample);
-            }
             if let Some(before) = before.take().filter(|before| before.stage == sample.stage) {
-                add(&mut all, &before, &sample, is_leader);
+                add(&mut all, &before, &sample);
+            }
+            if name == store::LEADER {
+                goodput = sample.goodput.clone();
             }
             before = Some(sample);
         });
-        // What was read before the error counts.
+        // What was read before an error counts.
         let _ = read;
     }
-    (all.iter().filter_map(Sums::means).collect(), history.goodput)
+    (all.iter().filter_map(Sums::means).collect(), goodput)
 }
 
-fn add(all: &mut Vec<Sums>, before: &Sample, after: &Sample, is_leader: bool) {
+fn add(all: &mut Vec<Sums>, before: &Sample, after: &Sample) {
     let seconds = after.time - before.time;
     if seconds <= 0.0 || after.ranks.is_empty() {
         return;
@@ -66,12 +64,10 @@ fn add(all: &mut Vec<Sums>, before: &Sample, after: &Sample, is_leader: bool) {
         all.len() - 1
     });
     let sums = &mut all[place];
-    let mut is_seen = false;
     for rank in &after.ranks {
         let same = |other: &&super::sample::Rank| other.pid == rank.pid && other.rank == rank.rank;
         let Some(earlier) = before.ranks.iter().find(same) else { continue };
         let rates = between(earlier, rank, seconds);
-        is_seen = true;
         sums.rank_seconds += seconds;
         sums.cpu += seconds * rates.cpu;
         for (sum, share) in sums.phases.iter_mut().zip(rates.phases) {
@@ -84,18 +80,14 @@ fn add(all: &mut Vec<Sums>, before: &Sample, after: &Sample, is_leader: bool) {
             sums.gpus += 1;
         }
     }
-    // Nodes work side by side: their seconds are the same ones.
-    if is_seen && is_leader {
-        sums.seconds += seconds;
-    }
 }
 
 impl Sums {
     fn means(&self) -> Option<StageUse> {
-        (self.rank_seconds > 0.0 && self.seconds > 0.0).then(|| StageUse {
+        (self.rank_seconds > 0.0).then(|| StageUse {
             stage: self.stage.clone(),
             phases: self.phases.map(|seconds| seconds / self.rank_seconds),
-            cores: self.cpu / self.seconds,
+            cores: self.cpu / self.rank_seconds,
             gpu: (self.gpus > 0).then(|| self.gpu / self.gpus as f64),
         })
     }
@@ -119,13 +111,14 @@ mod tests {
             };
             let stage = if time < 6 { "tune" } else { "evaluate" };
             let ranks = vec![rank(0), rank(1)];
-            let sample =
-                Sample { time: time.into(), stage: stage.into(), ranks, ..Sample::default() };
+            let mut sample = Sample { time: time.into(), ranks, ..Sample::default() };
+            sample.stage = stage.into();
+            sample.goodput.wall = time.into();
             writer.write(&sample).unwrap();
         }
         let (used, goodput) = of(run.path());
         let phases = [0.0, 0.5, 0.0, 0.0, 0.0];
-        let of = |stage: &str| StageUse { stage: stage.into(), phases, cores: 1.5, gpu: None };
+        let of = |stage: &str| StageUse { stage: stage.into(), phases, cores: 0.75, gpu: None };
         assert_eq!(used, [of("tune"), of("evaluate")]);
         assert_eq!(goodput.wall, 10.0);
     }

@@ -95,7 +95,7 @@ pub fn diagnose(windows: &[Window], now: f64) -> Vec<Verdict> {
         return Vec::new();
     }
     let mut verdicts: Vec<Verdict> = Vec::new();
-    let mut ranks = Vec::new();
+    let (mut ranks, mut hung) = (Vec::new(), Vec::new());
     for (window, last) in windows.iter().filter_map(|window| Some((window, window.last()?))) {
         let age = newest - last.time;
         if age > FORGOTTEN {
@@ -110,13 +110,15 @@ pub fn diagnose(windows: &[Window], now: f64) -> Vec<Verdict> {
             continue;
         }
         verdicts.extend(machine(window, last));
+        hung.extend(last.ranks.iter().filter_map(|rank| frozen(window, last, rank)));
         let alive = last.ranks.iter().filter(|rank| rank.process.is_some());
         ranks.extend(alive.map(|rank| {
             let rates = window.rates(rank).filter(|rates| rates.seconds >= ENOUGH);
             Seen { rank, rates }
         }));
     }
-    let stalled: Vec<Verdict> = ranks.iter().filter_map(|seen| stopped(seen.rank)).collect();
+    let stalled = ranks.iter().filter_map(|seen| stopped(seen.rank));
+    let stalled: Vec<Verdict> = stalled.chain(hung).collect();
     // What the others do meanwhile is only the consequence.
     if stalled.is_empty() {
         verdicts.extend(pace(&ranks));
@@ -167,7 +169,6 @@ fn machine(window: &Window, last: &Sample) -> Vec<Verdict> {
         let help = "start fewer ranks per node, or see `reclora-launch plan` for what a rank needs";
         verdicts.push(verdict(Kind::MemoryNearLimit, None, figures, help));
     }
-    verdicts.extend(last.ranks.iter().filter_map(|rank| frozen(window, last, rank)));
     verdicts.extend(starved(window, last));
     verdicts
 }
@@ -183,17 +184,15 @@ fn frozen(window: &Window, last: &Sample, rank: &Rank) -> Option<Verdict> {
     let gpu = last.gpus.iter().find(has_rank)?;
     let same = |sample: &Sample| {
         let gpu = sample.gpus.iter().find(|other| other.index == gpu.index)?;
-        // A card that can't tell of its tensor cores is judged by the rest.
-        let idle = gpu.value(TENSOR_ACTIVE).is_none_or(|active| active < 1.0);
-        Some(gpu.value(UTILIZATION)? > 50.0 && idle)
+        // Of a card that can't tell of its tensor cores nothing is said: a long batch looks the same.
+        Some(gpu.value(UTILIZATION)? > 50.0 && gpu.value(TENSOR_ACTIVE)? < 1.0)
     };
     let from = last.time - rates.seconds;
     let mut looks = window.samples.iter().filter(|sample| sample.time >= from);
     looks.all(|sample| same(sample) == Some(true)).then(|| {
         let busy = gpu.value(UTILIZATION).unwrap_or_default();
-        let tensor = gpu.value(TENSOR_ACTIVE).map_or("unknown".into(), |t| format!("{t:.0} %"));
         let figures = format!(
-            "no step, sample or token for {:.0} s at {} {}, while GPU {} is {busy:.0} % busy (tensor cores: {tensor})",
+            "no step, sample or token for {:.0} s at {} {}, while GPU {} is {busy:.0} % busy and its tensor cores are idle",
             rates.seconds, rank.done, rank.unit, gpu.index
         );
         let help = "another rank most likely never joined a collective: see which one lags; the launcher ends the \

@@ -1,5 +1,5 @@
 use super::*;
-use crate::monitor::gpu::{MEMORY_TOTAL, MEMORY_USED, UTILIZATION};
+use crate::monitor::gpu::{MEMORY_TOTAL, MEMORY_USED, TENSOR_ACTIVE, UTILIZATION};
 use crate::monitor::sample::{Gpu, Process, Reading};
 
 /// Ten seconds of ranks with these shares of the time per phase.
@@ -144,4 +144,31 @@ fn gpus() {
     assert_eq!(kinds_of(Gpu { throttled_by: hot, ..gpu(50.0, 0.0) }), [], "nothing to do");
     let lost = Gpu { lost: Some("GPU is lost".into()), ..Gpu::default() };
     assert_eq!(kinds_of(lost), [(Kind::GpuLost, None)]);
+}
+
+#[test]
+fn a_busy_gpu_without_a_step_hangs() {
+    let window = |done: fn(u32) -> u64, tensor: Option<f64>| {
+        let sample = |time: u32| {
+            let mut gpu = Gpu { processes: vec![(7, 1)], ..Gpu::default() };
+            gpu.counters.insert(UTILIZATION.into(), Reading::Value(100.0));
+            let tensor = tensor.map_or(Reading::Missing("not supported".into()), Reading::Value);
+            gpu.counters.insert(TENSOR_ACTIVE.into(), tensor);
+            let process = Some(Process { state: 'S', ..Process::default() });
+            let rank = Rank { rank: 3, pid: 7, done: done(time), process, ..Rank::default() };
+            Sample {
+                time: 1000.0 + f64::from(time),
+                memory: (1, 100),
+                gpus: vec![gpu],
+                ranks: vec![rank],
+                ..Sample::default()
+            }
+        };
+        Window::new("node_0", (0..=14).map(sample).collect())
+    };
+    assert_eq!(kinds(window(|_| 5, Some(0.0))), [(Kind::Stalled, Some(3))]);
+    // Works; is busy with something else; can't be known.
+    assert_eq!(kinds(window(|time| time.into(), Some(0.0))), []);
+    assert_eq!(kinds(window(|_| 5, Some(40.0))), []);
+    assert_eq!(kinds(window(|_| 5, None)), []);
 }

@@ -27,6 +27,8 @@ pub struct RunInfo {
     pub name: String,
     /// Stages in the order they ran, with wall time in seconds.
     pub stages: Vec<(String, f64)>,
+    /// Hash of the content of each stage's files.
+    pub hashes: Vec<(String, String)>,
     /// Number of ranks of the distributed stages.
     pub world_size: usize,
     /// The effective configuration, shown verbatim.

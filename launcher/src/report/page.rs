@@ -96,6 +96,7 @@ pub(super) fn render(
         is_seen => !inputs.used.is_empty(),
         goodput => inputs.goodput.text(),
         total => duration(total),
+        hashes => summary.hashes,
         config => info.config_toml,
     })?;
     Ok(page)

@@ -26,6 +26,9 @@ pub struct Summary {
     /// Seconds by stage, in the order they ran.
     #[serde(serialize_with = "as_map")]
     pub stages: Vec<(String, f64)>,
+    /// Hash of the content of each stage's files: equal for equal files, of whatever run.
+    #[serde(serialize_with = "as_map")]
+    pub hashes: Vec<(String, String)>,
     /// Number of ranks of the distributed stages.
     pub world_size: usize,
     /// Hash of the tuned adapter's weights.
@@ -69,6 +72,7 @@ impl Summary {
         Self {
             metrics,
             stages: info.stages.clone(),
+            hashes: info.hashes.clone(),
             world_size: info.world_size,
             adapter_xxh3: inputs.adapter_xxh3.clone(),
         }

@@ -98,6 +98,7 @@ fn info() -> RunInfo {
     stages.extend([("tune".to_owned(), 185.5), ("evaluate".to_owned(), 42.0)]);
     RunInfo {
         name: "quickstart".into(),
+        hashes: vec![("prepare".into(), "0123456789abcdef".into())],
         stages,
         world_size: 2,
         config_toml: "name = \"quickstart\"\nseed = 42\n\n[tune]\nepochs = 5\n".into(),
@@ -120,7 +121,7 @@ fn summary_has_the_documented_shape() {
     let text = fs::read_to_string(run.path().join("report/summary.json")).unwrap();
     let summary: Value = serde_json::from_str(&text).unwrap();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    assert_eq!(keys(&summary), ["adapter_xxh3", "metrics", "stages", "world_size"]);
+    assert_eq!(keys(&summary), ["adapter_xxh3", "hashes", "metrics", "stages", "world_size"]);
     assert_eq!(
         keys(&summary["metrics"]),
         ["crm", "item_mean", "logistic_regression", "lora", "reclora"]
@@ -130,6 +131,7 @@ fn summary_has_the_documented_shape() {
     assert_eq!(reclora["auc"], 0.742);
     assert_eq!(reclora["auc_ci95"], json!([0.742 - 0.012, 0.742 + 0.012]));
     assert_eq!(summary["stages"]["tune"], 185.5);
+    assert_eq!(summary["hashes"]["prepare"], "0123456789abcdef");
     assert_eq!(summary["world_size"], 2);
     assert_eq!(summary["adapter_xxh3"], "0123456789abcdef");
     let order = ["\"prepare\"", "\"embed\"", "\"pretrain\"", "\"evaluate\""];
