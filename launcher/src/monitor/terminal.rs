@@ -113,9 +113,12 @@ impl Screen {
         let said_lines = verdict_lines(&view);
         let width = usize::from(frame.area().width.saturating_sub(2)).max(1);
         let rows: usize = said_lines.iter().map(|line| line.width().div_ceil(width).max(1)).sum();
-        let verdicts = (rows as u16).clamp(1, VERDICT_ROWS) + 2;
-        let has_curve = view.loss.points.len() > 1;
+        let height = frame.area().height;
+        let verdicts = (rows as u16).clamp(1, if height < 30 { 3 } else { VERDICT_ROWS }) + 2;
         let needed = view.nodes.get(self.node).map_or(0, table_rows);
+        // Where there is not room for all, the tables come first.
+        let has_curve = view.loss.points.len() > 1
+            && needed.saturating_add(verdicts + CURVE_ROWS + 3) <= height;
         let [head, tables, loss, said, foot] = Layout::vertical([
             Constraint::Length(2),
             if has_curve { Constraint::Length(needed) } else { Constraint::Fill(1) },
@@ -162,9 +165,9 @@ impl Screen {
         self.row = self.row.min(rows.saturating_sub(1));
         let (gpu_rows, ranks_rows) = (rows_of(gpus.rows.len()), rows_of(ranks.rows.len()));
         let ranks_rows = if ranks.rows.is_empty() { 0 } else { ranks_rows };
-        let constraints = match (gpu_rows + ranks_rows > area.height, gpus.rows.is_empty()) {
-            (true, false) if ranks_rows > 0 => [Constraint::Fill(1), Constraint::Fill(1)],
-            _ => [Constraint::Length(gpu_rows), Constraint::Fill(1)],
+        let constraints = match gpu_rows.saturating_add(ranks_rows) > area.height {
+            true => [Constraint::Fill(1), Constraint::Length(ranks_rows.min(area.height / 2))],
+            false => [Constraint::Length(gpu_rows), Constraint::Fill(1)],
         };
         let [above, below] = Layout::vertical(constraints).areas(area);
         match (&node.sample.no_gpus, gpus.rows.is_empty()) {
@@ -197,7 +200,13 @@ impl Screen {
                 Cell::new(cell).style(style)
             }))
         });
-        let table = Table::new(rows, shown.iter().map(width))
+        // The last column, the state, takes what is left.
+        let widths =
+            shown.iter().enumerate().map(|(place, column)| match place + 1 == shown.len() {
+                true => Constraint::Fill(1),
+                false => width(column),
+            });
+        let table = Table::new(rows, widths)
             .header(Row::new(shown.iter().map(|&column| name(column))).style(FAINT))
             .block(Block::bordered().title(title.to_owned()).title_style(TITLE));
         let mut state =
