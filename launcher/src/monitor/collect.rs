@@ -73,7 +73,7 @@ impl Collector {
     pub fn start(run_dir: &Path, name: &str, node: usize) -> Result<Self> {
         let watch = Arc::new(Watch::default());
         let (end, ended) = channel();
-        let mut account = (name == LEADER).then(|| account(run_dir)).transpose()?;
+        let mut account = (name == LEADER).then(|| account(run_dir));
         let mut writer = Writer::open(run_dir, name)?;
         let (seen, directory) = (Arc::clone(&watch), run_dir.join(super::tensorboard::DIR));
         let work = move || {
@@ -111,12 +111,16 @@ impl Collector {
 }
 
 /// What the run's time went to so far.
-fn account(run_dir: &Path) -> Result<Account> {
-    let windows = store::read(run_dir)?;
+fn account(run_dir: &Path) -> Account {
+    let windows = store::read(run_dir).unwrap_or_else(|error| {
+        // The run goes on: watching must not stop it.
+        say(&format!("what the run's time went to is counted anew: {error:#}"));
+        Vec::new()
+    });
     let last = |window: &Window| window.last().map_or(0.0, |sample| sample.time);
     let seen = windows.iter().map(last).fold(0.0, f64::max);
     let leader = windows.iter().find(|window| window.name == LEADER).and_then(Window::last);
-    Ok(leader.map_or(Account::default(), |before| Account::after(before, seen, now())))
+    leader.map_or(Account::default(), |before| Account::after(before, seen, now()))
 }
 
 impl Drop for Collector {

@@ -56,9 +56,20 @@ pub struct Account {
     sum: Goodput,
     /// Time of the last sample.
     last: Option<f64>,
+    /// What is to be added when work begins: a launcher that finds everything done does not prolong the run.
+    absence: Option<Absence>,
     /// The stage and the task that [`Goodput::reached`] is of.
     key: (String, String),
     at_work: Option<Mark>,
+}
+
+/// The time between two launchers.
+#[derive(Debug)]
+struct Absence {
+    /// All of it.
+    wall: f64,
+    /// Of which no launcher was there.
+    away: f64,
 }
 
 /// How far a process was.
@@ -73,16 +84,24 @@ impl Account {
     /// Goes on after the last sample of an earlier launcher. `seen` is when any launcher of the run, those of parts
     /// included, was seen last; `now` is when this one begins.
     pub fn after(before: &Sample, seen: f64, now: f64) -> Self {
-        let mut sum = before.goodput.clone();
-        sum.wall += (now - before.time).max(0.0);
-        sum.away += (now - seen.max(before.time)).max(0.0);
+        let sum = before.goodput.clone();
+        let wall = (now - before.time).max(0.0);
+        let absence = Some(Absence { wall, away: (now - seen.max(before.time)).max(0.0) });
         let task = before.ranks.iter().min_by_key(|rank| rank.rank).map(|rank| rank.task.clone());
         let key = (before.stage.clone(), task.unwrap_or_default());
-        Self { sum, last: Some(now), key, at_work: None }
+        Self { sum, last: Some(now), absence, key, at_work: None }
     }
 
     /// Takes the next sample, and notes in it what there is so far.
     pub fn take(&mut self, sample: &mut Sample) {
+        if sample.ranks.is_empty() && self.absence.is_some() {
+            sample.goodput = self.sum.clone();
+            return;
+        }
+        if let Some(Absence { wall, away }) = self.absence.take() {
+            self.sum.wall += wall;
+            self.sum.away += away;
+        }
         let last = *self.last.get_or_insert(sample.time);
         self.sum.wall += (sample.time - last).max(0.0);
         self.last = Some(sample.time);
@@ -165,7 +184,14 @@ mod tests {
         assert!(first.goodput.text().starts_with("goodput 25 % of 53 s: 16 % done again, 57 %"));
         assert_eq!(Goodput::default().text(), "");
         // Jobs that did parts meanwhile were launchers, too.
-        assert_eq!(Account::after(&before, 39.0, 49.0).sum.away, 10.0);
+        let mut account = Account::after(&before, 39.0, 49.0);
+        // One that finds nothing to do changes nothing.
+        let mut idle = Sample { time: 50.0, ..Sample::default() };
+        account.take(&mut idle);
+        assert_eq!(idle.goodput, before.goodput);
+        let mut first = sample(51.0, 3, 0);
+        account.take(&mut first);
+        assert_eq!((first.goodput.wall, first.goodput.away), (51.0, 10.0));
     }
 
     #[test]
