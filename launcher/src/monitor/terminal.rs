@@ -16,7 +16,7 @@ use ratatui::widgets::{
 use super::show::{Grid, Node, View, gpus, ranks};
 use super::source::{Look, Source};
 use super::verdict::{Kind, Verdict};
-use crate::error::{LaunchError, Result};
+use crate::error::Result;
 use crate::signals::{self, Polled};
 
 /// Columns from which on every column of a table is shown.
@@ -40,8 +40,8 @@ pub fn show(mut source: Source, interval: Duration) -> Result<()> {
     let mut looked = Instant::now();
     let _polled = Polled::begin();
     let result = loop {
-        if let Some(signal) = signals::pending() {
-            break Err(LaunchError::Interrupted(signal).into());
+        if signals::pending().is_some() {
+            break Ok(());
         }
         if let Err(error) = terminal.draw(|frame| screen.draw(frame, &look)) {
             break Err(error.into());
@@ -61,6 +61,10 @@ pub fn show(mut source: Source, interval: Duration) -> Result<()> {
         }
     };
     ratatui::restore();
+    if let Some(signal) = signals::pending() {
+        // Without a word: nothing was ended but the view.
+        std::process::exit(128 + signal as i32);
+    }
     result
 }
 
