@@ -18,10 +18,16 @@ use reclora_trainer::stages::{RunContext, Stage, export_pair, predict, stage_dir
 
 /// Writes to standard output. A reader that has seen enough (`| head`) is no error.
 pub fn print(text: &str) -> Result<()> {
+    print_to_reader(text).map(drop)
+}
+
+/// The same, for what would go on and on: whether anybody still reads.
+pub fn print_to_reader(text: &str) -> Result<bool> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

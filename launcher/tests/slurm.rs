@@ -89,12 +89,12 @@ impl Cluster {
     }
 }
 
-/// What all jobs of a run have said.
-fn outputs(run_dir: &str) -> String {
-    let outputs = std::fs::read_dir(Path::new(run_dir).join("slurm")).unwrap();
-    let paths = outputs.map(|output| output.unwrap().path());
-    let paths = paths.filter(|path| path.extension().is_some_and(|extension| extension == "out"));
-    paths.map(|path| format!("{path:?}\n{}\n", std::fs::read_to_string(&path).unwrap())).collect()
+/// What each job of a run has said, by the name of its file.
+fn outputs(run_dir: &str) -> Vec<(String, String)> {
+    let files = std::fs::read_dir(Path::new(run_dir).join("slurm")).unwrap();
+    let paths = files.map(|file| file.unwrap().path().display().to_string());
+    let paths = paths.filter(|path| path.ends_with(".out"));
+    paths.map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
 }
 
 /// A submitted run.
@@ -354,18 +354,11 @@ fn e2e_slurm_stages_can_be_jobs_that_wait_for_each_other() {
     assert_eq!(said.matches("submitted job").count(), 9, "{said}");
     let log = cluster.reclora(&["logs", &run_dir, "--stage", "export", "--follow"]);
     let status = cluster.reclora(&["status", &run_dir]);
+    let outputs = outputs(&run_dir);
     let complete = log.contains("report: ") && status.matches("COMPLETED").count() == 9;
-    assert!(
-        complete,
-        "{log}\n{status}\n{}\n{}",
-        cluster.on_head(&["sinfo", "-Nl"]),
-        outputs(&run_dir)
-    );
+    assert!(complete, "{log}\n{status}\n{}\n{outputs:?}", cluster.on_head(&["sinfo", "-Nl"]));
     for part in 0..3 {
-        let outputs = std::fs::read_dir(path("run/slurm")).unwrap().map(Result::unwrap);
-        let mut outputs = outputs.map(|output| output.path());
-        let output = outputs.find(|o| o.to_string_lossy().ends_with(&format!("_{part}.out")));
-        let text = std::fs::read_to_string(output.unwrap()).unwrap();
+        let (_, text) = outputs.iter().find(|o| o.0.ends_with(&format!("_{part}.out"))).unwrap();
         assert!(text.contains(&format!("few2many  part {part}/3 done")), "{text}");
     }
     let alone = cluster.alone(&config, &[]);

@@ -142,6 +142,13 @@ fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The next line, or what there is of one that is too long; `None` at the end.
+fn next_line(reader: &mut impl BufRead) -> Option<Vec<u8>> {
+    let mut line = Vec::new();
+    let count = reader.take(MAX_LINE).read_until(b'\n', &mut line).ok()?;
+    (count > 0).then_some(line)
+}
+
 /// Reads what a remote shell says until it ends; why it did.
 fn follow(node: usize, program: &str, arguments: &[String], shared: &Mutex<Seen>) -> String {
     let node_of = |line: &[u8]| serde_json::from_slice::<Line>(line).ok()?.nodes.into_iter().next();
@@ -167,12 +174,7 @@ fn follow(node: usize, program: &str, arguments: &[String], shared: &Mutex<Seen>
     let last = Arc::clone(&said);
     let listener = std::thread::spawn(move || {
         let mut reader = errors.map(BufReader::new);
-        while let Some(reader) = &mut reader {
-            let mut line = Vec::new();
-            match reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
-                Ok(1..) => {}
-                _ => break,
-            }
+        while let Some(line) = reader.as_mut().and_then(next_line) {
             let line = String::from_utf8_lossy(&line).trim().to_owned();
             if !line.is_empty() {
                 *last.lock().unwrap_or_else(PoisonError::into_inner) = line;
@@ -180,12 +182,7 @@ fn follow(node: usize, program: &str, arguments: &[String], shared: &Mutex<Seen>
         }
     });
     let mut reader = out.map(BufReader::new);
-    while let Some(reader) = &mut reader {
-        let mut line = Vec::new();
-        match reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
-            Ok(1..) => {}
-            _ => break,
-        }
+    while let Some(line) = reader.as_mut().and_then(next_line) {
         let Some(Node { mut sample }) = node_of(&line) else { continue };
         // By this machine's clock: others may go wrong.
         sample.time = sample::now();

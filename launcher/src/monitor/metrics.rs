@@ -1,7 +1,6 @@
 //! What is seen, as Prometheus reads it. GPUs have the names, units and labels that NVIDIA's exporter gives them, so
 //! that dashboards and alerts for that one work here too.
 
-use prometheus::core::Collector;
 use prometheus::{CounterVec, Encoder, GaugeVec, Opts, Registry, TextEncoder};
 use reclora_trainer::measure::Phase;
 
@@ -26,39 +25,27 @@ struct Families {
 }
 
 impl Families {
-    fn register(&self, collector: impl Collector + 'static) -> Result<()> {
-        Ok(self.registry.register(Box::new(collector))?)
-    }
-
-    fn gauge(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-        rows: impl IntoIterator<Item = (Vec<String>, f64)>,
-    ) -> Result<()> {
+    fn gauge(&self, name: &str, help: &str, labels: &[&str], rows: impl Rows) -> Result<()> {
         let family = GaugeVec::new(Opts::new(name, help), labels)?;
         for (labels, value) in rows {
             family.with_label_values(&labels).set(value);
         }
-        self.register(family)
+        Ok(self.registry.register(Box::new(family))?)
     }
 
-    fn counter(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-        rows: impl IntoIterator<Item = (Vec<String>, f64)>,
-    ) -> Result<()> {
+    fn counter(&self, name: &str, help: &str, labels: &[&str], rows: impl Rows) -> Result<()> {
         let family = CounterVec::new(Opts::new(name, help), labels)?;
         // A counter can't go down, and of one moment it need not.
         for (labels, value) in rows.into_iter().filter(|(_, value)| *value >= 0.0) {
             family.with_label_values(&labels).inc_by(value);
         }
-        self.register(family)
+        Ok(self.registry.register(Box::new(family))?)
     }
 }
+
+/// The values of a family, each with its labels.
+trait Rows: IntoIterator<Item = (Vec<String>, f64)> {}
+impl<T: IntoIterator<Item = (Vec<String>, f64)>> Rows for T {}
 
 /// Everything in `view`.
 pub fn text(view: &View<'_>) -> Result<String> {

@@ -25,12 +25,11 @@ pub mod verdict;
 pub mod watch;
 pub mod window;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
-use color_eyre::eyre::WrapErr;
-
 use crate::cli::MonitorArgs;
+use crate::commands::print_to_reader;
 use crate::error::Result;
 use source::Source;
 
@@ -62,15 +61,5 @@ pub fn run(args: &MonitorArgs) -> Result<()> {
             return Ok(());
         }
         std::thread::sleep(interval);
-    }
-}
-
-/// Prints; whether anybody still reads: who closed the pipe has seen enough.
-fn print_to_reader(text: &str) -> Result<bool> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error).wrap_err("can't write to standard output"),
     }
 }

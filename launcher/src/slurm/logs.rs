@@ -10,7 +10,7 @@ use color_eyre::eyre::WrapErr;
 use super::status::ask;
 use super::{Job, jobs_of};
 use crate::cli::LogsArgs;
-use crate::commands::print;
+use crate::commands::print_to_reader;
 use crate::error::{LaunchError, Result};
 use crate::pipeline::attempts;
 use crate::progress::display::say;
@@ -33,9 +33,9 @@ pub fn logs(args: &LogsArgs) -> Result<()> {
     let mut quiet = 0;
     loop {
         let (text, next) = read_from(&path, at)?;
-        print(&text)?;
+        let is_read = print_to_reader(&text)?;
         at = next;
-        if !args.follow {
+        if !args.follow || !is_read {
             return Ok(());
         }
         if !text.is_empty() {

@@ -28,21 +28,16 @@ pub fn by_history_length(scored: &[Scored], lengths: &[u32]) -> Vec<HistoryGroup
     let longest = lengths.iter().copied().max().unwrap_or(0);
     let mut groups = Vec::new();
     let (mut from, mut to) = (0, SHORTEST);
-    loop {
+    while from <= longest && from < to {
         let inside = scored.iter().zip(lengths).filter(|(_, length)| (from..to).contains(*length));
         let inside: Vec<Scored> = inside.map(|(scored, _)| *scored).collect();
         if !inside.is_empty() {
             let (auc, log_loss) = (auc(&inside), log_loss(&inside));
             groups.push(HistoryGroup { from, to, samples: inside.len() as u64, auc, log_loss });
         }
-        if to > longest {
-            return groups;
-        }
         (from, to) = (to, to.saturating_mul(2));
-        if from == to {
-            return groups;
-        }
     }
+    groups
 }
 
 #[cfg(test)]
