@@ -116,7 +116,7 @@ pub fn write_report(run_dir: &Path) -> Result<String> {
     };
     let summary = report::write(run_dir, &info)?;
     let page = run_dir.join("report/index.html");
-    Ok(format!("{}\nreport: {}\n", report::table(&summary), page.display()))
+    Ok(format!("{}report: {}\n", report::table(&summary), page.display()))
 }
 
 /// A run that is on disk.

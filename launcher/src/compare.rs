@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
+use comfy_table::Table;
 use reclora_trainer::config::Config;
-use reclora_trainer::metrics::{AucDifference, Metrics, Scored, auc_difference};
+use reclora_trainer::metrics::{Bootstrap, Differences, Scored};
 use reclora_trainer::stages::{Predicted, predictions};
 use serde::Serialize;
 
@@ -14,7 +13,10 @@ use crate::commands::{context, print};
 use crate::config;
 use crate::error::{LaunchError, Result};
 use crate::progress::display::printable;
-use crate::report::number;
+use crate::report::table::{
+    COMPARED, aligned, new, reference_titles, signed, to_references, with_interval,
+};
+use crate::report::{self, ModelSummary, label, number};
 
 /// Seed of the resamples: the same runs give the same intervals.
 const SEED: u64 = 0;
@@ -23,12 +25,14 @@ const SEED: u64 = 0;
 #[derive(Debug, Serialize)]
 struct Compared {
     run: String,
-    metrics: Metrics,
+    /// Every model of the run, with its differences to RecLoRA and the CRM, as the run itself says.
+    #[serde(serialize_with = "report::as_map")]
+    models: Vec<(String, ModelSummary)>,
     samples: usize,
     /// Test samples that it has in common with the first run.
     shared: usize,
-    /// On these; none for the first run, and where there are none.
-    auc_difference: Option<AucDifference>,
+    /// The model's figures less those of the first run, on the samples in common; none for the first run.
+    differences: Option<Differences>,
 }
 
 /// What `--json` prints.
@@ -60,17 +64,18 @@ fn comparison(args: &CompareArgs) -> Result<Comparison> {
         }
         let context = context(run)?;
         let predicted = predictions(&context, &args.model)?;
+        let models = report::models(&context.run_dir)?;
         let pairs = first.as_deref().map(|first| paired(first, &predicted));
         let resamples = args.resamples as usize;
-        let difference = pairs.as_ref().and_then(|[a, b]| auc_difference(a, b, resamples, SEED));
-        // With the run's own intervals.
-        let (bootstrap, seed) = (context.config.evaluate.bootstrap, context.config.seed);
+        let differences = |pairs: &[Vec<Scored>; 2]| {
+            Some(Bootstrap::new(pairs, resamples, SEED)?.differences(1, 0))
+        };
         runs.push(Compared {
             run: run.display().to_string(),
-            metrics: Metrics::compute(&scored(predicted.iter()), bootstrap, seed),
             samples: predicted.len(),
-            shared: pairs.map_or(predicted.len(), |[shared, _]| shared.len()),
-            auc_difference: difference,
+            shared: pairs.as_ref().map_or(predicted.len(), |[shared, _]| shared.len()),
+            differences: pairs.as_ref().and_then(differences),
+            models,
         });
         first.get_or_insert(predicted);
         configs.push(context.config);
@@ -86,19 +91,18 @@ fn paired(first: &[Predicted], second: &[Predicted]) -> [Vec<Scored>; 2] {
     let places: HashMap<_, &Predicted> = first.iter().map(|sample| (key(sample), sample)).collect();
     let shared: Vec<(&Predicted, &Predicted)> =
         second.iter().filter_map(|sample| Some((*places.get(&key(sample))?, sample))).collect();
-    [scored(shared.iter().map(|(a, _)| *a)), scored(shared.iter().map(|(_, b)| *b))]
-}
-
-/// As the metrics want them: users by number.
-fn scored<'a>(predicted: impl Iterator<Item = &'a Predicted>) -> Vec<Scored> {
-    let mut users: HashMap<&str, u32> = HashMap::new();
-    predicted
-        .map(|sample| {
-            let next = users.len() as u32;
-            let user = *users.entry(&sample.user).or_insert(next);
-            Scored { user, label: sample.label, probability: sample.probability }
-        })
-        .collect()
+    let mut users: Vec<&str> = shared.iter().map(|(sample, _)| sample.user.as_str()).collect();
+    users.sort_unstable();
+    users.dedup();
+    let scored = |sample: &Predicted| Scored {
+        user: users.partition_point(|user| *user < sample.user.as_str()) as u32,
+        label: sample.label,
+        probability: sample.probability,
+    };
+    [
+        shared.iter().map(|(first, _)| scored(first)).collect(),
+        shared.iter().map(|(_, second)| scored(second)).collect(),
+    ]
 }
 
 /// Settings that are not the same in all runs. Where a run is and how it was computed is no difference between
@@ -116,53 +120,66 @@ fn differing(configs: &[Config]) -> BTreeMap<String, Vec<String>> {
 }
 
 fn readable(comparison: &Comparison) -> String {
-    let mut table = Table::new();
-    table.load_preset(UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Disabled);
-    let difference = "AUC less the first's [95 %]";
-    table.set_header(["run", "AUC [95 %]", difference, "log loss", "accuracy", "gAUC", "samples"]);
-    for run in &comparison.runs {
-        let metrics = &run.metrics;
-        let interval = |ci95: Option<[f64; 2]>| {
-            ci95.map_or(String::new(), |[low, high]| format!(" [{low:.4}, {high:.4}]"))
-        };
-        let signed = |ci95: Option<[f64; 2]>| {
-            ci95.map_or(String::new(), |[low, high]| format!(" [{low:+.4}, {high:+.4}]"))
-        };
-        let difference = run.auc_difference.map_or_else(
-            || "-".to_owned(),
-            |by| format!("{:+.4}{}", by.difference, signed(by.ci95)),
-        );
-        let samples = match run.shared == run.samples {
-            true => run.samples.to_string(),
-            false => format!("{} ({} in common)", run.samples, run.shared),
-        };
-        table.add_row([
-            printable(&run.run),
-            format!("{}{}", number(metrics.auc), interval(metrics.auc_ci95)),
-            difference,
-            number(metrics.log_loss),
-            number(metrics.accuracy),
-            number(metrics.gauc),
-            samples,
-        ]);
+    let mut text = format!("model {} on the test sets\n", comparison.model);
+    text.push_str(&format!("{}\n", metrics(comparison)));
+    text.push_str(&format!("{}\n", to_the_first(comparison)));
+    text.push_str("all models of each run\n");
+    for (figure, of) in COMPARED {
+        let titles = ["run".to_owned(), format!("{figure} less that of")];
+        let mut table = new(titles.into_iter().chain(reference_titles()));
+        for run in &comparison.runs {
+            let names = [printable(&run.run)].into_iter().chain(std::iter::repeat(String::new()));
+            for (name, (key, model)) in names.zip(&run.models) {
+                let cells = to_references(key, model, of);
+                table.add_row([name, printable(label(key))].into_iter().chain(cells));
+            }
+        }
+        text.push_str(&format!("{}\n", aligned(table, 2)));
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    let mut text = format!("model {} on the test sets\n{table}\n", comparison.model);
     if comparison.settings.is_empty() {
         text.push_str("the settings are the same\n");
         return text;
     }
-    let mut settings = Table::new();
-    settings.load_preset(UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Disabled);
     let header = comparison.runs.iter().map(|run| printable(&run.run));
-    settings.set_header(["setting".to_owned()].into_iter().chain(header));
+    let mut settings = new(["setting".to_owned()].into_iter().chain(header));
     for (name, values) in &comparison.settings {
         settings.add_row([name].into_iter().chain(values).map(|text| printable(text)));
     }
     text.push_str(&format!("{settings}\n"));
     text
+}
+
+/// The compared model's figures, a row per run.
+fn metrics(comparison: &Comparison) -> Table {
+    let header = ["run", "AUC [95 %]", "gAUC [95 %]", "log loss", "accuracy", "samples"];
+    let mut table = new(header.map(str::to_owned));
+    for run in &comparison.runs {
+        let model = run.models.iter().find(|(key, _)| *key == comparison.model);
+        let of = model.map(|(_, model)| model.clone()).unwrap_or_default();
+        table.add_row([
+            printable(&run.run),
+            with_interval(of.auc, of.auc_ci95),
+            with_interval(of.gauc, of.gauc_ci95),
+            number(of.log_loss),
+            number(of.accuracy),
+            run.samples.to_string(),
+        ]);
+    }
+    aligned(table, 1)
+}
+
+/// The compared model's figures less those of the first run.
+fn to_the_first(comparison: &Comparison) -> Table {
+    let first = comparison.runs.first().map_or(String::new(), |run| printable(&run.run));
+    let header = [format!("less {first}"), "AUC [95 %]".into(), "gAUC [95 %]".into()];
+    let mut table = new(header.into_iter().chain(["samples in common".to_owned()]));
+    for run in comparison.runs.iter().skip(1) {
+        let by = run.differences.unwrap_or_default();
+        let cells = COMPARED.map(|(_, of)| signed(of(&by)));
+        let names = [printable(&run.run)].into_iter();
+        table.add_row(names.chain(cells).chain([run.shared.to_string()]));
+    }
+    aligned(table, 1)
 }
 
 #[cfg(test)]

@@ -28,24 +28,32 @@ fn e2e_runs_are_compared_on_the_samples_they_share() {
         let metrics =
             std::fs::read(dir.path().join(name).join("predictions/metrics.json")).unwrap();
         let metrics: Value = serde_json::from_slice(&metrics).unwrap();
-        let expected = &metrics["models"]["reclora"]["metrics"];
-        for figure in ["auc", "log_loss", "accuracy", "gauc", "auc_ci95"] {
-            assert_eq!(run["metrics"][figure], expected[figure], "{name}: {figure}");
+        for (model, expected) in metrics["models"].as_object().unwrap() {
+            for figure in ["auc", "log_loss", "accuracy", "gauc", "auc_ci95", "gauc_ci95"] {
+                let expected = &expected["metrics"][figure];
+                assert_eq!(run["models"][model][figure], *expected, "{name}: {model} {figure}");
+            }
+            assert_eq!(run["models"][model]["differences"], expected["differences"]);
         }
     }
-    assert_eq!(runs[0]["auc_difference"], Value::Null);
-    let auc = |run: usize| runs[run]["metrics"]["auc"].as_f64().unwrap();
-    let by = runs[1]["auc_difference"]["difference"].as_f64().unwrap();
-    assert!((by - (auc(1) - auc(0))).abs() < 1e-12, "{json}");
-    let ends = runs[1]["auc_difference"]["ci95"].as_array().unwrap();
-    assert!(ends[0].as_f64().unwrap() <= by && by <= ends[1].as_f64().unwrap(), "{json}");
-    // The same adapter on some of the samples.
+    assert_eq!(runs[0]["differences"], Value::Null);
+    for figure in ["auc", "gauc"] {
+        let of = |run: usize| runs[run]["models"]["reclora"][figure].as_f64().unwrap();
+        let by = &runs[1]["differences"][figure];
+        let difference = by["difference"].as_f64().unwrap();
+        assert!((difference - (of(1) - of(0))).abs() < 1e-12, "{json}");
+        let [low, high] = [0, 1].map(|end| by["ci95"][end].as_f64().unwrap());
+        assert!(low <= difference && difference <= high, "{json}");
+        // The same adapter on some of the samples.
+        assert_eq!(runs[2]["differences"][figure]["difference"], 0.0);
+    }
     assert_eq!((runs[2]["samples"].as_u64(), runs[2]["shared"].as_u64()), (Some(100), Some(100)));
-    assert_eq!(runs[2]["auc_difference"]["difference"], 0.0);
     assert_eq!(json["settings"]["adapter.rank"], serde_json::json!(["4", "2", "4"]));
     assert_eq!(json["settings"].as_object().unwrap().len(), 2, "{json}");
     let text = stdout(&args);
-    for part in ["model reclora on the test sets", "+0.0000 [+0.0000, +0.0000]", "adapter.rank"] {
+    let less = format!("less {first}");
+    let parts = ["model reclora on the test sets", "+0.0000 [+0.0000, +0.0000]", "adapter.rank"];
+    for part in parts.into_iter().chain([less.as_str(), "samples in common", "gAUC less that of"]) {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(

@@ -88,7 +88,7 @@ pub struct CompareArgs {
     /// The model of each run: reclora, lora, crm, logistic_regression or item_mean
     #[arg(long, value_name = "NAME", default_value = "reclora")]
     pub model: String,
-    /// Resamples of the bootstrap
+    /// Resamples of the users, for the intervals
     #[arg(long, value_name = "N", default_value_t = 1000)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub resamples: u32,

@@ -253,17 +253,19 @@ Exit codes: 0 every promise was kept, 1 one was not: its seed is told.";
 pub const COMPARE_LONG: &str = "\
 Puts the test metrics of runs side by side, and the settings in which they differ.
 
-The difference in AUC to the first run comes with a 95 % interval of a paired bootstrap: both models are \
-scored on the same resamples of the test samples that both runs have (the same user, item and time), so what \
-makes samples hard for both does not blur the difference. An interval without 0 in it is a difference that is \
-hardly chance, as far as these samples tell; another seed of the training is not in it.";
+Differences in AUC and in gAUC (the AUC within each user) come with a 95 % interval of a paired bootstrap over \
+users: a resample draws users, with all their samples, and both models are measured on the same draws, so what \
+makes users hard for both does not blur the difference. The model of each run is compared with that of the first \
+run, on the test samples that both runs have (the same user, item and time); within each run, every model with \
+RecLoRA and with the CRM. An interval without 0 in it is a difference that is hardly chance, as far as these \
+samples tell; another seed of the training is not in it.";
 
 /// Of `compare`.
 pub const COMPARE_EXAMPLES: &str = "\
 Examples:
   reclora-launch compare runs/quickstart runs/three
   reclora-launch compare runs/a runs/b runs/c --model crm
-  reclora-launch compare runs/a runs/b --json | jq .runs[1].auc_difference
+  reclora-launch compare runs/a runs/b --json | jq .runs[1].differences.auc
 
 Exit codes: 0 done, 1 a run is not evaluated or damaged, 2 usage.";
 

@@ -4,7 +4,7 @@ use plotters::style::RGBColor;
 use serde::Serialize;
 
 use super::ReportError;
-use super::inputs::{Gate, History, Inputs};
+use super::inputs::{Gate, History, Inputs, Step};
 use super::plot::{self, Drawn, LineChart, Series, Stroke, TEXT};
 use super::summary::label;
 
@@ -108,33 +108,58 @@ pub(super) fn test(inputs: &Inputs, models: &[String]) -> Result<Vec<Figure>, Re
 pub(super) fn tuning(inputs: &Inputs) -> Result<Vec<Figure>, ReportError> {
     let mut runs = vec![("reclora", &inputs.reclora)];
     runs.extend(inputs.lora.as_ref().map(|lora| ("lora", lora)));
-    let mut loss = Vec::new();
-    let mut auc = Vec::new();
-    for (key, history) in runs.iter().rev() {
-        let steps = &history.steps;
-        let raw: Vec<_> = steps.iter().filter_map(|s| Some((s.step as f64, s.loss?))).collect();
-        let smooth = smoothed(&raw);
-        let colour = colour(key).0;
-        loss.insert(0, Series { points: thin(raw), colour, stroke: Stroke::Faint });
-        loss.push(Series { points: thin(smooth), colour, stroke: Stroke::Line });
-        auc.push(Series { points: valid_auc(history), colour, stroke: Stroke::Dotted });
-    }
-    let legend: Vec<_> = runs.iter().map(|(key, _)| key_of(key)).collect();
+    let auc = runs.iter().rev().map(|(key, history)| Series {
+        points: valid_auc(history),
+        colour: colour(key).0,
+        stroke: Stroke::Dotted,
+    });
     Ok(vec![
-        finish(
-            "Tuning loss",
-            "Cross-entropy of the answer per optimizer step: raw (pale) and smoothed.",
-            legend.clone(),
-            lines("step", "loss", loss, false, "Tuning loss per optimizer step"),
-        )?,
+        tuning_loss(&runs)?,
         finish(
             "Valid AUC while tuning",
             "After each epoch, on the first samples of the valid split. Shown only: \
              the last epoch is the one kept.",
-            legend,
-            lines("epoch", "valid AUC", auc, true, "Valid AUC per epoch of tuning"),
+            runs.iter().map(|(key, _)| key_of(key)).collect(),
+            lines("epoch", "valid AUC", auc.collect(), true, "Valid AUC per epoch of tuning"),
         )?,
     ])
+}
+
+/// Loss per step: of all tokens of the answers and, where it was recorded, of the deciding one.
+fn tuning_loss(runs: &[(&str, &History)]) -> Result<Figure, ReportError> {
+    let (mut raw, mut smooth, mut later) = (Vec::new(), Vec::new(), Vec::new());
+    for (key, history) in runs.iter().rev() {
+        let of = |loss: fn(&Step) -> Option<f64>| -> Vec<(f64, f64)> {
+            history.steps.iter().filter_map(|step| Some((step.step as f64, loss(step)?))).collect()
+        };
+        let series = |points, stroke| Series { points, colour: colour(key).0, stroke };
+        let (all, deciding) = (of(|step| step.loss), of(|step| step.deciding_loss));
+        smooth.push(series(smoothed(&all), Stroke::Line));
+        smooth.push(series(smoothed(&deciding), Stroke::Dashed));
+        later.extend([&all, &deciding].iter().flat_map(|points| &points[points.len() / 10..]));
+        raw.push(series(all, Stroke::Faint));
+    }
+    let mut note = "Cross-entropy of the answer's tokens per optimizer step: raw (pale) and \
+                    smoothed."
+        .to_owned();
+    let mut legend: Vec<_> = runs.iter().map(|(key, _)| key_of(key)).collect();
+    smooth.retain(|series| !series.points.is_empty());
+    if smooth.iter().any(|series| series.stroke == Stroke::Dashed) {
+        note.push_str(
+            " Dashed: that of the token which decides the answer, smoothed; it compares with the \
+             log loss of the test (a coin has 0.6931).",
+        );
+        legend.push(("reference".to_owned(), "deciding token".to_owned()));
+    }
+    let mut series = [raw, smooth].concat();
+    if let Some(largest) = cut_first_steps(&mut series, &later) {
+        note.push_str(&format!(" The first steps, up to {largest:.2}, are above the figure."));
+    }
+    for series in &mut series {
+        series.points = thin(std::mem::take(&mut series.points));
+    }
+    let drawn = lines("step", "loss", series, false, "Tuning loss per optimizer step");
+    finish("Tuning loss", note, legend, drawn)
 }
 
 /// Loss and valid AUC while the recommendation model was trained.
@@ -212,6 +237,27 @@ pub(super) fn gate(gate: Option<&Gate>) -> Result<Vec<Figure>, ReportError> {
             ),
         )?,
     ])
+}
+
+/// Cuts off where the loss has not yet fallen: the first steps may be so far above the `later` ones that
+/// nothing would be seen of these. Gives the largest value cut off; `None` where nothing was.
+fn cut_first_steps(series: &mut [Series], later: &[(f64, f64)]) -> Option<f64> {
+    let (low, high) = later
+        .iter()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), p| (low.min(p.1), high.max(p.1)));
+    let limit = high + 0.15 * (high - low);
+    let mut largest = None;
+    for series in series {
+        let above = series.points.iter().take_while(|p| p.1 > limit).count();
+        let cut: Vec<_> = series.points.drain(..above).collect();
+        let Some(last) = cut.last() else { continue };
+        largest = cut.iter().map(|p| p.1).chain(largest).reduce(f64::max);
+        let Some(next) = series.points.first() else { continue };
+        // Where the curve comes through the limit.
+        let share = (limit - next.1) / (last.1 - next.1);
+        series.points.insert(0, (next.0 + share * (last.0 - next.0), limit));
+    }
+    largest
 }
 
 fn mean_usage(gate: &Gate) -> Vec<f64> {

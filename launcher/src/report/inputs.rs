@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
+use reclora_trainer::metrics::Differences;
+use reclora_trainer::stages::ScoredSamples;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -39,10 +41,8 @@ pub(super) struct Inputs {
 pub(super) struct Evaluation {
     /// Models by name (`reclora`, `lora`, ...).
     pub models: BTreeMap<String, Model>,
-    /// Scored test samples.
-    pub samples: u64,
-    /// Users among them.
-    pub users: u64,
+    /// Which test samples these scored.
+    pub scored: ScoredSamples,
     /// How the gates mixed the experts; absent in runs with one expert.
     #[serde(default)]
     pub gate: Option<Gate>,
@@ -52,6 +52,8 @@ pub(super) struct Evaluation {
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Model {
     pub metrics: Metrics,
+    /// Its figures less those of other models, by their names.
+    pub differences: BTreeMap<String, Differences>,
     #[serde(default)]
     pub calibration: Vec<Bin>,
     /// (false positive rate, true positive rate), from (0, 0) to (1, 1).
@@ -141,6 +143,9 @@ pub(super) struct History {
 pub(super) struct Step {
     pub step: u64,
     pub loss: Option<f64>,
+    /// Of the answers' deciding token alone.
+    #[serde(default)]
+    pub deciding_loss: Option<f64>,
 }
 
 /// One epoch.
@@ -168,13 +173,7 @@ struct ManifestFile {
 impl Inputs {
     /// Reads and checks every input below `run_dir`.
     pub fn read(run_dir: &Path) -> Result<Self, ReportError> {
-        let metrics = run_dir.join("predictions").join("metrics.json");
-        let evaluation: Evaluation = read_json(&metrics, "evaluate")?;
-        evaluation.check().map_err(|what| ReportError::Corrupt {
-            path: metrics,
-            what,
-            stage: "evaluate",
-        })?;
+        let evaluation = Evaluation::read(run_dir)?;
         let adapter = run_dir.join("adapter");
         // The baseline is optional: a run that scored it must also have tuned it.
         let lora = match evaluation.models.contains_key("lora") {
@@ -195,6 +194,16 @@ impl Inputs {
 }
 
 impl Evaluation {
+    /// Reads and checks that of a run.
+    pub fn read(run_dir: &Path) -> Result<Self, ReportError> {
+        let path = run_dir.join("predictions").join("metrics.json");
+        let evaluation: Self = read_json(&path, "evaluate")?;
+        match evaluation.check() {
+            Ok(()) => Ok(evaluation),
+            Err(what) => Err(ReportError::Corrupt { path, what, stage: "evaluate" }),
+        }
+    }
+
     /// What the types can't say. The error tells what is wrong.
     fn check(&self) -> Result<(), String> {
         if !self.models.contains_key("reclora") {

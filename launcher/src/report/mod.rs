@@ -10,15 +10,18 @@ mod inputs;
 mod page;
 mod plot;
 mod summary;
+pub mod table;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 use std::path::{Path, PathBuf};
 
 use reclora_storage::atomic;
 use reclora_storage::error::StorageError;
 
-pub use summary::{Summary, number, table};
+pub use summary::{ModelSummary, Summary, as_map, label, number};
+pub use table::table;
 
 /// What the report needs to know beyond the files of the run.
 #[derive(Clone, Debug)]
@@ -78,6 +81,15 @@ pub enum ReportError {
     /// The report could not be written.
     #[error(transparent)]
     Storage(#[from] StorageError),
+}
+
+/// Figures of a run's models, as its `evaluate` left them, in the order they are shown.
+///
+/// # Errors
+///
+/// The file is missing or corrupt; see [`ReportError`].
+pub fn models(run_dir: &Path) -> Result<Vec<(String, ModelSummary)>, ReportError> {
+    Ok(summary::models(&inputs::Evaluation::read(run_dir)?))
 }
 
 /// Writes `RUN/report/index.html` and `RUN/report/summary.json` and returns the summary.

@@ -2,12 +2,14 @@
 
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
 use reclora_trainer::measure::Phase;
+use reclora_trainer::metrics::Difference;
+use reclora_trainer::stages::REFERENCES;
 use serde::Serialize;
 
-use super::figures;
 use super::inputs::{Gate, HistoryGroup, Inputs};
-use super::summary::{Summary, label, number};
-use super::{ReportError, RunInfo};
+use super::summary::{ModelSummary, Summary, label, number, what_was_scored};
+use super::table::COMPARED;
+use super::{ReportError, RunInfo, figures, verdict};
 use crate::monitor::usage::StageUse;
 
 const TEMPLATE: &str = include_str!("index.html.j2");
@@ -24,6 +26,23 @@ struct Row {
     accuracy: String,
     gauc: String,
     gauc_interval: Option<[String; 2]>,
+}
+
+/// A row of the table of differences.
+#[derive(Serialize)]
+struct DifferenceRow {
+    name: String,
+    /// For each reference, the differences in each figure; none of a reference to itself.
+    cells: Vec<Option<DifferenceCell>>,
+}
+
+/// A difference, as text.
+#[derive(Serialize)]
+struct DifferenceCell {
+    value: String,
+    interval: Option<[String; 2]>,
+    /// Whether 0 is outside the interval.
+    is_sure: bool,
 }
 
 /// A row of the table by history length.
@@ -77,12 +96,16 @@ pub(super) fn render(
     let total: f64 = summary.stages.iter().map(|(_, seconds)| seconds).sum();
     let page = environment.get_template("index.html")?.render(context! {
         name => info.name,
-        samples => thousands(inputs.evaluation.samples),
-        users => thousands(inputs.evaluation.users),
+        samples => thousands(summary.scored.samples),
+        users => thousands(summary.scored.users),
+        scored => what_was_scored(&summary.scored, thousands),
         world_size => info.world_size,
         adapter_xxh3 => summary.adapter_xxh3,
         rows => rows(inputs, &models),
-        verdict => verdict(summary),
+        verdict => verdict::sentences(&summary.metrics),
+        references => REFERENCES.map(label),
+        compared => COMPARED.map(|(figure, _)| figure),
+        differences => summary.metrics.iter().map(difference_row).collect::<Vec<_>>(),
         test => figures::test(inputs, &models)?,
         tuning => figures::tuning(inputs)?,
         crm => figures::crm(&inputs.crm)?,
@@ -135,31 +158,17 @@ fn ends(interval: [f64; 2]) -> [String; 2] {
     interval.map(|end| number(Some(end)))
 }
 
-/// One honest sentence on where RecLoRA stands; `None` when there is nothing to compare.
-fn verdict(summary: &Summary) -> Option<String> {
-    let reclora = summary.metrics.iter().find(|(key, _)| key == "reclora")?.1;
-    let auc = reclora.auc?;
-    let rivals = summary.metrics.iter().filter(|(key, _)| key != "reclora");
-    let (name, rival) = rivals
-        .filter(|(_, row)| row.auc.is_some())
-        .max_by(|a, b| a.1.auc.unwrap_or(0.0).total_cmp(&b.1.auc.unwrap_or(0.0)))?;
-    let difference = auc - rival.auc?;
-    let mut text = format!(
-        "The AUC of RecLoRA is {:.4} {} that of the best of the others, {}.",
-        difference.abs(),
-        if difference < 0.0 { "below" } else { "above" },
-        label(name),
-    );
-    if let (Some([low, high]), Some([rival_low, rival_high])) = (reclora.auc_ci95, rival.auc_ci95) {
-        text.push_str(match low <= rival_high && rival_low <= high {
-            true => {
-                " Their 95 % intervals overlap: on this many samples, \
-                 the difference may be chance."
-            }
-            false => " Their 95 % intervals do not overlap.",
-        });
-    }
-    Some(text)
+fn difference_row((key, model): &(String, ModelSummary)) -> DifferenceRow {
+    let cell = |by: Difference| DifferenceCell {
+        value: format!("{:+.4}", by.difference),
+        interval: by.ci95.map(|ends| ends.map(|end| format!("{end:+.4}"))),
+        is_sure: by.ci95.is_some_and(|[low, high]| low > 0.0 || high < 0.0),
+    };
+    let to = |reference: &&str| {
+        let by = model.differences.get(*reference).copied().unwrap_or_default();
+        COMPARED.map(|(_, of)| of(&by).map(cell))
+    };
+    DifferenceRow { name: label(key).to_owned(), cells: REFERENCES.iter().flat_map(to).collect() }
 }
 
 fn history_rows(inputs: &Inputs, models: &[String]) -> Vec<HistoryRow> {

@@ -1,12 +1,14 @@
-//! The run in a few numbers: `summary.json` and the table at the end of `run`.
+//! The run in a few numbers: `summary.json`.
 
-use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
+use std::collections::BTreeMap;
+
+use reclora_trainer::metrics::Differences;
+use reclora_trainer::stages::{ScoredOrder, ScoredSamples};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::RunInfo;
-use super::inputs::Inputs;
+use super::inputs::{Evaluation, Inputs};
 
 /// The models of the comparison in the order they are shown, with the names people read.
 const MODELS: [(&str, &str); 5] = [
@@ -23,6 +25,8 @@ pub struct Summary {
     /// Test metrics by model, RecLoRA first.
     #[serde(serialize_with = "as_map")]
     pub metrics: Vec<(String, ModelSummary)>,
+    /// Which test samples these were measured on.
+    pub scored: ScoredSamples,
     /// Seconds by stage, in the order they ran.
     #[serde(serialize_with = "as_map")]
     pub stages: Vec<(String, f64)>,
@@ -36,7 +40,7 @@ pub struct Summary {
 }
 
 /// Test metrics of one model; `None` (JSON `null`) where undefined.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ModelSummary {
     /// Area under the ROC curve.
     pub auc: Option<f64>,
@@ -46,31 +50,19 @@ pub struct ModelSummary {
     pub accuracy: Option<f64>,
     /// AUC within each user, averaged by the user's samples.
     pub gauc: Option<f64>,
-    /// 95 % bootstrap interval of the AUC.
+    /// 95 % bootstrap interval of the AUC, over users.
     pub auc_ci95: Option<[f64; 2]>,
+    /// 95 % bootstrap interval of the group AUC, over users.
+    pub gauc_ci95: Option<[f64; 2]>,
+    /// AUC and group AUC less those of RecLoRA and of the CRM, by their names.
+    pub differences: BTreeMap<String, Differences>,
 }
 
 impl Summary {
     pub(super) fn new(inputs: &Inputs, info: &RunInfo) -> Self {
-        let models = &inputs.evaluation.models;
-        let known = MODELS.iter().map(|(key, _)| *key);
-        let others = models.keys().map(String::as_str).filter(|key| !is_known(key));
-        let metrics = known
-            .chain(others)
-            .filter_map(|key| {
-                let metrics = &models.get(key)?.metrics;
-                let row = ModelSummary {
-                    auc: metrics.auc,
-                    log_loss: metrics.log_loss,
-                    accuracy: metrics.accuracy,
-                    gauc: metrics.gauc,
-                    auc_ci95: metrics.auc_interval(),
-                };
-                Some((key.to_owned(), row))
-            })
-            .collect();
         Self {
-            metrics,
+            metrics: models(&inputs.evaluation),
+            scored: inputs.evaluation.scored,
             stages: info.stages.clone(),
             hashes: info.hashes.clone(),
             world_size: info.world_size,
@@ -87,34 +79,51 @@ impl Summary {
     }
 }
 
+/// The models' figures in the order they are shown.
+pub(super) fn models(evaluation: &Evaluation) -> Vec<(String, ModelSummary)> {
+    let known = MODELS.iter().map(|(key, _)| *key);
+    let others = evaluation.models.keys().map(String::as_str).filter(|key| !is_known(key));
+    let summary = |key: &str| {
+        let model = evaluation.models.get(key)?;
+        let metrics = &model.metrics;
+        let summary = ModelSummary {
+            auc: metrics.auc,
+            log_loss: metrics.log_loss,
+            accuracy: metrics.accuracy,
+            gauc: metrics.gauc,
+            auc_ci95: metrics.auc_interval(),
+            gauc_ci95: metrics.gauc_interval(),
+            differences: model.differences.clone(),
+        };
+        Some((key.to_owned(), summary))
+    };
+    known.chain(others).filter_map(summary).collect()
+}
+
+/// Which test samples were scored, in words; `number` writes a number.
+pub(super) fn what_was_scored(scored: &ScoredSamples, number: fn(u64) -> String) -> String {
+    let ScoredSamples { samples, of_samples, users, of_users, order } = scored;
+    let [samples, of_samples, users, of_users] =
+        [samples, of_samples, users, of_users].map(|count| number(*count));
+    match order {
+        ScoredOrder::All => format!("all {samples} test samples, of {users} users"),
+        ScoredOrder::First => format!(
+            "the first {samples} of {of_samples} test samples, of {users} of {of_users} users; others may \
+             be easier or harder"
+        ),
+        ScoredOrder::Sample => format!(
+            "{samples} of {of_samples} test samples, drawn at random, of {users} of {of_users} users"
+        ),
+    }
+}
+
 fn is_known(key: &str) -> bool {
     MODELS.iter().any(|(known, _)| *known == key)
 }
 
 /// The name of a model for people; a model this version does not know keeps its own.
-pub(super) fn label(key: &str) -> &str {
+pub fn label(key: &str) -> &str {
     MODELS.iter().find(|(known, _)| *known == key).map_or(key, |(_, label)| label)
-}
-
-/// The table for the terminal: a row per model, `-` where a metric is undefined.
-pub fn table(summary: &Summary) -> String {
-    let mut table = Table::new();
-    table.load_preset(UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["model", "AUC [95 % interval]", "log loss", "accuracy", "gAUC"]);
-    for (key, row) in &summary.metrics {
-        let auc = match row.auc_ci95 {
-            Some([low, high]) => format!("{} [{low:.4}, {high:.4}]", number(row.auc)),
-            None => number(row.auc),
-        };
-        // Names come from a file: control characters must not reach the terminal.
-        let name: String = label(key).chars().filter(|c| !c.is_control()).collect();
-        let numbers = [row.log_loss, row.accuracy, row.gauc].map(number);
-        table.add_row([name, auc].into_iter().chain(numbers));
-    }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table.to_string()
 }
 
 /// Four decimals, or `-` where undefined.
@@ -125,8 +134,8 @@ pub fn number(value: Option<f64>) -> String {
     }
 }
 
-/// Keeps the order of the pairs, which a `BTreeMap` would not.
-fn as_map<S: Serializer, V: Serialize>(
+/// Writes pairs as a map in their order, which a `BTreeMap` would not.
+pub fn as_map<S: Serializer, V: Serialize>(
     pairs: &[(String, V)],
     serializer: S,
 ) -> Result<S::Ok, S::Error> {

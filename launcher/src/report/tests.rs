@@ -7,6 +7,22 @@ use serde_json::{Value, json};
 
 use super::{ReportError, RunInfo, table, write};
 
+/// A model's figures less those of the models at 0.742 and 0.735.
+fn differences(auc: f64) -> Value {
+    let less = |other: f64| {
+        let by = auc - other;
+        json!({"auc": {"difference": by, "ci95": [by - 0.005, by + 0.006]},
+            "gauc": {"difference": by, "ci95": [by - 0.02, by + 0.02]}})
+    };
+    let mut differences = json!({"reclora": less(0.742), "crm": less(0.735)});
+    for (itself, of) in [("reclora", 0.742), ("crm", 0.735)] {
+        if auc == of {
+            differences.as_object_mut().unwrap().remove(itself);
+        }
+    }
+    differences
+}
+
 fn model(auc: f64) -> Value {
     let roc: Vec<_> =
         (0..=50).map(|i| [f64::from(i) / 50.0, (f64::from(i) / 50.0).powf(1.0 - auc)]).collect();
@@ -21,6 +37,7 @@ fn model(auc: f64) -> Value {
         "metrics": {"auc": auc, "log_loss": 1.2 - auc, "accuracy": auc - 0.05,
             "gauc": auc - 0.02, "auc_ci95": [auc - 0.012, auc + 0.012],
             "gauc_ci95": [auc - 0.04, auc]},
+        "differences": differences(auc),
         "calibration": bins,
         "roc": roc,
     })
@@ -40,7 +57,8 @@ fn metrics() -> Value {
     json!({
         "models": {"reclora": model(0.742), "lora": model(0.721), "crm": model(0.735),
             "logistic_regression": model(0.701), "item_mean": model(0.688)},
-        "samples": 5123, "users": 812,
+        "scored": {"samples": 5123, "of_samples": 5123, "users": 812, "of_users": 812,
+            "order": "all"},
         "gate": {"experts": 8, "modules": modules},
     })
 }
@@ -121,13 +139,21 @@ fn summary_has_the_documented_shape() {
     let text = fs::read_to_string(run.path().join("report/summary.json")).unwrap();
     let summary: Value = serde_json::from_str(&text).unwrap();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    assert_eq!(keys(&summary), ["adapter_xxh3", "hashes", "metrics", "stages", "world_size"]);
+    assert_eq!(
+        keys(&summary),
+        ["adapter_xxh3", "hashes", "metrics", "scored", "stages", "world_size"]
+    );
     assert_eq!(
         keys(&summary["metrics"]),
         ["crm", "item_mean", "logistic_regression", "lora", "reclora"]
     );
     let reclora = &summary["metrics"]["reclora"];
-    assert_eq!(keys(reclora), ["accuracy", "auc", "auc_ci95", "gauc", "log_loss"]);
+    assert_eq!(
+        keys(reclora),
+        ["accuracy", "auc", "auc_ci95", "differences", "gauc", "gauc_ci95", "log_loss"]
+    );
+    assert_eq!(reclora["differences"], differences(0.742));
+    assert_eq!(summary["scored"], metrics()["scored"]);
     assert_eq!(reclora["auc"], 0.742);
     assert_eq!(reclora["auc_ci95"], json!([0.742 - 0.012, 0.742 + 0.012]));
     assert_eq!(summary["stages"]["tune"], 185.5);
@@ -159,7 +185,14 @@ fn page_has_all_figures_and_loads_nothing() {
     {
         assert!(page.contains(shown), "{shown}");
     }
-    assert!(page.contains("Their 95 % intervals overlap"));
+    assert!(page.contains("all 5\u{202f}123 test samples, of 812 users."));
+    assert!(page.contains(
+        "<li>To rank the samples of all users together (AUC), RecLoRA is a better choice than the CRM alone: \
+         its AUC is 0.0070 higher (95 % interval 0.0020 to 0.0130). This is not chance.</li>"
+    ));
+    // Sure, and unsure: RecLoRA less the CRM.
+    assert!(page.contains("<td><b>+0.0070</b><small>+0.0020 to <wbr>+0.0130</small></td>"));
+    assert!(page.contains("<td>+0.0070<small>-0.0130 to <wbr>+0.0270</small></td>"));
 }
 
 #[test]
@@ -222,13 +255,65 @@ fn undefined_values_show_as_a_dash() {
 }
 
 #[test]
-fn table_has_a_row_per_model() {
+fn the_terminal_shows_figures_differences_and_what_they_say() {
     let run = run();
-    let table = table(&write(run.path(), &info()).unwrap());
-    let rows: Vec<&str> = table.lines().filter(|line| line.contains("0.")).collect();
-    assert_eq!(rows.len(), 5, "{table}");
-    assert!(rows[0].contains("RecLoRA") && rows[0].contains("0.7420 [0.7300, 0.7540]"));
-    assert!(rows[4].contains("item mean"));
+    let text = table(&write(run.path(), &info()).unwrap());
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('│')).collect();
+    // Three tables with a header and five models.
+    assert_eq!(rows.len(), 18, "{text}");
+    assert!(rows[1].contains("RecLoRA") && rows[1].contains("0.7420 [0.7300, 0.7540]"));
+    assert!(rows[5].contains("item mean"));
+    assert!(rows[6].contains("AUC less that of") && rows[6].contains("CRM alone [95 %]"));
+    assert!(rows[9].contains("CRM alone") && rows[9].contains("-0.0070 [-0.0120, -0.0010]"));
+    assert!(rows[13].contains("+0.0070 [-0.0130, +0.0270]"), "{text}");
+    let said = text.rsplit('┘').next().unwrap().replace("\n  ", " ");
+    let said: Vec<&str> = said.trim().lines().collect();
+    assert_eq!(said[0], "scored: all 5123 test samples, of 812 users");
+    assert!(said[1].ends_with("(95 % interval 0.0020 to 0.0130). This is not chance."), "{text}");
+    assert!(said[2].contains("can't be told apart") && said.len() == 3, "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+}
+
+#[test]
+fn what_was_scored_is_said() {
+    let run = run();
+    let cases = [
+        ("first", "the first 4000 of 9458 test samples, of 70 of 166 users; others may be"),
+        ("sample", "4000 of 9458 test samples, drawn at random, of 70 of 166 users"),
+    ];
+    for (order, expected) in cases {
+        let mut metrics = metrics();
+        metrics["scored"] = json!({"samples": 4000, "of_samples": 9458, "users": 70,
+            "of_users": 166, "order": order});
+        put(run.path(), "predictions/metrics.json", &metrics);
+        let text = table(&write(run.path(), &info()).unwrap()).replace("\n  ", " ");
+        assert!(text.contains(expected), "{text}");
+        let spaced = expected.replace("4000", "4\u{202f}000").replace("9458", "9\u{202f}458");
+        assert!(page(run.path()).contains(&spaced));
+    }
+}
+
+#[test]
+fn first_steps_do_not_flatten_the_loss() {
+    let run = run();
+    write(run.path(), &info()).unwrap();
+    assert!(!page(run.path()).contains("deciding token"));
+    let steps: Vec<_> = (1..=100)
+        .map(|s| {
+            let loss = if s < 4 { 5.0 - f64::from(s) } else { 0.3 + f64::from(s % 2) / 10.0 };
+            json!({"step": s, "loss": loss, "deciding_loss": 2.0 * loss})
+        })
+        .collect();
+    let history = json!({"steps": steps, "epochs": []});
+    put(run.path(), "adapter/history.json", &history);
+    put(run.path(), "adapter/plain_lora/history.json", &history);
+    write(run.path(), &info()).unwrap();
+    let page = page(run.path());
+    let figure = between(&page, "<h3>Tuning loss</h3>", "</figure>");
+    assert!(figure.contains("The first steps, up to 8.00, are above the figure."), "{figure}");
+    assert!(figure.contains("deciding token") && figure.contains("0.6931"), "{figure}");
+    let ticks: Vec<f64> = figure.lines().filter_map(|line| line.trim().parse().ok()).collect();
+    assert!(ticks.contains(&0.5) && !ticks.contains(&3.0), "{ticks:?}");
 }
 
 #[test]

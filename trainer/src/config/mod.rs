@@ -256,7 +256,7 @@ pub struct EvaluateConfig {
     pub limit: u64,
     /// Samples per unit of work; also what a killed run loses at most per rank.
     pub chunk_size: u64,
-    /// Resamples of the bootstrap intervals.
+    /// Resamples of the users for the 95 % bootstrap intervals.
     pub bootstrap: usize,
 }
 

@@ -19,34 +19,48 @@ fn tie_groups(scored: &[Scored]) -> Vec<(u64, u64, f32)> {
 /// The probability that a random liked sample scores above a random disliked one, ties counting one
 /// half: the Mann–Whitney statistic, counted in integers. `None` unless both classes are present.
 pub fn auc(scored: &[Scored]) -> Option<f64> {
-    let groups = tie_groups(scored);
-    area(groups.iter().map(|&(likes, dislikes, _)| (likes, dislikes)))
+    let mut area = Area::default();
+    for (likes, dislikes, _) in tie_groups(scored) {
+        area.add(likes, dislikes);
+    }
+    area.value()
 }
 
-/// The area from (likes, dislikes) per tie group, lowest probability first.
-pub(super) fn area(groups: impl Iterator<Item = (u64, u64)>) -> Option<f64> {
-    let (mut likes, mut dislikes, mut twice_won) = (0u64, 0u64, 0u128);
-    for (group_likes, group_dislikes) in groups {
-        twice_won += u128::from(group_likes) * u128::from(2 * dislikes + group_dislikes);
-        likes += group_likes;
-        dislikes += group_dislikes;
+/// The area under the ROC curve, of tie groups from the lowest probability on.
+#[derive(Default)]
+pub(super) struct Area {
+    likes: u64,
+    dislikes: u64,
+    twice_won: u128,
+}
+
+impl Area {
+    /// The next tie group.
+    pub(super) fn add(&mut self, likes: u64, dislikes: u64) {
+        self.twice_won += u128::from(likes) * u128::from(2 * self.dislikes + dislikes);
+        self.likes += likes;
+        self.dislikes += dislikes;
     }
-    let pairs = u128::from(likes) * u128::from(dislikes);
-    (pairs > 0).then(|| twice_won as f64 / (2 * pairs) as f64)
+
+    /// `None` unless both classes were added.
+    pub(super) fn value(&self) -> Option<f64> {
+        let pairs = u128::from(self.likes) * u128::from(self.dislikes);
+        (pairs > 0).then(|| self.twice_won as f64 / (2 * pairs) as f64)
+    }
 }
 
 /// AUC within each user, weighted by the user's number of samples; users whose samples are of one
 /// class have no AUC and are left out. `None` if no user is left.
 pub fn group_auc(scored: &[Scored]) -> Option<f64> {
-    weighted_mean(user_aucs(scored).into_iter())
+    weighted_mean(user_aucs(scored).into_iter().filter_map(|(auc, samples)| Some((auc?, samples))))
 }
 
-/// (AUC, samples) of each user who has one, by user.
-pub(super) fn user_aucs(scored: &[Scored]) -> Vec<(f64, f64)> {
+/// Each user's AUC, where there is one, and number of samples; in the order of the users.
+pub(super) fn user_aucs(scored: &[Scored]) -> Vec<(Option<f64>, f64)> {
     let mut by_user = scored.to_vec();
     by_user.sort_by_key(|sample| sample.user);
     let groups = by_user.chunk_by(|a, b| a.user == b.user);
-    groups.filter_map(|group| Some((auc(group)?, group.len() as f64))).collect()
+    groups.map(|group| (auc(group), group.len() as f64)).collect()
 }
 
 /// Mean of (value, weight); `None` of none.

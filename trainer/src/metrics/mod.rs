@@ -8,7 +8,7 @@ mod breakdown;
 mod calibration;
 
 pub use auc::{auc, group_auc, roc};
-pub use bootstrap::{AucDifference, auc_difference, auc_interval, group_auc_interval};
+pub use bootstrap::{Bootstrap, Difference, Differences};
 pub use breakdown::{HistoryGroup, by_history_length};
 pub use calibration::{CalibrationBin, calibration};
 
@@ -36,22 +36,22 @@ pub struct Metrics {
     pub accuracy: Option<f64>,
     /// AUC within each user, weighted by the user's samples; users with one class are left out.
     pub gauc: Option<f64>,
-    /// Percentile bootstrap interval of the AUC, 95 %.
+    /// Percentile bootstrap interval of the AUC over users, 95 %.
     pub auc_ci95: Option<[f64; 2]>,
-    /// The same of the group AUC, over resamples of users.
+    /// Percentile bootstrap interval of the group AUC over users, 95 %.
     pub gauc_ci95: Option<[f64; 2]>,
 }
 
 impl Metrics {
-    /// All figures of `scored`, with `resamples` bootstrap resamples drawn from `seed`.
-    pub fn compute(scored: &[Scored], resamples: usize, seed: u64) -> Self {
+    /// All figures of `scored`, which is the model at the place `model` in `bootstrap`.
+    pub fn new(scored: &[Scored], bootstrap: &Bootstrap, model: usize) -> Self {
         Self {
             auc: auc(scored),
             log_loss: log_loss(scored),
             accuracy: accuracy(scored),
             gauc: group_auc(scored),
-            auc_ci95: auc_interval(scored, resamples, seed),
-            gauc_ci95: group_auc_interval(scored, resamples, seed),
+            auc_ci95: bootstrap.auc_interval(model),
+            gauc_ci95: bootstrap.group_auc_interval(model),
         }
     }
 }
@@ -99,7 +99,8 @@ pub(crate) mod tests {
 
     #[test]
     fn nothing_is_defined_without_samples() {
-        let metrics = Metrics::compute(&[], 10, 1);
+        let bootstrap = Bootstrap::new(&[Vec::new()], 10, 1).unwrap();
+        let metrics = Metrics::new(&[], &bootstrap, 0);
         assert_eq!(serde_json::to_value(&metrics).unwrap()["auc"], serde_json::Value::Null);
         assert_eq!((metrics.auc, metrics.log_loss, metrics.accuracy), (None, None, None));
         assert_eq!((metrics.gauc, metrics.auc_ci95, metrics.gauc_ci95), (None, None, None));

@@ -6,7 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 use reclora_comm::Communicator;
 use reclora_storage::dataset::{Dataset, Sample, Split};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::inputs::{Lens, Neighbours};
 use super::scores::sigmoid;
@@ -18,7 +18,8 @@ use crate::distributed::chunks::{Chunks, PARTS, Values};
 use crate::error::{Result, TrainerError};
 use crate::measure::{Phase, timed};
 use crate::metrics::{
-    CalibrationBin, HistoryGroup, Metrics, Scored, by_history_length, calibration, roc,
+    Bootstrap, CalibrationBin, Differences, HistoryGroup, Metrics, Scored, by_history_length,
+    calibration, roc,
 };
 use crate::model::Prompt;
 use crate::progress::Progress;
@@ -29,19 +30,49 @@ const BINS: usize = 10;
 const POINTS: usize = 200;
 /// The gates' use is a mean over at most this many test samples, evenly spaced.
 const GATE_SAMPLES: u64 = 4096;
+/// The models that every model's figures are compared with.
+pub const REFERENCES: [&str; 2] = ["reclora", "crm"];
 
 /// `predictions/metrics.json`.
 #[derive(Serialize)]
 struct Evaluation {
     models: BTreeMap<&'static str, ModelEvaluation>,
-    samples: u64,
-    users: u64,
+    scored: ScoredSamples,
     gate: Option<GateUse>,
+}
+
+/// Which test samples were scored, by every model.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoredSamples {
+    /// How many.
+    pub samples: u64,
+    /// Of how many.
+    pub of_samples: u64,
+    /// Users that they are of.
+    pub users: u64,
+    /// Users of the whole test split.
+    pub of_users: u64,
+    /// How they were chosen.
+    pub order: ScoredOrder,
+}
+
+/// How the scored samples were chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScoredOrder {
+    /// All were scored.
+    All,
+    /// The first in time.
+    First,
+    /// Drawn at random.
+    Sample,
 }
 
 #[derive(Serialize)]
 struct ModelEvaluation {
     metrics: Metrics,
+    /// Its figures less those of others, by the other's name.
+    differences: BTreeMap<&'static str, Differences>,
     calibration: Vec<CalibrationBin>,
     roc: Vec<[f64; 2]>,
     by_history_length: Vec<HistoryGroup>,
@@ -71,7 +102,8 @@ pub fn run(
     let adapters = Adapters::open(ctx, text.llm.config())?;
     let neighbours = Neighbours::open(ctx, &text.dataset)?;
     let lens = Lens::open(ctx, &text.dataset)?;
-    let test = limited(text.dataset.split(Split::Test), ctx.config.evaluate.limit);
+    let all = text.dataset.split(Split::Test);
+    let test = limited(all.clone(), ctx.config.evaluate.limit);
     let parts = ctx.path(Stage::Evaluate).join(PARTS);
     let chunks = Chunks::new(&parts, "scores", test.clone(), ctx.config.evaluate.chunk_size);
     score(&chunks, &text, &adapters, &neighbours, &lens, comm, progress)?;
@@ -84,8 +116,7 @@ pub fn run(
         predictions::write(&path, &text.dataset, &samples, &models)?;
         let evaluation = Evaluation {
             models: measure(ctx, &samples, &models)?,
-            samples: samples.len() as u64,
-            users: distinct_users(&samples),
+            scored: scored_samples(&text.dataset, all, &samples)?,
             gate: gate_use(&adapters.reclora, &lens, test.clone())?,
         };
         write_json(&ctx.path(Stage::Evaluate).join("metrics.json"), &evaluation)?;
@@ -207,39 +238,63 @@ fn measure(
     samples: &[Sample],
     models: &[(&'static str, Vec<f32>)],
 ) -> Result<BTreeMap<&'static str, ModelEvaluation>> {
-    let resamples = ctx.config.evaluate.bootstrap;
     // A sample's place in its user's history is the number of those before it.
     let lengths: Vec<u32> = samples.iter().map(|sample| sample.position).collect();
-    let measured = models.par_iter().map(|(name, probabilities)| {
-        if probabilities.len() != samples.len() {
-            return Err(TrainerError::Input(format!(
-                "{name}: {} predictions for {} samples; run evaluate again with --force",
-                probabilities.len(),
-                samples.len()
-            )));
-        }
-        let scored: Vec<Scored> = samples
-            .iter()
-            .zip(probabilities)
-            .map(|(sample, &probability)| Scored {
-                user: sample.user,
-                label: sample.label,
-                probability,
-            })
-            .collect();
-        let evaluation = ModelEvaluation {
-            metrics: Metrics::compute(&scored, resamples, ctx.config.seed),
-            calibration: calibration(&scored, BINS),
-            roc: roc(&scored, POINTS),
-            by_history_length: by_history_length(&scored, &lengths),
-        };
-        Ok((*name, evaluation))
-    });
-    measured.collect()
+    let scored = models.iter().map(|(name, probabilities)| scored(name, samples, probabilities));
+    let scored: Vec<Vec<Scored>> = scored.collect::<Result<_>>()?;
+    let bootstrap = Bootstrap::new(&scored, ctx.config.evaluate.bootstrap, ctx.config.seed);
+    let bootstrap = bootstrap.ok_or_else(|| {
+        let text = "the models have scored different samples; run evaluate again with --force";
+        TrainerError::Input(text.to_owned())
+    })?;
+    let place = |wanted: &str| models.iter().position(|(name, _)| *name == wanted);
+    let measured =
+        models.par_iter().zip(&scored).enumerate().map(|(model, ((name, _), scored))| {
+            let references = REFERENCES.iter().filter(|reference| *reference != name);
+            let differences = references
+                .filter_map(|other| Some((*other, bootstrap.differences(model, place(other)?))));
+            let evaluation = ModelEvaluation {
+                metrics: Metrics::new(scored, &bootstrap, model),
+                differences: differences.collect(),
+                calibration: calibration(scored, BINS),
+                roc: roc(scored, POINTS),
+                by_history_length: by_history_length(scored, &lengths),
+            };
+            (*name, evaluation)
+        });
+    Ok(measured.collect())
 }
 
-fn distinct_users(samples: &[Sample]) -> u64 {
-    let mut users: Vec<u32> = samples.iter().map(|sample| sample.user).collect();
+fn scored(name: &str, samples: &[Sample], probabilities: &[f32]) -> Result<Vec<Scored>> {
+    if probabilities.len() != samples.len() {
+        return Err(TrainerError::Input(format!(
+            "{name}: {} predictions for {} samples; run evaluate again with --force",
+            probabilities.len(),
+            samples.len()
+        )));
+    }
+    let scored = |(sample, &probability): (&Sample, &f32)| Scored {
+        user: sample.user,
+        label: sample.label,
+        probability,
+    };
+    Ok(samples.iter().zip(probabilities).map(scored).collect())
+}
+
+/// What `samples` are of the whole test split `all`.
+fn scored_samples(dataset: &Dataset, all: Range<u64>, samples: &[Sample]) -> Result<ScoredSamples> {
+    let of_users = all.clone().map(|index| Ok(dataset.sample(index)?.user));
+    let (scored, of_samples) = (samples.len() as u64, all.end - all.start);
+    Ok(ScoredSamples {
+        samples: scored,
+        of_samples,
+        users: distinct(samples.iter().map(|sample| sample.user).collect()),
+        of_users: distinct(of_users.collect::<Result<_>>()?),
+        order: if scored == of_samples { ScoredOrder::All } else { ScoredOrder::First },
+    })
+}
+
+fn distinct(mut users: Vec<u32>) -> u64 {
     users.sort_unstable();
     users.dedup();
     users.len() as u64

@@ -21,6 +21,7 @@ mod tests;
 mod text;
 mod tune;
 
+pub use evaluate::{REFERENCES, ScoredOrder, ScoredSamples};
 pub use export::export_pair;
 pub use forecast::{Forecast, Training, forecast};
 pub use inputs::check_scale_of;
