@@ -10,7 +10,8 @@ use std::path::Path;
 use half::{bf16, f16};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reclora_trainer::backbone::Backbone;
+use reclora_trainer::backbone::{self, Backbone};
+use reclora_trainer::config::WeightType;
 use reclora_trainer::model::{AdaptedModel, Prompt, Workspace};
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -37,7 +38,10 @@ fn missing_files_are_named() {
     dir.refused("config.json", &["a backbone is a Hugging Face directory"]);
     let nowhere = dir.file("nowhere");
     let error = Backbone::load(&nowhere).unwrap_err().to_string();
-    assert!(error.contains("nowhere/config.json"), "{error}");
+    assert!(
+        error.contains("nowhere: there is no such") && error.contains("backbone.path"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -280,9 +284,15 @@ fn corrupt_configs_are_refused() {
 /// Three shards with an index; the tensors of one block are in different shards.
 fn sharded() -> (Directory, Value) {
     let dir = Directory::whole();
+    let index = shard_tensors(&dir, tiny::tensors(&Sizes::default(), 1));
+    (dir, index)
+}
+
+/// Replaces the weights of a directory by three shards.
+fn shard_tensors(dir: &Directory, tensors: Tensors) -> Value {
     let mut shards = vec![Tensors::new(); 3];
     let mut map = serde_json::Map::new();
-    for (index, (name, tensor)) in tiny::tensors(&Sizes::default(), 1).into_iter().enumerate() {
+    for (index, (name, tensor)) in tensors.into_iter().enumerate() {
         map.insert(name.clone(), json!(shard(index % 3)));
         shards[index % 3].insert(name, tensor);
     }
@@ -292,7 +302,7 @@ fn sharded() -> (Directory, Value) {
     let index = json!({ "metadata": { "total_size": 1 }, "weight_map": map });
     dir.write(INDEX, index.to_string());
     dir.remove(WEIGHTS);
-    (dir, index)
+    index
 }
 
 fn shard(index: usize) -> String {
@@ -362,4 +372,112 @@ fn an_index_can_not_name_files_elsewhere() {
         dir.write(INDEX, index.to_string());
         dir.refused(INDEX, &[&format!("{name:?}"), "not a plain file name", DOWNLOAD]);
     }
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
+/// A directory of these tensors, in one file and in shards.
+fn directories(tied: bool, tensors: &Tensors) -> [Directory; 2] {
+    [false, true].map(|sharded| {
+        let dir = Directory::whole();
+        dir.change_config(|config| config["tie_word_embeddings"] = json!(tied));
+        if sharded {
+            shard_tensors(&dir, tensors.clone());
+        } else {
+            dir.change_tensors(|all| *all = tensors.clone());
+        }
+        dir
+    })
+}
+
+/// The logits, and the notes of the headers and of the whole.
+fn noted(dir: &Directory) -> (Vec<f32>, Vec<String>, bool) {
+    let summary = backbone::check(dir.0.path(), WeightType::F32).unwrap();
+    let backbone = Backbone::load(dir.0.path()).unwrap();
+    assert_eq!(summary.notes, backbone.notes());
+    assert_eq!(&summary.config, backbone.config());
+    let tied = summary.config.tie_word_embeddings;
+    (logits(dir.0.path()).unwrap(), summary.notes, tied)
+}
+
+/// A trained head beside `tie_word_embeddings = true`, as merging an adapter leaves it.
+#[test]
+fn a_head_that_differs_from_the_embedding_is_used_though_the_config_ties_them() {
+    let both = tiny::tensors(&Sizes::default(), 1);
+    let mut without = both.clone();
+    without.remove(HEAD);
+    // Another tensor; one whose last value differs; the embedding in another type.
+    let (mut last, mut typed) = (both.clone(), both.clone());
+    let embedding = both[EMBEDDING].clone();
+    last.insert(HEAD.to_owned(), embedding.clone());
+    *last.get_mut(HEAD).unwrap().bytes.last_mut().unwrap() ^= 0x80;
+    let values = embedding.bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+    let bytes = values.flat_map(|value| bf16::from_f32(value).to_le_bytes()).collect();
+    typed.insert(HEAD.to_owned(), Tensor { dtype: Dtype::BF16, shape: embedding.shape, bytes });
+    let [tied, _] = directories(true, &without);
+    let (tied, notes, is_tied) = noted(&tied);
+    assert!(notes.is_empty() && is_tied);
+    for tensors in [both, last, typed] {
+        let [untied, _] = directories(false, &tensors);
+        let (expected, notes, _) = noted(&untied);
+        assert!(notes.is_empty() && expected != tied);
+        for dir in directories(true, &tensors) {
+            let (found, notes, is_tied) = noted(&dir);
+            assert!(found == expected && !is_tied);
+            let [note] = notes.as_slice() else { panic!("{notes:?}") };
+            for part in [HEAD, EMBEDDING, "tie_word_embeddings = true", ".safetensors: tensor"] {
+                assert!(note.contains(part), "no {part} in: {note}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_head_equal_to_the_bit_is_the_embedding() {
+    let mut both = tiny::tensors(&Sizes::default(), 1);
+    let mut without = both.clone();
+    without.remove(HEAD);
+    both.insert(HEAD.to_owned(), both[EMBEDDING].clone());
+    let [tied, _] = directories(true, &without);
+    for dir in directories(true, &both) {
+        assert!(noted(&dir) == noted(&tied));
+    }
+}
+
+/// Of a tensor with two names, writers keep either.
+#[test]
+fn either_name_of_a_tied_embedding_is_enough() {
+    let mut tensors = tiny::tensors(&Sizes { tied: true, ..Sizes::default() }, 1);
+    let [expected, _] = directories(true, &tensors);
+    let embedding = tensors.remove(EMBEDDING).unwrap();
+    for dir in directories(true, &tensors) {
+        let missing = format!("tensor {EMBEDDING}: is missing");
+        let file = if dir.file(WEIGHTS).exists() { WEIGHTS } else { INDEX };
+        dir.refused(file, &[&missing, DOWNLOAD]);
+    }
+    tensors.insert(HEAD.to_owned(), embedding);
+    for dir in directories(true, &tensors) {
+        assert!(noted(&dir) == noted(&expected));
+    }
+    let [untied, _] = directories(false, &tensors);
+    untied.refused(WEIGHTS, &[&format!("tensor {EMBEDDING}: is missing")]);
+}
+
+#[test]
+fn a_head_that_can_not_be_one_is_refused_though_the_config_ties_it() {
+    let mut tensors = tiny::tensors(&Sizes::default(), 1);
+    tensors.get_mut(HEAD).unwrap().shape.reverse();
+    let [dir, _] = directories(true, &tensors);
+    dir.refused(WEIGHTS, &[&format!("tensor {HEAD}: has shape [12, 11], expected [11, 12]")]);
+}
+
+/// What no value can make right is known from the headers.
+#[test]
+fn widths_that_q8_0_does_not_have_are_refused_by_the_headers() {
+    let dir = Directory::whole();
+    let loaded = Backbone::load_as(dir.0.path(), WeightType::Q8_0).unwrap_err().to_string();
+    let checked = backbone::check(dir.0.path(), WeightType::Q8_0).unwrap_err().to_string();
+    assert_eq!(checked, loaded);
+    assert!(loaded.contains(EMBEDDING) && loaded.contains("blocks of 32"), "{loaded}");
 }

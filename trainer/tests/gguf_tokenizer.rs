@@ -91,17 +91,46 @@ fn sentence_piece_is_the_tokenizer_it_was_made_of() {
 }
 
 #[test]
-fn beginnings_and_ends_are_as_the_file_says() {
+fn beginnings_are_as_the_file_says() {
     let (_, mut file) = stories();
     let plain = load(&file).unwrap().encode("a time").unwrap();
     assert_eq!((plain[0], plain.contains(&2)), (1, false));
-    file.set("tokenizer.ggml.add_eos_token", Value::Bool(true));
-    assert_eq!(load(&file).unwrap().encode("a time").unwrap(), [&plain[..], &[2]].concat());
     file.set("tokenizer.ggml.add_bos_token", Value::Bool(false));
-    assert_eq!(load(&file).unwrap().encode("a time").unwrap(), [&plain[1..], &[2]].concat());
+    assert_eq!(load(&file).unwrap().encode("a time").unwrap(), plain[1..]);
     file.set("tokenizer.ggml.add_space_prefix", Value::Bool(false));
-    let without = load(&file).unwrap().encode(" a time").unwrap();
-    assert_eq!(without, [&plain[1..], &[2]].concat());
+    assert_eq!(load(&file).unwrap().encode(" a time").unwrap(), plain[1..]);
+}
+
+/// Whatever a directory's two files say of the tokens around a text, the GGUF file that says what
+/// tokenizer_config.json does gives the same tokens, and none of them at the end.
+#[test]
+fn a_file_and_its_directory_begin_texts_alike() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/models/stories260k");
+    let text = std::fs::read_to_string(directory.join("tokenizer.json")).unwrap();
+    let whole: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for processor in [whole["post_processor"].clone(), serde_json::Value::Null] {
+        for (add_bos, add_eos) in [(true, false), (false, false), (true, true), (false, true)] {
+            let mut json = whole.clone();
+            json["post_processor"] = processor.clone();
+            std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
+            let config = serde_json::json!({
+                "bos_token": "<s>", "add_bos_token": add_bos, "add_eos_token": add_eos,
+            });
+            std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+            let (_, mut file) = stories();
+            file.set("tokenizer.ggml.add_bos_token", Value::Bool(add_bos));
+            file.set("tokenizer.ggml.add_eos_token", Value::Bool(add_eos));
+            let [one, other] = [Tokenizer::load(dir.path()).unwrap(), load(&file).unwrap()];
+            let tokens = one.encode("a time").unwrap();
+            assert_eq!(other.encode("a time").unwrap(), tokens);
+            assert_eq!((tokens[0] == 1, tokens.contains(&2)), (add_bos, false), "{config}");
+            let noted = |tokenizer: &Tokenizer| {
+                tokenizer.notes().iter().filter(|note| note.contains("goes on")).count()
+            };
+            assert_eq!((noted(&one), noted(&other)), (add_eos.into(), add_eos.into()), "{config}");
+        }
+    }
 }
 
 /// The letter that a byte is written as.

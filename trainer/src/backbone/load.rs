@@ -1,22 +1,18 @@
 //! Reading a Hugging Face directory or a GGUF file into a [`Backbone`].
+//!
+//! A model is opened first: its settings and the headers of all its weight files are read, and every
+//! tensor that it needs must be there. What is opened can be loaded, but for its values.
 
-use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
-use serde::Deserialize;
-
+use super::shards::{EMBEDDING, HEAD, Shards};
 use super::{
-    Backbone, BackboneConfig, BlockWeights, FrozenLinear, Gguf, TensorFile, Weight, is_gguf,
+    Backbone, BackboneConfig, BackboneSummary, BlockWeights, FrozenLinear, Gguf, Weight, diagnose,
+    is_gguf,
 };
 use crate::config::{Projection, WeightType};
 use crate::error::{Result, TrainerError};
-
-/// `model.safetensors.index.json`: which file holds which tensor.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
 
 /// What to do about weights that can't be read or are not those of config.json.
 const ADVICE: &str = "weights and config.json must be one whole model: copy or download both again";
@@ -27,6 +23,9 @@ const PACKED_BYTES: usize = 32 << 20;
 /// The most bytes that the projections of all tokens may take.
 const LOWEST_BYTES: usize = 16 << 20;
 
+/// How much of two tensors is compared where no weights are to be read.
+const GLANCE: usize = 1 << 20;
+
 /// Tensors by their Hugging Face names.
 trait Tensors {
     /// A tensor of this width, as f32.
@@ -36,76 +35,185 @@ trait Tensors {
     fn matrix(&mut self, name: &str, shape: [usize; 2], weight_type: WeightType) -> Result<Weight>;
 }
 
+/// Weight files whose headers are known.
+enum Files {
+    Directory(Shards),
+    Gguf(Gguf),
+}
+
+impl Tensors for Files {
+    fn vector(&mut self, name: &str, width: usize) -> Result<Vec<f32>> {
+        match self {
+            Self::Directory(shards) => shards.file(name)?.read(name, &[width]),
+            Self::Gguf(file) => file.read(name, &[width]),
+        }
+    }
+
+    fn matrix(&mut self, name: &str, shape: [usize; 2], weight_type: WeightType) -> Result<Weight> {
+        match self {
+            Self::Directory(shards) => shards.file_mut(name)?.weight(name, shape, weight_type),
+            Self::Gguf(file) => file.weight(name, shape, weight_type),
+        }
+    }
+}
+
+impl Files {
+    /// Says what to do about weights that are not as they should be.
+    fn advise(&self, error: TrainerError) -> TrainerError {
+        match self {
+            Self::Directory(_) => error.advise(ADVICE),
+            Self::Gguf(_) => error,
+        }
+    }
+}
+
+/// The headers alone: a tensor is looked up as if it were to be read, and has no values.
+struct Headers<'a>(&'a Files);
+
+impl Tensors for Headers<'_> {
+    fn vector(&mut self, name: &str, width: usize) -> Result<Vec<f32>> {
+        match self.0 {
+            Files::Directory(shards) => shards.file(name)?.check(name, &[width])?,
+            Files::Gguf(file) => file.check(name, &[width])?,
+        }
+        Ok(Vec::new())
+    }
+
+    fn matrix(&mut self, name: &str, shape: [usize; 2], weight_type: WeightType) -> Result<Weight> {
+        match self.0 {
+            Files::Directory(shards) => {
+                shards.file(name)?.check_weight(name, shape, weight_type)?;
+            }
+            Files::Gguf(file) => {
+                file.check_weight(name, shape, weight_type)?;
+            }
+        }
+        Ok(Weight::empty())
+    }
+}
+
+/// How far a model is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// No weights are needed.
+    Headers,
+    /// The weights are going to be read.
+    Weights,
+}
+
+/// A model that can be loaded, but for the values of its weights.
+struct Opened {
+    config: BackboneConfig,
+    files: Files,
+    /// The tensor of the embedding.
+    embedding: &'static str,
+    notes: Vec<String>,
+}
+
 /// The settings alone.
 pub(super) fn config(path: &Path) -> Result<BackboneConfig> {
     if is_gguf(path) {
-        return Gguf::open(path)?.config();
+        return Gguf::open_header(path).and_then(|file| file.config()).map_err(explained);
     }
     let config_path = path.join("config.json");
-    BackboneConfig::parse(&config_path, &read(&config_path)?)
+    let text = std::fs::read(&config_path).map_err(|error| {
+        let hint = "a backbone is a Hugging Face directory: config.json, model.safetensors (or an \
+                    index with shards) and tokenizer.json";
+        let what = format!("can't be read: {error}; {hint}");
+        explained(TrainerError::file(&config_path, what))
+    })?;
+    BackboneConfig::parse(&config_path, &text).map_err(explained)
+}
+
+/// Finds out whether a model can be loaded, but for the values of its weights.
+pub(super) fn check(path: &Path, weight_type: WeightType) -> Result<BackboneSummary> {
+    let Opened { config, notes, .. } = open(path, weight_type, Depth::Headers)?;
+    Ok(BackboneSummary { config, notes })
 }
 
 pub(super) fn load(path: &Path, weight_type: WeightType) -> Result<Backbone> {
-    if is_gguf(path) {
-        let mut file = Gguf::open(path)?;
-        let config = file.config()?;
-        return load_weights(path, config, &mut file, weight_type);
+    let Opened { config, mut files, embedding, notes } = open(path, weight_type, Depth::Weights)?;
+    if let Files::Gguf(file) = &files {
+        file.will_need();
     }
-    let config = config(path)?;
-    Shards::open(path)
-        .and_then(|mut shards| load_weights(path, config, &mut shards, weight_type))
-        .map_err(|error| error.advise(ADVICE))
+    let parts = read_parts(&mut files, &config, embedding, weight_type);
+    let Parts { embedding, mut blocks, norm, head } = parts.map_err(|error| files.advise(error))?;
+    keep_packed_if_small(&mut blocks);
+    // A single block projects the queries of few positions.
+    let lowest_bytes = config.vocab_size * config.qkv_dim() * size_of::<f32>();
+    let keeps_lowest = config.num_layers > 1 && lowest_bytes <= LOWEST_BYTES;
+    let lowest = keeps_lowest.then(OnceLock::new);
+    let path = path.to_path_buf();
+    Ok(Backbone { config, path, weight_type, embedding, blocks, norm, head, lowest, notes })
 }
 
-fn load_weights(
-    path: &Path,
-    config: BackboneConfig,
+fn open(path: &Path, weight_type: WeightType, depth: Depth) -> Result<Opened> {
+    let opened = if is_gguf(path) { open_file(path, depth)? } else { open_directory(path, depth)? };
+    let Opened { config, files, embedding, .. } = &opened;
+    read_parts(&mut Headers(files), config, embedding, weight_type)
+        .map_err(|error| files.advise(error))?;
+    Ok(opened)
+}
+
+fn open_file(path: &Path, depth: Depth) -> Result<Opened> {
+    let file = match depth {
+        Depth::Headers => Gguf::open_header(path),
+        Depth::Weights => Gguf::open(path),
+    };
+    let file = file.map_err(explained)?;
+    let config = file.config()?;
+    Ok(Opened { config, files: Files::Gguf(file), embedding: EMBEDDING, notes: Vec::new() })
+}
+
+fn open_directory(path: &Path, depth: Depth) -> Result<Opened> {
+    let mut config = config(path)?;
+    let compared = match depth {
+        Depth::Headers => GLANCE,
+        Depth::Weights => usize::MAX,
+    };
+    let opened = Shards::open(path).and_then(|shards| {
+        let (embedding, notes) = shards.resolve_head(&mut config, compared)?;
+        Ok((Files::Directory(shards), embedding, notes))
+    });
+    let (files, embedding, notes) =
+        opened.map_err(|error| diagnose::cause(&error).unwrap_or_else(|| error.advise(ADVICE)))?;
+    Ok(Opened { config, files, embedding, notes })
+}
+
+/// The error, or its cause where one is found.
+fn explained(error: TrainerError) -> TrainerError {
+    diagnose::cause(&error).unwrap_or(error)
+}
+
+/// All that is in tensors.
+struct Parts {
+    embedding: Weight,
+    blocks: Vec<BlockWeights>,
+    norm: Vec<f32>,
+    head: Option<Weight>,
+}
+
+fn read_parts(
     tensors: &mut dyn Tensors,
+    config: &BackboneConfig,
+    embedding: &str,
     weight_type: WeightType,
-) -> Result<Backbone> {
-    let (hidden, vocab) = (config.hidden_size, config.vocab_size);
-    let table = [vocab, hidden];
-    let embedding = tensors.matrix("model.embed_tokens.weight", table, weight_type)?;
+) -> Result<Parts> {
+    let table = [config.vocab_size, config.hidden_size];
+    let embedding = tensors.matrix(embedding, table, weight_type)?;
     let blocks = (0..config.num_layers)
-        .map(|layer| load_block(tensors, &config, layer, weight_type))
+        .map(|layer| read_block(tensors, config, layer, weight_type))
         .collect::<Result<_>>()?;
-    let norm = tensors.vector("model.norm.weight", hidden)?;
+    let norm = tensors.vector("model.norm.weight", config.hidden_size)?;
     let head = if config.tie_word_embeddings {
         None
     } else {
-        Some(tensors.matrix("lm_head.weight", table, weight_type)?)
+        Some(tensors.matrix(HEAD, table, weight_type)?)
     };
-    let path = path.to_path_buf();
-    // A single block projects the queries of few positions.
-    let lowest_bytes = vocab * config.qkv_dim() * size_of::<f32>();
-    let keeps_lowest = config.num_layers > 1 && lowest_bytes <= LOWEST_BYTES;
-    let lowest = keeps_lowest.then(OnceLock::new);
-    let mut backbone =
-        Backbone { config, path, weight_type, embedding, blocks, norm, head, lowest };
-    keep_packed_if_small(&mut backbone.blocks);
-    Ok(backbone)
+    Ok(Parts { embedding, blocks, norm, head })
 }
 
-/// Packs a small model's weights once instead of for every sequence. In a large one packing is a small
-/// part of the work, and the memory is better shared by the processes of a machine.
-fn keep_packed_if_small(blocks: &mut [BlockWeights]) {
-    let weights = blocks.iter().flat_map(|block| &block.projections);
-    let bytes = weights.map(|linear| linear.weight.packed_bytes()).sum::<Option<usize>>();
-    if bytes.is_some_and(|bytes| bytes <= PACKED_BYTES) {
-        let weights = blocks.iter_mut().flat_map(|block| &mut block.projections);
-        weights.for_each(|linear| linear.weight.keep_packed());
-    }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| {
-        let hint = "a backbone is a Hugging Face directory: config.json, model.safetensors (or an \
-                    index with shards) and tokenizer.json";
-        TrainerError::file(path, format!("can't be read: {e}; {hint}"))
-    })
-}
-
-fn load_block(
+fn read_block(
     tensors: &mut dyn Tensors,
     config: &BackboneConfig,
     layer: usize,
@@ -139,84 +247,13 @@ fn load_block(
     })
 }
 
-/// The weight files of a directory.
-struct Shards {
-    files: Vec<TensorFile>,
-    /// The file where every tensor should be: named in errors.
-    root: PathBuf,
-    /// From the index: tensor to file. Empty without an index.
-    map: BTreeMap<String, usize>,
-}
-
-impl Shards {
-    fn open(dir: &Path) -> Result<Self> {
-        let single = dir.join("model.safetensors");
-        let index = dir.join("model.safetensors.index.json");
-        if !index.exists() || single.exists() {
-            let files = vec![TensorFile::open(&single)?];
-            return Ok(Self { files, root: single, map: BTreeMap::new() });
-        }
-        let parsed: Index = serde_json::from_slice(&read(&index)?)
-            .map_err(|e| TrainerError::file(&index, format!("is not a weight index: {e}")))?;
-        let mut files: Vec<TensorFile> = Vec::new();
-        let mut opened = BTreeMap::new();
-        let mut map = BTreeMap::new();
-        for (tensor, name) in parsed.weight_map {
-            let at = match opened.get(&name) {
-                Some(at) => *at,
-                None => {
-                    files.push(open_shard(dir, &index, &name)?);
-                    opened.insert(name, files.len() - 1);
-                    files.len() - 1
-                }
-            };
-            map.insert(tensor, at);
-        }
-        Ok(Self { files, root: index, map })
+/// Packs a small model's weights once instead of for every sequence. In a large one packing is a small
+/// part of the work, and the memory is better shared by the processes of a machine.
+fn keep_packed_if_small(blocks: &mut [BlockWeights]) {
+    let weights = blocks.iter().flat_map(|block| &block.projections);
+    let bytes = weights.map(|linear| linear.weight.packed_bytes()).sum::<Option<usize>>();
+    if bytes.is_some_and(|bytes| bytes <= PACKED_BYTES) {
+        let weights = blocks.iter_mut().flat_map(|block| &mut block.projections);
+        weights.for_each(|linear| linear.weight.keep_packed());
     }
-
-    /// The file that holds a tensor.
-    fn file(&mut self, name: &str) -> Result<&mut TensorFile> {
-        let at = if self.map.is_empty() { Some(0) } else { self.map.get(name).copied() };
-        at.and_then(|at| self.files.get_mut(at)).ok_or_else(|| {
-            let what = format!("tensor {name}: is missing from the weight map");
-            TrainerError::file(&self.root, what)
-        })
-    }
-}
-
-impl Tensors for Shards {
-    fn vector(&mut self, name: &str, width: usize) -> Result<Vec<f32>> {
-        self.file(name)?.read(name, &[width])
-    }
-
-    fn matrix(&mut self, name: &str, shape: [usize; 2], weight_type: WeightType) -> Result<Weight> {
-        self.file(name)?.weight(name, shape, weight_type)
-    }
-}
-
-impl Tensors for Gguf {
-    fn vector(&mut self, name: &str, width: usize) -> Result<Vec<f32>> {
-        self.read(name, &[width])
-    }
-
-    fn matrix(&mut self, name: &str, shape: [usize; 2], weight_type: WeightType) -> Result<Weight> {
-        self.weight(name, shape, weight_type)
-    }
-}
-
-fn open_shard(dir: &Path, index: &Path, name: &str) -> Result<TensorFile> {
-    let mut parts = Path::new(name).components();
-    if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
-        return Err(TrainerError::file(
-            index,
-            format!("names shard {name:?}, which is not a plain file name"),
-        ));
-    }
-    let path = dir.join(name);
-    if !path.exists() {
-        let what = format!("is missing, but {} names it", index.display());
-        return Err(TrainerError::file(path, what));
-    }
-    TensorFile::open(&path)
 }

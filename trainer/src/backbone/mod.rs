@@ -4,8 +4,10 @@
 //! a gradient.
 
 mod config;
+mod diagnose;
 mod gguf;
 mod load;
+mod shards;
 mod tensors;
 mod weight;
 
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 pub use config::{BackboneConfig, RopeScaling};
+pub(crate) use diagnose::cause;
 pub(crate) use gguf::{Gguf, is_gguf};
 pub(crate) use tensors::TensorFile;
 pub(crate) use weight::{Numbers, Weight};
@@ -64,6 +67,27 @@ pub struct Backbone {
     head: Option<Weight>,
     /// What the lowest block projects each token to, where it is kept.
     pub(crate) lowest: Option<OnceLock<LowestProjections>>,
+    notes: Vec<String>,
+}
+
+/// A model that can be loaded, but for the values of its weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BackboneSummary {
+    /// Sizes and settings.
+    pub config: BackboneConfig,
+    /// What its user should know, each in a line.
+    pub notes: Vec<String>,
+}
+
+/// Finds out whether a model can be loaded with matrices stored as `weights`, by its settings and the
+/// headers of all its weight files. Whatever [`Backbone::load_as`] refuses is refused here, with the same
+/// words, but for values that can't be stored. No weights are read: of a head beside a tied embedding only
+/// the first MiB is compared with it, so that one which differs later is found when it is loaded.
+///
+/// # Errors
+/// See [`Backbone::load_as`].
+pub fn check(path: &Path, weights: WeightType) -> Result<BackboneSummary> {
+    load::check(path, weights)
 }
 
 /// Frozen queries, keys and values of the lowest block, `[vocab, q + 2 kv]`. They are a function of the
@@ -108,6 +132,11 @@ impl Backbone {
     /// The directory or file it was read from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What its user should know, each in a line: where the files contradict each other.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Whether products are made of factors rounded to bf16: with such weights, where the CPU has

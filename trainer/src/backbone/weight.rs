@@ -55,6 +55,23 @@ impl<T: Pod> Numbers<T> {
 }
 
 impl Weight {
+    /// Whether a matrix of this shape can be stored as `weight_type`, whatever its values.
+    pub fn check_shape(
+        [_, inputs]: [usize; 2],
+        weight_type: WeightType,
+    ) -> Result<(), QuantizeError> {
+        match weight_type {
+            WeightType::Q8_0 if !inputs.is_multiple_of(BLOCK) => Err(QuantizeError::Length(inputs)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A matrix without values, where only its being there matters.
+    pub fn empty() -> Self {
+        let values = Values::F32(Numbers::Owned(Vec::new()));
+        Self { outputs: 0, inputs: 0, values, packed: None }
+    }
+
     /// A matrix of f32 values, stored as `weight_type` says. The caller knows their number is right.
     pub fn from_f32(
         [outputs, inputs]: [usize; 2],

@@ -12,7 +12,7 @@ use super::{Counts, RunContext, Stage};
 use crate::distributed::chunks::{Chunks, PARTS, Values};
 use crate::error::{Result, TrainerError};
 use crate::model::Prompt;
-use crate::progress::Progress;
+use crate::progress::{Event, Progress};
 use crate::retriever::ItemEmbeddings;
 use crate::tokenizer::Tokenizer;
 
@@ -31,8 +31,13 @@ pub fn run(
             "no text says anything of an item, so there is nothing to embed; name its columns";
         return Err(TrainerError::config("data.columns.item_texts", what));
     }
-    let llm = Llm::load(&ctx.config)?;
+    let (llm, notes) = Llm::load_with_notes(&ctx.config)?;
     let tokenizer = Tokenizer::load(&ctx.config.backbone.path)?;
+    if comm.rank() == 0 {
+        for text in notes.iter().chain(tokenizer.notes()).cloned() {
+            progress.emit(Event::Message { text });
+        }
+    }
     let model = llm.bare();
     let limit = llm.config().max_position_embeddings;
     let dir = ctx.path(Stage::Embed);

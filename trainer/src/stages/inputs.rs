@@ -33,6 +33,7 @@ pub fn backbone_files(dir: &Path) -> Result<Vec<PathBuf>> {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             name == "config.json"
                 || name == "tokenizer.json"
+                || name == "tokenizer_config.json"
                 || name == "model.safetensors.index.json"
                 || name.ends_with(".safetensors")
         })

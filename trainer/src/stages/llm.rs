@@ -37,7 +37,17 @@ pub enum AdaptedLlm<'a> {
 
 impl Llm {
     pub fn load(config: &Config) -> Result<Self> {
+        Ok(Self::load_with_notes(config)?.0)
+    }
+
+    /// The LLM, and what its user should know.
+    pub fn load_with_notes(config: &Config) -> Result<(Self, Vec<String>)> {
         let backbone = Backbone::load_as(&config.backbone.path, config.backbone.weights)?;
+        let notes = backbone.notes().to_vec();
+        Ok((Self::on_device(backbone, config)?, notes))
+    }
+
+    fn on_device(backbone: Backbone, config: &Config) -> Result<Self> {
         match config.runtime.device {
             Device::Cpu => Ok(Self::Cpu(Box::new(backbone))),
             #[cfg(feature = "cuda")]

@@ -4,7 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use reclora_trainer::backbone::Backbone;
+use reclora_trainer::backbone::{self, Backbone};
+use reclora_trainer::config::WeightType;
 
 use crate::tiny::{Sizes, Tensors};
 
@@ -280,6 +281,8 @@ pub fn refused_bytes(parts: &[&str], bytes: &[u8]) {
     let path = dir.path().join("model.gguf");
     std::fs::write(&path, bytes).unwrap();
     let error = Backbone::load(&path).unwrap_err().to_string();
+    let checked = backbone::check(&path, WeightType::F32).unwrap_err().to_string();
+    assert_eq!(checked, error);
     assert!(error.starts_with(&format!("{}: ", path.display())), "{error}");
     for part in parts {
         assert!(error.contains(part), "no {part:?} in: {error}");

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reclora_trainer::backbone::Backbone;
+use reclora_trainer::backbone::{self, Backbone};
+use reclora_trainer::config::WeightType;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
@@ -209,9 +210,12 @@ impl Directory {
         save(&self.file(WEIGHTS), &tensors);
     }
 
-    /// The error begins with the file and has these parts: what is wrong, and what to do.
+    /// The error begins with the file and has these parts: what is wrong, and what to do. The headers
+    /// alone tell the same.
     pub fn refused(&self, file: &str, parts: &[&str]) {
         let error = Backbone::load(self.0.path()).unwrap_err().to_string();
+        let checked = backbone::check(self.0.path(), WeightType::F32).unwrap_err().to_string();
+        assert_eq!(checked, error);
         let file = format!("{}: ", self.file(file).display());
         assert!(error.starts_with(&file), "not about {file}{error}");
         for part in parts {

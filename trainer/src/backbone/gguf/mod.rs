@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use reclora_storage::mmap::{Access, Mapped, Pattern};
 
+use super::diagnose;
 use crate::error::{Result, TrainerError};
 
 /// Whether a backbone's path means a GGUF file, not a Hugging Face directory.
@@ -36,16 +37,39 @@ pub(crate) struct Gguf {
 }
 
 impl Gguf {
-    /// Maps a file and checks its header.
+    /// Brings a file into memory and checks its header.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_as(path, Access::Automatic)
+    }
+
+    /// Like [`Self::open`], for the header alone: only its pages are read, wherever the file is.
+    pub fn open_header(path: &Path) -> Result<Self> {
+        Self::open_as(path, Access::Map)
+    }
+
+    fn open_as(path: &Path, access: Access) -> Result<Self> {
         if !path.is_file() {
             let what = "can't be read: there is no such file; is backbone.path right?";
             return Err(TrainerError::file(path, what));
         }
-        let map = Arc::new(Mapped::open(path, Access::Automatic)?);
+        let map = Arc::new(Mapped::open(path, access)?);
         let header = parse::parse(path, map.bytes())?;
-        map.advise(Pattern::WillNeed);
-        Ok(Self { path: path.to_path_buf(), map, header })
+        let file = Self { path: path.to_path_buf(), map, header };
+        match file.unsigned("split.count")? {
+            Some(count) if count > 1 => {
+                let advice = diagnose::merge(path, count);
+                file.fail_key(
+                    "split.count",
+                    &format!("it is one of {count} parts of a model: {advice}"),
+                )
+            }
+            _ => Ok(file),
+        }
+    }
+
+    /// Says that all weights are going to be read.
+    pub fn will_need(&self) {
+        self.map.advise(Pattern::WillNeed);
     }
 
     /// The whole file.

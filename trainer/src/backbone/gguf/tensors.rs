@@ -14,6 +14,7 @@ use super::types::Dtype;
 use crate::backbone::Weight;
 use crate::config::WeightType;
 use crate::error::{Result, TrainerError};
+use crate::kernels::q8_0::QuantizeError;
 
 /// Hugging Face's names within a block, and the file's.
 const BLOCK_NAMES: [(&str, &str); 11] = [
@@ -187,10 +188,32 @@ impl Gguf {
         Ok(self.decode(&self.tensor_of_shape(name, shape)?))
     }
 
+    /// Checks by the header that [`Self::read`] will find what it needs.
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        self.tensor_of_shape(name, shape).map(|_| ())
+    }
+
+    /// Checks by the header that [`Self::weight`] will find what it needs.
+    pub fn check_weight(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        weight_type: WeightType,
+    ) -> Result<Tensor> {
+        let tensor = self.tensor_of_shape(name, &shape)?;
+        Weight::check_shape(shape, weight_type).or_else(|error| self.not_kept(name, error))?;
+        Ok(tensor)
+    }
+
+    fn not_kept<T>(&self, name: &str, error: QuantizeError) -> Result<T> {
+        let what = format!("can't be kept as q8_0: {error}");
+        self.fail_tensor(&file_name(name).unwrap_or_default(), &what)
+    }
+
     /// A matrix of exactly this shape, stored as `weight_type`: used where it is in the file if that
     /// has it so, otherwise decoded and converted.
     pub fn weight(&self, name: &str, shape: [usize; 2], weight_type: WeightType) -> Result<Weight> {
-        let tensor = self.tensor_of_shape(name, &shape)?;
+        let tensor = self.check_weight(name, shape, weight_type)?;
         if tensor.dtype.is(weight_type) && tensor.rows == RowOrder::Same {
             let weight = Weight::mapped(&self.map, tensor.range.start, shape, weight_type);
             if let Some(weight) = weight {
@@ -200,10 +223,8 @@ impl Gguf {
         if tensor.dtype == Dtype::Q8_0 && weight_type == WeightType::Q8_0 {
             return Ok(Weight::from_q8_0(shape, self.rows(&tensor).flatten().copied().collect()));
         }
-        Weight::from_f32(shape, self.decode(&tensor), weight_type).or_else(|error| {
-            let what = format!("can't be kept as q8_0: {error}");
-            self.fail_tensor(&file_name(name).unwrap_or_default(), &what)
-        })
+        Weight::from_f32(shape, self.decode(&tensor), weight_type)
+            .or_else(|error| self.not_kept(name, error))
     }
 
     fn tensor_of_shape(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
