@@ -196,8 +196,15 @@ fn models(dir: &Path) -> Outcome<()> {
     let gguf = gguf_file::GgufFile::of(&sizes, &tensors);
     put("gguf", "tiny", 0, &gguf.bytes())?;
     let path = dir.join("model.safetensors");
-    tiny::save(&path, &tensors);
-    whole_and_header("safetensors", &path)
+    let (mut renamed, mut both) = (tensors.clone(), tensors.clone());
+    let table = renamed.remove("model.embed_tokens.weight").ok_or("an embedding")?;
+    renamed.insert("lm_head.weight".to_owned(), table.clone());
+    both.insert("lm_head.weight".to_owned(), table);
+    for (name, tensors) in [("small", &tensors), ("renamed", &renamed), ("both", &both)] {
+        tiny::save(&path, tensors);
+        whole_and_header(&format!("safetensors/{name}"), &path)?;
+    }
+    Ok(())
 }
 
 fn parameters(dir: &Path) -> Outcome<()> {

@@ -1,12 +1,16 @@
-//! The weights of a Hugging Face directory.
+//! The weights of a Hugging Face directory. Their header alone tells the same as the whole.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use reclora_fuzz::{CONFIG, file, safetensors, scratch};
-use reclora_trainer::backbone::Backbone;
+use reclora_trainer::backbone::{Backbone, check};
+use reclora_trainer::config::WeightType;
 
 fuzz_target!(|data: &[u8]| {
     file("backbone/config.json", CONFIG.as_bytes());
     file("backbone/model.safetensors", &safetensors(data));
-    let _ = Backbone::load(&scratch().join("backbone"));
+    let path = scratch().join("backbone");
+    let loaded = Backbone::load(&path).map(|_| ()).map_err(|error| error.to_string());
+    let checked = check(&path, WeightType::F32).map(|_| ()).map_err(|error| error.to_string());
+    assert_eq!(checked, loaded);
 });

@@ -423,7 +423,9 @@ mod tests {
         }
         let dir = directory(&[("readme.md", "")]);
         refused(dir.path(), "config.json", &["a backbone is a Hugging Face directory"]);
-        refused(&dir.path().join("none"), "", &["there is no such file or directory"]);
+        let none = dir.path().join("none");
+        let error = Backbone::load(&none).unwrap_err().to_string();
+        told(&error, &none, &["there is no such file or directory", "is backbone.path right?"]);
     }
 
     #[test]

@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn a_backbone_is_the_files_of_a_directory_or_one_file() {
         let dir = tempfile::tempdir().unwrap();
-        let names = ["config.json", "model.safetensors", "tokenizer.json"];
+        let names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
         for name in names.into_iter().chain(["README.md", "other.gguf"]) {
             std::fs::write(dir.path().join(name), name).unwrap();
         }
