@@ -125,6 +125,44 @@ fn raw() -> Outcome<()> {
         put("raw", &format!("{variant}-plain"), variant as u8, &plain)?;
         put("raw", &format!("{variant}-gz"), variant as u8 | 0x38, &packed)?;
     }
+    let files = common::movielens_10m();
+    let names = ["movies.dat", "ratings.dat"];
+    let pieces = names.map(|name| std::fs::read(files.path().join(name)).map(|b| as_piece(&b)));
+    put("raw", "movielens-10m", 6, &pieces.into_iter().collect::<Result<Vec<_>, _>>()?.concat())?;
+    csv()
+}
+
+/// CSV: a time of each kind, rows without a value, and an item rated twice.
+fn csv() -> Outcome<()> {
+    let times: [(&str, u8, &[&str]); 5] = [
+        ("s", 0, &["1600004773", "1600004773.25", "-1.0", "1600086400400"]),
+        ("ms", 1, &["1600004773250", "1600004773250.5"]),
+        ("us", 2, &["1600004773250125"]),
+        ("ns", 3, &["1600004773250125001"]),
+        (
+            "iso8601",
+            4,
+            &[
+                "2020-09-13 13:46:13 UTC",
+                "2020-09-13T13:46:13.25Z",
+                "2020/09/13 06:46:13.000 -07:00",
+                "20200913t134613,5z",
+                "2020-09-13",
+            ],
+        ),
+    ];
+    for (name, settings, times) in times {
+        let mut text = "user,item,rating,timestamp\n".to_owned();
+        for (i, time) in times.iter().enumerate() {
+            text += &format!("u,{i},{i}.5,{time}\nv,a,NULL,{time}\nv,b,1,\nw,a,3,{time}\nw,a,2,{time}\n");
+        }
+        // Refusing and dropping, keeping the first and the last.
+        for (kept, variant) in [("refuse", 7), ("first", 7 | 1 << 6), ("last", 7 | 2 << 6)] {
+            let dropping = if variant == 7 { settings } else { settings | 8 | 16 | 64 };
+            let content = [&[dropping][..], &as_piece(text.as_bytes())].concat();
+            put("raw", &format!("csv-{name}-{kept}"), variant, &content)?;
+        }
+    }
     Ok(())
 }
 

@@ -165,7 +165,8 @@ pub fn inspect(raw: &RawTables, config: &ProtocolConfig) -> Result<Inspection> {
         ratings,
         like: config.label.is_like(*stars),
     });
-    let times = raw.ratings.timestamp.iter().copied().filter(|_| !raw.untimed);
+    let times = raw.ratings.timestamp.iter().map(|time| time.div_euclid(time::NANOS));
+    let times = times.filter(|_| !raw.untimed);
     let mut columns = summaries(FieldOwner::User, &raw.users);
     columns.extend(summaries(FieldOwner::Item, &raw.items));
     Ok(Inspection {

@@ -9,16 +9,30 @@ use common::{Raw, config, movielens_1m, movielens_25m, movielens_100k, shipped};
 use proptest::prelude::*;
 use reclora_storage::StorageError;
 use reclora_storage::dataset::{self, Dataset, Split};
-use reclora_storage::protocol::{LabelRule, Prepared, ProtocolConfig, prepare};
-use reclora_storage::raw::{self, DatasetFormat, RawTables};
+use reclora_storage::protocol::{LabelRule, Prepared, ProtocolConfig, prepare, prepare_within};
+use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, Duplicates, RawTables};
+use reclora_storage::spill::Spill;
 
-/// A MovieTweetings directory with these (user, item, rating, timestamp) rows.
+const SECOND: i64 = 1_000_000_000;
+
+/// A MovieTweetings directory with these (user, item, rating, timestamp in seconds) rows.
 fn tables(rows: &[(u32, u32, u8, i64)]) -> RawTables {
+    let nanos: Vec<_> = rows.iter().map(|(u, i, r, t)| (*u, *i, *r, t * SECOND)).collect();
+    tables_within(&nanos, &Spill::never())
+}
+
+/// The same of times in nanoseconds, within a limit of memory.
+fn tables_within(rows: &[(u32, u32, u8, i64)], spill: &Spill) -> RawTables {
     let items: HashSet<u32> = rows.iter().map(|r| r.1).collect();
     let movies: String = items.iter().map(|i| format!("{i}::Film {i} (2000)::Drama\n")).collect();
-    let ratings: String = rows.iter().map(|(u, i, r, t)| format!("{u}::{i}::{r}::{t}\n")).collect();
+    let line = |(user, item, rating, time): &(u32, u32, u8, i64)| {
+        let (seconds, nanos) = (time / SECOND, time % SECOND);
+        format!("{user}::{item}::{rating}::{seconds}.{nanos:09}\n")
+    };
+    let ratings: String = rows.iter().map(line).collect();
     let raw = Raw::new(&[("movies.dat", &movies), ("ratings.dat", &ratings)]);
-    raw.read(DatasetFormat::Movietweetings).unwrap()
+    let (format, columns) = (DatasetFormat::Movietweetings, ColumnMapping::default());
+    raw::read_within(format, raw.path(), &columns, Duplicates::Refuse, spill).unwrap()
 }
 
 /// The samples as (user key, item key, position) in global order.
@@ -204,16 +218,18 @@ fn movietweetings_100k_as_shipped() {
 }
 
 /// D-4 and the rest of the protocol, against its definition on the raw ratings: every sample's
-/// history is exactly the user's earlier ratings in (timestamp, user, item) order.
+/// history is exactly the user's earlier ratings in (timestamp, user, item) order, timestamps as given.
 fn check_against_the_definition(raw: &RawTables, config: &ProtocolConfig, dataset: &Dataset) {
     type Moment = (i64, u64, u64);
     let number = |key: &str| key.parse::<u64>().unwrap();
     let mut by_user: HashMap<&str, Vec<(Moment, u8)>> = HashMap::new();
+    let mut given: HashMap<(u64, u64), i64> = HashMap::new();
     for (row, user) in raw.ratings.user.iter().enumerate() {
         let user = raw.users.keys[*user as usize].as_str();
         let item = raw.items.keys[raw.ratings.item[row] as usize].as_str();
         if dataset.user_index(user).is_some() && dataset.item_index(item).is_some() {
             let moment = (raw.ratings.timestamp[row], number(user), number(item));
+            given.insert((moment.1, moment.2), moment.0);
             by_user.entry(user).or_default().push((moment, raw.ratings.level[row]));
         }
     }
@@ -223,7 +239,12 @@ fn check_against_the_definition(raw: &RawTables, config: &ProtocolConfig, datase
     for index in 0..dataset.num_samples() {
         let sample = dataset.sample(index).unwrap();
         let user = dataset.user_key(sample.user);
-        let moment = (sample.timestamp, number(user), number(dataset.item_key(sample.item)));
+        let moment_of = |item: u32, seconds: i64| {
+            let (user, item) = (number(user), number(dataset.item_key(item)));
+            assert_eq!(seconds, given[&(user, item)].div_euclid(SECOND));
+            (given[&(user, item)], user, item)
+        };
+        let moment = moment_of(sample.item, sample.timestamp);
         assert!(last.is_none_or(|l| l < moment), "samples are in time order, each once");
         last = Some(moment);
         assert!(seen.insert((sample.user, sample.item)));
@@ -231,8 +252,8 @@ fn check_against_the_definition(raw: &RawTables, config: &ProtocolConfig, datase
         let history = dataset.history(sample.user, sample.position);
         let got: Vec<(Moment, u8)> = (0..history.items.len())
             .map(|i| {
-                let item = number(dataset.item_key(history.items[i]));
-                ((history.timestamps.get(i).unwrap(), number(user), item), history.ratings[i])
+                let seconds = history.timestamps.get(i).unwrap();
+                (moment_of(history.items[i], seconds), history.ratings[i])
             })
             .collect();
         let all = &by_user[user];
@@ -255,26 +276,44 @@ fn check_against_the_definition(raw: &RawTables, config: &ProtocolConfig, datase
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// D-4 on random data with many equal timestamps, through the file and back.
+    /// D-4 on random data with many equal timestamps, some of which differ by nanoseconds, through the file
+    /// and back, in memory and beyond its limit.
     #[test]
     fn d4_histories_hold_nothing_of_the_target_or_later(
         rows in proptest::collection::hash_map(
-            (0_u32..12, 0_u32..15), (0_u8..11, 0_i64..20), 1..120),
+            (0_u32..12, 0_u32..15),
+            (0_u8..11, 0_i64..20, prop_oneof![Just(0), 0_i64..4, 0_i64..SECOND]),
+            1..120,
+        ),
         k_core in 0_u32..4,
         min_history in 0_u32..4,
+        // Of the ratings none fits into memory, or some do, or all.
+        limit in prop_oneof![Just(0_usize), 500_usize..20_000, Just(usize::MAX)],
+        threads in 1_usize..4,
     ) {
-        let rows: Vec<_> = rows.into_iter().map(|((u, i), (r, t))| (u, i, r, t)).collect();
-        let raw = tables(&rows);
+        let rows: Vec<_> =
+            rows.into_iter().map(|((u, i), (r, t, nanos))| (u, i, r, t * SECOND + nanos)).collect();
+        let temporary = tempfile::tempdir().unwrap();
+        let spill = Spill::within(limit, temporary.path(), threads);
+        let raw = tables_within(&rows, &Spill::never());
         let config = config(k_core, min_history);
-        match prepare(&raw, &config) {
+        match prepare_within(&tables_within(&rows, &spill), &config, &spill) {
             Err(StorageError::NoSamples { .. }) => {}
             Err(other) => return Err(TestCaseError::fail(other.to_string())),
             Ok(prepared) => {
                 let mut degrees: HashMap<(bool, u32), u32> = HashMap::new();
+                let mut items = Vec::new();
+                prepared
+                    .item
+                    .for_each_piece(|piece| {
+                        items.extend_from_slice(piece);
+                        Ok(())
+                    })
+                    .unwrap();
                 for (user, window) in prepared.user_offsets.windows(2).enumerate() {
                     let rows = window[0] as usize..window[1] as usize;
                     *degrees.entry((true, user as u32)).or_default() += rows.len() as u32;
-                    for item in &prepared.item.in_memory()[rows] {
+                    for item in &items[rows] {
                         *degrees.entry((false, *item)).or_default() += 1;
                     }
                 }

@@ -3,12 +3,15 @@
 
 mod common;
 
-use common::{Raw, every_format, movielens_1m, movielens_25m, movielens_100k, movietweetings};
+use common::{
+    Raw, every_format, movielens_1m, movielens_10m, movielens_25m, movielens_100k, movietweetings,
+    seconds,
+};
 use proptest::prelude::*;
 use reclora_storage::StorageError;
 use reclora_storage::raw::{self, DatasetFormat, RawEntities};
 
-use DatasetFormat::{Movielens1m, Movielens25m, Movielens100k, Movietweetings};
+use DatasetFormat::{Movielens1m, Movielens10m, Movielens25m, Movielens100k, Movietweetings};
 
 fn text<'a>(entities: &'a RawEntities, column: &str, row: usize) -> &'a str {
     &entities.texts.iter().find(|t| t.name == column).unwrap().values[row]
@@ -39,7 +42,7 @@ fn reads_movietweetings() {
     assert_eq!(raw.ratings.level, [8, 10, 0, 3]);
     assert_eq!(raw.ratings.user, [0, 0, 1, 2]);
     assert_eq!(raw.ratings.item, [1, 0, 1, 2]);
-    assert_eq!(raw.ratings.timestamp, [100, 50, 100, 100]);
+    assert_eq!(seconds(&raw), [100, 50, 100, 100]);
 }
 
 #[test]
@@ -72,7 +75,21 @@ fn reads_movielens_100k() {
     assert_eq!(field(&raw.items, "genre", 2), "");
     assert_eq!(text(&raw.items, "title", 2), "Café, \"Le\" (1990)");
     assert_eq!(raw.rating_levels.len(), 5);
-    assert_eq!(raw.ratings.timestamp, [881_250_949, 891_717_742]);
+    assert_eq!(seconds(&raw), [881_250_949, 891_717_742]);
+}
+
+#[test]
+fn reads_movielens_10m() {
+    let raw = movielens_10m().read(Movielens10m).unwrap();
+    assert_eq!(text(&raw.items, "title", 1), "Lord of the Rings: The Two Towers, The (2002)");
+    assert_eq!(text(&raw.items, "title", 2), "Amélie (2001)");
+    assert_eq!(raw.items.keys, ["1", "5952", "7"]);
+    assert_eq!(raw.users.keys, ["1", "2"]);
+    assert!(raw.users.fields.is_empty());
+    assert_eq!(raw.rating_levels.len(), 10);
+    assert_eq!(raw.ratings.level, [9, 6, 0]);
+    assert_eq!(seconds(&raw), [838_985_046, 838_983_525, 838_983_392]);
+    movielens_10m().refused(Movietweetings, &["3.5 is not a rating of this format"]);
 }
 
 #[test]
@@ -215,9 +232,16 @@ fn bad_ratings_are_named_by_file_line_and_field() {
             let words = format!("rating: {rating} is not a rating of this format: ");
             check(&[user, item, rating, "1"], &[&words, ", 5"]);
         }
-        for time in ["", "soon", "1.5", "99999999999999999999"] {
-            check(&[user, item, "5", time], &["timestamp: ", "is not an integer"]);
+        for time in ["", "soon", "1.5.", "99999999999999999999"] {
+            check(
+                &[user, item, "5", time],
+                &["timestamp: ", "is not a time", "seconds since 1970"],
+            );
         }
+        check(
+            &[user, item, "5", "1147880044000"],
+            &["timestamp: 1147880044000 is in the year", "milliseconds", "2006-05-17T15:34:04Z"],
+        );
         check(&[user, "999", "5", "1"], &["item: \"999\" is not in ", "movies.", "item"][..1]);
         check(&["", item, "5", "1"], &["user: empty"]);
         check(&[user, "", "5", "1"], &["item: empty"]);
@@ -245,6 +269,45 @@ fn repeated_ratings_name_both_lines() {
             &[&format!(":{later}: "), "has rated item ", &format!("in line {}", header + 1)],
         );
     }
+}
+
+#[test]
+fn lines_that_can_not_be_used_are_counted_by_kind() {
+    for (format, raw) in every_format() {
+        let path = raw::files(format, raw.path()).unwrap().pop().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let good = text.lines().last().unwrap().to_owned();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let bad = format!("x\n{good}\ny\n{}9\n{good}\n{good}soon\n", good.trim_end_matches('0'));
+        raw.put(name, format!("{text}{bad}").as_bytes());
+        let first = text.lines().count() + 1;
+        raw.refused(
+            format,
+            &[
+                &format!("{name}: 6 rows can't be used\n"),
+                &format!("\n  2 rows: another number of columns (first: line {first}: 1 columns"),
+                &format!(
+                    "\n  1 row: not seconds since 1970 (first: line {}, timestamp: ",
+                    first + 5
+                ),
+                &format!(
+                    "\n  3 ratings given twice (first: line {}: the same line as line",
+                    first + 1
+                ),
+            ],
+        );
+    }
+    // A blank line is one of them, and so are rows of a table.
+    let raw = movietweetings();
+    raw.put("movies.dat", b"1::A::\n\n2::B::\n1::C::\n2::D::\n\n3\n");
+    raw.refused(
+        Movietweetings,
+        &[
+            "movies.dat: 5 rows can't be used\n  2 rows: blank (first: line 2: ",
+            "\n  2 rows: an id that an earlier row has (first: line 4, item: \"1\" is defined",
+            "\n  1 row: another number of columns (first: line 7: ",
+        ],
+    );
 }
 
 #[test]

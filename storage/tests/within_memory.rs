@@ -6,11 +6,10 @@ mod common;
 use std::fmt::Write;
 use std::path::Path;
 
-use common::{Mount, Raw, config, may_mount};
+use common::{FIRST_TIME, LAST_TIME, Mount, Raw, config, may_mount};
 use reclora_storage::permutation::EpochOrder;
 use reclora_storage::protocol::prepare_within;
-use reclora_storage::raw::ColumnMapping;
-use reclora_storage::raw::{self, DatasetFormat};
+use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, Duplicates};
 use reclora_storage::spill::Spill;
 use reclora_storage::synth::{self, RATINGS, SynthSpec};
 use reclora_storage::{Result, dataset};
@@ -25,9 +24,10 @@ const LIMITS: [(usize, usize); 6] =
 fn prepared(raw: &Path, limit: usize, threads: usize) -> Result<Vec<u8>> {
     let dir = tempfile::tempdir().unwrap();
     let spill = Spill::within(limit, dir.path(), threads);
-    let written = raw::read_within(Movielens25m, raw, &ColumnMapping::default(), &spill)
-        .and_then(|tables| prepare_within(&tables, &config(5, 5), &spill))
-        .and_then(|prepared| dataset::write(&prepared, "x", dir.path()));
+    let written =
+        raw::read_within(Movielens25m, raw, &ColumnMapping::default(), Duplicates::Refuse, &spill)
+            .and_then(|tables| prepare_within(&tables, &config(5, 5), &spill))
+            .and_then(|prepared| dataset::write(&prepared, "x", dir.path()));
     let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
     assert_eq!(names.len(), usize::from(written.is_ok()), "{names:?}");
     written.map(|_| std::fs::read(dir.path().join(dataset::FILE)).unwrap())
@@ -85,33 +85,41 @@ fn sixteen_bytes_hold_a_rating() {
 fn times_too_far_apart_for_32_bits_are_kept() {
     let raw = synthetic(2_000);
     change_lines(&raw, |lines| {
-        lines[0] = format!("999,1,3.0,{}", i64::MIN);
-        lines[1] = format!("999,5,3.0,{}", i64::MAX);
+        lines[0] = format!("999,1,3.0,{FIRST_TIME}");
+        lines[1] = format!("999,5,3.0,{LAST_TIME}");
     });
     let dir = tempfile::tempdir().unwrap();
     let spill = Spill::within(3_000, dir.path(), 2);
-    let tables =
-        raw::read_within(Movielens25m, raw.path(), &ColumnMapping::default(), &spill).unwrap();
+    let tables = raw::read_within(
+        Movielens25m,
+        raw.path(),
+        &ColumnMapping::default(),
+        Duplicates::Refuse,
+        &spill,
+    )
+    .unwrap();
     let prepared = prepare_within(&tables, &config(0, 0), &spill).unwrap();
     dataset::write(&prepared, "x", dir.path()).unwrap();
     let dataset = dataset::Dataset::open(dir.path()).unwrap();
-    assert_eq!(dataset.sample(0).unwrap().timestamp, i64::MIN);
+    assert_eq!(dataset.sample(0).unwrap().timestamp, FIRST_TIME);
     let last = dataset.sample(1_999).unwrap();
-    assert_eq!((last.timestamp, last.user), (i64::MAX, dataset.user_index("999").unwrap()));
+    assert_eq!((last.timestamp, last.user), (LAST_TIME, dataset.user_index("999").unwrap()));
     let history = dataset.history(last.user, u32::MAX);
     let times: Vec<i64> = history.timestamps.iter().collect();
     assert!(times.is_sorted() && times.len() == history.items.len());
 }
 
-/// A file that is cut into parts anywhere reads as one that is not: the first error in the file is
-/// the one reported, with its line.
+/// A file that is cut into parts anywhere reads as one that is not: lines that can't be used are counted,
+/// and the first of each kind is reported.
 #[test]
 fn errors_do_not_depend_on_limit_and_threads() {
     type Change = fn(&mut Vec<String>);
     let cases: [(&str, Change); 14] = [
         (":3002: line: 3 columns", |l| l[3_000] = "1,2,3".into()),
         (":3002: rating: \"x\"", |l| l[3_000] = "1,1,x,5".into()),
-        (":1002: rating: 7", |l| (l[3_000], l[1_000]) = ("1".into(), "1,1,7,5".into())),
+        ("1 row: not a rating of this format (first: line 1002, rating: 7", |l| {
+            (l[3_000], l[1_000]) = ("1".into(), "1,1,7,5".into())
+        }),
         (":2: item: \"-\" is not in", |l| (l[0], l[2]) = ("1,-,x,5".into(), "".into())),
         (":3002: user: empty", |l| l[3_000] = ",1,3.0,5".into()),
         (":4001: timestamp: \"\"", |l| l[3_999] = "1,1,3.0,".into()),
@@ -121,7 +129,9 @@ fn errors_do_not_depend_on_limit_and_threads() {
             l[2_001] = "\"1\n00\",\"5\",3.0,\"7\"".into();
             l[3_000] = "1".into();
         }),
-        (":12: line: 1 columns", |l| (l[10], l[2_000]) = ("1".into(), "\"1\"".into())),
+        ("2 rows: another number of columns (first: line 12: 1 columns", |l| {
+            (l[10], l[2_000]) = ("1".into(), "\"1\"".into())
+        }),
         (":503: rating", |l| (l[1], l[500]) = (format!("\n{}", l[1]), "1,1,,5".into())),
         (":503: line: the same line as line 3", |l| l[501] = l[1].clone()),
         (":2001: line: the same line as line 3", |l| {
@@ -155,6 +165,39 @@ fn errors_do_not_depend_on_limit_and_threads() {
     }
 }
 
+#[test]
+fn the_rating_that_is_kept_does_not_depend_on_limit_and_threads() {
+    let raw = synthetic(4_000);
+    // Later and earlier times and equal ones, beside each other and far apart.
+    change_lines(&raw, |lines| {
+        for (i, shift) in [(10, 0), (700, 5), (2_000, -5), (2_001, 0), (3_990, 1)] {
+            let line = lines[i].clone();
+            let (head, time) = line.rsplit_once(',').unwrap();
+            let (pair, _) = head.rsplit_once(',').unwrap();
+            lines.push(format!("{pair},0.5,{}", time.parse::<i64>().unwrap() + shift));
+            lines.insert((i + 100).min(lines.len()), format!("{pair},5.0,{time}"));
+        }
+    });
+    for duplicates in [Duplicates::First, Duplicates::Last] {
+        let read = |limit, threads| {
+            let dir = tempfile::tempdir().unwrap();
+            let spill = Spill::within(limit, dir.path(), threads);
+            let columns = ColumnMapping::default();
+            let tables =
+                raw::read_within(Movielens25m, raw.path(), &columns, duplicates, &spill).unwrap();
+            assert_eq!(tables.dropped.iter().map(|d| d.count).collect::<Vec<_>>(), [10]);
+            let prepared = prepare_within(&tables, &config(0, 0), &spill).unwrap();
+            assert_eq!(tables.ratings.len(), 4_000);
+            dataset::write(&prepared, "x", dir.path()).unwrap();
+            std::fs::read(dir.path().join(dataset::FILE)).unwrap()
+        };
+        let expected = read(usize::MAX, 1);
+        for (limit, threads) in LIMITS {
+            assert!(read(limit, threads) == expected, "{limit} bytes, {threads} threads");
+        }
+    }
+}
+
 /// Lines are read as the CSV parser reads them, which the same rows with quotes are left to.
 #[test]
 fn quotes_line_ends_and_blank_lines_change_nothing() {
@@ -176,9 +219,14 @@ fn quotes_line_ends_and_blank_lines_change_nothing() {
             let dir = tempfile::tempdir().unwrap();
             // Small parts of the file, and room for all ratings.
             let spill = Spill::within(600_000, dir.path(), threads);
-            let tables =
-                raw::read_within(Movielens25m, raw.path(), &ColumnMapping::default(), &spill)
-                    .unwrap();
+            let tables = raw::read_within(
+                Movielens25m,
+                raw.path(),
+                &ColumnMapping::default(),
+                Duplicates::Refuse,
+                &spill,
+            )
+            .unwrap();
             assert!(tables == expected, "variant {i}");
         }
     }
@@ -203,11 +251,17 @@ fn a_full_disk_is_named_and_leaves_nothing() {
     for size in ["32k", "160k", "320k"] {
         let mount = Mount::new(size);
         let spill = Spill::within(16_000, mount.path(), 2);
-        let error = raw::read_within(Movielens25m, raw.path(), &ColumnMapping::default(), &spill)
-            .and_then(|tables| prepare_within(&tables, &config(5, 5), &spill))
-            .and_then(|prepared| dataset::write(&prepared, "x", mount.path()))
-            .unwrap_err()
-            .to_string();
+        let error = raw::read_within(
+            Movielens25m,
+            raw.path(),
+            &ColumnMapping::default(),
+            Duplicates::Refuse,
+            &spill,
+        )
+        .and_then(|tables| prepare_within(&tables, &config(5, 5), &spill))
+        .and_then(|prepared| dataset::write(&prepared, "x", mount.path()))
+        .unwrap_err()
+        .to_string();
         let words = ["No space left", "free some space", mount.path().to_str().unwrap()];
         assert!(words.iter().all(|word| error.contains(word)), "{size}: {error}");
         assert_eq!(std::fs::read_dir(mount.path()).unwrap().count(), 0, "{size}");

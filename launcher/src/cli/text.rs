@@ -122,8 +122,8 @@ Of a directory the format is detected by the names of the files, and the protoco
 defaults with the paper's rule for likes; --set changes them. For CSV and Parquet it shows each table's \
 columns and guesses [data.columns], as lines to copy into a config.
 
-Formats: movietweetings, movielens_100k, movielens_1m, movielens_25m, bookcrossing, goodreads, csv, \
-parquet. Files may be plain or .gz (Parquet has its own compression).";
+Formats: movietweetings, movielens_100k, movielens_1m, movielens_10m, movielens_25m, bookcrossing, \
+goodreads, csv, parquet. Files may be plain or .gz (Parquet has its own compression).";
 
 /// Of `inspect`.
 pub const INSPECT_EXAMPLES: &str = "\

@@ -84,9 +84,11 @@ pub fn table(
 fn time_unit(sample: &TableSample, column: &str) -> TimeUnit {
     let at = sample.columns.iter().position(|name| name == column);
     let first = at.and_then(|at| sample.rows.first()?.get(at)).map_or("", String::as_str);
-    match first.parse::<i64>() {
-        // Seconds until the year 5138, milliseconds from 1973 on.
-        Ok(number) if number.abs() >= 100_000_000_000 => TimeUnit::Ms,
+    match first.parse::<i64>().map(i64::abs) {
+        // Seconds until the year 5138, each finer unit from 1973 on.
+        Ok(100_000_000_000_000_000..) => TimeUnit::Ns,
+        Ok(100_000_000_000_000..) => TimeUnit::Us,
+        Ok(100_000_000_000..) => TimeUnit::Ms,
         Err(_) if first.contains('-') => TimeUnit::Iso8601,
         _ => TimeUnit::S,
     }
@@ -108,8 +110,7 @@ pub fn section(data: &DataConfig) -> String {
     line("rating", text(&mine.rating));
     line("timestamp", text(&mine.timestamp));
     if mine.time_unit != default.time_unit {
-        let unit = if mine.time_unit == TimeUnit::Ms { "ms" } else { "iso8601" };
-        line("time_unit", text(unit));
+        line("time_unit", text(mine.time_unit.name()));
     }
     if mine.delimiter != default.delimiter {
         line("delimiter", text(&mine.delimiter));

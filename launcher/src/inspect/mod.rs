@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use reclora_storage::inspect::{Inspection, inspect};
 use reclora_storage::protocol::{LabelRule, ProtocolConfig};
 use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, Known, TableSample};
+use reclora_storage::spill::Spill;
 use reclora_trainer::config::{Config, DataConfig};
 use reclora_trainer::error::TrainerError;
 use serde::Serialize;
@@ -127,9 +128,10 @@ fn split(path: &Path) -> Result<(PathBuf, Option<String>)> {
 /// The rule of the paper for a format; for others, the default.
 fn likes(format: DatasetFormat) -> LabelRule {
     match format {
-        DatasetFormat::Movielens100k | DatasetFormat::Movielens1m | DatasetFormat::Movielens25m => {
-            LabelRule::Greater(3.0)
-        }
+        DatasetFormat::Movielens100k
+        | DatasetFormat::Movielens1m
+        | DatasetFormat::Movielens10m
+        | DatasetFormat::Movielens25m => LabelRule::Greater(3.0),
         DatasetFormat::Goodreads => LabelRule::AtLeast(4.0),
         DatasetFormat::Bookcrossing => LabelRule::AtLeast(5.0),
         _ => DataConfig::default().label,
@@ -145,8 +147,9 @@ fn with(data: DataConfig, set: &[String]) -> Result<DataConfig> {
 
 fn look(data: &DataConfig, format_from: String) -> Result<Report> {
     let mut report = describe(data, format_from)?;
-    let tables =
-        raw::read_mapped(data.format, &data.path, &data.columns).map_err(TrainerError::from)?;
+    let spill = Spill::never();
+    let tables = raw::read_within(data.format, &data.path, &data.columns, data.duplicates, &spill)
+        .map_err(TrainerError::from)?;
     report.inspection = Some(inspect(&tables, &report.protocol).map_err(TrainerError::from)?);
     Ok(report)
 }

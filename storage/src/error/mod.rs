@@ -128,6 +128,14 @@ pub enum StorageError {
         /// What is wrong with it.
         problem: RawProblem,
     },
+    /// Several rows of a raw file can't be used.
+    #[error("{path}: {list}")]
+    Rows {
+        /// The file.
+        path: PathBuf,
+        /// How many there are of each kind, with the first of each.
+        list: String,
+    },
     /// The protocol's settings make no sense.
     #[error("data.{setting}: {problem}")]
     Protocol {

@@ -30,26 +30,35 @@ pub enum RawProblem {
     /// Not a number.
     #[error("{0:?} is not a number")]
     NotANumber(String),
-    /// A timestamp that is not an integer.
-    #[error("{0:?} is not an integer (seconds since 1970)")]
-    NotATimestamp(String),
-    /// A time that is not in the unit of the mapping.
-    #[error("{found:?} is not a time: data.columns.time_unit = {unit:?} wants {expected}")]
+    /// No value, or what stands for none.
+    #[error("missing{}{advice}", shown(.found))]
+    Missing {
+        /// What stands for it, like `NULL`; mostly nothing.
+        found: Box<str>,
+        /// What can be done, in words.
+        advice: &'static str,
+    },
+    /// A time that is not written as times are there.
+    #[error("{found:?} is not a time: {whose} {expected}{advice}")]
     NotATime {
         /// The value.
         found: Box<str>,
-        /// Name of the unit.
-        unit: &'static str,
-        /// What the unit's times look like.
+        /// Who says how times are written.
+        whose: String,
+        /// What the times look like.
         expected: &'static str,
+        /// What would read it, in words.
+        advice: String,
     },
-    /// A time that is not of the layout's one form.
-    #[error("{found:?} is not a time like {example:?}")]
-    NotLike {
+    /// A time that no rating has.
+    #[error("{found} is in the year {year}, and ratings are from 1900 to 2199{advice}")]
+    FarTime {
         /// The value.
-        found: String,
-        /// A time that is.
-        example: &'static str,
+        found: Box<str>,
+        /// Its year.
+        year: i64,
+        /// How it would have to be read, in words.
+        advice: String,
     },
     /// A number that is infinite or none.
     #[error("{0:?} is not a finite number")]
@@ -107,13 +116,16 @@ pub enum RawProblem {
         expected: &'static str,
     },
     /// The same line again.
-    #[error("the same line as line {first}")]
+    #[error("the same line as line {first}; data.duplicates = \"first\" or \"last\" keeps one")]
     DuplicateLine {
         /// Line number of the first one.
         first: u64,
     },
     /// A second rating of the same item by the same user.
-    #[error("user {user} has rated item {item} already, in line {first}")]
+    #[error(
+        "user {user} has rated item {item} already, in line {first}; data.duplicates = \"first\" or \"last\" \
+         keeps one"
+    )]
     SecondRating {
         /// The user's key.
         user: String,
@@ -126,7 +138,9 @@ pub enum RawProblem {
     #[error("more than 4294967295 ratings; this version can't take more")]
     TooManyRatings,
     /// A key that a table defines twice.
-    #[error("{key:?} is defined already, in line {first}")]
+    #[error(
+        "{key:?} is defined already, in line {first}; data.duplicates = \"first\" or \"last\" keeps one"
+    )]
     DuplicateKey {
         /// The key.
         key: String,
@@ -156,4 +170,55 @@ pub enum RawProblem {
     /// A blank line between two rows.
     #[error("blank line inside the file")]
     BlankLine,
+}
+
+/// What stands where a value is missing, if anything does.
+fn shown(found: &str) -> String {
+    if found.is_empty() { String::new() } else { format!(" ({found:?})") }
+}
+
+impl RawProblem {
+    /// Whether it is of one row, and the next one can be read.
+    pub(crate) fn is_of_one_row(&self) -> bool {
+        !matches!(
+            self,
+            Self::Header { .. }
+                | Self::TooManyLevels { .. }
+                | Self::TooLong { .. }
+                | Self::LineTooLong { .. }
+                | Self::TooManyRatings
+        )
+    }
+
+    /// What such rows are, behind their number: a noun without its plural, and the rest.
+    pub(crate) fn describe(&self) -> (&'static str, String) {
+        let what = match self {
+            Self::DuplicateLine { .. } | Self::SecondRating { .. } => {
+                return ("rating", " given twice".into());
+            }
+            Self::NotATime { expected, .. } => return ("row", format!(": not {expected}")),
+            Self::DuplicateKey { .. } => "an id that an earlier row has",
+            Self::ColumnCount { .. } => "another number of columns",
+            Self::Empty => "without an id",
+            Self::Missing { .. } => "without a value",
+            Self::NotANumber(_) => "not a number",
+            Self::FarTime { .. } => "times outside the years 1900 to 2199",
+            Self::NotFinite(_) => "not a finite number",
+            Self::Differs { .. } => "not what an earlier row says of the user or item",
+            Self::NotJson(_) => "not the JSON of this layout",
+            Self::OpenQuote => "quotes that do not end",
+            Self::NotALevel { .. } => "not a rating of this format",
+            Self::UnknownCode { .. } => "codes that are not known",
+            Self::UnknownKey { .. } => "not in its table",
+            Self::NotUtf8 { .. } => "not UTF-8",
+            Self::BlankLine => "blank",
+            // Each of these ends the reading by itself.
+            Self::Header { .. }
+            | Self::TooManyLevels { .. }
+            | Self::TooLong { .. }
+            | Self::LineTooLong { .. }
+            | Self::TooManyRatings => "not to be read",
+        };
+        ("row", format!(": {what}"))
+    }
 }

@@ -5,6 +5,7 @@
 use super::core::{Appearances, Core, at, inverse};
 use crate::error::{Result, StorageError};
 use crate::raw::RawTables;
+use crate::raw::time::{NANOS, utc};
 use crate::spill::{Sorter, Spill, SpillVec};
 
 /// Ratings and samples, see [`super::Prepared`].
@@ -50,7 +51,7 @@ const PARTS: usize = 4;
 
 impl Order<'_> {
     /// The ratings by (user, timestamp, item), users in the order of their first ratings, and the
-    /// samples by (timestamp, user, item).
+    /// samples by (timestamp, user, item). Times are sorted in nanoseconds and kept in seconds.
     pub(super) fn columns(&self) -> Result<Columns> {
         let packing = Packing::new(self)?;
         let sorted = self.by_user(&packing)?;
@@ -67,7 +68,8 @@ impl Order<'_> {
             }
             columns.item.push(at(&self.items.index, at(&item_of_rank, rank)))?;
             columns.rating.push(level)?;
-            columns.timestamp.push(packing.first.wrapping_add_unsigned(time))?;
+            let time_given = packing.first.wrapping_add_unsigned(time);
+            columns.timestamp.push(time_given.div_euclid(NANOS))?;
             let start = user_offsets.get(user as usize).copied().unwrap_or_default();
             if u64::from(row) - start >= u64::from(self.min_history) {
                 // A user's rows are in the order of their times and items.
@@ -136,8 +138,9 @@ impl Packing {
         let times = bits(last.abs_diff(first));
         if users + times + items + u8::BITS > u128::BITS || users + times + u32::BITS > u128::BITS {
             let problem = format!(
-                "timestamps from {first} to {last} are too far apart for so many users and items; \
-                 are they seconds?"
+                "times from {} to {} are too far apart for so many users and items",
+                utc(first.div_euclid(NANOS)),
+                utc(last.div_euclid(NANOS))
             );
             return Err(StorageError::Protocol { setting: "path", problem });
         }

@@ -2,7 +2,8 @@
 //!
 //! 1. k-core: users and items with fewer than `k_core` ratings are dropped, repeatedly, until none
 //!    is left;
-//! 2. sort by (timestamp, user, item), ids compared as numbers where all of them are;
+//! 2. sort by (timestamp, user, item), timestamps to the nanosecond, ids compared as numbers where all of
+//!    them are;
 //! 3. one sample per rating, whose history is every earlier rating of the same user (D-4);
 //! 4. samples with fewer than `min_history` earlier ratings are dropped (they stay in histories);
 //! 5. split by global time: the first `int(split[0] n)` samples train, the next `int(split[1] n)`

@@ -9,11 +9,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::faults::Faults;
 use super::source::{Encoding, Lines, Place};
 use super::tables::{EntityBuilder, RatingBuilder, whole_stars};
-use super::{Dropped, RawTables};
+use super::{RawTables, Reading};
 use crate::error::{RawProblem, Result, StorageError};
-use crate::spill::Spill;
 
 /// The files, ratings last.
 pub(super) const FILES: [&str; 3] = ["BX-Users.csv", "BX-Books.csv", "BX-Book-Ratings.csv"];
@@ -21,17 +21,20 @@ pub(super) const FILES: [&str; 3] = ["BX-Users.csv", "BX-Books.csv", "BX-Book-Ra
 const MAX_LINES: usize = 16;
 const UNKNOWN: &str = "unknown";
 
-pub(super) fn read(dir: &Path, spill: &Spill) -> Result<RawTables> {
+pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
     let [users_file, books_file, ratings_file] = FILES;
-    let users = read_users(dir, users_file)?;
-    let (books, bad_isbns) = read_books(dir, books_file)?;
+    let users = read_users(dir, users_file, how)?;
+    let (books, bad_isbns) = read_books(dir, books_file, how)?;
 
     const LAYOUT: &str = "\"User-ID\";\"ISBN\";\"Book-Rating\"";
     let mut rows = Rows::open(dir, ratings_file, LAYOUT)?;
-    let mut ratings = RatingBuilder::new(&rows.path, users, books, whole_stars(0, 10), spill);
+    let path = rows.path.clone();
+    let mut ratings = RatingBuilder::new(&path, users, books, whole_stars(0, 10), how);
     let (mut no_user, mut no_book) = (0, 0);
-    while let Some((line, text)) = rows.next::<3>()? {
-        let place = Place { path: &rows.path, line };
+    let mut faults = Faults::default();
+    faults.rows(|| {
+        let Some((line, text)) = rows.next::<3>()? else { return Ok(false) };
+        let place = Place { path: &path, line };
         let [user, isbn, rating] = split(place, &text, LAYOUT)?;
         match ratings.add(line, [user, isbn, rating, "0"]) {
             Err(StorageError::Raw { field, problem: RawProblem::UnknownKey { .. }, .. }) => {
@@ -39,54 +42,63 @@ pub(super) fn read(dir: &Path, spill: &Spill) -> Result<RawTables> {
             }
             added => added?,
         }
-    }
-    let dropped = [
+        Ok(true)
+    })?;
+    let dropped = vec![
         ("books whose ISBN is not letters and digits".to_owned(), bad_isbns),
         (format!("ratings by users that {users_file} lacks"), no_user),
         (format!("ratings of books that {books_file} lacks, or whose ISBN is bad"), no_book),
     ];
-    let dropped = dropped.into_iter().filter(|(_, count)| *count > 0);
-    let dropped = dropped.map(|(what, count)| Dropped { what, count }).collect();
-    Ok(RawTables { untimed: true, dropped, ..ratings.finish()? })
+    Ok(RawTables { untimed: true, ..ratings.finish(faults, dropped)? })
 }
 
-fn read_users(dir: &Path, name: &str) -> Result<EntityBuilder> {
+fn read_users(dir: &Path, name: &str, how: Reading<'_>) -> Result<EntityBuilder> {
     const LAYOUT: &str = "\"User-ID\";\"Location\";\"Age\"";
     let mut rows = Rows::open(dir, name, LAYOUT)?;
     let columns = ["location", "age"];
-    let mut users = EntityBuilder::table("user", &columns, &columns, &rows.path);
-    while let Some((line, text)) = rows.next::<3>()? {
-        let place = Place { path: &rows.path, line };
+    let path = rows.path.clone();
+    let mut users = EntityBuilder::table("user", [&columns; 2], &path, how);
+    let mut faults = Faults::default();
+    faults.rows(|| {
+        let Some((line, text)) = rows.next::<3>()? else { return Ok(false) };
+        let place = Place { path: &path, line };
         let [key, location, age] = split(place, &text, LAYOUT)?;
         let (country, age) = (country(location), age_bucket(place, age)?);
         users.add(place, key, [country.as_str(), age], [country.clone(), age.to_owned()])?;
-    }
+        Ok(true)
+    })?;
+    faults.check()?;
     Ok(users)
 }
 
 /// The books, and how many were left out for their ISBN.
-fn read_books(dir: &Path, name: &str) -> Result<(EntityBuilder, u64)> {
+fn read_books(dir: &Path, name: &str, how: Reading<'_>) -> Result<(EntityBuilder, u64)> {
     const LAYOUT: &str = "\"ISBN\";\"Book-Title\";\"Book-Author\";\"Year-Of-Publication\";\"Publisher\";\
                           \"Image-URL-S\";\"Image-URL-M\";\"Image-URL-L\"";
     let mut rows = Rows::open(dir, name, LAYOUT)?;
     let columns = ["title", "author", "year", "publisher"];
-    let mut books = EntityBuilder::table("item", &columns, &columns, &rows.path);
+    let path = rows.path.clone();
+    let mut books = EntityBuilder::table("item", [&columns; 2], &path, how);
     let mut bad_isbns = 0;
-    while let Some((line, text)) = rows.next::<8>()? {
-        let place = Place { path: &rows.path, line };
+    let mut faults = Faults::default();
+    faults.rows(|| {
+        let Some((line, text)) = rows.next::<8>()? else { return Ok(false) };
+        let place = Place { path: &path, line };
         let [isbn, title, author, year, publisher, ..] = split::<8>(place, &text, LAYOUT)?;
         if isbn.is_empty() {
             return Err(place.error("item", RawProblem::Empty));
         }
         if !isbn.bytes().all(|b| b.is_ascii_alphanumeric()) {
             bad_isbns += 1;
-            continue;
+            return Ok(true);
         }
         let named = |text| if is_missing(text) { UNKNOWN } else { text };
         let year = if year.chars().count() == 4 { year } else { UNKNOWN };
         let row = [title, named(author), year, named(publisher)];
         books.add(place, isbn, row, row.map(unescape))?;
-    }
+        Ok(true)
+    })?;
+    faults.check()?;
     Ok((books, bad_isbns))
 }
 

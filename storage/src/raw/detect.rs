@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::DatasetFormat;
+use super::{DatasetFormat, movielens_10m};
 use crate::error::{Result, StorageError};
 
 /// A layout and the files it is known by.
@@ -17,13 +17,21 @@ pub struct Known {
 }
 
 impl Known {
+    /// Its half stars are a sign of it too: the other files have the names of MovieTweetings'.
+    const MOVIELENS_10M: Self = Self {
+        format: DatasetFormat::Movielens10m,
+        files: "ratings.dat with half stars, movies.dat; tags.dat",
+        names: &[("ratings", ".dat"), ("movies", ".dat"), ("tags", ".dat")],
+    };
+
     /// Every layout, the more particular ones first.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self {
             format: DatasetFormat::Movielens1m,
             files: "ratings.dat, movies.dat, users.dat",
             names: &[("ratings", ".dat"), ("movies", ".dat"), ("users", ".dat")],
         },
+        Self::MOVIELENS_10M,
         Self {
             format: DatasetFormat::Movietweetings,
             files: "ratings.dat, movies.dat",
@@ -87,7 +95,9 @@ pub fn detect(dir: &Path) -> Result<Known> {
     }
     names.sort();
     if let Some(known) = Known::ALL.into_iter().find(|known| known.fits(&names)) {
-        return Ok(known);
+        let may_be_10m = known.format == DatasetFormat::Movietweetings;
+        let is_10m = may_be_10m && movielens_10m::has_half_stars(dir);
+        return Ok(if is_10m { Known::MOVIELENS_10M } else { known });
     }
     let visible: Vec<&str> =
         names.iter().map(String::as_str).filter(|name| !name.starts_with('.')).collect();

@@ -1,27 +1,121 @@
-//! Finding an item that a user has rated twice.
+//! Items that a user has rated more than once: finding them, and keeping one rating of each.
 //!
 //! No set of all pairs is kept. The ratings of as many users as fit into memory are brought together,
 //! and each user's items marked in one table of the items; then come the next users, in another pass
 //! over the ratings.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Rating, RawRatings};
 use crate::error::Result;
 use crate::spill::Spill;
 
-/// Two ratings of one user and item.
-pub(super) struct Duplicate {
-    /// Their rows, ascending.
+/// What happens to an item that a user has rated more than once, and to an id that a table defines more than
+/// once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Duplicates {
+    /// It is an error.
+    #[default]
+    Refuse,
+    /// The first rating by time is kept, of equal times the first row; of a table the first row.
+    First,
+    /// The last rating by time is kept, of equal times the last row; of a table the last row.
+    Last,
+}
+
+/// Ratings of items that their users have rated in an earlier row.
+pub(super) struct Repeated {
+    pub(super) count: u64,
+    /// Row of the first of them, after that of the first rating of its item.
     pub(super) rows: [u32; 2],
     pub(super) ratings: [Rating; 2],
 }
 
-/// The first rating of an item that its user has rated before.
-pub(super) fn first(
+/// Finds the ratings of items that their users have rated in an earlier row.
+pub(super) fn find(
     ratings: &RawRatings,
     users: usize,
     items: usize,
     spill: &Spill,
-) -> Result<Option<Duplicate>> {
+) -> Result<Option<Repeated>> {
+    let mut marks = vec![(u32::MAX, 0); items];
+    let (mut count, mut first): (u64, Option<[u32; 2]>) = (0, None);
+    each_user(ratings, users, spill, false, |user, rated, _| {
+        for (item, row) in rated {
+            let Some(mark) = marks.get_mut(*item as usize) else { continue };
+            if mark.0 != user {
+                *mark = (user, *row);
+                continue;
+            }
+            count += 1;
+            if first.is_none_or(|[_, second]| *row < second) {
+                first = Some([mark.1, *row]);
+            }
+        }
+    })?;
+    let Some(rows) = first else { return Ok(None) };
+    Ok(Some(Repeated { count, rows, ratings: look_up(ratings, rows)? }))
+}
+
+/// The ratings with one of each user and item: the first or the last by time, and by row where times are
+/// equal.
+pub(super) fn keep_one(
+    ratings: &RawRatings,
+    users: usize,
+    items: usize,
+    spill: &Spill,
+    last: bool,
+) -> Result<RawRatings> {
+    let mut marks = vec![(u32::MAX, 0, 0); items];
+    let mut dropped = Rows(vec![0; ratings.len().div_ceil(64)]);
+    each_user(ratings, users, spill, true, |user, rated, times| {
+        for ((item, row), time) in rated.iter().zip(times) {
+            let Some(mark) = marks.get_mut(*item as usize) else { continue };
+            let (owner, before, earlier) = *mark;
+            let replaces = if last { *time >= earlier } else { *time < earlier };
+            if owner != user || replaces {
+                *mark = (user, *row, *time);
+            }
+            if owner == user {
+                dropped.insert(if replaces { before } else { *row });
+            }
+        }
+    })?;
+    let (mut kept, mut row) = (RawRatings::default(), 0);
+    ratings.for_each(|rating| {
+        if !dropped.has(row) {
+            kept.push_within(rating, spill)?;
+        }
+        row += 1;
+        Ok(())
+    })?;
+    Ok(kept)
+}
+
+/// A set of rows, a bit each.
+struct Rows(Vec<u64>);
+
+impl Rows {
+    fn insert(&mut self, row: u32) {
+        if let Some(bits) = self.0.get_mut(row as usize / 64) {
+            *bits |= 1 << (row % 64);
+        }
+    }
+
+    fn has(&self, row: u32) -> bool {
+        self.0.get(row as usize / 64).is_some_and(|bits| bits >> (row % 64) & 1 == 1)
+    }
+}
+
+/// Visits every user's ratings as (item, row) in the order of the rows, and their times if they are wanted.
+fn each_user(
+    ratings: &RawRatings,
+    users: usize,
+    spill: &Spill,
+    with_times: bool,
+    mut visit: impl FnMut(u32, &[(u32, u32)], &[i64]),
+) -> Result<()> {
     let mut counts = vec![0_u32; users];
     ratings.for_each(|rating| {
         if let Some(count) = counts.get_mut(rating.user as usize) {
@@ -29,26 +123,20 @@ pub(super) fn first(
         }
         Ok(())
     })?;
-    let room = spill.rows(4, size_of::<(u32, u32)>());
-    let mut marks = vec![(u32::MAX, 0); items];
-    let mut found: Option<[u32; 2]> = None;
+    let size = size_of::<(u32, u32)>() + if with_times { size_of::<i64>() } else { 0 };
+    let room = spill.rows(4, size);
     let mut start = 0;
     while start < users {
         let group = Group::from(start, &counts, room);
-        start = group.end;
-        let earlier = group.find(ratings, &mut marks)?;
-        found = match (found, earlier) {
-            (Some(a), Some(b)) => Some(if a[1] < b[1] { a } else { b }),
-            (a, b) => a.or(b),
-        };
+        start += group.ends.len();
+        group.read(ratings, with_times, &mut visit)?;
     }
-    found.map(|rows| look_up(ratings, rows)).transpose()
+    Ok(())
 }
 
 /// Users from `start` on whose ratings fit into memory together; at least one user.
 struct Group {
     start: usize,
-    end: usize,
     /// Where each user's ratings end; where they start, before they are brought in.
     ends: Vec<usize>,
     rows: usize,
@@ -64,13 +152,18 @@ impl Group {
             ends.push(rows);
             rows += count;
         }
-        Self { start, end: start + ends.len(), ends, rows }
+        Self { start, ends, rows }
     }
 
-    /// The rows of the first rating that repeats one, and of that one. `marks` has, per item, the
-    /// last user and row.
-    fn find(mut self, ratings: &RawRatings, marks: &mut [(u32, u32)]) -> Result<Option<[u32; 2]>> {
+    /// Brings the ratings of each user together.
+    fn read(
+        mut self,
+        ratings: &RawRatings,
+        with_times: bool,
+        visit: &mut impl FnMut(u32, &[(u32, u32)], &[i64]),
+    ) -> Result<()> {
         let mut rated = vec![(0_u32, 0_u32); self.rows];
+        let mut times = vec![0_i64; if with_times { self.rows } else { 0 }];
         let mut row = 0;
         ratings.for_each(|rating| {
             let user = (rating.user as usize).checked_sub(self.start);
@@ -78,30 +171,26 @@ impl Group {
                 if let Some(place) = rated.get_mut(*end) {
                     *place = (rating.item, row);
                 }
+                if let Some(time) = times.get_mut(*end) {
+                    *time = rating.timestamp;
+                }
                 *end += 1;
             }
             row += 1;
             Ok(())
         })?;
-        let (mut found, mut from): (Option<[u32; 2]>, usize) = (None, 0);
+        let mut from = 0;
         for (user, end) in (self.start as u32..).zip(&self.ends) {
-            for (item, row) in rated.get(from..*end).unwrap_or_default() {
-                let Some(mark) = marks.get_mut(*item as usize) else { continue };
-                if mark.0 == user {
-                    if found.is_none_or(|[_, second]| *row < second) {
-                        found = Some([mark.1, *row]);
-                    }
-                } else {
-                    *mark = (user, *row);
-                }
-            }
+            let rows = from..*end;
+            let times = times.get(rows.clone()).unwrap_or_default();
+            visit(user, rated.get(rows).unwrap_or_default(), times);
             from = *end;
         }
-        Ok(found)
+        Ok(())
     }
 }
 
-fn look_up(ratings: &RawRatings, rows: [u32; 2]) -> Result<Duplicate> {
+fn look_up(ratings: &RawRatings, rows: [u32; 2]) -> Result<[Rating; 2]> {
     let (mut row, mut found) = (0, Vec::new());
     ratings.for_each(|rating| {
         if rows.contains(&row) {
@@ -112,5 +201,5 @@ fn look_up(ratings: &RawRatings, rows: [u32; 2]) -> Result<Duplicate> {
     })?;
     let nothing = Rating { user: u32::MAX, item: u32::MAX, level: 0, timestamp: 0 };
     let at = |i: usize| found.get(i).copied().unwrap_or(nothing);
-    Ok(Duplicate { rows, ratings: [at(0), at(1)] })
+    Ok([at(0), at(1)])
 }

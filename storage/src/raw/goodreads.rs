@@ -17,11 +17,12 @@ use std::path::{Path, PathBuf};
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
+use super::faults::Faults;
 use super::source::{Encoding, Lines, Place};
 use super::tables::{EntityBuilder, RatingBuilder, whole_stars};
-use super::{Dropped, RawTables, time};
+use super::time::{Notation, Source};
+use super::{RawTables, Reading};
 use crate::error::{RawProblem, Result, StorageError};
-use crate::spill::Spill;
 
 const INTERACTIONS: &str = "goodreads_interactions";
 const BOOKS: &str = "goodreads_books";
@@ -57,38 +58,37 @@ pub(super) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-pub(super) fn read(dir: &Path, spill: &Spill) -> Result<RawTables> {
-    let items = Side::read(dir)?.books(required(dir, BOOKS)?)?;
+pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
+    let items = Side::read(dir)?.books(required(dir, BOOKS)?, how)?;
     let path = required(dir, INTERACTIONS)?;
     let users = EntityBuilder::open_ended("user");
-    let mut ratings = RatingBuilder::new(&path, users, items, whole_stars(1, 5), spill);
+    let mut ratings = RatingBuilder::new(&path, users, items, whole_stars(1, 5), how);
     let (mut unrated, mut unknown) = (0, 0);
     let mut lines = Lines::open_path(path.clone(), Encoding::Utf8)?;
-    while let Some((line, text)) = lines.next()? {
+    let mut faults = Faults::default();
+    faults.rows(|| {
+        let Some((line, text)) = lines.next()? else { return Ok(false) };
         let place = Place { path: &path, line };
         let row: Interaction<'_> = parse(place, &text)?;
         if row.rating.as_str() == "0" {
             unrated += 1;
-            continue;
+            return Ok(true);
         }
-        let time = row.date_updated.as_str();
-        let seconds = time::goodreads(time).ok_or_else(|| {
-            let example = "Mon Aug 01 13:41:57 -0700 2011";
-            place.error("date_updated", RawProblem::NotLike { found: time.to_owned(), example })
-        })?;
+        let time = Notation::Goodreads.read(row.date_updated.as_str(), Source::Layout);
+        let time = time.map_err(|problem| place.error("date_updated", problem))?;
         let [user, book, rating] = [&row.user_id, &row.book_id, &row.rating].map(Text::as_str);
-        match ratings.add(line, [user, book, rating, &seconds.to_string()]) {
+        let level = ratings.stars(rating).map_err(|problem| place.error("rating", problem))?;
+        match ratings.insert(line, [user, book], level, time) {
             Err(StorageError::Raw { problem: RawProblem::UnknownKey { .. }, .. }) => unknown += 1,
             added => added?,
         }
-    }
+        Ok(true)
+    })?;
     let dropped = [
         ("interactions without a rating (rating 0)", unrated),
         ("ratings of books that the table of books lacks", unknown),
     ];
-    let dropped = dropped.into_iter().filter(|(_, count)| *count > 0);
-    let dropped = dropped.map(|(what, count)| Dropped { what: what.to_owned(), count }).collect();
-    Ok(RawTables { dropped, ..ratings.finish()? })
+    ratings.finish(faults, dropped.map(|(what, count)| (what.to_owned(), count)).to_vec())
 }
 
 /// The only file whose name begins with `prefix` (and is not another table's), `.json` or `.json.gz`.
@@ -156,7 +156,7 @@ impl Side {
     }
 
     /// The books, with the fields that the tables at hand allow.
-    fn books(&self, path: PathBuf) -> Result<EntityBuilder> {
+    fn books(&self, path: PathBuf, how: Reading<'_>) -> Result<EntityBuilder> {
         let author = self.authors.as_ref().map(|_| "author");
         let media_type = self.works.as_ref().map(|_| "media_type");
         let before = ["title", "genres", "average_rating", "reviews", "author_id"];
@@ -165,10 +165,11 @@ impl Side {
             before.into_iter().chain(author).chain(after).chain(media_type).collect();
         let texts: Vec<&str> =
             ["title", "genres", "publisher", "year"].into_iter().chain(author).collect();
-        let mut books = EntityBuilder::table("item", &fields, &texts, &path);
-        let mut lines = Lines::open_path(path, Encoding::Utf8)?;
-        let path = lines.path().to_path_buf();
-        while let Some((line, text)) = lines.next()? {
+        let mut books = EntityBuilder::table("item", [&fields, &texts], &path, how);
+        let mut lines = Lines::open_path(path.clone(), Encoding::Utf8)?;
+        let mut faults = Faults::default();
+        faults.rows(|| {
+            let Some((line, text)) = lines.next()? else { return Ok(false) };
             let place = Place { path: &path, line };
             let book: Book<'_> = parse(place, &text)?;
             let find = |table: &Option<HashMap<String, String>>, key: &Text<'_>| {
@@ -187,7 +188,9 @@ impl Side {
             let texts = [book.title.as_str(), &genres, book.publisher.as_str()].into_iter();
             let texts = texts.chain([book.publication_year.as_str()]).chain(author.as_deref());
             books.add(place, book.book_id.as_str(), row, texts.map(str::to_owned))?;
-        }
+            Ok(true)
+        })?;
+        faults.check()?;
         Ok(books)
     }
 }
@@ -198,13 +201,16 @@ fn table(
     entry: impl Fn(Place<'_>, &str) -> Result<(String, String)>,
 ) -> Result<Option<HashMap<String, String>>> {
     let Some(path) = path else { return Ok(None) };
-    let mut lines = Lines::open_path(path, Encoding::Utf8)?;
-    let path = lines.path().to_path_buf();
+    let mut lines = Lines::open_path(path.clone(), Encoding::Utf8)?;
     let mut values = HashMap::new();
-    while let Some((line, text)) = lines.next()? {
+    let mut faults = Faults::default();
+    faults.rows(|| {
+        let Some((line, text)) = lines.next()? else { return Ok(false) };
         let (key, value) = entry(Place { path: &path, line }, &text)?;
         values.insert(key, value);
-    }
+        Ok(true)
+    })?;
+    faults.check()?;
     Ok(Some(values))
 }
 

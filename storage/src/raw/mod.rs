@@ -1,9 +1,10 @@
 //! Readers of raw rating files: published datasets in the layout they come in, and any CSV or Parquet
 //! by a mapping of its columns.
 //!
-//! Each text file may be plain or gzip-compressed. A line that is not what the layout says is an error
-//! with its file, line and column. Ratings are never skipped silently: where a dataset is known to hold
-//! some that can't be used (of books that its table lacks, say), they are counted ([`Dropped`]).
+//! Each text file may be plain or gzip-compressed. Lines that are not what the layout says are an error: how
+//! many there are of each kind, and file, line and column of the first. Ratings are never skipped silently:
+//! where a dataset is known to hold some that can't be used (of books that its table lacks, say), or a setting
+//! says so, they are counted ([`Dropped`]).
 
 use std::path::{Path, PathBuf};
 
@@ -16,9 +17,11 @@ mod bookcrossing;
 mod chunks;
 mod detect;
 mod duplicates;
+mod faults;
 mod goodreads;
 mod mapped;
 mod movielens_100k;
+mod movielens_10m;
 mod movielens_1m;
 mod movielens_25m;
 mod movietweetings;
@@ -27,8 +30,9 @@ mod tables;
 pub(crate) mod time;
 
 pub use detect::{Known, detect};
+pub use duplicates::Duplicates;
 pub use mapped::{
-    ColumnMapping, TableSample, TextEncoding, TimeUnit, Unmatched, is_decoding, sample,
+    ColumnMapping, Missing, TableSample, TextEncoding, TimeUnit, Unmatched, is_decoding, sample,
 };
 
 /// Layout of raw files.
@@ -43,7 +47,10 @@ pub enum DatasetFormat {
     /// MovieLens-1M: `ratings.dat`, `movies.dat`, `users.dat`, latin-1.
     #[serde(rename = "movielens_1m")]
     Movielens1m,
-    /// MovieLens-25M: `ratings.csv`, `movies.csv`.
+    /// MovieLens-10M: `ratings.dat` with half stars, `movies.dat`, UTF-8.
+    #[serde(rename = "movielens_10m")]
+    Movielens10m,
+    /// MovieLens-25M (20M, 32M and the small one too): `ratings.csv`, `movies.csv`.
     #[serde(rename = "movielens_25m")]
     Movielens25m,
     /// BookCrossing: `BX-Book-Ratings.csv`, `BX-Books.csv`, `BX-Users.csv`; ratings have no time.
@@ -68,6 +75,7 @@ impl DatasetFormat {
             Self::Movietweetings => "movietweetings",
             Self::Movielens100k => "movielens_100k",
             Self::Movielens1m => "movielens_1m",
+            Self::Movielens10m => "movielens_10m",
             Self::Movielens25m => "movielens_25m",
             Self::Bookcrossing => "bookcrossing",
             Self::Goodreads => "goodreads",
@@ -110,6 +118,7 @@ pub(crate) struct Rating {
     pub(crate) user: u32,
     pub(crate) item: u32,
     pub(crate) level: u8,
+    /// Nanoseconds since 1970.
     pub(crate) timestamp: i64,
 }
 
@@ -146,7 +155,7 @@ pub struct RawRatings {
     pub item: Vec<u32>,
     /// Index into the rating levels.
     pub level: Vec<u8>,
-    /// Seconds since 1970.
+    /// Nanoseconds since 1970.
     pub timestamp: Vec<i64>,
     /// Those before.
     spilled: Option<SpillVec<Rating>>,
@@ -195,11 +204,16 @@ impl RawRatings {
         })
     }
 
-    fn push(&mut self, rating: Rating) {
+    /// Appends a rating; what is in memory goes to a file when it takes more than its share.
+    fn push_within(&mut self, rating: Rating, spill: &Spill) -> Result<()> {
+        if self.user.len() >= spill.rows(1, Rating::SIZE) {
+            self.spill(spill)?;
+        }
         self.user.push(rating.user);
         self.item.push(rating.item);
         self.level.push(rating.level);
         self.timestamp.push(rating.timestamp);
+        Ok(())
     }
 
     /// Moves what is in memory to the file.
@@ -240,12 +254,19 @@ pub struct RawTables {
     pub dropped: Vec<Dropped>,
 }
 
+/// What reading depends on beside the files.
+#[derive(Clone, Copy)]
+struct Reading<'a> {
+    duplicates: Duplicates,
+    spill: &'a Spill,
+}
+
 /// Reads the raw files of a dataset in directory `dir`, CSV and Parquet by the default mapping.
 ///
 /// # Errors
 /// As [`read_within`].
 pub fn read(format: DatasetFormat, dir: &Path) -> Result<RawTables> {
-    read_within(format, dir, &ColumnMapping::default(), &Spill::never())
+    read_mapped(format, dir, &ColumnMapping::default())
 }
 
 /// [`read`] with a mapping of columns, all in memory.
@@ -257,31 +278,34 @@ pub fn read_mapped(
     dir: &Path,
     columns: &ColumnMapping,
 ) -> Result<RawTables> {
-    read_within(format, dir, columns, &Spill::never())
+    read_within(format, dir, columns, Duplicates::Refuse, &Spill::never())
 }
 
 /// Reads the raw files of a dataset in directory `dir`, with as much in memory as `spill` says; users and
 /// items are in memory in any case. Only CSV and Parquet look at `columns`.
 ///
 /// # Errors
-/// A file is missing, empty, truncated or not in its encoding; a line has another number of columns, a
+/// A file is missing, empty, truncated or not in its encoding; lines have another number of columns, a
 /// rating that is none of the format's levels, a time that is not in its unit, an unknown user or item,
-/// or rates an item again; the mapping names a column that does not exist; a temporary file can't be
-/// written.
+/// or rate an item again that may not be; the mapping names a column that does not exist; a temporary file
+/// can't be written.
 pub fn read_within(
     format: DatasetFormat,
     dir: &Path,
     columns: &ColumnMapping,
+    duplicates: Duplicates,
     spill: &Spill,
 ) -> Result<RawTables> {
+    let how = Reading { duplicates, spill };
     match format {
-        DatasetFormat::Movietweetings => movietweetings::read(dir, spill),
-        DatasetFormat::Movielens100k => movielens_100k::read(dir, spill),
-        DatasetFormat::Movielens1m => movielens_1m::read(dir, spill),
-        DatasetFormat::Movielens25m => movielens_25m::read(dir, spill),
-        DatasetFormat::Bookcrossing => bookcrossing::read(dir, spill),
-        DatasetFormat::Goodreads => goodreads::read(dir, spill),
-        DatasetFormat::Csv | DatasetFormat::Parquet => mapped::read(format, dir, columns, spill),
+        DatasetFormat::Movietweetings => movietweetings::read(dir, how),
+        DatasetFormat::Movielens100k => movielens_100k::read(dir, how),
+        DatasetFormat::Movielens1m => movielens_1m::read(dir, how),
+        DatasetFormat::Movielens10m => movielens_10m::read(dir, how),
+        DatasetFormat::Movielens25m => movielens_25m::read(dir, how),
+        DatasetFormat::Bookcrossing => bookcrossing::read(dir, how),
+        DatasetFormat::Goodreads => goodreads::read(dir, how),
+        DatasetFormat::Csv | DatasetFormat::Parquet => mapped::read(format, dir, columns, how),
     }
 }
 
@@ -303,7 +327,9 @@ pub fn files_mapped(
     columns: &ColumnMapping,
 ) -> Result<Vec<PathBuf>> {
     let names: &[&str] = match format {
-        DatasetFormat::Movietweetings => &["movies.dat", "ratings.dat"],
+        DatasetFormat::Movietweetings | DatasetFormat::Movielens10m => {
+            &["movies.dat", "ratings.dat"]
+        }
         DatasetFormat::Movielens100k => &["u.item", "u.user", "u.data"],
         DatasetFormat::Movielens1m => &["movies.dat", "users.dat", "ratings.dat"],
         DatasetFormat::Movielens25m => &["movies.csv", "ratings.csv"],

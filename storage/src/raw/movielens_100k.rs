@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use super::RawTables;
+use super::faults::Faults;
 use super::movielens_1m::gender_word;
 use super::source::{Encoding, Lines, Place, columns};
 use super::tables::{EntityBuilder, RatingBuilder, film, whole_stars};
+use super::{RawTables, Reading};
 use crate::error::{RawProblem, Result};
-use crate::spill::Spill;
 
 /// The genres of the flags at the end of a line of `u.item`, in order.
 const GENRES: [&str; 19] = [
@@ -32,33 +32,40 @@ const GENRES: [&str; 19] = [
     "Western",
 ];
 
-pub(super) fn read(dir: &Path, spill: &Spill) -> Result<RawTables> {
-    let items = read_items(dir)?;
-    let users = read_users(dir)?;
+pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
+    let items = read_items(dir, how)?;
+    let users = read_users(dir, how)?;
     let mut lines = Lines::open(dir, "u.data", Encoding::Utf8)?;
     let path = lines.path().to_path_buf();
-    let mut ratings = RatingBuilder::new(&path, users, items, whole_stars(1, 5), spill);
-    while let Some((line, text)) = lines.next()? {
+    let mut ratings = RatingBuilder::new(&path, users, items, whole_stars(1, 5), how);
+    let mut faults = Faults::default();
+    faults.rows(|| {
+        let Some((line, text)) = lines.next()? else { return Ok(false) };
         let place = Place { path: &path, line };
         ratings.add(line, columns(place, &text, "\t", "user, item, rating, timestamp; tabs")?)?;
-    }
-    ratings.finish()
+        Ok(true)
+    })?;
+    ratings.finish(faults, Vec::new())
 }
 
-fn read_items(dir: &Path) -> Result<EntityBuilder> {
+fn read_items(dir: &Path, how: Reading<'_>) -> Result<EntityBuilder> {
     const LAYOUT: &str = "item|title|release|video release|URL|19 genre flags";
     let mut lines = Lines::open(dir, "u.item", Encoding::Latin1)?;
     let path = lines.path().to_path_buf();
     let texts = ["title", "genres", "year"];
-    let mut items = EntityBuilder::table("item", &["title", "genre"], &texts, &path);
-    while let Some((line, text)) = lines.next()? {
+    let mut items = EntityBuilder::table("item", [&["title", "genre"], &texts], &path, how);
+    let mut faults = Faults::default();
+    faults.rows(|| {
+        let Some((line, text)) = lines.next()? else { return Ok(false) };
         let place = Place { path: &path, line };
         let row: [&str; 24] = columns(place, &text, "|", LAYOUT)?;
         let [key, title, _, _, _, flags @ ..] = row;
         let genres = genres(place, &flags)?;
         let (genre, texts) = film(title, &genres);
         items.add(place, key, [title, genre], texts)?;
-    }
+        Ok(true)
+    })?;
+    faults.check()?;
     Ok(items)
 }
 
@@ -80,12 +87,15 @@ fn genres(place: Place<'_>, flags: &[&str]) -> Result<String> {
     Ok(names.join("|"))
 }
 
-fn read_users(dir: &Path) -> Result<EntityBuilder> {
+fn read_users(dir: &Path, how: Reading<'_>) -> Result<EntityBuilder> {
     let mut lines = Lines::open(dir, "u.user", Encoding::Latin1)?;
     let path = lines.path().to_path_buf();
     let fields = ["gender", "age", "occupation", "zip"];
-    let mut users = EntityBuilder::table("user", &fields, &["gender", "age", "occupation"], &path);
-    while let Some((line, text)) = lines.next()? {
+    let texts = ["gender", "age", "occupation"];
+    let mut users = EntityBuilder::table("user", [&fields, &texts], &path, how);
+    let mut faults = Faults::default();
+    faults.rows(|| {
+        let Some((line, text)) = lines.next()? else { return Ok(false) };
         let place = Place { path: &path, line };
         let [key, age, gender, occupation, zip] =
             columns(place, &text, "|", "user|age|gender|occupation|zip")?;
@@ -95,6 +105,8 @@ fn read_users(dir: &Path) -> Result<EntityBuilder> {
         let gender_text = gender_word(place, gender)?.to_owned();
         let texts = [gender_text, age.to_owned(), occupation.to_owned()];
         users.add(place, key, [gender, age, occupation, zip], texts)?;
-    }
+        Ok(true)
+    })?;
+    faults.check()?;
     Ok(users)
 }

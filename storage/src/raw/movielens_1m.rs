@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use super::RawTables;
+use super::faults::Faults;
 use super::movietweetings::{read_movies, read_ratings};
 use super::source::{Encoding, Lines, Place, columns};
 use super::tables::{EntityBuilder, whole_stars};
+use super::{RawTables, Reading};
 use crate::error::{RawProblem, Result};
-use crate::spill::Spill;
 
 /// Age codes of the release's documentation.
 const AGES: [(&str, &str); 7] = [
@@ -45,19 +45,22 @@ const OCCUPATIONS: [&str; 21] = [
     "writer",
 ];
 
-pub(super) fn read(dir: &Path, spill: &Spill) -> Result<RawTables> {
-    let items = read_movies(dir, Encoding::Latin1)?;
-    let users = read_users(dir)?;
-    read_ratings(dir, users, items, whole_stars(1, 5), spill)
+pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
+    let items = read_movies(dir, Encoding::Latin1, how)?;
+    let users = read_users(dir, how)?;
+    read_ratings(dir, users, items, whole_stars(1, 5), how)
 }
 
-fn read_users(dir: &Path) -> Result<EntityBuilder> {
+fn read_users(dir: &Path, how: Reading<'_>) -> Result<EntityBuilder> {
     const LAYOUT: &str = "user::gender::age::occupation::zip";
     let mut lines = Lines::open(dir, "users.dat", Encoding::Latin1)?;
     let path = lines.path().to_path_buf();
     let fields = ["gender", "age", "occupation", "zip"];
-    let mut users = EntityBuilder::table("user", &fields, &["gender", "age", "occupation"], &path);
-    while let Some((line, text)) = lines.next()? {
+    let texts = ["gender", "age", "occupation"];
+    let mut users = EntityBuilder::table("user", [&fields, &texts], &path, how);
+    let mut faults = Faults::default();
+    faults.rows(|| {
+        let Some((line, text)) = lines.next()? else { return Ok(false) };
         let place = Place { path: &path, line };
         let [key, gender, age, occupation, zip] = columns(place, &text, "::", LAYOUT)?;
         let texts = [
@@ -66,7 +69,9 @@ fn read_users(dir: &Path) -> Result<EntityBuilder> {
             occupation_word(place, occupation)?.to_owned(),
         ];
         users.add(place, key, [gender, age, occupation, zip], texts)?;
-    }
+        Ok(true)
+    })?;
+    faults.check()?;
     Ok(users)
 }
 

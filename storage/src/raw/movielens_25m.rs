@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder};
 
-use super::RawTables;
 use super::chunks::{Chunk, Chunks};
+use super::faults::Faults;
 use super::source::{Place, damaged, locate, open};
-use super::tables::{EntityBuilder, Part, PartReader, RatingBuilder, film};
+use super::tables::{EntityBuilder, Part, PartReader, RatingBuilder, film, half_stars};
+use super::{RawTables, Reading};
 use crate::error::{RawProblem, Result, StorageError};
 use crate::spill::Spill;
 
@@ -18,27 +19,36 @@ const RATINGS: &str = "userId,movieId,rating,timestamp";
 /// Largest part of the file that a thread reads at a time, in bytes.
 const MAX_CHUNK: usize = 4 << 20;
 
-pub(super) fn read(dir: &Path, spill: &Spill) -> Result<RawTables> {
+pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
     let path = locate(dir, "movies.csv")?;
     let mut movies = Rows::with_header(&path, open(&path)?, MOVIES)?;
     let texts = ["title", "genres", "year"];
-    let mut items = EntityBuilder::table("item", &["title", "genre"], &texts, &path);
-    while let Some((line, [key, title, genres])) = movies.next()? {
+    let mut items = EntityBuilder::table("item", [&["title", "genre"], &texts], &path, how);
+    let mut faults = Faults::default();
+    faults.rows(|| {
+        let Some((line, [key, title, genres])) = movies.next()? else { return Ok(false) };
         let (genre, texts) = film(title, genres);
         items.add(Place { path: &path, line }, key, [title, genre], texts)?;
-    }
+        Ok(true)
+    })?;
+    faults.check()?;
 
     let path = locate(dir, "ratings.csv")?;
     let users = EntityBuilder::open_ended("user");
-    let levels = (1..=10).map(|half| half as f32 / 2.0).collect();
-    let mut ratings = RatingBuilder::new(&path, users, items, levels, spill);
-    read_ratings(&path, &mut ratings, spill)?;
-    ratings.finish()
+    let mut ratings = RatingBuilder::new(&path, users, items, half_stars(), how);
+    let read = read_ratings(&path, &mut ratings, &mut faults, how.spill);
+    faults.ended(read)?;
+    ratings.finish(faults, Vec::new())
 }
 
 /// Reads `ratings.csv` with all threads, for as long as a line is a row: the first chunk that
 /// has a quote, within which a line may end, and all after it are left to the CSV parser.
-fn read_ratings(path: &Path, ratings: &mut RatingBuilder, spill: &Spill) -> Result<()> {
+fn read_ratings(
+    path: &Path,
+    ratings: &mut RatingBuilder,
+    faults: &mut Faults,
+    spill: &Spill,
+) -> Result<()> {
     // A chunk and what was read of it take about three times the chunk's size.
     let size = spill.rows(2, 3 * spill.threads()).clamp(1 << 12, MAX_CHUNK);
     let mut chunks = Chunks::open(path, size)?;
@@ -48,7 +58,7 @@ fn read_ratings(path: &Path, ratings: &mut RatingBuilder, spill: &Spill) -> Resu
     if header.trim_ascii_end() != RATINGS.as_bytes() {
         let (rest, failed) = chunks.into_rest();
         let mut rows = Rows::with_header(path, io::Cursor::new(header).chain(rest), RATINGS)?;
-        read_rows(&mut rows, ratings)?;
+        read_rows(&mut rows, ratings, faults)?;
         return failed.map_or(Ok(()), Err);
     }
     loop {
@@ -61,7 +71,7 @@ fn read_ratings(path: &Path, ratings: &mut RatingBuilder, spill: &Spill) -> Resu
             }
         }
         for part in read_batch(path, ratings, &batch) {
-            ratings.add_part(part)?;
+            ratings.add_part(part, faults)?;
         }
         if let Some(end) = ended {
             return end;
@@ -69,7 +79,7 @@ fn read_ratings(path: &Path, ratings: &mut RatingBuilder, spill: &Spill) -> Resu
         if let Some(Chunk { line, bytes }) = quoted {
             let (rest, failed) = chunks.into_rest();
             let mut rows = Rows::new(path, io::Cursor::new(bytes).chain(rest), RATINGS, line);
-            read_rows(&mut rows, ratings)?;
+            read_rows(&mut rows, ratings, faults)?;
             return failed.map_or(Ok(()), Err);
         }
     }
@@ -102,12 +112,9 @@ fn read_chunk(path: &Path, ratings: &RatingBuilder, chunk: &Chunk) -> Part {
         if text.is_empty() {
             continue;
         }
-        let row = split(Place { path, line }, text);
-        if let Err(error) = row.and_then(|row| part.add(line, row)) {
-            return part.finish(Some(error));
-        }
+        part.add(line, split(Place { path, line }, text));
     }
-    part.finish(None)
+    part.finish()
 }
 
 /// The columns of a line without quotes.
@@ -140,11 +147,16 @@ fn as_text<'a, const N: usize>(
     Ok(row)
 }
 
-fn read_rows<R: BufRead>(rows: &mut Rows<R>, ratings: &mut RatingBuilder) -> Result<()> {
-    while let Some((line, row)) = rows.next()? {
+fn read_rows<R: BufRead>(
+    rows: &mut Rows<R>,
+    ratings: &mut RatingBuilder,
+    faults: &mut Faults,
+) -> Result<()> {
+    faults.rows(|| {
+        let Some((line, row)) = rows.next()? else { return Ok(false) };
         ratings.add(line, row)?;
-    }
-    Ok(())
+        Ok(true)
+    })
 }
 
 /// The rows of a CSV file.

@@ -65,6 +65,8 @@ pub(super) struct Lines {
     encoding: Encoding,
     line: u64,
     bytes: Vec<u8>,
+    /// Whether `bytes` is the next line already.
+    ahead: bool,
 }
 
 impl Lines {
@@ -76,7 +78,7 @@ impl Lines {
     /// Opens a file.
     pub(super) fn open_path(path: PathBuf, encoding: Encoding) -> Result<Self> {
         let reader = open(&path)?;
-        Ok(Self { path, reader, encoding, line: 0, bytes: Vec::new() })
+        Ok(Self { path, reader, encoding, line: 0, bytes: Vec::new(), ahead: false })
     }
 
     /// The file.
@@ -86,7 +88,7 @@ impl Lines {
 
     /// The next line with its number, without line end. Blank lines may only end the file.
     pub(super) fn next(&mut self) -> Result<Option<(u64, Cow<'_, str>)>> {
-        if !self.fill()? {
+        if !std::mem::take(&mut self.ahead) && !self.fill()? {
             return if self.line == 0 {
                 Err(StorageError::EmptyRawFile { path: self.path.clone() })
             } else {
@@ -97,6 +99,7 @@ impl Lines {
             let blank = self.line;
             while self.fill()? {
                 if !self.bytes.is_empty() {
+                    self.ahead = true;
                     return Err(self.problem(blank, RawProblem::BlankLine));
                 }
             }

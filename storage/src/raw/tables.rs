@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::duplicates::{self, Duplicate};
+use super::duplicates::{self, Duplicates, Repeated};
+use super::faults::Faults;
 use super::source::Place;
-use super::{Rating, RawColumn, RawEntities, RawRatings, RawTables};
+use super::time::{Notation, Source};
+use super::{Dropped, Rating, RawColumn, RawEntities, RawRatings, RawTables, Reading};
 use crate::error::{RawProblem, Result, StorageError};
-use crate::spill::{Fixed, Spill};
+use crate::spill::Spill;
 
 /// Users or items while they are read.
 #[derive(Default)]
@@ -17,11 +19,19 @@ pub(super) struct EntityBuilder {
     lines: Vec<u64>,
     /// The file that defines them; `None` when the ratings do.
     table: Option<PathBuf>,
+    duplicates: Duplicates,
+    /// Rows of the table that were left out because another one has their id.
+    repeated: u64,
 }
 
 impl EntityBuilder {
     /// Entities that a table defines.
-    pub(super) fn table(name: &str, fields: &[&str], texts: &[&str], path: &Path) -> Self {
+    pub(super) fn table(
+        name: &str,
+        [fields, texts]: [&[&str]; 2],
+        path: &Path,
+        how: Reading<'_>,
+    ) -> Self {
         let columns = |names: &[&str]| {
             let column = |n: &&str| RawColumn { name: (*n).to_owned(), values: Vec::new() };
             names.iter().map(column).collect()
@@ -32,7 +42,8 @@ impl EntityBuilder {
             fields: columns(fields),
             texts: columns(texts),
         };
-        Self { entities, table: Some(path.to_path_buf()), ..Self::default() }
+        let table = Some(path.to_path_buf());
+        Self { entities, table, duplicates: how.duplicates, ..Self::default() }
     }
 
     /// Entities without a table: whoever has a rating.
@@ -53,21 +64,51 @@ impl EntityBuilder {
         if key.is_empty() {
             return Err(place.error(field, RawProblem::Empty));
         }
-        let next = self.entities.keys.len() as u32;
-        if let Some(old) = self.index.insert(key.to_owned(), next) {
-            let first = self.lines.get(old as usize).copied().unwrap_or_default();
-            let problem = RawProblem::DuplicateKey { key: key.to_owned(), first };
-            return Err(place.error(field, problem));
+        if let Some(old) = self.index.get(key).map(|old| *old as usize) {
+            let line = self.lines.get_mut(old);
+            match self.duplicates {
+                Duplicates::Refuse => {
+                    let first = line.map_or(0, |line| *line);
+                    let problem = RawProblem::DuplicateKey { key: key.to_owned(), first };
+                    return Err(place.error(field, problem));
+                }
+                Duplicates::First => {}
+                Duplicates::Last => {
+                    line.into_iter().for_each(|line| *line = place.line);
+                    self.set(old, fields, texts);
+                }
+            }
+            self.repeated += 1;
+            return Ok(());
         }
+        let next = self.entities.keys.len();
+        self.index.insert(key.to_owned(), next as u32);
         self.lines.push(place.line);
         self.entities.keys.push(key.to_owned());
-        for (column, value) in self.entities.fields.iter_mut().zip(fields) {
-            column.values.push(value.to_owned());
-        }
-        for (column, value) in self.entities.texts.iter_mut().zip(texts) {
-            column.values.push(value);
-        }
+        self.set(next, fields, texts);
         Ok(())
+    }
+
+    /// Sets the values of a row, which may be one behind the last.
+    fn set<'a>(
+        &mut self,
+        row: usize,
+        fields: impl IntoIterator<Item = &'a str>,
+        texts: impl IntoIterator<Item = String>,
+    ) {
+        let fields = self.entities.fields.iter_mut().zip(fields.into_iter().map(str::to_owned));
+        for (column, value) in fields.chain(self.entities.texts.iter_mut().zip(texts)) {
+            match column.values.get_mut(row) {
+                Some(old) => *old = value,
+                None => column.values.push(value),
+            }
+        }
+    }
+
+    /// Rows that were left out because another one has their id.
+    fn dropped(&self) -> (String, u64) {
+        let name = self.table.as_deref().and_then(Path::file_name).unwrap_or_default();
+        (format!("rows of {} whose id another row has", name.to_string_lossy()), self.repeated)
     }
 
     /// Line and values (fields, then texts) of the row of `key`, where there is one.
@@ -112,9 +153,8 @@ pub(super) struct RatingBuilder {
     /// Row and line wherever a row is not one line after the row before.
     lines: Vec<(u64, u64)>,
     next_line: u64,
+    duplicates: Duplicates,
     spill: Spill,
-    /// Ratings in memory after which they are spilled.
-    room: usize,
 }
 
 impl RatingBuilder {
@@ -124,7 +164,7 @@ impl RatingBuilder {
         users: EntityBuilder,
         items: EntityBuilder,
         levels: Vec<f32>,
-        spill: &Spill,
+        how: Reading<'_>,
     ) -> Self {
         Self {
             path: path.to_path_buf(),
@@ -134,17 +174,31 @@ impl RatingBuilder {
             ratings: RawRatings::default(),
             lines: Vec::new(),
             next_line: 0,
-            spill: spill.clone(),
-            room: spill.rows(1, Rating::SIZE),
+            duplicates: how.duplicates,
+            spill: how.spill.clone(),
         }
     }
 
-    /// Adds one rating: user, item, rating and timestamp as in the file.
+    /// Adds one rating: user, item, rating and time, in seconds, as in the file.
     pub(super) fn add(&mut self, line: u64, [user, item, rating, time]: [&str; 4]) -> Result<()> {
         let place = Place { path: &self.path, line };
         let user = self.users.resolve(place, "user", user)?;
         let item = self.items.resolve(place, "item", item)?;
         let (level, timestamp) = self.values(place, rating, time)?;
+        self.push(line, Rating { user, item, level, timestamp })
+    }
+
+    /// Adds one rating of a level at a time in nanoseconds.
+    pub(super) fn insert(
+        &mut self,
+        line: u64,
+        [user, item]: [&str; 2],
+        level: u8,
+        timestamp: i64,
+    ) -> Result<()> {
+        let place = Place { path: &self.path, line };
+        let user = self.users.resolve(place, "user", user)?;
+        let item = self.items.resolve(place, "item", item)?;
         self.push(line, Rating { user, item, level, timestamp })
     }
 
@@ -158,37 +212,34 @@ impl RatingBuilder {
             self.lines.push((row, line));
         }
         self.next_line = line + 1;
-        if self.ratings.user.len() >= self.room {
-            self.ratings.spill(&self.spill)?;
-        }
-        self.ratings.push(rating);
-        Ok(())
+        self.ratings.push_within(rating, &self.spill)
     }
 
     fn values(&self, place: Place<'_>, rating: &str, time: &str) -> Result<(u8, i64)> {
-        let level = self.level(place, rating)?;
-        let timestamp = time
-            .parse()
-            .map_err(|_| place.error("timestamp", RawProblem::NotATimestamp(time.to_owned())))?;
-        Ok((level, timestamp))
+        let level = self.stars(rating).map_err(|problem| place.error("rating", problem))?;
+        let time = Notation::Number(9).read(time, Source::Layout);
+        Ok((level, time.map_err(|problem| place.error("timestamp", problem))?))
     }
 
-    fn level(&self, place: Place<'_>, rating: &str) -> Result<u8> {
-        let stars: f32 = rating
-            .parse()
-            .map_err(|_| place.error("rating", RawProblem::NotANumber(rating.to_owned())))?;
-        let level = self.levels.iter().position(|l| *l == stars);
-        level.and_then(|l| u8::try_from(l).ok()).ok_or_else(|| {
+    /// The level of a rating as in the file.
+    pub(super) fn stars(&self, rating: &str) -> Result<u8, RawProblem> {
+        let stars = rating.parse().map_err(|_| RawProblem::NotANumber(rating.to_owned()))?;
+        self.level(stars, rating)
+    }
+
+    /// The level of so many stars, which are written so.
+    pub(super) fn level(&self, stars: f32, found: &str) -> Result<u8, RawProblem> {
+        let level = self.levels.iter().position(|level| *level == stars);
+        level.and_then(|level| u8::try_from(level).ok()).ok_or_else(|| {
             let levels: Vec<String> = self.levels.iter().map(f32::to_string).collect();
-            let problem =
-                RawProblem::NotALevel { found: rating.to_owned(), levels: levels.join(", ") };
-            place.error("rating", problem)
+            RawProblem::NotALevel { found: found.to_owned(), levels: levels.join(", ") }
         })
     }
 
-    /// Adds what was read of a part of the file, up to its error if there is one. Users get their
-    /// indices here, so that these do not depend on how the file was cut into parts.
-    pub(super) fn add_part(&mut self, part: Part) -> Result<()> {
+    /// Adds what was read of a part of the file. Users get their indices here, so that these do not depend
+    /// on how the file was cut into parts.
+    pub(super) fn add_part(&mut self, part: Part, faults: &mut Faults) -> Result<()> {
+        faults.append(part.faults);
         let place = Place { path: &self.path, line: 0 };
         let users: Vec<u32> = part
             .users
@@ -199,31 +250,50 @@ impl RatingBuilder {
             let user = users.get(rating.user as usize).copied().unwrap_or(u32::MAX);
             self.push(line, Rating { user, ..rating })?;
         }
-        part.error.map_or(Ok(()), Err)
+        Ok(())
     }
 
-    /// The tables, once no (user, item) pair is found to occur twice.
-    pub(super) fn finish(self) -> Result<RawTables> {
+    /// The tables, unless there are `faults`: rows that can't be used, to which those are added here that rate
+    /// an item again. `dropped` is what was left out before, and how often.
+    pub(super) fn finish(
+        mut self,
+        mut faults: Faults,
+        dropped: Vec<(String, u64)>,
+    ) -> Result<RawTables> {
         if self.ratings.is_empty() {
-            return Err(StorageError::EmptyRawFile { path: self.path });
+            faults.check()?;
+            return Err(nothing_left(self.path, &dropped));
         }
         let (users, items) = (self.users.entities.keys.len(), self.items.entities.keys.len());
-        if let Some(twice) = duplicates::first(&self.ratings, users, items, &self.spill)? {
-            return Err(self.duplicate(twice));
+        let twice = duplicates::find(&self.ratings, users, items, &self.spill)?;
+        let mut repeated = 0;
+        if let Some(twice) = twice {
+            repeated = twice.count;
+            if self.duplicates == Duplicates::Refuse {
+                faults.note(self.repeated(&twice), twice.count);
+            } else if faults.is_empty() {
+                let last = self.duplicates == Duplicates::Last;
+                let all = std::mem::take(&mut self.ratings);
+                self.ratings = duplicates::keep_one(&all, users, items, &self.spill, last)?;
+            }
         }
+        faults.check()?;
+        let repeated = ("ratings of items that their user has rated twice".to_owned(), repeated);
+        let dropped = dropped.into_iter().chain([self.users.dropped(), self.items.dropped()]);
+        let dropped = dropped.chain([repeated]).filter(|(_, count)| *count > 0);
         Ok(RawTables {
             rating_levels: self.levels,
             users: self.users.entities,
             items: self.items.entities,
             ratings: self.ratings,
-            ..RawTables::default()
+            dropped: dropped.map(|(what, count)| Dropped { what, count }).collect(),
+            untimed: false,
         })
     }
 
-    fn duplicate(
-        &self,
-        Duplicate { rows: [old, row], ratings: [first, second] }: Duplicate,
-    ) -> StorageError {
+    /// The first rating of an item that its user has rated before.
+    fn repeated(&self, twice: &Repeated) -> StorageError {
+        let Repeated { rows: [old, row], ratings: [first, second], .. } = *twice;
         let line = |row: u32| {
             let row = u64::from(row);
             let before = self.lines.partition_point(|(start, _)| *start <= row);
@@ -246,6 +316,20 @@ impl RatingBuilder {
     }
 }
 
+/// That a file has no rating, or none that was not left out.
+fn nothing_left(path: PathBuf, dropped: &[(String, u64)]) -> StorageError {
+    let dropped: Vec<String> = dropped
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(what, count)| format!("{count} {what}"))
+        .collect();
+    if dropped.is_empty() {
+        return StorageError::EmptyRawFile { path };
+    }
+    let problem = format!("no rating is left: dropped {}", dropped.join(", "));
+    StorageError::Table { path, problem }
+}
+
 /// What was read of a part of a file, by a thread of its own.
 #[derive(Default)]
 pub(super) struct Part {
@@ -253,8 +337,8 @@ pub(super) struct Part {
     users: Vec<String>,
     /// Each rating with its line; the user is an index into `users`.
     rows: Vec<(u64, Rating)>,
-    /// What ended the part early.
-    error: Option<StorageError>,
+    /// Lines that can't be used.
+    faults: Faults,
 }
 
 /// Reads a part of a file.
@@ -270,14 +354,20 @@ impl<'a> PartReader<'a> {
         Self { ratings, index: HashMap::new(), part: Part::default() }
     }
 
-    /// Adds a line, as [`RatingBuilder::add`] would.
-    pub(super) fn add(&mut self, line: u64, [user, item, rating, time]: [&str; 4]) -> Result<()> {
+    /// Adds a line, as [`RatingBuilder::add`] would, or takes note of what is wrong with it.
+    pub(super) fn add(&mut self, line: u64, row: Result<[&str; 4]>) {
+        match row.and_then(|row| self.rating(line, row)) {
+            Ok(rating) => self.part.rows.push((line, rating)),
+            Err(error) => self.part.faults.note(error, 1),
+        }
+    }
+
+    fn rating(&mut self, line: u64, [user, item, rating, time]: [&str; 4]) -> Result<Rating> {
         let place = Place { path: &self.ratings.path, line };
         let user = self.user(place, user)?;
         let item = self.ratings.items.find(place, "item", item)?;
         let (level, timestamp) = self.ratings.values(place, rating, time)?;
-        self.part.rows.push((line, Rating { user, item, level, timestamp }));
-        Ok(())
+        Ok(Rating { user, item, level, timestamp })
     }
 
     fn user(&mut self, place: Place<'_>, key: &str) -> Result<u32> {
@@ -298,9 +388,8 @@ impl<'a> PartReader<'a> {
         Ok(next)
     }
 
-    /// What was read, and what ended it early.
-    pub(super) fn finish(mut self, error: Option<StorageError>) -> Part {
-        self.part.error = error;
+    /// What was read.
+    pub(super) fn finish(self) -> Part {
         self.part
     }
 }
@@ -318,6 +407,11 @@ pub(super) fn year(title: &str) -> &str {
 pub(super) fn film<'a>(title: &str, genres: &'a str) -> (&'a str, [String; 3]) {
     let first = genres.split('|').next().unwrap_or_default();
     (first, [title.to_owned(), genres.replace('|', ", "), year(title).to_owned()])
+}
+
+/// The levels from half a star to five stars.
+pub(super) fn half_stars() -> Vec<f32> {
+    (1..=10).map(|half| half as f32 / 2.0).collect()
 }
 
 /// The levels `from..=to` stars.

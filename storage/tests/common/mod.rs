@@ -111,6 +111,28 @@ pub fn movielens_25m() -> Raw {
     ])
 }
 
+/// Times with half stars, and no table of users.
+pub fn movielens_10m() -> Raw {
+    Raw::new(&[
+        (
+            "movies.dat",
+            "1::Toy Story (1995)::Adventure|Animation\n5952::Lord of the Rings: The Two Towers, The (2002)::Adventure\n\
+             7::Amélie (2001)::Comedy\n",
+        ),
+        ("ratings.dat", "1::1::5::838985046\n1::5952::3.5::838983525\n2::7::0.5::838983392\n"),
+        ("tags.dat", "15::4973::excellent!::1215184630\n"),
+    ])
+}
+
+/// The first and the last second that a time may have.
+pub const FIRST_TIME: i64 = -2_208_988_800;
+pub const LAST_TIME: i64 = 7_258_118_399;
+
+/// The times of ratings in whole seconds.
+pub fn seconds(raw: &RawTables) -> Vec<i64> {
+    raw.ratings.timestamp.iter().map(|time| time.div_euclid(1_000_000_000)).collect()
+}
+
 pub fn every_format() -> [(DatasetFormat, Raw); 4] {
     [
         (DatasetFormat::Movietweetings, movietweetings()),

@@ -190,7 +190,7 @@ fn bad_files_are_named_by_line_and_column() {
     users("1;a;NULL\n", &[":2: line: "]);
     check("BX-Users.csv", "", "\"1\";\"a\";NULL\n", &[":1: header: the header is"]);
     let lines: String = (0..40).map(|i| format!("{i}\n")).collect();
-    users(&format!("\"1\";\"{lines}"), &[":2: line: 2 columns"]);
+    users(&format!("\"1\";\"{lines}"), &["first: line 2: 2 columns"]);
 
     let books = |rows: &str, words: &[&str]| check("BX-Books.csv", BOOKS, rows, words);
     books("\"1\";\"A\";\"B\"\n", &[":2: line: 3 columns where the layout has 8"]);

@@ -1,10 +1,14 @@
 //! Any CSV by a mapping of its columns.
 
 use proptest::prelude::*;
+use reclora_storage::protocol::{Prepared, prepare};
 use reclora_storage::raw::DatasetFormat::Csv;
-use reclora_storage::raw::{self, ColumnMapping, RawTables, TextEncoding, TimeUnit, Unmatched};
+use reclora_storage::raw::{
+    self, ColumnMapping, Duplicates, Missing, RawTables, TextEncoding, TimeUnit, Unmatched,
+};
+use reclora_storage::spill::Spill;
 
-use crate::common::Raw;
+use crate::common::{Raw, config};
 use crate::{dropped, field, names, refused, rows, text};
 
 fn read(raw: &Raw, columns: &ColumnMapping) -> reclora_storage::Result<RawTables> {
@@ -154,6 +158,192 @@ fn ratings_of_unknown_items_are_refused_or_counted() {
     assert_eq!(dropped(&tables), [("ratings of items that the table of items lacks", 2)]);
 }
 
+/// Rows of users who rate items in another order than that of their ids, `step` nanoseconds apart.
+fn shuffled(step: i64, time: impl Fn(i64) -> String) -> String {
+    let mut text = "user,item,rating,timestamp\n".to_owned();
+    for user in 1..7_i64 {
+        for item in 0..8_i64 {
+            let place = (item * 3 + user) % 8;
+            let nanos = 1_600_000_000_000_000_000 + user * 86_400_000_000_000 + place * step;
+            let stars = 1 + (place * user) % 5;
+            text += &format!("{user},{item},{stars},{}\n", time(nanos));
+        }
+    }
+    text
+}
+
+/// Whatever the unit, the order is that of the whole time.
+#[test]
+fn d4_times_finer_than_a_second_are_sorted_by() {
+    let prepared = |unit: TimeUnit, text: &str| -> Prepared {
+        let raw = Raw::new(&[("ratings.csv", text)]);
+        let columns = mapping(|c| c.time_unit = unit);
+        prepare(&read(&raw, &columns).unwrap(), &config(2, 2)).unwrap()
+    };
+    let order = |p: &Prepared| (p.item.in_memory().to_vec(), p.rating.in_memory().to_vec());
+    let whole =
+        prepared(TimeUnit::S, &shuffled(80_000_000_000, |t| (t / 1_000_000_000).to_string()));
+    let ms = 1_000_000;
+    let iso = |t: i64| {
+        format!("2020-09-{:02}T12:26:40.{:09}Z", 13 + t / 86_400_000_000_000 % 7, t % 1_000_000_000)
+    };
+    let cases = [
+        (TimeUnit::Ms, shuffled(80 * ms, |t| (t / ms).to_string())),
+        (TimeUnit::Us, shuffled(80 * 1_000, |t| (t / 1_000).to_string())),
+        (TimeUnit::Ns, shuffled(1, |t| t.to_string())),
+        (TimeUnit::Iso8601, shuffled(1, iso)),
+        (
+            TimeUnit::S,
+            shuffled(80 * ms, |t| format!("{}.{:09}", t / 1_000_000_000, t % 1_000_000_000)),
+        ),
+    ];
+    for (unit, text) in cases {
+        let fine = prepared(unit, &text);
+        assert_eq!(order(&fine), order(&whole), "{unit:?}");
+        assert_eq!(fine.counts.positive_samples, whole.counts.positive_samples);
+        // Kept are seconds.
+        let seconds = fine.timestamp.in_memory();
+        assert!(
+            seconds.is_sorted() && seconds[0] % 86_400 == whole.timestamp.in_memory()[0] % 86_400
+        );
+    }
+}
+
+#[test]
+fn whole_seconds_may_be_written_as_floats_and_dates_with_a_zone() {
+    let first = |unit: TimeUnit, time: &str| {
+        let text = format!("user,item,rating,timestamp\nu,i,1,{time}\n");
+        let tables = read(&Raw::new(&[("ratings.csv", &text)]), &mapping(|c| c.time_unit = unit));
+        tables.unwrap().ratings.timestamp[0]
+    };
+    assert_eq!(first(TimeUnit::S, "1600004773.0"), 1_600_004_773_000_000_000);
+    assert_eq!(first(TimeUnit::S, "1600004773.25"), 1_600_004_773_250_000_000);
+    for time in ["2020-09-13 13:46:13 UTC", "2020-09-13 06:46:13.000 -0700", "20200913T134613Z"] {
+        assert_eq!(first(TimeUnit::Iso8601, time), 1_600_004_773_000_000_000, "{time}");
+    }
+}
+
+#[test]
+fn another_unit_than_the_times_have_is_refused_with_the_one_that_fits() {
+    let raw = Raw::new(&[("ratings.csv", "user,item,rating,timestamp\nu,i,1,1600086400400\n")]);
+    refused(
+        raw.read(Csv),
+        &[
+            "ratings.csv:2: column \"timestamp\": 1600086400400 is in the year 52675",
+            "as milliseconds it is 2020-09-14T12:26:40Z: data.columns.time_unit = \"ms\"",
+        ],
+    );
+}
+
+fn read_keeping(raw: &Raw, columns: &ColumnMapping, duplicates: Duplicates) -> RawTables {
+    raw::read_within(Csv, raw.path(), columns, duplicates, &Spill::never()).unwrap()
+}
+
+#[test]
+fn of_ratings_given_twice_the_first_or_last_is_kept() {
+    let raw = Raw::new(&[(
+        "ratings.csv",
+        "user,item,rating,timestamp\nu,a,1,50\nu,b,2,7\nu,a,3,20\nv,a,4,1\nu,b,5,7\nu,a,6,40\n",
+    )]);
+    refused(
+        raw.read(Csv),
+        &[
+            "ratings.csv: 3 rows can't be used\n  3 ratings given twice (first: line 4: user u has rated item a \
+             already, in line 2; data.duplicates = \"first\"",
+        ],
+    );
+    let columns = ColumnMapping::default();
+    let kept = |duplicates| {
+        let tables = read_keeping(&raw, &columns, duplicates);
+        assert_eq!(dropped(&tables), [("ratings of items that their user has rated twice", 3)]);
+        rows(&tables).iter().map(|(u, i, r, t)| format!("{u} {i} {r} {t}")).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(Duplicates::First), ["u b 2 7", "u a 3 20", "v a 4 1"]);
+    assert_eq!(kept(Duplicates::Last), ["u a 1 50", "v a 4 1", "u b 5 7"]);
+    // Without times the rows decide.
+    let untimed = mapping(|c| c.timestamp.clear());
+    let stars = |duplicates| -> Vec<f32> {
+        rows(&read_keeping(&raw, &untimed, duplicates)).iter().map(|row| row.2).collect()
+    };
+    assert_eq!(stars(Duplicates::First), [1.0, 2.0, 4.0]);
+    assert_eq!(stars(Duplicates::Last), [4.0, 5.0, 6.0]);
+}
+
+#[test]
+fn of_an_id_defined_twice_the_first_or_last_row_is_kept() {
+    let raw = Raw::new(&[
+        ("ratings.csv", "user,item,rating,timestamp\nu,a,1,1\nu,b,2,2\n"),
+        ("items.csv", "item,name\na,A\nb,B\na,C\n"),
+    ]);
+    let columns = mapping(|c| {
+        c.items = "items.csv".into();
+        c.item_texts = list(&["name"]);
+    });
+    refused(
+        read(&raw, &columns),
+        &["items.csv:4: item: \"a\" is defined already, in line 2; data.dup"],
+    );
+    for (duplicates, names) in [(Duplicates::First, ["A", "B"]), (Duplicates::Last, ["C", "B"])] {
+        let tables = read_keeping(&raw, &columns, duplicates);
+        assert_eq!(text(&tables.items, "name"), names);
+        assert_eq!(dropped(&tables), [("rows of items.csv whose id another row has", 1)]);
+    }
+}
+
+#[test]
+fn rows_without_a_value_are_refused_or_counted() {
+    let header = "user,item,rating,timestamp\nu,a,1,1\n";
+    let gaps = "u,b,,2\n,c,1,3\nu,,1,4\nu,d,NULL,5\nu,e,1,NaN\nNaN,NULL,2,6\nu,f,9,\n";
+    let raw = Raw::new(&[("ratings.csv", &format!("{header}{gaps}"))]);
+    refused(
+        raw.read(Csv),
+        &[
+            "ratings.csv: 6 rows can't be used\n  2 rows: without a value (first: line 3, column \"rating\": missing;",
+            "\n  1 row: without a value (first: line 4, column \"user\": missing;",
+            "\n  2 rows: without a value (first: line 7, column \"timestamp\": missing (\"NaN\");",
+        ],
+    );
+    let columns = mapping(|c| c.missing = Missing::Drop);
+    let tables = read(&raw, &columns).unwrap();
+    // What stands for a missing number may be an id; a level that only dropped rows have is none.
+    assert_eq!(rows(&tables), [("u", "a", 1.0, 1), ("NaN", "NULL", 2.0, 6)]);
+    assert_eq!(tables.rating_levels, [1.0, 2.0]);
+    assert_eq!(dropped(&tables), [("ratings without a value", 6)]);
+    raw.put("ratings.csv", b"user,item,rating,timestamp\nu,a,,1\nu,b,,1\n");
+    refused(
+        read(&raw, &columns),
+        &["ratings.csv: no rating is left: dropped 2 ratings without a value"],
+    );
+}
+
+/// Reading goes on behind what can't be used, and ends with what is damaged.
+#[test]
+fn rows_that_can_not_be_used_are_counted_by_kind() {
+    let raw = Raw::new(&[]);
+    let text = b"user,item,rating,timestamp\nu,a,x,soon\nu,b,1\nu,c,y,1\n\xff,d,1,1\nu,e,1,never\nu,f,1,1\nu,f,1,1\nu,g,1,2600086400400\n";
+    raw.put("ratings.csv", text);
+    let words = [
+        "ratings.csv: 7 rows can't be used\n  2 rows: not a number (first: line 2, column \"rating\": \"x\" is",
+        "\n  1 row: another number of columns (first: line 3: 3 columns",
+        "\n  1 row: not UTF-8 (first: line 5, column \"user\": ",
+        "\n  1 row: not seconds since 1970 (first: line 6, column \"timestamp\": \"never\" is not a time",
+        "\n  1 row: times outside the years 1900 to 2199 (first: line 9, column \"timestamp\": 2600086400400",
+        "\n  1 rating given twice (first: line 8: the same line as line 7",
+    ];
+    refused(raw.read(Csv), &words);
+    let packed = raw.put_gz("ratings.csv.gz", &[&text[..], &b"u,h,1,1\n".repeat(40_000)].concat());
+    raw.remove("ratings.csv");
+    raw.put("ratings.csv.gz", &packed[..packed.len() - 9]);
+    refused(
+        raw.read(Csv),
+        &[
+            words[1],
+            "\n  and nothing behind can be read: ",
+            "truncated or damaged: download it again",
+        ],
+    );
+}
+
 #[test]
 fn bad_values_are_named_by_line_and_column() {
     let raw = Raw::new(&[]);
@@ -163,17 +353,18 @@ fn bad_values_are_named_by_line_and_column() {
     };
     check("u,i2,1", &["line: 3 columns where the layout has 4"]);
     check("u,i2,1,1,1", &["line: 5 columns"]);
-    check(",i2,1,1", &["column \"user\": empty"]);
-    check("u,,1,1", &["column \"item\": empty"]);
+    check(",i2,1,1", &["column \"user\": missing; data.columns.missing = \"drop\""]);
+    check("u,,1,1", &["column \"item\": missing"]);
     check("u,i2,x,1", &["column \"rating\": \"x\" is not a number"]);
-    check("u,i2,,1", &["column \"rating\": \"\" is not a number"]);
-    check("u,i2,NaN,1", &["column \"rating\": \"NaN\" is not a finite number"]);
+    check("u,i2,,1", &["column \"rating\": missing;"]);
+    check("u,i2,NaN,1", &["column \"rating\": missing (\"NaN\");"]);
+    check("u,i2,inf,1", &["column \"rating\": \"inf\" is not a finite number"]);
     check("u,i2,1e99,1", &["column \"rating\": \"1e99\" is not a finite number"]);
     check(
-        "u,i2,1,1.5",
-        &["column \"timestamp\": \"1.5\" is not a time", "time_unit = \"s\"", "whole seconds"],
+        "u,i2,1,1.5s",
+        &["column \"timestamp\": \"1.5s\" is not a time", "time_unit = \"s\" wants seconds"],
     );
-    check("u,i2,1,", &["column \"timestamp\": \"\" is not a time"]);
+    check("u,i2,1,", &["column \"timestamp\": missing;"]);
     check("u,i,1,1", &["line: the same line as line 2"]);
     check("u,i,1,2", &["has rated item i already, in line 2"]);
     let iso = mapping(|c| c.time_unit = TimeUnit::Iso8601);
@@ -181,7 +372,7 @@ fn bad_values_are_named_by_line_and_column() {
     refused(
         read(&raw, &iso),
         &[
-            "\"2011-13-01\" is not a time: data.columns.time_unit = \"iso8601\"",
+            "\"2011-13-01\" is not a time: data.columns.time_unit = \"iso8601\" wants times like",
             "2011-08-01T20:41:57Z",
         ],
     );

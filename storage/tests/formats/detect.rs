@@ -2,7 +2,7 @@
 
 use reclora_storage::raw::{DatasetFormat, Known, detect};
 
-use crate::common::{Raw, every_format};
+use crate::common::{Raw, every_format, movielens_10m};
 use crate::refused;
 
 #[test]
@@ -10,6 +10,11 @@ fn layouts_are_known_by_their_files() {
     for (format, raw) in every_format() {
         assert_eq!(detect(raw.path()).unwrap().format, format);
     }
+    // Half stars tell 10M from MovieTweetings where there are no tags.
+    let raw = movielens_10m();
+    assert_eq!(detect(raw.path()).unwrap().format, DatasetFormat::Movielens10m);
+    raw.remove("tags.dat");
+    assert_eq!(detect(raw.path()).unwrap().format, DatasetFormat::Movielens10m);
     let cases: [(&[&str], DatasetFormat); 5] = [
         (&["BX-Books.csv", "BX-Users.csv.gz", "BX-Book-Ratings.csv"], DatasetFormat::Bookcrossing),
         (

@@ -140,7 +140,10 @@ fn bad_files_are_named_by_line() {
         &good.replace("11", "12").replace("5,", "6,"),
         &["rating: 6 is not a rating of this format"],
     );
-    check(&good.replace("Mon Aug", "Aug"), &["date_updated: ", "is not a time like"]);
+    check(
+        &good.replace("Mon Aug", "Aug"),
+        &["date_updated: ", "is not a time: this layout has times like"],
+    );
     check(&good.replace("date_updated", "date_added"), &["not the JSON", "date_updated"]);
     let deep = format!("{{\"user_id\": {}", "[".repeat(100_000));
     check(&deep, &["not the JSON"]);

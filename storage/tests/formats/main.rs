@@ -27,14 +27,15 @@ fn names(entities: &RawEntities) -> Vec<&str> {
     entities.fields.iter().map(|f| f.name.as_str()).collect()
 }
 
-/// The ratings as (user, item, stars, time).
+/// The ratings as (user, item, stars, time in seconds).
 fn rows(raw: &RawTables) -> Vec<(&str, &str, f32, i64)> {
     let r = &raw.ratings;
     (0..r.user.len())
         .map(|i| {
             let user = raw.users.keys[r.user[i] as usize].as_str();
             let item = raw.items.keys[r.item[i] as usize].as_str();
-            (user, item, raw.rating_levels[usize::from(r.level[i])], r.timestamp[i])
+            let time = r.timestamp[i].div_euclid(1_000_000_000);
+            (user, item, raw.rating_levels[usize::from(r.level[i])], time)
         })
         .collect()
 }

@@ -13,10 +13,10 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use proptest::prelude::*;
 use reclora_storage::raw::DatasetFormat::Parquet;
-use reclora_storage::raw::{self, ColumnMapping, RawTables, TimeUnit};
+use reclora_storage::raw::{self, ColumnMapping, Missing, RawTables, TimeUnit};
 
-use crate::common::Raw;
-use crate::{field, refused, rows, text};
+use crate::common::{Raw, seconds};
+use crate::{dropped, field, refused, rows, text};
 
 /// Values of a column; null where levels say 0.
 #[derive(Clone)]
@@ -156,7 +156,7 @@ fn batches_join_without_a_seam() {
         [group(&rows_of(0, 10_000)), group(&rows_of(10_000, 1)), group(&rows_of(10_001, 5_000))];
     write(&raw.path().join("ratings.parquet"), RATINGS, Compression::SNAPPY, &groups);
     let tables = raw.read(Parquet).unwrap();
-    assert_eq!(tables.ratings.timestamp, (0..15_001).collect::<Vec<_>>());
+    assert_eq!(seconds(&tables), (0..15_001).collect::<Vec<_>>());
     assert_eq!(
         tables.ratings.level.iter().map(|l| i64::from(*l)).sum::<i64>(),
         (0..15_001).map(|i| i % 7).sum::<i64>()
@@ -198,12 +198,23 @@ fn types_are_read_as_text_and_times() {
     assert_eq!(values("day"), ["86400", "-86400"]);
     assert_eq!(values("old"), ["86402", "86402"]);
     assert_eq!(values("small"), ["4294967295", "5"]);
-    assert_eq!(values("nano"), ["1", "-1"]);
-    assert_eq!(values("micro"), ["1", "-1"]);
+    assert_eq!(values("nano"), ["1.999999999", "-0.000000001"]);
+    assert_eq!(values("micro"), ["1.999999", "-0.000001"]);
+    assert_eq!(tables.ratings.timestamp, [1_312_231_317_999_000_000, -1_000_000]);
+    // Every type of times, to its last tick.
+    for (column, expected) in [
+        ("day", [86_400_000_000_000, -86_400_000_000_000]),
+        ("old", [86_402_000_000_000, 86_402_000_000_000]),
+        ("nano", [1_999_999_999, -1]),
+        ("micro", [1_999_999_000, -1_000]),
+    ] {
+        let columns = mapping(|c| c.timestamp = column.into());
+        assert_eq!(read(&raw, &columns).unwrap().ratings.timestamp, expected, "{column}");
+    }
 }
 
 #[test]
-fn nulls_are_empty_and_refused_in_ids() {
+fn nulls_are_empty_in_texts_and_missing_in_ids() {
     let schema = "message r { required int32 user; optional binary item (UTF8); required int32 rating; \
                   required int64 timestamp; optional binary title (UTF8); }";
     let write_items = |items: Vec<Option<&'static str>>| {
@@ -221,10 +232,11 @@ fn nulls_are_empty_and_refused_in_ids() {
     let columns = mapping(|c| c.item_texts = vec!["title".into()]);
     let tables = read(&write_items(vec![Some("a"), Some("b"), Some("c")]), &columns).unwrap();
     assert_eq!(text(&tables.items, "title"), ["", "B", ""]);
-    refused(
-        read(&write_items(vec![Some("a"), None, Some("c")]), &columns),
-        &["ratings.parquet:2: column \"item\": empty"],
-    );
+    let gap = write_items(vec![Some("a"), None, Some("c")]);
+    refused(read(&gap, &columns), &["ratings.parquet:2: column \"item\": missing; data.columns.m"]);
+    let tables = read(&gap, &ColumnMapping { missing: Missing::Drop, ..columns }).unwrap();
+    assert_eq!(rows(&tables), [("1", "a", 1.0, 1), ("3", "c", 1.0, 1)]);
+    assert_eq!(dropped(&tables), [("ratings without a value", 1)]);
 }
 
 #[test]
@@ -257,7 +269,7 @@ fn a_directory_of_a_spark_job_is_one_table() {
         Compression::SNAPPY,
         &[group(&[("w", 4, 3.0, 3), ("", 3, 3.0, 3)])],
     );
-    raw.refused(Parquet, &["part-00002.parquet:2: column \"user\": empty"]);
+    raw.refused(Parquet, &["part-00002.parquet:2: column \"user\": missing"]);
     write(
         &dir.join("part-00002.parquet"),
         RATINGS,

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 pub use adapter::{GateInput, Head, MixForm, Projection};
 pub use reclora_comm::Reduction;
 use reclora_storage::protocol::LabelRule;
-use reclora_storage::raw::{ColumnMapping, DatasetFormat};
+use reclora_storage::raw::{ColumnMapping, DatasetFormat, Duplicates};
 pub use runtime::{CommBackend, Device, EmbeddingSharding, RuntimeConfig};
 use serde::{Deserialize, Serialize};
 pub(crate) use stored::StoredAdapter;
@@ -59,7 +59,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// Layout of the raw files: `movietweetings`, `movielens_100k`, `movielens_1m`, `movielens_25m`, `bookcrossing`, `goodreads`, or `csv` or `parquet` with the columns that `[data.columns]` names.
+    /// Layout of the raw files: `movietweetings`, `movielens_100k`, `movielens_1m`, `movielens_10m`, `movielens_25m` (also 20M and 32M), `bookcrossing`, `goodreads`, or `csv` or `parquet` with the columns that `[data.columns]` names.
     pub format: DatasetFormat,
     /// Directory of the raw files (each plain or `.gz`). Relative to the config file.
     pub path: PathBuf,
@@ -71,6 +71,8 @@ pub struct DataConfig {
     pub label: LabelRule,
     /// Shares of train, valid and test in global time order.
     pub split: [f64; 3],
+    /// An item that a user has rated more than once, and an id that a table of users or items has more than once: `refuse` it with an error, or keep the `first` or the `last` (of ratings by time, where times are equal and in tables by row) and count the others.
+    pub duplicates: Duplicates,
     /// Memory that ratings may take while they are prepared, in MiB, at least 16; what does not fit is sorted in temporary files of the run directory. Users and items come on top. Never changes the result.
     pub memory_limit_mib: u64,
     /// Which columns of which tables hold what. Only for format = "csv" and "parquet".
@@ -297,6 +299,7 @@ impl Default for DataConfig {
             min_history: 5,
             label: LabelRule::AtLeast(8.0),
             split: [0.8, 0.1, 0.1],
+            duplicates: Duplicates::Refuse,
             memory_limit_mib: 1024,
             columns: ColumnMapping::default(),
         }

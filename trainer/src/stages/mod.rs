@@ -237,6 +237,10 @@ fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<BTreeMap<String, String>>
             }
             let protocol =
                 json!([data.format, data.k_core, data.min_history, data.label, data.split]);
+            if data.duplicates != raw::Duplicates::Refuse {
+                let kept = json!(data.duplicates).to_string();
+                inputs.insert("data.duplicates".into(), kept);
+            }
             // Only these formats read the mapping: the fingerprints of the others are as before.
             if data.format.is_mapped() { json!([protocol, data.columns]) } else { protocol }
         }

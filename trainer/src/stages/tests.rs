@@ -22,6 +22,21 @@ fn formats_without_a_mapping_keep_the_fingerprints_they_had() {
 }
 
 #[test]
+fn which_of_two_ratings_is_kept_is_an_input() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/data/movietweetings-100k");
+    let inputs = |duplicates| {
+        prepare_inputs(|config| {
+            config.data.path = path.clone();
+            config.data.duplicates = duplicates;
+        })
+    };
+    let [first, last] = [raw::Duplicates::First, raw::Duplicates::Last].map(inputs);
+    assert_ne!(first, last);
+    assert_eq!(last["data.duplicates"], "\"last\"");
+    assert!(!inputs(raw::Duplicates::Refuse).contains_key("data.duplicates"));
+}
+
+#[test]
 fn the_mapping_and_every_part_are_inputs() {
     let dir = tempfile::tempdir().unwrap();
     for part in ["ratings.parquet/day=1", "ratings.parquet/day=2"] {

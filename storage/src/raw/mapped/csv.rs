@@ -116,13 +116,19 @@ impl CsvTable {
             return Err(self.place().error("line", problem));
         }
         let mut values = std::mem::take(&mut self.values);
+        let taken = self.take_values(&mut values);
+        self.values = values;
+        taken.map(|()| true)
+    }
+
+    /// Copies the wanted values of the record.
+    fn take_values(&self, values: &mut [String]) -> Result<()> {
         for ((value, place), wanted) in values.iter_mut().zip(&self.places).zip(&self.wanted) {
             let text = self.text(&wanted.name, self.record.get(*place).unwrap_or_default())?;
             value.clear();
             value.push_str(&text);
         }
-        self.values = values;
-        Ok(true)
+        Ok(())
     }
 
     pub(super) fn value(&self, i: usize) -> &str {

@@ -9,6 +9,8 @@ use parquet::data_type::{ByteArray, DataType, Int96};
 use parquet::errors::{ParquetError, Result};
 use parquet::schema::types::ColumnDescPtr;
 
+use crate::raw::time::{NANOS, as_seconds};
+
 thread_local! {
     /// Whether this thread is inside `guarded`.
     static DECODING: Cell<bool> = const { Cell::new(false) };
@@ -38,7 +40,7 @@ pub(super) enum Kind {
     Unsigned,
     /// Days since 1970, given in seconds.
     Days,
-    /// This many ticks a second since 1970, given in seconds.
+    /// This many ticks a second since 1970, given in seconds with as many decimals as they have.
     Ticks(i64),
 }
 
@@ -108,7 +110,8 @@ impl Kind {
             Self::Plain => value.to_string(),
             Self::Unsigned => (value as u64).to_string(),
             Self::Days => value.saturating_mul(86_400).to_string(),
-            Self::Ticks(ticks) => value.div_euclid(ticks).to_string(),
+            Self::Ticks(ticks) if value % ticks == 0 => (value / ticks).to_string(),
+            Self::Ticks(ticks) => as_seconds(i128::from(value) * i128::from(NANOS / ticks)),
         }
     }
 
@@ -127,12 +130,11 @@ pub(super) fn read_batch(
     rows: usize,
     out: &mut Vec<String>,
 ) -> Result<usize> {
-    let seconds = |time: &Int96| time.to_seconds().to_string();
     match reader {
         ColumnReader::BoolColumnReader(r) => column(r, rows, out, |v| Ok(v.to_string())),
         ColumnReader::Int32ColumnReader(r) => column(r, rows, out, |v| Ok(kind.int32(*v))),
         ColumnReader::Int64ColumnReader(r) => column(r, rows, out, |v| Ok(kind.int64(*v))),
-        ColumnReader::Int96ColumnReader(r) => column(r, rows, out, |v| Ok(seconds(v))),
+        ColumnReader::Int96ColumnReader(r) => column(r, rows, out, |v| Ok(int96(v))),
         ColumnReader::FloatColumnReader(r) => column(r, rows, out, |v| Ok(v.to_string())),
         ColumnReader::DoubleColumnReader(r) => column(r, rows, out, |v| Ok(v.to_string())),
         ColumnReader::ByteArrayColumnReader(r) => column(r, rows, out, text),
@@ -141,6 +143,14 @@ pub(super) fn read_batch(
             Err(ParquetError::NYI("values of a fixed number of bytes".into()))
         }
     }
+}
+
+/// A time of day in nanoseconds, and a Julian day, whose number at 1970 is 2,440,588.
+fn int96(time: &Int96) -> String {
+    let [low, high, day] = [0, 1, 2].map(|i| time.data().get(i).copied().unwrap_or_default());
+    let nanos = (i64::from(high) << 32) | i64::from(low);
+    let day = i128::from(day.cast_signed()) - 2_440_588;
+    as_seconds(day * 86_400 * i128::from(NANOS) + i128::from(nanos))
 }
 
 /// Most bytes that the values of one batch may take. A dictionary's value takes none in a page, however often

@@ -5,6 +5,7 @@ use std::path::{Component, Path};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StorageError};
+use crate::raw::time::Notation;
 
 /// `[data.columns]`: which columns of which tables hold what. Only for format = "csv" and "parquet".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +25,7 @@ pub struct ColumnMapping {
     pub rating: String,
     /// Column of the ratings with the time; empty: there is none, and samples are drawn as for BookCrossing.
     pub timestamp: String,
-    /// What a time is: `s` or `ms` since 1970, or `iso8601` (2011-08-01T20:41:57Z). Parquet's own timestamps need none.
+    /// What a time is: `s`, `ms`, `us` or `ns` since 1970, with decimals or without, or `iso8601` (2011-08-01T20:41:57Z). Parquet's own timestamps need none.
     pub time_unit: TimeUnit,
     /// Column of the table of users with the id; empty: it is called as in the ratings.
     pub user_key: String,
@@ -40,6 +41,8 @@ pub struct ColumnMapping {
     pub item_texts: Vec<String>,
     /// Ratings whose user or item is not in its table: `refuse` them with an error, or `drop` and count them.
     pub unmatched: Unmatched,
+    /// Ratings without a user, item, rating or time (empty, null, NaN): `refuse` them with an error, or `drop` and count them.
+    pub missing: Missing,
     /// CSV: what separates two values, one ASCII character.
     pub delimiter: String,
     /// CSV: `utf8`, or `latin1` for files that are neither.
@@ -55,9 +58,13 @@ pub enum TimeUnit {
     /// Seconds since 1970.
     #[default]
     S,
-    /// Milliseconds since 1970, cut to whole seconds.
+    /// Milliseconds since 1970.
     Ms,
-    /// ISO 8601, UTC where it has no offset, cut to whole seconds.
+    /// Microseconds since 1970.
+    Us,
+    /// Nanoseconds since 1970.
+    Ns,
+    /// ISO 8601, UTC where it has no offset.
     Iso8601,
 }
 
@@ -83,6 +90,17 @@ pub enum Unmatched {
     Drop,
 }
 
+/// What happens to a rating without a user, item, rating or time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// It is an error.
+    #[default]
+    Refuse,
+    /// It is counted and left out.
+    Drop,
+}
+
 impl Default for ColumnMapping {
     fn default() -> Self {
         Self {
@@ -101,6 +119,7 @@ impl Default for ColumnMapping {
             item_fields: Vec::new(),
             item_texts: Vec::new(),
             unmatched: Unmatched::Refuse,
+            missing: Missing::Refuse,
             delimiter: ",".into(),
             encoding: TextEncoding::Utf8,
             header: true,
@@ -175,12 +194,25 @@ impl ColumnMapping {
 }
 
 impl TimeUnit {
-    /// Its name in a config, and what its times look like.
-    pub(super) fn describe(self) -> (&'static str, &'static str) {
+    /// Its name in a config.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::S => ("s", "whole seconds since 1970"),
-            Self::Ms => ("ms", "whole milliseconds since 1970"),
-            Self::Iso8601 => ("iso8601", "a time like 2011-08-01T20:41:57Z"),
+            Self::S => "s",
+            Self::Ms => "ms",
+            Self::Us => "us",
+            Self::Ns => "ns",
+            Self::Iso8601 => "iso8601",
+        }
+    }
+
+    /// How its times are written.
+    pub(super) fn notation(self) -> Notation {
+        match self {
+            Self::S => Notation::Number(9),
+            Self::Ms => Notation::Number(6),
+            Self::Us => Notation::Number(3),
+            Self::Ns => Notation::Number(0),
+            Self::Iso8601 => Notation::Iso8601,
         }
     }
 }

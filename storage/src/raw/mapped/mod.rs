@@ -1,8 +1,8 @@
 //! Any CSV or Parquet, by a mapping of its columns.
 //!
 //! The ratings are read twice: once to find the rating levels (and what they say of users and items
-//! where these have no table of their own), with every value checked; and once to build the tables.
-//! So memory holds the result and one row more.
+//! where these have no table of their own), and once to check every value and build the tables. So memory
+//! holds the result and one row more.
 
 use std::path::{Path, PathBuf};
 
@@ -15,14 +15,15 @@ mod sample;
 mod thrift;
 
 pub use decode::is_decoding;
-pub use mapping::{ColumnMapping, TextEncoding, TimeUnit, Unmatched};
+pub use mapping::{ColumnMapping, Missing, TextEncoding, TimeUnit, Unmatched};
 pub use sample::{TableSample, sample};
 
+use super::faults::{Faults, is_of_one_row};
 use super::source::{Place, locate};
 use super::tables::{EntityBuilder, RatingBuilder};
-use super::{DatasetFormat, Dropped, RawTables, time};
+use super::time::{Notation, Source};
+use super::{DatasetFormat, RawTables, Reading};
 use crate::error::{RawProblem, Result, StorageError};
-use crate::spill::Spill;
 use csv::CsvTable;
 use parquet::ParquetTable;
 
@@ -77,7 +78,8 @@ impl Table {
         }
     }
 
-    /// Whether the wanted column `i` is of a type of times, whose values are given in seconds.
+    /// Whether the wanted column `i` is of a type of times, whose values are given in seconds with as many
+    /// decimals as they have.
     fn is_time(&self, i: usize) -> bool {
         match self {
             Self::Csv(_) => false,
@@ -181,10 +183,10 @@ impl Side<'_> {
         all(fields).into_iter().chain(all(texts))
     }
 
-    fn builder(&self, path: &Path) -> EntityBuilder {
+    fn builder(&self, path: &Path, how: Reading<'_>) -> EntityBuilder {
         let [fields, texts] = [self.fields, self.texts]
             .map(|(_, names)| names.iter().map(String::as_str).collect::<Vec<_>>());
-        EntityBuilder::table(self.name, &fields, &texts, path)
+        EntityBuilder::table(self.name, [&fields, &texts], path, how)
     }
 
     /// Adds a row whose properties begin at the wanted column `from`.
@@ -197,14 +199,20 @@ impl Side<'_> {
     }
 
     /// Reads a table of its own.
-    fn read(&self, mut table: Table, path: &Path) -> Result<EntityBuilder> {
-        let mut entities = self.builder(path);
-        while table.advance()? {
+    fn read(&self, mut table: Table, path: &Path, how: Reading<'_>) -> Result<EntityBuilder> {
+        let mut entities = self.builder(path, how);
+        let mut faults = Faults::default();
+        faults.rows(|| {
+            if !table.advance()? {
+                return Ok(false);
+            }
             if table.value(0).is_empty() {
                 return Err(table.problem(0, RawProblem::Empty));
             }
             self.add(&mut entities, &table, table.value(0), 1)?;
-        }
+            Ok(true)
+        })?;
+        faults.check()?;
         Ok(entities)
     }
 
@@ -232,7 +240,7 @@ pub(super) fn read(
     format: DatasetFormat,
     dir: &Path,
     columns: &ColumnMapping,
-    spill: &Spill,
+    how: Reading<'_>,
 ) -> Result<RawTables> {
     columns.check()?;
     let [users_path, items_path, ratings_path] = tables(format, dir, columns)?;
@@ -245,31 +253,30 @@ pub(super) fn read(
         entities.push(match own {
             Some(own) => {
                 let columns_of = std::iter::once(side.key.clone()).chain(side.properties());
-                side.read(Table::open(format, &own, columns, columns_of.collect())?, &own)?
+                let table = Table::open(format, &own, columns, columns_of.collect())?;
+                side.read(table, &own, how)?
             }
             None if side.properties().next().is_none() => EntityBuilder::open_ended(side.name),
             None => {
                 noted.push((i, wanted.len()));
                 wanted.extend(side.properties());
-                side.builder(&path)
+                side.builder(&path, how)
             }
         });
     }
 
-    let mut table = Table::open(format, &path, columns, wanted)?;
-    let mut levels = Levels::default();
-    while table.advance()? {
-        check_row(&table, columns, &mut levels)?;
-        for (i, from) in &noted {
-            if let (Some(side), Some(entities)) = (sides.get(*i), entities.get_mut(*i)) {
-                side.note(entities, &table, *i, *from)?;
-            }
-        }
-    }
+    let table = Table::open(format, &path, columns, wanted)?;
+    let mut faults = Faults::default();
+    let levels = survey(table, &mut faults, |table| {
+        noted.iter().try_for_each(|(i, from)| match (sides.get(*i), entities.get_mut(*i)) {
+            (Some(side), Some(entities)) => side.note(entities, table, *i, *from),
+            _ => Ok(()),
+        })
+    })?;
     let table = Table::open(format, &path, columns, ratings_columns(columns))?;
     let (items, users) = (entities.pop(), entities.pop());
     let (users, items) = (users.unwrap_or_default(), items.unwrap_or_default());
-    collect(table, columns, RatingBuilder::new(&path, users, items, levels.0, spill))
+    collect(table, columns, RatingBuilder::new(&path, users, items, levels.0, how), faults)
 }
 
 fn sides(columns: &ColumnMapping) -> [Side<'_>; 2] {
@@ -311,89 +318,148 @@ struct Levels(Vec<f32>);
 
 impl Levels {
     /// Takes note of a rating.
-    fn note(&mut self, text: &str) -> Result<(), RawProblem> {
-        let stars: f32 = text.parse().map_err(|_| RawProblem::NotANumber(text.to_owned()))?;
-        if !stars.is_finite() {
-            return Err(RawProblem::NotFinite(text.to_owned()));
-        }
-        // -0 is 0.
-        let place = self.0.binary_search_by(|level| level.total_cmp(&(stars + 0.0)));
-        if let Err(at) = place {
+    fn note(&mut self, stars: f32, found: &str) -> Result<(), RawProblem> {
+        if let Err(at) = self.0.binary_search_by(|level| level.total_cmp(&stars)) {
             let count = self.0.len() + 1;
             if count > MAX_LEVELS {
-                return Err(RawProblem::TooManyLevels { found: text.to_owned(), count });
+                return Err(RawProblem::TooManyLevels { found: found.to_owned(), count });
             }
-            self.0.insert(at, stars + 0.0);
+            self.0.insert(at, stars);
         }
         Ok(())
     }
 }
 
-/// Checks ids, rating and time of a row, so that errors name file, line and column.
-fn check_row(table: &Table, columns: &ColumnMapping, levels: &mut Levels) -> Result<()> {
-    for id in [0, 1] {
-        if table.value(id).is_empty() {
-            return Err(table.problem(id, RawProblem::Empty));
-        }
-    }
-    levels.note(table.value(2)).map_err(|problem| table.problem(2, problem))?;
-    seconds(table, columns).map(drop)
+/// A rating as a number.
+fn stars(text: &str) -> Result<f32, RawProblem> {
+    let stars: f32 = text.parse().map_err(|_| RawProblem::NotANumber(text.to_owned()))?;
+    // -0 is 0.
+    if stars.is_finite() { Ok(stars + 0.0) } else { Err(RawProblem::NotFinite(text.to_owned())) }
 }
 
-/// Time of a row; 0 where there is none.
-fn seconds(table: &Table, columns: &ColumnMapping) -> Result<i64> {
+/// What others write where there is no number or time.
+const NOTHING: [&str; 11] =
+    ["NaN", "nan", "NULL", "null", "Null", "NA", "N/A", "None", "NaT", "<NA>", "\\N"];
+
+/// The first of user, item, rating and time that has no value in this row. An id may be any text but
+/// an empty one.
+fn missing(table: &Table) -> Option<usize> {
+    let is_missing = |i: usize| match table.value(i) {
+        "" => true,
+        text => {
+            i >= 2 && !text.starts_with(|c: char| c.is_ascii_digit()) && NOTHING.contains(&text)
+        }
+    };
+    let times = table.wanted().get(3).is_some_and(|wanted| wanted.setting == "timestamp");
+    (0..if times { 4 } else { 3 }).find(|i| is_missing(*i))
+}
+
+/// The first reading: the levels of the rows that can be used, which `visit` sees too. What is wrong with the
+/// others is said by the second reading.
+fn survey(
+    mut table: Table,
+    faults: &mut Faults,
+    mut visit: impl FnMut(&Table) -> Result<()>,
+) -> Result<Levels> {
+    let mut levels = Levels::default();
+    faults.rows(|| {
+        match table.advance() {
+            Ok(true) => {}
+            Err(error) if is_of_one_row(&error) => return Ok(true),
+            end => return end,
+        }
+        if missing(&table).is_some() {
+            return Ok(true);
+        }
+        let found = table.value(2);
+        let Ok(stars) = stars(found) else { return Ok(true) };
+        levels.note(stars, found).map_err(|problem| table.problem(2, problem))?;
+        visit(&table).map(|()| true)
+    })?;
+    Ok(levels)
+}
+
+/// Time of a row in nanoseconds since 1970; 0 where there is none.
+fn time(table: &Table, columns: &ColumnMapping) -> Result<i64, RawProblem> {
     if columns.timestamp.is_empty() {
         return Ok(0);
     }
-    let text = table.value(3);
-    let unit = if table.is_time(3) { TimeUnit::S } else { columns.time_unit };
-    let seconds = match unit {
-        TimeUnit::S => text.parse().ok(),
-        TimeUnit::Ms => text.parse().ok().map(|ms: i64| ms.div_euclid(1000)),
-        TimeUnit::Iso8601 => time::iso8601(text),
+    let (notation, source) = if table.is_time(3) {
+        (Notation::Number(9), Source::Type)
+    } else {
+        (columns.time_unit.notation(), Source::Setting(columns.time_unit.name()))
     };
-    seconds.ok_or_else(|| {
-        let (unit, expected) = unit.describe();
-        table.problem(3, RawProblem::NotATime { found: text.into(), unit, expected })
-    })
+    notation.read(table.value(3), source)
 }
 
-/// The second reading: every row as a rating.
+/// Rows that were left out.
+#[derive(Default)]
+struct Counts {
+    no_user: u64,
+    no_item: u64,
+    no_value: u64,
+}
+
+/// The second reading: every row as a rating. `faults` are those of the first.
 fn collect(
     mut table: Table,
     columns: &ColumnMapping,
     mut ratings: RatingBuilder,
+    mut faults: Faults,
 ) -> Result<RawTables> {
-    let mut dropped = [0_u64; 2];
+    let mut dropped = Counts::default();
     // Rows of a directory are counted over all its files, so that two of them can be told apart.
     let mut row = 0;
-    while table.advance()? {
+    faults.rows(|| {
+        if !table.advance()? {
+            return Ok(false);
+        }
         row += 1;
         let line = if matches!(table, Table::Csv(_)) { table.place().line } else { row };
-        let time = seconds(&table, columns)?.to_string();
-        let [user, item, rating] = [0, 1, 2].map(|i| table.value(i));
-        match ratings.add(line, [user, item, rating, &time]) {
-            Err(StorageError::Raw {
-                field,
-                problem: problem @ RawProblem::UnknownKey { .. },
-                ..
-            }) => {
-                let id = usize::from(field == "item");
-                if columns.unmatched == Unmatched::Refuse {
-                    return Err(table.problem(id, problem));
-                }
-                if let Some(count) = dropped.get_mut(id) {
-                    *count += 1;
-                }
-            }
-            added => added?,
-        }
-    }
-    let kinds = [
-        "ratings by users that the table of users lacks",
-        "ratings of items that the table of items lacks",
+        add(&table, line, columns, &mut ratings, &mut dropped)?;
+        Ok(true)
+    })?;
+    let dropped = [
+        ("ratings by users that the table of users lacks", dropped.no_user),
+        ("ratings of items that the table of items lacks", dropped.no_item),
+        ("ratings without a value", dropped.no_value),
     ];
-    let dropped = kinds.into_iter().zip(dropped).filter(|(_, count)| *count > 0);
-    let dropped = dropped.map(|(what, count)| Dropped { what: what.to_owned(), count }).collect();
-    Ok(RawTables { untimed: columns.timestamp.is_empty(), dropped, ..ratings.finish()? })
+    let dropped = dropped.map(|(what, count)| (what.to_owned(), count)).to_vec();
+    let untimed = columns.timestamp.is_empty();
+    Ok(RawTables { untimed, ..ratings.finish(faults, dropped)? })
+}
+
+/// Adds a row to the ratings, or to those that are left out.
+fn add(
+    table: &Table,
+    line: u64,
+    columns: &ColumnMapping,
+    ratings: &mut RatingBuilder,
+    dropped: &mut Counts,
+) -> Result<()> {
+    if let Some(i) = missing(table) {
+        if columns.missing == Missing::Drop {
+            dropped.no_value += 1;
+            return Ok(());
+        }
+        let advice = "; data.columns.missing = \"drop\" leaves such rows out";
+        return Err(table.problem(i, RawProblem::Missing { found: table.value(i).into(), advice }));
+    }
+    let [user, item, found] = [0, 1, 2].map(|i| table.value(i));
+    let level = stars(found).and_then(|stars| ratings.level(stars, found));
+    let level = level.map_err(|problem| table.problem(2, problem))?;
+    let time = time(table, columns).map_err(|problem| table.problem(3, problem))?;
+    match ratings.insert(line, [user, item], level, time) {
+        Err(StorageError::Raw {
+            field, problem: problem @ RawProblem::UnknownKey { .. }, ..
+        }) => {
+            let is_user = field == "user";
+            if columns.unmatched == Unmatched::Refuse {
+                return Err(table.problem(usize::from(!is_user), problem));
+            }
+            *(if is_user { &mut dropped.no_user } else { &mut dropped.no_item }) += 1;
+            Ok(())
+        }
+        added => added,
+    }
 }
