@@ -5,11 +5,13 @@ mod run;
 
 use std::fmt::Display;
 
+use reclora_trainer::stages::{RunContext, Stage};
 use serde::Serialize;
 
 use crate::cli::{DoctorArgs, NodeCount};
 use crate::commands::print;
 use crate::error::{LaunchError, Result};
+use crate::preflight;
 use crate::run::{Overrides, resolve};
 
 /// How bad it is.
@@ -38,15 +40,18 @@ pub struct Check {
 }
 
 impl Check {
-    fn fine(name: &'static str, seen: impl Display) -> Self {
+    /// As it should be.
+    pub fn fine(name: &'static str, seen: impl Display) -> Self {
         Self { name, level: Level::Fine, seen: seen.to_string(), help: None }
     }
 
-    fn warning(name: &'static str, seen: impl Display, help: &str) -> Self {
+    /// It may do harm.
+    pub fn warning(name: &'static str, seen: impl Display, help: &str) -> Self {
         Self { name, level: Level::Warning, seen: seen.to_string(), help: Some(help.into()) }
     }
 
-    fn wrong(name: &'static str, seen: impl Display, help: &str) -> Self {
+    /// A run would fail.
+    pub fn wrong(name: &'static str, seen: impl Display, help: &str) -> Self {
         Self { name, level: Level::Wrong, seen: seen.to_string(), help: Some(help.into()) }
     }
 }
@@ -58,7 +63,15 @@ pub fn doctor(args: &DoctorArgs) -> Result<()> {
         let overrides = Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks: None };
         match resolve(path, overrides, NodeCount::ONE) {
             Ok(config) => {
-                checks.push(Check::fine("config", format!("{} can work", path.display())));
+                let run_dir = config.run_dir.clone();
+                let found =
+                    preflight::checks(&RunContext::new(run_dir, config.clone()), &Stage::ALL);
+                let seen = match found.iter().any(|check| check.level == Level::Wrong) {
+                    true => "has no setting that is wrong by itself",
+                    false => "can work",
+                };
+                checks.push(Check::fine("config", format!("{} {seen}", path.display())));
+                checks.extend(found);
                 checks.extend(run::checks(&config));
             }
             Err(error) => {

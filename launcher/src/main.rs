@@ -16,6 +16,7 @@ mod inspect;
 mod monitor;
 mod pipeline;
 mod plan;
+mod preflight;
 mod progress;
 mod rank;
 mod rendezvous;

@@ -18,6 +18,7 @@ use crate::gang::env::{GangEnv, threads_per_rank};
 use crate::gang::supervision::Limits;
 use crate::gang::{self, Autopsy, Events, GangEnd, GangSpec, Shown};
 use crate::monitor::watch::Watch;
+use crate::preflight;
 use crate::progress::display::{Display, say};
 use crate::rendezvous;
 use crate::signals::{self, Polled};
@@ -47,6 +48,11 @@ pub enum Plan {
 }
 
 impl Selection {
+    /// Those that are done, or found up to date.
+    pub fn stages(self) -> Vec<Stage> {
+        Stage::ALL.into_iter().filter(|stage| self.plan(*stage) != Plan::Leave).collect()
+    }
+
     /// What to do with a stage.
     pub fn plan(self, stage: Stage) -> Plan {
         match (self.only, self.from) {
@@ -117,6 +123,9 @@ impl Pipeline {
             }
             let seconds = start.elapsed().as_secs_f64();
             say(&format!("{:9} done in {seconds:.1} s", stage.name()));
+            if stage == Stage::Prepare {
+                preflight::prepared(&self.context, &self.selection.stages())?;
+            }
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use crate::cli::{NodeCount, PlanArgs};
 use crate::commands::print;
 use crate::error::Result;
 use crate::gang::env::threads_per_rank;
+use crate::preflight;
 use crate::run::{Overrides, resolve};
 
 /// Computes and prints.
@@ -22,6 +23,7 @@ pub fn plan(args: &PlanArgs) -> Result<()> {
         (per_node.min(world_size), std::thread::available_parallelism().map_or(1, usize::from));
     let threads = threads_per_rank(config.runtime.threads_per_rank, cores, per_node);
     let context = RunContext::new(config.run_dir.clone(), config);
+    preflight::elsewhere(&context)?;
     let forecast = forecast(&context, world_size, threads)?;
     if args.json {
         return print(&format!("{}\n", serde_json::to_string_pretty(&forecast)?));

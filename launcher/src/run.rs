@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use color_eyre::eyre::{WrapErr, eyre};
 use reclora_storage::atomic::{RunLock, create_dir_all, is_tmp_name, write_bytes_atomic};
-use reclora_trainer::config::{Config, Device};
+use reclora_trainer::config::Config;
 
 use crate::cli::{NodeCount, RunArgs};
 use crate::cluster::{self, Job, Leader};
@@ -21,9 +21,10 @@ use crate::monitor::collect::Collector;
 use crate::monitor::store::LEADER;
 use crate::monitor::watch::Watch;
 use crate::pipeline::{Pipeline, Selection};
+use crate::preflight;
 use crate::progress::display::say;
 use crate::rank::{PARTS_DIR, RANK_WAIT, RANKS_DIR, parts_of};
-use reclora_trainer::stages::{Part, RunContext, Stage, check_scale_of};
+use reclora_trainer::stages::{Part, RunContext, Stage};
 
 /// How long another launcher may take to let go of the run directory.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
@@ -35,9 +36,13 @@ pub fn run(args: &RunArgs) -> Result<()> {
         Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks: args.nproc_per_node };
     let nodes = if args.standalone { NodeCount::ONE } else { args.nnodes };
     let config = resolve(&args.config, overrides, nodes)?;
-    check_devices(&config, std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref())?;
     let job = job(args, nodes, &config)?;
     let run_dir = config.run_dir.clone();
+    let selection = Selection { from: args.from, only: args.only, force: args.force };
+    let context = RunContext { run_dir: run_dir.clone(), config, part: args.part };
+    // Nodes share the run directory and nothing else, so each looks at what it has.
+    preflight::run(&context, &selection.stages())?;
+    let config = &context.config;
     if let Some(job) = job.as_ref().filter(|job| job.node > 0) {
         return cluster::run_agent(job, &run_dir, &config.runtime);
     }
@@ -48,8 +53,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
         probe(address)?;
     }
     let _lock = match args.part {
-        None => take(&config)?,
-        Some(part) => share(&config, args, part)?,
+        None => take(config)?,
+        Some(part) => share(config, args, part)?,
     };
     let per_node = config.runtime.nproc_per_node;
     let ranks = match nodes {
@@ -67,12 +72,11 @@ pub fn run(args: &RunArgs) -> Result<()> {
         }
         (_, endpoint) => (None, endpoint),
     };
-    let context = RunContext { run_dir: run_dir.clone(), config, part: args.part };
     let collector = match args.part {
         None => Collector::start(&run_dir, LEADER, 0),
         Some(part) => Collector::start(&run_dir, &format!("part_{}", part.index), 0),
     }?;
-    let pipeline = pipeline(args, context, endpoint, leader, collector.watch())?;
+    let pipeline = pipeline(args, context, selection, endpoint, leader, collector.watch())?;
     let result = pipeline.run();
     if let Some(leader) = pipeline.leader {
         let error = result.as_ref().err();
@@ -90,12 +94,13 @@ pub fn run(args: &RunArgs) -> Result<()> {
 fn pipeline(
     args: &RunArgs,
     context: RunContext,
+    selection: Selection,
     endpoint: Option<SocketAddr>,
     leader: Option<RefCell<Leader>>,
     watch: Arc<Watch>,
 ) -> Result<Pipeline> {
     Ok(Pipeline {
-        selection: Selection { from: args.from, only: args.only, force: args.force },
+        selection,
         endpoint,
         leader,
         max_restarts: args.max_restarts,
@@ -194,26 +199,7 @@ pub fn resolve(path: &Path, overrides: Overrides<'_>, nodes: NodeCount) -> Resul
     if !numbers.any(|nodes| is_possible(&config, nodes)) {
         refused?;
     }
-    config::check_inputs(&config)?;
-    check_scale_of(&RunContext::new(config.run_dir.clone(), config.clone()))?;
     Ok(config)
-}
-
-/// Ranks take the GPUs of `CUDA_VISIBLE_DEVICES` in order, so there must be enough of them.
-fn check_devices(config: &Config, visible: Option<&str>) -> Result<()> {
-    let ranks = config.runtime.nproc_per_node;
-    let Some(visible) = visible.filter(|_| config.runtime.device == Device::Cuda) else {
-        return Ok(());
-    };
-    let count = visible.split(',').filter(|device| !device.trim().is_empty()).count();
-    if count >= ranks {
-        return Ok(());
-    }
-    Err(LaunchError::Usage(format!(
-        "{ranks} ranks on this machine, but CUDA_VISIBLE_DEVICES={visible} shows them {count} GPUs\n  help: \
-         give it one GPU per rank, or start fewer ranks with --nproc-per-node"
-    ))
-    .into())
 }
 
 /// Whether a run can have so many nodes.
@@ -314,21 +300,6 @@ mod tests {
         assert_eq!(parse_endpoint("127.0.0.1:80").unwrap(), "127.0.0.1:80".parse().unwrap());
         for bad in ["127.0.0.1", "127.0.0.1:99999", ""] {
             assert!(parse_endpoint(bad).unwrap_err().to_string().contains("HOST:PORT"), "{bad}");
-        }
-    }
-
-    #[test]
-    fn there_is_a_gpu_for_every_rank() {
-        let mut config = Config::default();
-        config.runtime.nproc_per_node = 2;
-        assert!(check_devices(&config, Some("")).is_ok(), "on the CPU");
-        config.runtime.device = Device::Cuda;
-        for enough in [None, Some("0,1"), Some("GPU-5,GPU-7,GPU-9")] {
-            assert!(check_devices(&config, enough).is_ok(), "{enough:?}");
-        }
-        for few in ["", "3", "0,"] {
-            let error = check_devices(&config, Some(few)).unwrap_err().to_string();
-            assert!(error.contains("--nproc-per-node"), "{error}");
         }
     }
 

@@ -33,6 +33,9 @@ fn a_doctor_names_what_a_run_would_stumble_over() {
     let text = run(&["--set", "runtime.interface=nowhere7"]);
     assert!(text.contains("WRONG    interface"), "{text}");
     let text = run(&["--set", "data.path=/none"]);
+    assert!(text.contains("WRONG    data") && text.contains("data.path: /none is not"), "{text}");
+    assert!(!text.contains("can work"), "{text}");
+    let text = run(&["--set", "tune.epochs=0"]);
     assert!(text.contains("WRONG    config"), "{text}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let text = run(&["--rdzv-endpoint", &taken.local_addr().unwrap().to_string()]);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{assert_gone, fails, launch, with_ratings};
+use common::{assert_gone, fails, launch, small, with_ratings};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -52,7 +52,7 @@ fn what_ranks_write_can_be_shown_and_kept_elsewhere() {
 
 #[test]
 fn only_needs_what_the_stage_reads() {
-    let (dir, config) = with_ratings();
+    let (dir, config) = small();
     let run_dir = dir.path().join("run");
     let error =
         fails(&["run", &config, "--run-dir", run_dir.to_str().unwrap(), "--only", "tune"], 2);

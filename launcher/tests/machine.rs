@@ -5,12 +5,12 @@ mod common;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{experiment, fails, launch, small};
+use common::{fails, launch, small};
 use nix::fcntl::{Flock, FlockArg};
 
 #[test]
 fn a_run_directory_that_cannot_be_made_is_named() {
-    let (dir, config) = experiment("");
+    let (dir, config) = small();
     // Works for root as well: a file can't have children.
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
@@ -24,7 +24,7 @@ fn a_run_directory_that_cannot_be_made_is_named() {
 
 #[test]
 fn a_port_in_use_is_said_at_once() {
-    let (dir, config) = experiment("");
+    let (dir, config) = small();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = taken.local_addr().unwrap().to_string();
     let run_dir = dir.path().join("run");
@@ -39,7 +39,7 @@ fn a_port_in_use_is_said_at_once() {
 
 #[test]
 fn a_run_directory_in_use_by_another_process_is_refused() {
-    let (dir, config) = experiment("");
+    let (dir, config) = small();
     let run_dir = dir.path().join("run");
     std::fs::create_dir(&run_dir).unwrap();
     let _held = hold(&run_dir);
@@ -49,7 +49,7 @@ fn a_run_directory_in_use_by_another_process_is_refused() {
 
 #[test]
 fn a_rank_left_by_an_earlier_launcher_is_waited_for_and_named() {
-    let (dir, config) = experiment("");
+    let (dir, config) = small();
     let run_dir = dir.path().join("run");
     let rank = run_dir.join(".ranks/rank_1");
     std::fs::create_dir_all(&rank).unwrap();
@@ -81,9 +81,13 @@ fn e2e_a_full_disk_is_said_and_the_run_goes_on_with_more_space() {
     let disk = Disk::new("40k");
     let run_dir = disk.0.path().join("run");
     let args = ["run", &config, "--run-dir", run_dir.to_str().unwrap()];
-    for (size, code) in [("40k", 4), ("400k", 4), ("2m", 4)] {
+    // What certainly does not fit is not begun.
+    let error = fails(&args, 2);
+    assert!(error.contains("the run will write"), "{error}");
+    assert!(!run_dir.exists());
+    for size in ["400k", "2m"] {
         disk.resize(size);
-        let error = fails(&args, code);
+        let error = fails(&args, 4);
         assert!(error.contains("No space left on device"), "{size}: {error}");
         assert!(error.contains("free some space"), "{size}: {error}");
     }

@@ -223,6 +223,17 @@ impl StageDir {
         }
     }
 
+    /// Checks that [`StageDir::prepare`] may have the directory: it is not there, is empty, or a run's.
+    ///
+    /// # Errors
+    /// It holds files that no run wrote, or can't be read.
+    pub fn check_free(&self) -> Result<()> {
+        if self.path.join(PLAN).exists() || !self.path.exists() {
+            return Ok(());
+        }
+        self.refuse_foreign_files()
+    }
+
     fn refuse_foreign_files(&self) -> Result<()> {
         let entries = entries(&self.path)?;
         if entries.iter().any(|e| e.name == MANIFEST) {

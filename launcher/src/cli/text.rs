@@ -201,8 +201,9 @@ Looks at what a run will need, and says what is wrong and what to do about it. N
 small file that is removed again.
 
 Of the machine: cores, memory, shared memory, open files, loopback, the NVIDIA driver and NCCL's library. With \
-a config: its settings and inputs, runtime.device and runtime.interface; whether the run directory can be \
-written, has space, a clock like this machine's and no other launcher; and the hashes of what an earlier run \
+a config: all that `run` looks at before its first stage (settings, raw files, headers of the weights, tokenizer, \
+prompt template, devices, disk), and runtime.interface; whether the run directory can be \
+written, has a clock like this machine's and no other launcher; and the hashes of what an earlier run \
 left. With --rdzv-endpoint: whether node 0's address \
 can be listened on here or reached from here.";
 
@@ -221,7 +222,7 @@ pub const PLAN_LONG: &str = "\
 Computes, without running anything, what a config means at a number of ranks: the parameters that are \
 trained, the memory of each rank for them, the steps of training, the samples to score, and the bytes that \
 each rank sends in a step and in all. Stage times are those measured in this run directory, if any. Numbers come from the config, the backbone's files and, where a run has got that \
-far, its dataset.";
+far, its dataset. A config that `run` would refuse is refused.";
 
 /// Of `plan`.
 pub const PLAN_EXAMPLES: &str = "\

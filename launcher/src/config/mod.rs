@@ -224,32 +224,3 @@ pub fn settings(config: &Config) -> Vec<(String, String)> {
     };
     SCHEMA.keys.iter().filter_map(value).collect()
 }
-
-/// Refuses a config whose files are missing before anything is started.
-pub fn check_inputs(config: &Config) -> Result<()> {
-    let mut inputs = vec![
-        ("data.path", &config.data.path, "the directory of the raw ratings"),
-        ("backbone.path", &config.backbone.path, "a Hugging Face model directory or a GGUF file"),
-        ("prompt.template", &config.prompt.template, "a prompt template"),
-    ];
-    if config.adapter.frozen_lora().is_some() {
-        let what = "the adapter_model.safetensors of a trained plain LoRA";
-        inputs.push(("adapter.scale_of", &config.adapter.scale_of, what));
-    }
-    for (key, path, what) in inputs {
-        let exists = match key {
-            "data.path" => path.is_dir(),
-            "prompt.template" | "adapter.scale_of" => path.is_file(),
-            _ => path.is_dir() || path.is_file(),
-        };
-        if !exists {
-            return Err(LaunchError::Usage(format!(
-                "config: {key}: {} is not there (expected {what})\n  help: set {key} in the \
-                 config (relative to it) or with --set {key}=PATH",
-                path.display()
-            ))
-            .into());
-        }
-    }
-    Ok(())
-}

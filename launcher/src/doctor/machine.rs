@@ -101,7 +101,7 @@ fn loopback() -> Check {
 }
 
 /// Whether the NVIDIA driver is loaded; only runs on GPUs need it.
-pub fn has_driver() -> Option<String> {
+fn has_driver() -> Option<String> {
     let version = std::fs::read_to_string("/proc/driver/nvidia/version").ok()?;
     let line = version.lines().next()?;
     Some(line.trim_start_matches("NVRM version:").trim().to_owned())

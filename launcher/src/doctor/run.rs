@@ -5,21 +5,16 @@ use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use indicatif::BinaryBytes;
-use nix::sys::statvfs::statvfs;
 use reclora_comm::address_of;
 use reclora_storage::atomic::RunLock;
 use reclora_storage::verify::Work;
-use reclora_trainer::config::{Config, Device};
+use reclora_trainer::config::Config;
 
 use super::Check;
-use super::machine::has_driver;
 use crate::config;
 use crate::error::quote;
 use crate::verify;
 
-/// Less than this is soon full of checkpoints and logs.
-const SPACE: u64 = 1 << 30;
 /// Time stamps of files and logs are confusing beyond this.
 const SKEW: Duration = Duration::from_secs(2);
 /// How long an address may take to answer.
@@ -27,21 +22,9 @@ const REACH: Duration = Duration::from_secs(5);
 
 /// All of them.
 pub fn checks(config: &Config) -> Vec<Check> {
-    let mut all = vec![device(config), interface(config)];
+    let mut all = vec![interface(config)];
     all.extend(directory(&config.run_dir));
     all
-}
-
-fn device(config: &Config) -> Check {
-    match (config.runtime.device, has_driver()) {
-        (Device::Cpu, _) => Check::fine("device", "cpu"),
-        (Device::Cuda, Some(_)) => Check::fine("device", "cuda"),
-        (Device::Cuda, None) => Check::wrong(
-            "device",
-            "runtime.device is cuda, and no NVIDIA driver is loaded",
-            "run it on a machine with a GPU, or with --set runtime.device=cpu",
-        ),
-    }
 }
 
 fn interface(config: &Config) -> Check {
@@ -63,7 +46,7 @@ fn directory(run_dir: &Path) -> Vec<Check> {
         let seen = format!("{}: no such place", run_dir.display());
         return vec![Check::wrong("run directory", seen, "choose another with --run-dir")];
     };
-    let mut all = vec![space(there), clock(there)];
+    let mut all = vec![clock(there)];
     if there == run_dir {
         all.push(lock(run_dir));
         if config::load_run(run_dir).is_ok() {
@@ -71,20 +54,6 @@ fn directory(run_dir: &Path) -> Vec<Check> {
         }
     }
     all
-}
-
-fn space(dir: &Path) -> Check {
-    match statvfs(dir) {
-        Ok(stat) => {
-            let free = stat.blocks_available() * stat.fragment_size();
-            let seen = format!("{} free in {}", BinaryBytes(free), dir.display());
-            if free < SPACE {
-                return Check::warning("disk", seen, "make room, or choose another with --run-dir");
-            }
-            Check::fine("disk", seen)
-        }
-        Err(error) => Check::wrong("disk", format!("{}: {error}", dir.display()), "mount it"),
-    }
 }
 
 /// Whether files can be made there, and whether the clock that stamps them agrees with this machine's. On a file

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use color_eyre::eyre::{WrapErr, eyre};
 use reclora_storage::atomic::{create_dir_all, write_bytes_atomic};
+use reclora_trainer::stages::RunContext;
 
 use super::script::{Plan, Work, plans};
 use super::status::ask;
@@ -11,6 +12,7 @@ use super::{DIRECTORY, Job, client, jobs_file, jobs_of, remember};
 use crate::cli::{NodeCount, SubmitArgs};
 use crate::commands::print;
 use crate::error::{LaunchError, Result, quote};
+use crate::preflight;
 use crate::progress::display::say;
 use crate::run::{resolve, take};
 
@@ -29,6 +31,7 @@ pub fn submit(args: &SubmitArgs) -> Result<()> {
             .into());
         }
     }
+    preflight::elsewhere(&RunContext::new(config.run_dir.clone(), config.clone()))?;
     let program = std::env::current_exe().wrap_err("can't find this executable")?;
     let plans = plans(args, &config, &program)?;
     if args.dry_run {

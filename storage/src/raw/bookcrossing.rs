@@ -17,6 +17,10 @@ use crate::error::{RawProblem, Result, StorageError};
 
 /// The files, ratings last.
 pub(super) const FILES: [&str; 3] = ["BX-Users.csv", "BX-Books.csv", "BX-Book-Ratings.csv"];
+/// What is known of a user, as field and as text.
+pub(super) const USER_COLUMNS: [&str; 2] = ["location", "age"];
+/// What is known of a book, as field and as text.
+pub(super) const BOOK_COLUMNS: [&str; 4] = ["title", "author", "year", "publisher"];
 /// Lines that one quoted value may span.
 const MAX_LINES: usize = 16;
 const UNKNOWN: &str = "unknown";
@@ -55,9 +59,8 @@ pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
 fn read_users(dir: &Path, name: &str, how: Reading<'_>) -> Result<EntityBuilder> {
     const LAYOUT: &str = "\"User-ID\";\"Location\";\"Age\"";
     let mut rows = Rows::open(dir, name, LAYOUT)?;
-    let columns = ["location", "age"];
     let path = rows.path.clone();
-    let mut users = EntityBuilder::table("user", [&columns; 2], &path, how);
+    let mut users = EntityBuilder::table("user", [&USER_COLUMNS; 2], &path, how);
     let mut faults = Faults::default();
     faults.rows(|| {
         let Some((line, text)) = rows.next::<3>()? else { return Ok(false) };
@@ -76,9 +79,8 @@ fn read_books(dir: &Path, name: &str, how: Reading<'_>) -> Result<(EntityBuilder
     const LAYOUT: &str = "\"ISBN\";\"Book-Title\";\"Book-Author\";\"Year-Of-Publication\";\"Publisher\";\
                           \"Image-URL-S\";\"Image-URL-M\";\"Image-URL-L\"";
     let mut rows = Rows::open(dir, name, LAYOUT)?;
-    let columns = ["title", "author", "year", "publisher"];
     let path = rows.path.clone();
-    let mut books = EntityBuilder::table("item", [&columns; 2], &path, how);
+    let mut books = EntityBuilder::table("item", [&BOOK_COLUMNS; 2], &path, how);
     let mut bad_isbns = 0;
     let mut faults = Faults::default();
     faults.rows(|| {

@@ -58,6 +58,17 @@ pub(super) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// What prompts may use of a book: its author where there is a table of authors.
+fn book_texts(has_authors: bool) -> Vec<&'static str> {
+    let author = has_authors.then_some("author");
+    ["title", "genres", "publisher", "year"].into_iter().chain(author).collect()
+}
+
+/// What prompts may use of the books in a directory.
+pub(super) fn text_columns(dir: &Path) -> Result<Vec<&'static str>> {
+    Ok(book_texts(locate(dir, AUTHORS)?.is_some()))
+}
+
 pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
     let items = Side::read(dir)?.books(required(dir, BOOKS)?, how)?;
     let path = required(dir, INTERACTIONS)?;
@@ -163,8 +174,7 @@ impl Side {
         let after = ["pages", "ebook", "format", "publisher", "year", "work_id"];
         let fields: Vec<&str> =
             before.into_iter().chain(author).chain(after).chain(media_type).collect();
-        let texts: Vec<&str> =
-            ["title", "genres", "publisher", "year"].into_iter().chain(author).collect();
+        let texts = book_texts(author.is_some());
         let mut books = EntityBuilder::table("item", [&fields, &texts], &path, how);
         let mut lines = Lines::open_path(path.clone(), Encoding::Utf8)?;
         let mut faults = Faults::default();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Result, StorageError};
 use crate::spill::{Fixed, Spill, SpillVec};
 
 mod bookcrossing;
@@ -27,6 +27,7 @@ mod movielens_25m;
 mod movietweetings;
 mod source;
 mod tables;
+mod texts;
 pub(crate) mod time;
 
 pub use detect::{Known, detect};
@@ -34,6 +35,7 @@ pub use duplicates::Duplicates;
 pub use mapped::{
     ColumnMapping, Missing, TableSample, TextEncoding, TimeUnit, Unmatched, is_decoding, sample,
 };
+pub use texts::{TextColumns, text_columns};
 
 /// Layout of raw files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -306,6 +308,16 @@ pub fn read_within(
         DatasetFormat::Bookcrossing => bookcrossing::read(dir, how),
         DatasetFormat::Goodreads => goodreads::read(dir, how),
         DatasetFormat::Csv | DatasetFormat::Parquet => mapped::read(format, dir, columns, how),
+    }
+}
+
+/// Looks at the beginning of every file that [`read_mapped`] would read, in a moment even where reading all
+/// takes hours: at the columns that a mapping names, and a first row. Returns everything that is wrong.
+pub fn look(format: DatasetFormat, dir: &Path, columns: &ColumnMapping) -> Vec<StorageError> {
+    match files_mapped(format, dir, columns) {
+        Err(error) => vec![error],
+        Ok(_) if format.is_mapped() => mapped::look(format, dir, columns),
+        Ok(files) => files.iter().filter_map(|path| source::look(path).err()).collect(),
     }
 }
 

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::faults::Faults;
-use super::movielens_1m::gender_word;
+use super::movielens_1m::{USER_TEXTS, gender_word};
 use super::source::{Encoding, Lines, Place, columns};
-use super::tables::{EntityBuilder, RatingBuilder, film, whole_stars};
+use super::tables::{EntityBuilder, FILM_TEXTS, RatingBuilder, film, whole_stars};
 use super::{RawTables, Reading};
 use crate::error::{RawProblem, Result};
 
@@ -52,8 +52,7 @@ fn read_items(dir: &Path, how: Reading<'_>) -> Result<EntityBuilder> {
     const LAYOUT: &str = "item|title|release|video release|URL|19 genre flags";
     let mut lines = Lines::open(dir, "u.item", Encoding::Latin1)?;
     let path = lines.path().to_path_buf();
-    let texts = ["title", "genres", "year"];
-    let mut items = EntityBuilder::table("item", [&["title", "genre"], &texts], &path, how);
+    let mut items = EntityBuilder::table("item", [&["title", "genre"], &FILM_TEXTS], &path, how);
     let mut faults = Faults::default();
     faults.rows(|| {
         let Some((line, text)) = lines.next()? else { return Ok(false) };
@@ -91,8 +90,7 @@ fn read_users(dir: &Path, how: Reading<'_>) -> Result<EntityBuilder> {
     let mut lines = Lines::open(dir, "u.user", Encoding::Latin1)?;
     let path = lines.path().to_path_buf();
     let fields = ["gender", "age", "occupation", "zip"];
-    let texts = ["gender", "age", "occupation"];
-    let mut users = EntityBuilder::table("user", [&fields, &texts], &path, how);
+    let mut users = EntityBuilder::table("user", [&fields, &USER_TEXTS], &path, how);
     let mut faults = Faults::default();
     faults.rows(|| {
         let Some((line, text)) = lines.next()? else { return Ok(false) };

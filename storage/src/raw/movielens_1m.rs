@@ -9,6 +9,9 @@ use super::tables::{EntityBuilder, whole_stars};
 use super::{RawTables, Reading};
 use crate::error::{RawProblem, Result};
 
+/// What prompts may use of a user, as in MovieLens-100K.
+pub(super) const USER_TEXTS: [&str; 3] = ["gender", "age", "occupation"];
+
 /// Age codes of the release's documentation.
 const AGES: [(&str, &str); 7] = [
     ("1", "under 18"),
@@ -56,8 +59,7 @@ fn read_users(dir: &Path, how: Reading<'_>) -> Result<EntityBuilder> {
     let mut lines = Lines::open(dir, "users.dat", Encoding::Latin1)?;
     let path = lines.path().to_path_buf();
     let fields = ["gender", "age", "occupation", "zip"];
-    let texts = ["gender", "age", "occupation"];
-    let mut users = EntityBuilder::table("user", [&fields, &texts], &path, how);
+    let mut users = EntityBuilder::table("user", [&fields, &USER_TEXTS], &path, how);
     let mut faults = Faults::default();
     faults.rows(|| {
         let Some((line, text)) = lines.next()? else { return Ok(false) };

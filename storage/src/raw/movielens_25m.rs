@@ -9,7 +9,7 @@ use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder};
 use super::chunks::{Chunk, Chunks};
 use super::faults::Faults;
 use super::source::{Place, damaged, locate, open};
-use super::tables::{EntityBuilder, Part, PartReader, RatingBuilder, film, half_stars};
+use super::tables::{EntityBuilder, FILM_TEXTS, Part, PartReader, RatingBuilder, film, half_stars};
 use super::{RawTables, Reading};
 use crate::error::{RawProblem, Result, StorageError};
 use crate::spill::Spill;
@@ -22,8 +22,7 @@ const MAX_CHUNK: usize = 4 << 20;
 pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
     let path = locate(dir, "movies.csv")?;
     let mut movies = Rows::with_header(&path, open(&path)?, MOVIES)?;
-    let texts = ["title", "genres", "year"];
-    let mut items = EntityBuilder::table("item", [&["title", "genre"], &texts], &path, how);
+    let mut items = EntityBuilder::table("item", [&["title", "genre"], &FILM_TEXTS], &path, how);
     let mut faults = Faults::default();
     faults.rows(|| {
         let Some((line, [key, title, genres])) = movies.next()? else { return Ok(false) };

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::faults::Faults;
 use super::source::{Encoding, Lines, Place, columns};
-use super::tables::{EntityBuilder, RatingBuilder, film, whole_stars};
+use super::tables::{EntityBuilder, FILM_TEXTS, RatingBuilder, film, whole_stars};
 use super::{RawTables, Reading};
 use crate::error::Result;
 
@@ -22,8 +22,7 @@ pub(super) fn read_movies(
 ) -> Result<EntityBuilder> {
     let mut lines = Lines::open(dir, "movies.dat", encoding)?;
     let path = lines.path().to_path_buf();
-    let texts = ["title", "genres", "year"];
-    let mut items = EntityBuilder::table("item", [&["title", "genre"], &texts], &path, how);
+    let mut items = EntityBuilder::table("item", [&["title", "genre"], &FILM_TEXTS], &path, how);
     let mut faults = Faults::default();
     faults.rows(|| {
         let Some((line, text)) = lines.next()? else { return Ok(false) };

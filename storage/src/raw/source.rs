@@ -53,6 +53,16 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
     Ok(Box::new(BufReader::new(io::Cursor::new(start).chain(source))))
 }
 
+/// Whether a file can be read and has something in it.
+pub(super) fn look(path: &Path) -> Result<()> {
+    let mut source = open(path)?;
+    match source.fill_buf() {
+        Ok([]) => Err(StorageError::EmptyRawFile { path: path.to_path_buf() }),
+        Ok(_) => Ok(()),
+        Err(e) => Err(damaged(path, 0, e)),
+    }
+}
+
 /// A file that ends too early or cannot be decompressed.
 pub(super) fn damaged(path: &Path, line: u64, source: io::Error) -> StorageError {
     StorageError::DamagedRawFile { path: path.to_path_buf(), line, source }

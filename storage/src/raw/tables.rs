@@ -403,7 +403,10 @@ pub(super) fn year(title: &str) -> &str {
     }
 }
 
-/// The first genre and the prompt's text columns of a film: title, genres, year.
+/// What prompts may use of a film.
+pub(super) const FILM_TEXTS: [&str; 3] = ["title", "genres", "year"];
+
+/// The first genre and the values of [`FILM_TEXTS`] of a film.
 pub(super) fn film<'a>(title: &str, genres: &'a str) -> (&'a str, [String; 3]) {
     let first = genres.split('|').next().unwrap_or_default();
     (first, [title.to_owned(), genres.replace('|', ", "), year(title).to_owned()])

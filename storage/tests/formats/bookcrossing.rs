@@ -28,7 +28,7 @@ fn bookcrossing(users: &str, books: &str, ratings: &str) -> Raw {
     ])
 }
 
-fn small() -> Raw {
+pub fn small() -> Raw {
     let raw = bookcrossing(
         "\"1\";\"nyc, new york, usa\";NULL\n\"2\";\"stockton, california, u.s.a.\";\"18\"\n\
          \"3\";\"porto, v.n.gaia, portugal\";\"17\"\n",

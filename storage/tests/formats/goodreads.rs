@@ -16,13 +16,13 @@ const INTERACTIONS: &str = r#"{"user_id": "u1", "book_id": "11", "review_id": "r
 {"user_id": "u2", "book_id": "12", "rating": "1", "date_updated": "Thu Jan 01 00:00:01 +0000 1970"}
 "#;
 
-fn goodreads() -> Raw {
+pub fn goodreads() -> Raw {
     let raw = Raw::new(&[("goodreads_books_poetry.json", BOOKS)]);
     raw.put_gz("goodreads_interactions_poetry.json.gz", INTERACTIONS.as_bytes());
     raw
 }
 
-fn whole() -> Raw {
+pub fn whole() -> Raw {
     let raw = goodreads();
     let authors = "{\"author_id\": \"7\", \"name\": \"Ann\", \"ratings_count\": \"3\"}\n{\"author_id\": \"8\", \"name\": \"Bob\"}\n";
     raw.put("goodreads_book_authors.json", authors.as_bytes());

@@ -9,6 +9,7 @@ mod csv;
 mod detect;
 mod goodreads;
 mod inspect;
+mod look;
 mod parquet;
 
 use reclora_storage::raw::{RawEntities, RawTables};

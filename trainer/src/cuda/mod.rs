@@ -15,7 +15,7 @@ mod head;
 pub mod ops;
 mod weights;
 
-pub use weights::{DeviceBackbone, DeviceOptions, Precision};
+pub use weights::{DeviceBackbone, DeviceOptions, Precision, require_gpu};
 
 use std::ops::Range;
 

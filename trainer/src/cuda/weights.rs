@@ -40,6 +40,15 @@ impl Precision {
     }
 }
 
+/// Checks that this machine has a GPU of this number, by using it for a moment.
+///
+/// # Errors
+/// [`TrainerError::Device`]: there is none, or no driver.
+pub fn require_gpu(ordinal: usize) -> Result<()> {
+    Device::new_cuda_with_stream(ordinal)?;
+    Ok(())
+}
+
 /// How a device computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceOptions {

@@ -1,5 +1,6 @@
 //! A sample as text and as tokens. The wording is data: one template file per dataset.
 
+mod made_up;
 mod template;
 
 pub use template::PromptTemplate;
@@ -83,17 +84,9 @@ impl<'a> PromptBuilder<'a> {
                 return Ok(EncodedPrompt { tokens, text, dropped });
             }
             let Some(oldest) = (0..shown.len()).min_by_key(|&index| shown[index]) else {
-                return Err(TrainerError::config(
-                    "prompt.max_tokens",
-                    format!(
-                        "the question for item {} alone needs {} tokens, the limit is {}; raise it \
-                         or shorten {}",
-                        self.dataset.item_key(item),
-                        tokens.len() + answer,
-                        self.max_tokens,
-                        self.template.path().display()
-                    ),
-                ));
+                let question = format!("the question for item {}", self.dataset.item_key(item));
+                let needed = tokens.len() + answer;
+                return Err(too_long(&question, needed, self.max_tokens, self.template));
             };
             shown.remove(oldest);
         }
@@ -141,6 +134,20 @@ impl<'a> PromptBuilder<'a> {
             json!({ "history": shown, "target": item_columns(item), "user": user_columns });
         self.template.render(&values)
     }
+}
+
+/// A question that is too long even without a history.
+pub(crate) fn too_long(
+    question: &str,
+    needed: usize,
+    limit: usize,
+    template: &PromptTemplate,
+) -> TrainerError {
+    let path = template.path().display();
+    let what = format!(
+        "{question} alone needs {needed} tokens, the limit is {limit}; raise it or shorten {path}"
+    );
+    TrainerError::config("prompt.max_tokens", what)
 }
 
 /// A rating as people write it: "4", "3.5".

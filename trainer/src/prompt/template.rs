@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use minijinja::{Environment, UndefinedBehavior};
+use minijinja::{Environment, Template, UndefinedBehavior};
 use reclora_storage::dataset::Dataset;
+use reclora_storage::raw::TextColumns;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::made_up::MadeUp;
 use crate::error::{Result, TrainerError};
 
 /// The file's keys.
@@ -24,7 +26,11 @@ fn plain() -> String {
     "{{ body }}".into()
 }
 
-/// A prompt template that has been tried on the dataset's columns.
+/// The pieces that are templates.
+const BODY: &str = "body";
+const WRAPPER: &str = "wrapper";
+
+/// A prompt template.
 #[derive(Debug)]
 pub struct PromptTemplate {
     path: PathBuf,
@@ -34,12 +40,22 @@ pub struct PromptTemplate {
 }
 
 impl PromptTemplate {
-    /// Loads a template and renders it once with made-up values for the text columns of `dataset`,
-    /// so that a misspelt name is an error now and not after hours.
+    /// Loads a template and tries it on the text columns of `dataset`.
     ///
     /// # Errors
-    /// The file is missing, not TOML, has an unknown key, or its template does not work (with line).
+    /// Those of [`Self::open`] and [`Self::made_up`].
     pub fn load(path: &Path, dataset: &Dataset) -> Result<Self> {
+        let template = Self::open(path)?;
+        let (users, items) = (dataset.user_text_columns(), dataset.item_text_columns());
+        template.made_up(&TextColumns { users: users.to_vec(), items: items.to_vec() }, 1)?;
+        Ok(template)
+    }
+
+    /// Reads a template, whatever data it is for.
+    ///
+    /// # Errors
+    /// The file is missing, not TOML, has an unknown key, or a piece is no template (with line).
+    pub fn open(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             TrainerError::file(path, format!("can't be read ({error}); is prompt.template right?"))
         })?;
@@ -49,14 +65,12 @@ impl PromptTemplate {
         })?;
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        for (name, source) in [("body", file.body.trim().to_owned()), ("wrapper", file.wrapper)] {
+        for (name, source) in [(BODY, file.body.trim().to_owned()), (WRAPPER, file.wrapper)] {
             environment
                 .add_template_owned(name, source)
                 .map_err(|error| template_error(path, &error))?;
         }
-        let template = Self { path: path.into(), environment, yes: file.yes, no: file.no };
-        template.render(&example(dataset))?;
-        Ok(template)
+        Ok(Self { path: path.into(), environment, yes: file.yes, no: file.no })
     }
 
     /// The file.
@@ -80,42 +94,55 @@ impl PromptTemplate {
     /// The template asks for something that is not there.
     pub fn render(&self, values: &Value) -> Result<String> {
         let fail = |error| template_error(&self.path, &error);
-        let body = self.environment.get_template("body").map_err(fail)?;
-        let body = body.render(values).map_err(fail)?;
-        let wrapper = self.environment.get_template("wrapper").map_err(fail)?;
-        wrapper.render(json!({ "body": body })).map_err(fail)
+        let body = self.piece(BODY)?.render(values).map_err(fail)?;
+        self.piece(WRAPPER)?.render(json!({ "body": body })).map_err(fail)
+    }
+
+    /// The prompt's text of a made-up sample of a dataset with these columns, shown with so many items, so
+    /// that a misspelt name is an error now and not after hours.
+    ///
+    /// # Errors
+    /// The template does not work: with piece and line, and what is not there by its name.
+    pub fn made_up(&self, columns: &TextColumns, history: usize) -> Result<String> {
+        let render = |name, values: &MadeUp| {
+            let piece = self.piece(name)?;
+            piece.render(values.values()).map_err(|error| {
+                let explained = values.explain(&error, piece.source());
+                explained.map_or_else(
+                    || template_error(&self.path, &error),
+                    |what| TrainerError::file(&self.path, format!("{}{what}", place(&error))),
+                )
+            })
+        };
+        let body = render(BODY, &MadeUp::sample(columns, history))?;
+        render(WRAPPER, &MadeUp::wrapped(body))
     }
 
     /// What stands between the body's last line and the answer, with some of the body: the context in
     /// which the answers are tokenised.
-    pub(super) fn tail(&self) -> Result<String> {
-        let fail = |error| template_error(&self.path, &error);
-        let body = self.environment.get_template("body").map_err(fail)?.source().to_owned();
+    pub(crate) fn tail(&self) -> Result<String> {
+        let body = self.piece(BODY)?.source().to_owned();
         // A tag in the last line can't be rendered by itself; what is after it is the tail.
         let last = body.lines().last().unwrap_or_default();
         let last = last.rsplit("}}").next().unwrap_or(last);
-        let wrapper = self.environment.get_template("wrapper").map_err(fail)?;
-        wrapper.render(json!({ "body": last })).map_err(fail)
+        let rendered = self.piece(WRAPPER)?.render(json!({ "body": last }));
+        rendered.map_err(|error| template_error(&self.path, &error))
+    }
+
+    fn piece(&self, name: &str) -> Result<Template<'_, '_>> {
+        self.environment.get_template(name).map_err(|error| template_error(&self.path, &error))
     }
 }
 
-/// Values of the shape the dataset's samples have.
-fn example(dataset: &Dataset) -> Value {
-    let columns = |names: &[String]| {
-        names.iter().map(|name| (name.clone(), json!("text"))).collect::<Map<_, _>>()
-    };
-    let item = columns(dataset.item_text_columns());
-    let mut shown = item.clone();
-    shown.insert("index".into(), json!(0));
-    shown.insert("stars".into(), json!(4));
-    json!({ "history": [shown], "target": item, "user": columns(dataset.user_text_columns()) })
+fn place(error: &minijinja::Error) -> String {
+    match (error.name(), error.line()) {
+        (Some(name), Some(line)) => format!("{name}, line {line} of it: "),
+        _ => String::new(),
+    }
 }
 
 fn template_error(path: &Path, error: &minijinja::Error) -> TrainerError {
-    let place = match (error.name(), error.line()) {
-        (Some(name), Some(line)) => format!("{name}, line {line} of it: "),
-        _ => String::new(),
-    };
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    TrainerError::file(path, format!("{place}{detail}; it can use history, target and user"))
+    let values = if error.name() == Some(WRAPPER) { "body" } else { "history, target and user" };
+    TrainerError::file(path, format!("{}{detail}; it can use {values}", place(error)))
 }

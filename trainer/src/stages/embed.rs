@@ -26,11 +26,7 @@ pub fn run(
     progress: &mut dyn Progress,
 ) -> Result<Counts> {
     let dataset = dataset(ctx)?;
-    if dataset.item_text_columns().is_empty() {
-        let what =
-            "no text says anything of an item, so there is nothing to embed; name its columns";
-        return Err(TrainerError::config("data.columns.item_texts", what));
-    }
+    require_texts(dataset.item_text_columns())?;
     let (llm, notes) = Llm::load_with_notes(&ctx.config)?;
     let tokenizer = Tokenizer::load(&ctx.config.backbone.path)?;
     if comm.rank() == 0 {
@@ -66,6 +62,16 @@ pub fn run(
             .save(&dir.join(FILE))?;
     }
     Ok([("items".to_owned(), items)].into())
+}
+
+/// Without words there is nothing to embed.
+pub fn require_texts(columns: &[String]) -> Result<()> {
+    if columns.is_empty() {
+        let what =
+            "no text says anything of an item, so there is nothing to embed; name its columns";
+        return Err(TrainerError::config("data.columns.item_texts", what));
+    }
+    Ok(())
 }
 
 /// Text columns of the datasets of films.

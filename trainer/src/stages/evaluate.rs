@@ -124,7 +124,8 @@ pub fn run(
     Ok([("samples".to_owned(), test.end - test.start)].into())
 }
 
-fn limited(range: Range<u64>, limit: u64) -> Range<u64> {
+/// Its first `limit`; 0 is all of it.
+pub fn limited(range: Range<u64>, limit: u64) -> Range<u64> {
     match limit {
         0 => range,
         limit => range.start..range.end.min(range.start.saturating_add(limit)),

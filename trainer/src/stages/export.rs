@@ -8,7 +8,7 @@ use reclora_storage::atomic::{create_dir_all, is_tmp_name, remove_file};
 use reclora_storage::dataset::Dataset;
 use serde_json::{Value, json};
 
-use super::pair::Pair;
+use super::pair::{Pair, ids};
 use super::text::{Adapters, TextInputs, deciding_logits};
 use super::{Counts, RunContext, Stage, require, tune, write_json};
 use crate::adapter::{Adapter, PEFT_CONFIG, PEFT_MODEL};
@@ -36,7 +36,7 @@ pub fn run(
     let dataset = &exporter.text.dataset;
     let mut pairs = Vec::new();
     for pair in &ctx.config.export.pairs {
-        let (user, item) = pair.split_once(':').unwrap_or((pair, ""));
+        let (user, item) = ids(pair);
         pairs.push(Pair::find(ctx, dataset, user, item)?);
     }
     let per_token = exporter.adapters.reclora.layout().is_per_token();

@@ -1,14 +1,14 @@
 //! What a config means at a number of ranks, computed without running anything.
 
 use reclora_comm::Wire;
-use reclora_storage::dataset::Split;
+use reclora_storage::dataset::{Dataset, Split};
 use serde::Serialize;
 
 use super::pretrain::shape;
 use super::{RunContext, Stage, StageDir, inputs};
 use crate::adapter::AdapterLayout;
 use crate::backbone::{Backbone, BackboneConfig};
-use crate::config::{EmbeddingSharding, Projection, WeightType};
+use crate::config::{CrmConfig, EmbeddingSharding, Projection, WeightType};
 use crate::crm::{Din, DinShape};
 use crate::error::Result;
 
@@ -81,9 +81,7 @@ pub fn forecast(ctx: &RunContext, world_size: usize, threads: usize) -> Result<F
         true => Some(inputs::dataset(ctx)?),
         false => None,
     };
-    // The width of a representation does not depend on the data, but for the number of fields.
-    let unknown = DinShape { features: 2, fields: 2, item_field: 1, user_field: 0 };
-    let din = Din::new(&config.crm, dataset.as_ref().map_or(unknown, shape))?;
+    let din = din(&config.crm, dataset.as_ref())?;
     let layout = AdapterLayout::new(&backbone, &config.adapter, din.representation_dim())?;
     let samples = dataset.as_ref().map(|dataset| Samples {
         all: dataset.num_samples(),
@@ -110,6 +108,13 @@ pub fn forecast(ctx: &RunContext, world_size: usize, threads: usize) -> Result<F
         tune,
         samples,
     })
+}
+
+/// The CRM of a dataset, or of one that is not known yet: the width of its representation does not depend
+/// on the data, but for the number of fields.
+pub(super) fn din(config: &CrmConfig, dataset: Option<&Dataset>) -> Result<Din> {
+    let unknown = DinShape { features: 2, fields: 2, item_field: 1, user_field: 0 };
+    Din::new(config, dataset.map_or(unknown, shape))
 }
 
 struct Context<'a> {

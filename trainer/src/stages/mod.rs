@@ -12,6 +12,7 @@ mod llm;
 mod pair;
 mod predict;
 mod predictions;
+pub mod preflight;
 mod prepare;
 mod pretrain;
 mod retrieve;
@@ -24,7 +25,6 @@ mod tune;
 pub use evaluate::{REFERENCES, ScoredOrder, ScoredSamples};
 pub use export::export_pair;
 pub use forecast::{Forecast, Training, forecast};
-pub use inputs::check_scale_of;
 pub use predict::{Prediction, predict};
 pub use predictions::{Predicted, predictions};
 
@@ -43,6 +43,7 @@ use crate::config::{Config, StoredAdapter};
 pub use crate::distributed::chunks::Part;
 use crate::error::{Result, TrainerError};
 use crate::progress::Progress;
+use inputs::check_scale_of;
 
 /// Directory in the run directory of the lock under which parts make a stage's directory ready.
 const PREPARING: &str = ".preparing";
@@ -156,7 +157,7 @@ impl Stage {
     }
 
     /// Whether it reads the backbone.
-    fn reads_backbone(self) -> bool {
+    pub fn reads_backbone(self) -> bool {
         matches!(self, Stage::Embed | Stage::Tune | Stage::Evaluate | Stage::Export)
     }
 }

@@ -24,17 +24,7 @@ impl Pair {
     /// The pair of raw ids: as the stages saw it where it is a sample; otherwise with the history
     /// before that interaction, or all of the user's if there was none.
     pub fn find(ctx: &RunContext, dataset: &Dataset, user: &str, item: &str) -> Result<Self> {
-        let missing = |what: &str, id: &str, count: usize| {
-            let core = ctx.config.data.k_core;
-            TrainerError::NotFound(format!(
-                "{what} {id:?} is not among the {count} {what}s of this run; it is not in the data, or \
-                 has fewer than {core} ratings (data.k_core)"
-            ))
-        };
-        let user =
-            dataset.user_index(user).ok_or_else(|| missing("user", user, dataset.num_users()))?;
-        let item =
-            dataset.item_index(item).ok_or_else(|| missing("item", item, dataset.num_items()))?;
+        let (user, item) = indices(ctx, dataset, user, item)?;
         let history = dataset.history(user, u32::MAX);
         let position = history.items.iter().position(|&seen| seen == item);
         let label = position
@@ -53,11 +43,7 @@ impl Pair {
 
     /// The first sample of the test set.
     pub fn first_test_sample(ctx: &RunContext, dataset: &Dataset) -> Result<Self> {
-        let test = dataset.split(Split::Test);
-        if test.is_empty() {
-            return Err(TrainerError::config("export.pairs", "is empty, and so is the test set"));
-        }
-        Self::sample(ctx, dataset, test.start)
+        Self::sample(ctx, dataset, require_test_sample(dataset)?)
     }
 
     fn sample(ctx: &RunContext, dataset: &Dataset, index: u64) -> Result<Self> {
@@ -93,6 +79,36 @@ impl Pair {
         let representation = as_in_lens(&representation);
         Ok(Self { user, item, text, representation, crm_logit, label })
     }
+}
+
+/// The indices of a user and an item, by their raw ids.
+pub fn indices(ctx: &RunContext, dataset: &Dataset, user: &str, item: &str) -> Result<(u32, u32)> {
+    let missing = |what: &str, id: &str, count: usize| {
+        let core = ctx.config.data.k_core;
+        TrainerError::NotFound(format!(
+            "{what} {id:?} is not among the {count} {what}s of this run; it is not in the data, or has \
+             fewer than {core} ratings (data.k_core)"
+        ))
+    };
+    let of_user =
+        dataset.user_index(user).ok_or_else(|| missing("user", user, dataset.num_users()));
+    let of_item =
+        dataset.item_index(item).ok_or_else(|| missing("item", item, dataset.num_items()));
+    Ok((of_user?, of_item?))
+}
+
+/// The raw ids of one of `export.pairs`.
+pub fn ids(pair: &str) -> (&str, &str) {
+    pair.split_once(':').unwrap_or((pair, ""))
+}
+
+/// That there is a sample to be exported where no pair is named.
+pub fn require_test_sample(dataset: &Dataset) -> Result<u64> {
+    let test = dataset.split(Split::Test);
+    if test.is_empty() {
+        return Err(TrainerError::config("export.pairs", "is empty, and so is the test set"));
+    }
+    Ok(test.start)
 }
 
 fn sample_at(dataset: &Dataset, user: u32, position: u32) -> Result<Option<u64>> {

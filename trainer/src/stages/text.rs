@@ -6,6 +6,7 @@ use super::llm::{AdaptedLlm, Llm};
 use super::{RunContext, Stage, inputs, tune};
 use crate::adapter::Adapter;
 use crate::backbone::BackboneConfig;
+use crate::config::Config;
 use crate::error::Result;
 use crate::model::Prompt;
 use crate::prompt::{PromptBuilder, PromptTemplate};
@@ -29,11 +30,7 @@ impl TextInputs {
         let config = &ctx.config;
         let dataset = inputs::dataset(ctx)?;
         let llm = Llm::load(config)?;
-        let limit = llm.config().max_position_embeddings;
-        let max_tokens = match config.prompt.max_tokens {
-            0 => limit.min(MAX_TOKENS),
-            wanted => wanted.min(limit),
-        };
+        let max_tokens = max_tokens(config, llm.config());
         Ok(Self {
             tokenizer: Tokenizer::load(&config.backbone.path)?,
             template: PromptTemplate::load(&config.prompt.template, &dataset)?,
@@ -45,6 +42,15 @@ impl TextInputs {
 
     pub fn prompts(&self) -> Result<PromptBuilder<'_>> {
         PromptBuilder::new(&self.template, &self.tokenizer, &self.dataset, self.max_tokens)
+    }
+}
+
+/// The longest prompt of a run, the answer included.
+pub fn max_tokens(config: &Config, backbone: &BackboneConfig) -> usize {
+    let limit = backbone.max_position_embeddings;
+    match config.prompt.max_tokens {
+        0 => limit.min(MAX_TOKENS),
+        wanted => wanted.min(limit),
     }
 }
 

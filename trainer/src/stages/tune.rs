@@ -32,7 +32,7 @@ pub const FILE: &str = "adapter_model.safetensors";
 pub const PLAIN: &str = "plain_lora";
 
 /// The settings of plain LoRA, tuned from the beginning: the same but for experts, gate and scales.
-fn plain(config: &AdapterConfig) -> AdapterConfig {
+pub fn plain(config: &AdapterConfig) -> AdapterConfig {
     AdapterConfig {
         experts: 1,
         sqrt_alpha: false,

@@ -164,6 +164,31 @@ pub(super) fn files(
     Ok(files)
 }
 
+/// Opens every table, looks the wanted columns up, and reads a first row.
+pub(super) fn look(
+    format: DatasetFormat,
+    dir: &Path,
+    columns: &ColumnMapping,
+) -> Vec<StorageError> {
+    let [users, items, ratings] = match tables(format, dir, columns) {
+        Ok(tables) => tables,
+        Err(error) => return vec![error],
+    };
+    let mut all = Vec::new();
+    let mut of_ratings = ratings_columns(columns);
+    for (side, own) in sides(columns).iter().zip([users, items]) {
+        match own {
+            Some(path) => all.push((path, side.columns())),
+            None => of_ratings.extend(side.properties()),
+        }
+    }
+    all.extend(ratings.map(|path| (path, of_ratings)));
+    let first_row = |(path, wanted): (PathBuf, Vec<Wanted>)| {
+        Table::open(format, &path, columns, wanted).and_then(|mut table| table.advance()).err()
+    };
+    all.into_iter().filter_map(first_row).collect()
+}
+
 /// Users or items as the mapping has them.
 struct Side<'a> {
     /// `user` or `item`, which is also the setting of the id's column in the ratings.
@@ -181,6 +206,11 @@ impl Side<'_> {
             names.iter().map(|name| wanted(setting, name)).collect()
         };
         all(fields).into_iter().chain(all(texts))
+    }
+
+    /// The columns of a table of its own.
+    fn columns(&self) -> Vec<Wanted> {
+        std::iter::once(self.key.clone()).chain(self.properties()).collect()
     }
 
     fn builder(&self, path: &Path, how: Reading<'_>) -> EntityBuilder {
@@ -252,9 +282,7 @@ pub(super) fn read(
     for (i, (side, own)) in sides.iter().zip([users_path, items_path]).enumerate() {
         entities.push(match own {
             Some(own) => {
-                let columns_of = std::iter::once(side.key.clone()).chain(side.properties());
-                let table = Table::open(format, &own, columns, columns_of.collect())?;
-                side.read(table, &own, how)?
+                side.read(Table::open(format, &own, columns, side.columns())?, &own, how)?
             }
             None if side.properties().next().is_none() => EntityBuilder::open_ended(side.name),
             None => {
