@@ -26,9 +26,9 @@ pub fn text_columns(
 ) -> Result<TextColumns> {
     let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let [users, items] = match format {
-        DatasetFormat::Movietweetings | DatasetFormat::Movielens25m => {
-            [list(&[]), list(&FILM_TEXTS)]
-        }
+        DatasetFormat::Movietweetings
+        | DatasetFormat::Movielens10m
+        | DatasetFormat::Movielens25m => [list(&[]), list(&FILM_TEXTS)],
         DatasetFormat::Movielens100k | DatasetFormat::Movielens1m => {
             [list(&movielens_1m::USER_TEXTS), list(&FILM_TEXTS)]
         }

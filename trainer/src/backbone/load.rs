@@ -131,15 +131,6 @@ pub(super) fn check(path: &Path, weight_type: WeightType) -> Result<BackboneSumm
     Ok(BackboneSummary { config, notes })
 }
 
-/// The settings, once the headers of all weights are found to be whole.
-pub(super) fn check(path: &Path) -> Result<BackboneConfig> {
-    let config = config(path)?;
-    if !is_gguf(path) {
-        Shards::open(path).map_err(|error| error.advise(ADVICE))?;
-    }
-    Ok(config)
-}
-
 pub(super) fn load(path: &Path, weight_type: WeightType) -> Result<Backbone> {
     let Opened { config, mut files, embedding, notes } = open(path, weight_type, Depth::Weights)?;
     if let Files::Gguf(file) = &files {

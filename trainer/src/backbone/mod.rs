@@ -124,14 +124,6 @@ impl Backbone {
         load::config(path)
     }
 
-    /// Sizes and settings of a model whose files are whole as far as their headers tell.
-    ///
-    /// # Errors
-    /// Those of [`Self::read_config`], and a weight file that is missing or malformed.
-    pub fn check(path: &Path) -> Result<BackboneConfig> {
-        load::check(path)
-    }
-
     /// Sizes and settings.
     pub fn config(&self) -> &BackboneConfig {
         &self.config

@@ -15,7 +15,7 @@ use reclora_storage::raw::{self, TextColumns};
 
 use super::{RunContext, Stage, check_scale_of, embed, forecast, inputs, stage_dir};
 use crate::adapter::{Adapter, AdapterLayout};
-use crate::backbone::{Backbone, BackboneConfig};
+use crate::backbone::{self, BackboneConfig, BackboneSummary};
 use crate::error::{Result, TrainerError};
 
 pub use disk::{DiskForecast, disk_forecast};
@@ -132,8 +132,8 @@ fn backbone(ctx: &RunContext) -> (Finding, Option<BackboneConfig>) {
         let expected = "a Hugging Face model directory or a GGUF file";
         return (Finding::absent("backbone", "backbone.path", path, expected), None);
     }
-    match Backbone::check(path) {
-        Ok(config) => {
+    match backbone::check(path, ctx.config.backbone.weights) {
+        Ok(BackboneSummary { config, .. }) => {
             let layers = config.num_layers;
             let what = format!("{layers} layers of {} hidden values", config.hidden_size);
             (Finding::fine("backbone", path.display(), what), Some(config))
