@@ -313,7 +313,7 @@ fn first_steps_do_not_flatten_the_loss() {
     assert!(figure.contains("The first steps, up to 8.00, are above the figure."), "{figure}");
     assert!(figure.contains("deciding token") && figure.contains("0.6931"), "{figure}");
     let ticks: Vec<f64> = figure.lines().filter_map(|line| line.trim().parse().ok()).collect();
-    assert!(ticks.contains(&0.5) && !ticks.contains(&3.0), "{ticks:?}");
+    assert!(ticks.contains(&0.6) && !ticks.contains(&4.0), "{ticks:?}");
 }
 
 #[test]
