@@ -10,7 +10,5 @@ fuzz_target!(|data: &[u8]| {
     file("backbone/config.json", CONFIG.as_bytes());
     file("backbone/model.safetensors", &safetensors(data));
     let path = scratch().join("backbone");
-    let loaded = Backbone::load(&path).map(|_| ()).map_err(|error| error.to_string());
-    let checked = check(&path, WeightType::F32).map(|_| ()).map_err(|error| error.to_string());
-    assert_eq!(checked, loaded);
+    assert_eq!(check(&path, WeightType::F32).is_ok(), Backbone::load(&path).is_ok());
 });

@@ -191,7 +191,7 @@ fn answers_that_change_the_prompt_are_refused_with_the_token() {
     let tokenizer = Tokenizer::load(&model()).unwrap();
     for (context, yes, no, advice) in [
         ("I like th", "em", "is", "let it begin with a space"),
-        ("Answer: ", "Yes", "No", "let the template's text end without a space"),
+        ("Would you like ", "to", "the", "let the template's text end without a space"),
     ] {
         let error = tokenizer.answers(context, yes, no).unwrap_err().to_string();
         assert!(error.contains("becomes") && error.contains(advice), "{error}");

@@ -162,8 +162,8 @@ fn instead_of_weights(dir: &Path) -> Option<String> {
     }
     if let Some(name) = names.iter().find(|name| is_pickle(name)) {
         return Some(format!(
-            "is not there: the weights are pickles ({name} and the like), which can run code when they \
-             are read, and aren't; convert them once: {}, and set backbone.path to the result",
+            "is not there: the weights are pickles ({name} and the like), which are not read here, as \
+             they can run code; convert them once: {}, and set backbone.path to the result",
             transformers(dir)
         ));
     }
@@ -232,7 +232,7 @@ fn adapter(dir: &Path) -> String {
 fn instead_of_tokenizer(dir: &Path) -> Option<String> {
     let names = names(dir);
     let has = |name: &&str| names.iter().any(|other| other == name);
-    let found = TOKENIZERS.iter().find(|files| files.iter().all(|name| has(name)))?.join(" and ");
+    let found = TOKENIZERS.iter().find(|files| files.iter().all(has))?.join(" and ");
     let dir = in_python(dir);
     Some(format!(
         "is not there: the tokenizer is {found}, of another kind; convert it once: `python -c \"from \
@@ -303,8 +303,11 @@ mod tests {
 
     const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4\n";
 
-    /// A directory of these files, and of the config of a small model where they name none.
-    fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
+    /// Names and contents.
+    type Files<'a> = &'a [(&'a str, &'a str)];
+
+    /// A directory of these files.
+    fn directory(files: Files<'_>) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in files {
             let path = dir.path().join(name);
@@ -337,7 +340,7 @@ mod tests {
         let lfs = ["is a Git LFS pointer", "git lfs pull"];
         let converted = ["pickles", "from_pretrained('", "').save_pretrained('", "-safetensors'"];
         let index = r#"{"weight_map":{"a":"model-00001-of-00002.safetensors"}}"#;
-        let cases: [(&[(&str, &str)], &str, &[&str]); 9] = [
+        let cases: [(Files<'_>, &str, &[&str]); 9] = [
             (&[("pytorch_model.bin", "PK")], "model.safetensors", &converted),
             (
                 &[
@@ -384,7 +387,7 @@ mod tests {
     fn directories_that_are_no_models_are_told_what_they_are() {
         let adapter = r#"{"base_model_name_or_path":"lmsys/vicuna-7b-v1.5"}"#;
         let evil = r#"{"base_model_name_or_path":"x'); import os; os.system('rm x"}"#;
-        let cases: [(&[(&str, &str)], &[&str]); 9] = [
+        let cases: [(Files<'_>, &[&str]); 9] = [
             (
                 &[
                     ("refs/main", "abc\n"),
@@ -431,7 +434,7 @@ mod tests {
     #[test]
     fn other_tokenizers_are_named_with_the_command_that_converts_them() {
         let converted = ["AutoTokenizer.from_pretrained('", "').save_pretrained('"];
-        let cases: [(&[(&str, &str)], &[&str]); 5] = [
+        let cases: [(Files<'_>, &[&str]); 5] = [
             (
                 &[("tokenizer.model", "x")],
                 &["is tokenizer.model, of another kind", converted[0], converted[1]],
