@@ -30,7 +30,7 @@ pub fn run(
     let (llm, notes) = Llm::load_with_notes(&ctx.config)?;
     let tokenizer = Tokenizer::load(&ctx.config.backbone.path)?;
     if comm.rank() == 0 {
-        for text in notes.iter().chain(tokenizer.notes()).cloned() {
+        for text in notes {
             progress.emit(Event::Message { text });
         }
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::pretrain::shape;
 use super::{RunContext, Stage, StageDir, inputs};
 use crate::adapter::AdapterLayout;
-use crate::backbone::{Backbone, BackboneConfig};
+use crate::backbone::{self, BackboneConfig};
 use crate::config::{CrmConfig, EmbeddingSharding, Projection, WeightType};
 use crate::crm::{Din, DinShape};
 use crate::error::Result;
@@ -76,7 +76,8 @@ pub struct Samples {
 pub fn forecast(ctx: &RunContext, world_size: usize, threads: usize) -> Result<Forecast> {
     ctx.config.validate(world_size)?;
     let config = &ctx.config;
-    let backbone = Backbone::read_config(&config.backbone.path)?;
+    // The files say whether the head is the embedding.
+    let backbone = backbone::check(&config.backbone.path, config.backbone.weights)?.config;
     let dataset = match ctx.path(Stage::Prepare).exists() {
         true => Some(inputs::dataset(ctx)?),
         false => None,

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use crate::adapter::Adapter;
-use crate::backbone::{Backbone, BackboneConfig};
+use crate::backbone::{self, Backbone, BackboneConfig};
 use crate::config::{Config, Device};
 use crate::distributed::buckets::Finished;
 use crate::error::Result;
@@ -37,13 +37,17 @@ pub enum AdaptedLlm<'a> {
 
 impl Llm {
     pub fn load(config: &Config) -> Result<Self> {
-        Ok(Self::load_with_notes(config)?.0)
+        let backbone = Backbone::load_as(&config.backbone.path, config.backbone.weights)?;
+        Self::on_device(backbone, config)
     }
 
-    /// The LLM, and what its user should know.
+    /// The LLM, and what its user should know that the headers of its files did not tell: it was not said
+    /// before the run.
     pub fn load_with_notes(config: &Config) -> Result<(Self, Vec<String>)> {
-        let backbone = Backbone::load_as(&config.backbone.path, config.backbone.weights)?;
-        let notes = backbone.notes().to_vec();
+        let section = &config.backbone;
+        let told = backbone::check(&section.path, section.weights)?.notes;
+        let backbone = Backbone::load_as(&section.path, section.weights)?;
+        let notes = backbone.notes().iter().filter(|note| !told.contains(note)).cloned().collect();
         Ok((Self::on_device(backbone, config)?, notes))
     }
 
