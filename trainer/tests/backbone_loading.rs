@@ -481,3 +481,21 @@ fn widths_that_q8_0_does_not_have_are_refused_by_the_headers() {
     assert_eq!(checked, loaded);
     assert!(loaded.contains(EMBEDDING) && loaded.contains("blocks of 32"), "{loaded}");
 }
+
+/// The headers' check looks at no more than the beginning of two tensors.
+#[test]
+fn a_head_that_differs_far_behind_is_found_by_loading() {
+    let sizes = Sizes { vocab: 30_000, layers: 1, tied: true, ..Sizes::default() };
+    let mut tensors = tiny::tensors(&sizes, 1);
+    let mut head = tensors[EMBEDDING].clone();
+    assert!(head.bytes.len() > 1 << 20);
+    *head.bytes.last_mut().unwrap() ^= 0x80;
+    tensors.insert(HEAD.to_owned(), head);
+    let dir = Directory::whole();
+    dir.write("config.json", tiny::config(&sizes).to_string());
+    tiny::save(&dir.file(WEIGHTS), &tensors);
+    let summary = backbone::check(dir.0.path(), WeightType::F32).unwrap();
+    assert!(summary.notes.is_empty() && summary.config.tie_word_embeddings);
+    let backbone = Backbone::load(dir.0.path()).unwrap();
+    assert!(backbone.notes().len() == 1 && !backbone.config().tie_word_embeddings);
+}
