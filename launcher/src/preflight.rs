@@ -55,11 +55,16 @@ pub fn elsewhere(context: &RunContext) -> Result<()> {
     refuse(&inputs(context, &Stage::ALL))
 }
 
-/// Refuses what can't work with the dataset that `prepare` has made.
+/// Refuses what can't work with the dataset that `prepare` has just made.
 pub fn prepared(context: &RunContext, stages: &[Stage]) -> Result<()> {
     // Who reads a damaged dataset says how to rebuild it.
-    let found = preflight::check_prepared(context, stages).unwrap_or_default();
-    refuse(&found.into_iter().map(Check::from).collect::<Vec<_>>())
+    let Some(dataset) = preflight::known_dataset(context) else { return Ok(()) };
+    let found = preflight::check_dataset(context, &dataset, stages);
+    let forecast = disk_forecast(context, stages, Some(&dataset));
+    let all = found.into_iter().map(Check::from).chain([space(&context.run_dir, forecast)]);
+    // What may do harm was said before.
+    let wrong: Vec<Check> = all.filter(|check| check.level == Level::Wrong).collect();
+    refuse(&wrong)
 }
 
 /// Says what may do harm, and ends with what is wrong.

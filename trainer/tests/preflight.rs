@@ -4,12 +4,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use reclora_storage::dataset;
+use reclora_storage::dataset::{self, Dataset};
 use reclora_storage::protocol::{LabelRule, ProtocolConfig, prepare};
 use reclora_storage::raw::{self, ColumnMapping, DatasetFormat};
 use reclora_trainer::config::Config;
 use reclora_trainer::stages::preflight::{
-    Severity, check, check_prepared, disk_forecast, is_wrong, known_dataset,
+    Severity, check, check_dataset, disk_forecast, is_wrong, known_dataset,
 };
 use reclora_trainer::stages::{RunContext, Stage};
 use tempfile::TempDir;
@@ -74,7 +74,8 @@ fn problems(ctx: &RunContext) -> Vec<(Severity, String)> {
 }
 
 fn of_dataset(ctx: &RunContext) -> Vec<String> {
-    check_prepared(ctx, &Stage::ALL).unwrap().iter().map(ToString::to_string).collect()
+    let dataset = Dataset::open(&ctx.path(Stage::Prepare)).unwrap();
+    check_dataset(ctx, &dataset, &Stage::ALL).iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -100,7 +101,8 @@ fn pairs_that_are_not_in_the_dataset_are_named_each() {
         "{found:?}"
     );
     assert_eq!(found.len(), 2);
-    assert!(check_prepared(&ctx, &[Stage::Tune]).unwrap().is_empty(), "only export needs them");
+    let dataset = Dataset::open(&ctx.path(Stage::Prepare)).unwrap();
+    assert!(check_dataset(&ctx, &dataset, &[Stage::Tune]).is_empty(), "only export needs them");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use crate::adapter::{Adapter, AdapterLayout};
 use crate::backbone::{self, BackboneConfig, BackboneSummary};
 use crate::error::{Result, TrainerError};
 
+pub use data::check_dataset;
 pub use disk::{DiskForecast, disk_forecast};
 
 /// How bad it is.
@@ -169,14 +170,6 @@ fn adapter(ctx: &RunContext, backbone: Option<&BackboneConfig>) -> Option<Findin
     }
 }
 
-/// Looks at what `stages` will ask of what `prepare` has made.
-///
-/// # Errors
-/// The dataset can't be read.
-pub fn check_prepared(ctx: &RunContext, stages: &[Stage]) -> Result<Vec<Finding>> {
-    Ok(data::check_dataset(ctx, &inputs::dataset(ctx)?, stages))
-}
-
 /// What an earlier run prepared. What is damaged is refused by who needs it, with how to rebuild it.
 pub fn known_dataset(ctx: &RunContext) -> Option<Dataset> {
     let is_complete = ctx.path(Stage::Prepare).join("manifest.json").is_file();
@@ -186,7 +179,7 @@ pub fn known_dataset(ctx: &RunContext) -> Option<Dataset> {
 /// What is wrong with a known dataset, if it is of the same data still. Hashing that is work, so it is done only
 /// where something would be refused.
 fn of_dataset(ctx: &RunContext, dataset: &Dataset, stages: &[Stage]) -> Vec<Finding> {
-    let findings = data::check_dataset(ctx, dataset, stages);
+    let findings = check_dataset(ctx, dataset, stages);
     let is_current = || {
         let dir = stage_dir(ctx, Stage::Prepare);
         dir.is_ok_and(|dir| matches!(dir.is_complete(), Ok(true)))
