@@ -66,6 +66,12 @@ impl Finding {
         Self::of(name, Severity::Wrong, error, help)
     }
 
+    /// What a user should know of a model.
+    fn note(name: &'static str, what: String) -> Self {
+        let help = "it can be used so, if that is meant";
+        Self { name, severity: Severity::Warning, place: String::new(), what, help }
+    }
+
     /// A path of the config where nothing is, or something else.
     fn absent(name: &'static str, field: &str, path: &Path, expected: &str) -> Self {
         let what = format!("{} is not there (expected {expected})", path.display());
@@ -102,7 +108,7 @@ pub fn check(ctx: &RunContext, stages: &[Stage], dataset: Option<&Dataset>) -> V
         findings.push(Finding::wrong("data", error, "they are words, such as a title"));
     }
     if stages.iter().any(|stage| stage.reads_backbone()) {
-        let backbone = note(&mut findings, backbone(ctx));
+        let backbone = backbone(ctx, &mut findings);
         findings.extend(text::check(ctx, stages, columns.as_ref(), backbone.as_ref()));
         if stages.contains(&Stage::Tune) {
             findings.extend(adapter(ctx, backbone.as_ref()));
@@ -115,32 +121,30 @@ pub fn check(ctx: &RunContext, stages: &[Stage], dataset: Option<&Dataset>) -> V
     findings
 }
 
-/// Keeps what was found, and hands on what was read.
-fn note<T>(findings: &mut Vec<Finding>, (finding, value): (Finding, Option<T>)) -> Option<T> {
-    findings.push(finding);
-    value
-}
-
 /// The text columns that the dataset will have; `None` where that can't be known.
 fn text_columns(ctx: &RunContext) -> Option<TextColumns> {
     let data = &ctx.config.data;
     raw::text_columns(data.format, &data.path, &data.columns).ok()
 }
 
-fn backbone(ctx: &RunContext) -> (Finding, Option<BackboneConfig>) {
-    let path = &ctx.config.backbone.path;
-    if !path.exists() {
+fn backbone(ctx: &RunContext, findings: &mut Vec<Finding>) -> Option<BackboneConfig> {
+    let section = &ctx.config.backbone;
+    if !section.path.exists() {
         let expected = "a Hugging Face model directory or a GGUF file";
-        return (Finding::absent("backbone", "backbone.path", path, expected), None);
+        findings.push(Finding::absent("backbone", "backbone.path", &section.path, expected));
+        return None;
     }
-    match backbone::check(path, ctx.config.backbone.weights) {
-        Ok(BackboneSummary { config, .. }) => {
+    match backbone::check(&section.path, section.weights) {
+        Ok(BackboneSummary { config, notes }) => {
             let layers = config.num_layers;
             let what = format!("{layers} layers of {} hidden values", config.hidden_size);
-            (Finding::fine("backbone", path.display(), what), Some(config))
+            findings.push(Finding::fine("backbone", section.path.display(), what));
+            findings.extend(notes.into_iter().map(|note| Finding::note("backbone", note)));
+            Some(config)
         }
         Err(error) => {
-            (Finding::wrong("backbone", error, "correct backbone.path or the model"), None)
+            findings.push(Finding::wrong("backbone", error, "correct backbone.path or the model"));
+            None
         }
     }
 }

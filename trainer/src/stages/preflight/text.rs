@@ -34,6 +34,8 @@ pub fn check(
     let tokenizer = match Tokenizer::load(path) {
         Ok(tokenizer) => {
             findings.push(Finding::fine("tokenizer", path.display(), "can be read"));
+            let notes = tokenizer.notes().iter().cloned();
+            findings.extend(notes.map(|note| Finding::note("tokenizer", note)));
             Some(tokenizer)
         }
         Err(error) if path.exists() => {
