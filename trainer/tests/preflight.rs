@@ -1,13 +1,15 @@
 //! What is known before the first stage, and right after `prepare`.
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
+mod tiny;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
 use reclora_storage::dataset::{self, Dataset};
 use reclora_storage::protocol::{LabelRule, ProtocolConfig, prepare};
 use reclora_storage::raw::{self, ColumnMapping, DatasetFormat};
-use reclora_trainer::config::Config;
+use reclora_trainer::config::{Config, WeightType};
 use reclora_trainer::stages::preflight::{
     Severity, check, check_dataset, disk_forecast, is_wrong, known_dataset,
 };
@@ -146,6 +148,46 @@ fn a_template_that_needs_a_history_is_told() {
     assert!(found.len() == 1 && found[0].0 == Severity::Warning, "{found:?}");
     ctx.config.data.min_history = 0;
     assert_eq!(problems(&ctx)[0].0, Severity::Wrong);
+}
+
+/// A prompt goes on with its answer, so such a token is left off, and that is told.
+#[test]
+fn a_tokenizer_that_ends_every_text_can_be_used() {
+    let (dir, mut ctx) = run();
+    let model = dir.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(ctx.config.backbone.path.join(name), model.join(name)).unwrap();
+    }
+    let text = std::fs::read(ctx.config.backbone.path.join("tokenizer.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let frame = &mut json["post_processor"];
+    let end = serde_json::json!({ "SpecialToken": { "id": "</s>", "type_id": 0 } });
+    frame["single"].as_array_mut().unwrap().push(end);
+    let end = serde_json::json!({ "id": "</s>", "ids": [2], "tokens": ["</s>"] });
+    frame["special_tokens"]["</s>"] = end;
+    std::fs::write(model.join("tokenizer.json"), json.to_string()).unwrap();
+    ctx.config.backbone.path = model;
+    let found = problems(&ctx);
+    assert!(found.len() == 1 && found[0].0 == Severity::Warning, "{found:?}");
+    assert!(found[0].1.contains("ends every text with </s>"), "{found:?}");
+}
+
+/// Whatever loading refuses is refused before: here rows that no block of 8-bit numbers fits.
+#[test]
+fn weights_that_could_not_be_loaded_are_told() {
+    let (dir, mut ctx) = run();
+    let model = dir.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    let tokenizer = ctx.config.backbone.path.join("tokenizer.json");
+    std::fs::copy(tokenizer, model.join("tokenizer.json")).unwrap();
+    let sizes = tiny::Sizes { vocab: 512, ..tiny::Sizes::default() };
+    tiny::write(&model, &sizes, 1);
+    ctx.config.backbone.path = model;
+    ctx.config.prompt.max_tokens = 0;
+    ctx.config.backbone.weights = WeightType::Q8_0;
+    let found = problems(&ctx);
+    assert!(found.iter().any(|(_, text)| text.contains("can't be kept as q8_0")), "{found:?}");
 }
 
 #[test]
