@@ -166,8 +166,17 @@ fn csv() -> Outcome<()> {
     Ok(())
 }
 
-/// Files of every compression, with pages of both versions, with dictionaries and without, and with nulls.
+/// Files as other tools write them, in every compression and of every type; and small ones with pages of both
+/// versions, with dictionaries and without, and with nulls.
 fn parquet() -> Outcome<()> {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/parquet");
+    std::fs::create_dir_all(&corpus)?;
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../storage/tests/peer"))? {
+        let path = entry?.path();
+        if let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|e| e == "parquet")) {
+            std::fs::copy(&path, corpus.join(name))?;
+        }
+    }
     let schema = "message ratings { required binary user (UTF8); optional int64 item; \
                   required double rating; required int32 timestamp; }";
     let schema = Arc::new(parse_message_type(schema)?);
@@ -210,10 +219,8 @@ fn parquet() -> Outcome<()> {
             }
             group.close()?;
             writer.close()?;
-            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/parquet");
-            std::fs::create_dir_all(&dir)?;
             let version = version.as_num();
-            std::fs::write(dir.join(format!("{name}-{version}-{dictionary}")), bytes)?;
+            std::fs::write(corpus.join(format!("{name}-{version}-{dictionary}")), bytes)?;
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::sync::Once;
 
 use libfuzzer_sys::fuzz_target;
 use reclora_fuzz::{file, scratch};
-use reclora_storage::raw::{self, DatasetFormat};
+use reclora_storage::raw::{self, ColumnMapping, DatasetFormat};
 
 static HOOK: Once = Once::new();
 
@@ -23,5 +23,9 @@ fuzz_target!(|data: &[u8]| {
         }));
     });
     file("parquet/ratings.parquet", data);
-    let _ = raw::read(DatasetFormat::Parquet, &scratch().join("parquet"));
+    let dir = scratch().join("parquet");
+    let _ = raw::read(DatasetFormat::Parquet, &dir);
+    // Every column of it, of any type.
+    let path = dir.join("ratings.parquet");
+    let _ = raw::sample(DatasetFormat::Parquet, &path, &ColumnMapping::default());
 });

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{configs, experiment, fails, stdout};
+use common::{configs, experiment, fails, launch, stdout};
 use serde_json::Value;
 
 fn json(args: &[&str]) -> Value {
@@ -119,7 +119,8 @@ fn a_table_of_csv_suggests_its_mapping_which_a_run_accepts() {
         &shown,
         &[
             "table events.csv",
-            "movie_id  i0 | i7 | i14",
+            "movie_id  text     i0 | i7 | i14",
+            "date      time     2011-08-01T10:00:00Z | 2011-08-02T10:00:00Z",
             "format = \"csv\"",
             "user = \"userId\"",
             "item = \"movie_id\"",
@@ -127,15 +128,14 @@ fn a_table_of_csv_suggests_its_mapping_which_a_run_accepts() {
             "timestamp = \"date\"",
             "time_unit = \"iso8601\"",
             "delimiter = \";\"",
+            "label = { at_least = 4.0 }   # a guess",
             "96 ratings by 12 users of 20 items",
             "from 2011-08-01T10:00:00Z to 2011-08-08T10:00:00Z",
         ],
     );
     let said = json(&["inspect", table.to_str().unwrap()]);
     let suggestion = said["suggestion"].as_str().unwrap();
-    let label = suggestion
-        .replace("[data]\n", "[data]\nk_core = 0\nmin_history = 3\nlabel = { at_least = 4.0 }\n");
-    let config = put(dir.path(), "csv.toml", &label);
+    let config = put(dir.path(), "csv.toml", &smaller(suggestion));
     let config = config.to_str().unwrap();
     let run = dir.path().join("run").display().to_string();
     stdout(&["run", config, "--only", "prepare", "--run-dir", &run, "--no-report"]);
@@ -143,11 +143,109 @@ fn a_table_of_csv_suggests_its_mapping_which_a_run_accepts() {
     assert_eq!(json(&["inspect", config])["inspection"]["protocol"]["samples"], 12 * 5);
     // Another mapping is another dataset.
     std::fs::write(dir.path().join("events.csv"), text.replace("userId", "who")).unwrap();
-    let error = fails(&["inspect", config], 1);
+    let text = shown(&["inspect", config], 1);
     assert_says(
-        &error,
-        &["data.columns.user names the column \"userId\"", "\"who\", \"movie_id\""],
+        &text,
+        &[
+            "who       text     u0",
+            "data.columns.user names the column \"userId\"",
+            "\"who\", \"movie_id\"",
+        ],
     );
+}
+
+/// A proposed section for the few ratings of these tests.
+fn smaller(section: &str) -> String {
+    section.replace("[data]\n", "[data]\nk_core = 0\nmin_history = 3\n")
+}
+
+/// Standard output of a command that ends with `code`.
+fn shown(args: &[&str], code: i32) -> String {
+    String::from_utf8(launch(args).assert().code(code).get_output().stdout.clone()).unwrap()
+}
+
+/// Tables of users and items beside the ratings, and an item that is rated and not in its table.
+#[test]
+fn a_directory_of_tables_suggests_all_of_them() {
+    let (dir, _) = experiment("");
+    let data = dir.path().join("shop");
+    std::fs::create_dir(&data).unwrap();
+    let text = ratings(",", |i| format!("{}", 1_600_000_000_000_u64 + 1_000 * u64::from(i)));
+    put(&data, "Ratings.csv", &format!("User-ID,ISBN,Book-Rating,time\n{text}"));
+    let items: String =
+        (0..19).map(|i| format!("i{i},Book {i},Author {},http://x/{i}\n", i % 3)).collect();
+    put(&data, "Books.csv", &format!("ISBN,Book-Title,Book-Author,Image-URL\n{items}"));
+    let users: String = (0..12).map(|user| format!("u{user},{}\n", 20 + user)).collect();
+    put(&data, "Users.csv", &format!("id,Age\n{users}"));
+    let at = data.to_str().unwrap();
+    let text = stdout(&["inspect", at]);
+    let section = [
+        "ratings = \"Ratings.csv\"",
+        "time_unit = \"ms\"",
+        "users = \"Users.csv\"",
+        "user_key = \"id\"",
+        "user_fields = [\"Age\"]",
+        "items = \"Books.csv\"",
+        "item_fields = [\"Book-Author\"]",
+        "item_texts = [\"Book-Title\"]",
+        "unmatched = \"drop\"",
+    ];
+    assert_says(&text, &section);
+    assert_says(&text, &["note: ratings of users or items that their table lacks are left out"]);
+    let said = json(&["inspect", at]);
+    let config = put(dir.path(), "shop.toml", &smaller(said["suggestion"].as_str().unwrap()));
+    let run = dir.path().join("run").display().to_string();
+    stdout(&[
+        "run",
+        config.to_str().unwrap(),
+        "--only",
+        "prepare",
+        "--run-dir",
+        &run,
+        "--no-report",
+    ]);
+}
+
+#[test]
+fn what_can_not_be_read_is_said_below_the_tables() {
+    let (dir, _) = experiment("");
+    // A decimal comma, where the comma would have to be quoted otherwise.
+    let text = ratings(";", |i| i.to_string());
+    let text: String = text.lines().map(|line| line.replacen(";1;", ";2,5;", 1) + "\n").collect();
+    let table = put(dir.path(), "comma.csv", &format!("user;item;rating;timestamp\n{text}"));
+    let text = shown(&["inspect", table.to_str().unwrap()], 1);
+    let said = [
+        "rating     number with a decimal comma",
+        "delimiter = \";\"",
+        "note: the column \"rating\" has decimal commas (\"2,5\")",
+        "the ratings can't be read:",
+        "is not a number",
+    ];
+    let mut from = 0;
+    for part in said {
+        from += text
+            .get(from..)
+            .unwrap()
+            .find(part)
+            .unwrap_or_else(|| panic!("no {part:?} in\n{text}"));
+    }
+    let error = fails(&["inspect", table.to_str().unwrap()], 1);
+    assert_says(&error, &["error: the ratings can't be read as they are"]);
+}
+
+/// No rule cuts ratings in two by default.
+#[test]
+fn yes_and_no_suggest_a_rule() {
+    let (dir, _) = experiment("");
+    let mut text = ratings(",", |i| i.to_string());
+    for (stars, yes) in
+        [("1", "False"), ("2", "False"), ("3", "False"), ("4", "True"), ("5", "True")]
+    {
+        text = text.replace(&format!(",{stars},"), &format!(",{yes},"));
+    }
+    let table = put(dir.path(), "events.csv", &format!("user,item,liked,ts\n{text}"));
+    let text = stdout(&["inspect", table.to_str().unwrap()]);
+    assert_says(&text, &["liked  boolean", "rating = \"liked\"", "label = { at_least = 1.0 }"]);
 }
 
 #[test]
@@ -157,7 +255,7 @@ fn columns_that_can_not_be_guessed_are_asked_for() {
     let table = put(dir.path(), "events.csv", &text);
     let table = table.to_str().unwrap();
     let shown = stdout(&["inspect", table]);
-    assert_says(&shown, &["who   u0", "--set data.columns.user=NAME", "[data.columns]"]);
+    assert_says(&shown, &["who   text     u0", "--set data.columns.user=NAME", "[data.columns]"]);
     assert_eq!(json(&["inspect", table])["inspection"], Value::Null);
     let set = ["user=who", "item=what", "rating=how", "timestamp=when"];
     let set: Vec<String> = set.iter().map(|s| format!("data.columns.{s}")).collect();

@@ -9,9 +9,12 @@ mod render;
 
 use std::path::{Path, PathBuf};
 
+use reclora_storage::StorageError;
 use reclora_storage::inspect::{Inspection, inspect};
 use reclora_storage::protocol::{LabelRule, ProtocolConfig};
-use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, Known, TableSample};
+use reclora_storage::raw::{
+    self, ColumnMapping, DatasetFormat, Known, RawTables, TableSample, Unmatched,
+};
 use reclora_storage::spill::Spill;
 use reclora_trainer::config::{Config, DataConfig};
 use reclora_trainer::error::TrainerError;
@@ -35,13 +38,19 @@ struct Report {
     files: Vec<(String, u64)>,
     /// Settings of the protocol.
     protocol: ProtocolConfig,
-    /// Tables whose columns are not mapped by a config.
+    /// Tables of CSV or Parquet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tables: Vec<TableReport>,
     /// The `[data]` section that the guess amounts to.
     #[serde(skip_serializing_if = "Option::is_none")]
     suggestion: Option<String>,
-    /// What is in the ratings; none where it is not known which columns they are in.
+    /// What one should know of the guess or the ratings.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
+    /// Why the ratings can't be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+    /// What is in the ratings; none where they can't be read, or where it is not known in which columns they are.
     inspection: Option<Inspection>,
 }
 
@@ -66,9 +75,13 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         of_data(args)?
     };
     if args.json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&report)?))
+        print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
     } else {
-        print(&render::text(&report))
+        print(&render::text(&report))?;
+    }
+    match report.problem {
+        None => Ok(()),
+        Some(_) => Err(color_eyre::eyre::eyre!("the ratings can't be read as they are")),
     }
 }
 
@@ -80,6 +93,25 @@ fn of_config(path: &Path, set: &[String]) -> Result<Report> {
     let config = config::load(path, set)?;
     config.validate(1)?;
     look(&config.data, format!("data.format of {}", path.display()))
+}
+
+/// The tables that a mapping names, as far as they can be shown.
+fn mapped_tables(data: &DataConfig) -> Vec<TableReport> {
+    let columns = &data.columns;
+    let name = |name: &String, default: &str| {
+        if name.is_empty() { default.to_owned() } else { name.clone() }
+    };
+    let ratings = name(&columns.ratings, &format!("ratings.{}", data.format.name()));
+    let mut tables = Vec::new();
+    for name in [&ratings, &columns.items, &columns.users].into_iter().filter(|n| !n.is_empty()) {
+        let plain = data.path.join(name);
+        let path = if plain.exists() { plain } else { data.path.join(format!("{name}.gz")) };
+        // Why one can't be shown, the reading says.
+        if let Ok(sample) = raw::sample(data.format, &path, columns) {
+            tables.push(TableReport { name: name.clone(), sample });
+        }
+    }
+    tables
 }
 
 /// A directory or a table.
@@ -108,7 +140,8 @@ fn of_data(args: &InspectArgs) -> Result<Report> {
         return look(&with(DataConfig { columns, ..base }, &args.set)?, from);
     }
     let names = table.map_or_else(|| tables(&dir, format), |name| Ok(vec![name]))?;
-    unmapped(with(base, &args.set)?, from, &names)
+    let own_label = args.set.iter().any(|set| set.trim_start().starts_with("data.label"));
+    unmapped(with(base, &args.set)?, from, &names, own_label)
 }
 
 /// A table's directory and its name in there; no name where the path is a directory of several files.
@@ -145,13 +178,47 @@ fn with(data: DataConfig, set: &[String]) -> Result<DataConfig> {
     Ok(config.data)
 }
 
+/// Reads the ratings. What is wrong with them is no error of `inspect`, but said in its report.
 fn look(data: &DataConfig, format_from: String) -> Result<Report> {
     let mut report = describe(data, format_from)?;
-    let spill = Spill::never();
-    let tables = raw::read_within(data.format, &data.path, &data.columns, data.duplicates, &spill)
-        .map_err(TrainerError::from)?;
-    report.inspection = Some(inspect(&tables, &report.protocol).map_err(TrainerError::from)?);
+    if data.format.is_mapped() {
+        report.tables = mapped_tables(data);
+    }
+    match read(data) {
+        Ok(tables) => look_into(&mut report, &tables)?,
+        // Without a table to show, it is all there is to say.
+        Err(error) if report.tables.is_empty() => return Err(TrainerError::from(error).into()),
+        Err(error) => report.problem = Some(error.to_string()),
+    }
     Ok(report)
+}
+
+fn read(data: &DataConfig) -> Result<RawTables, StorageError> {
+    raw::read_within(data.format, &data.path, &data.columns, data.duplicates, &Spill::never())
+}
+
+/// What is in the ratings.
+fn look_into(report: &mut Report, tables: &RawTables) -> Result<()> {
+    let found = inspect(tables, &report.protocol).map_err(TrainerError::from)?;
+    let likes = found.levels.iter().filter(|level| level.like).count();
+    if likes == 0 || likes == found.levels.len() {
+        let levels: Vec<f32> = found.levels.iter().map(|level| level.stars).collect();
+        let all = if likes == 0 { "no rating is" } else { "every rating is" };
+        report.notes.push(match guess::rule(&levels) {
+            Some(rule) => format!(
+                "{all} a like by data.label = {}; one that cuts them in two is label = {}",
+                guess::inline(report.protocol.label),
+                guess::inline(rule)
+            ),
+            None => {
+                "all ratings are the same: no rule can tell likes from others; add what was shown \
+                     and not taken"
+                    .into()
+            }
+        });
+    }
+    report.inspection = Some(found);
+    Ok(())
 }
 
 /// All but what takes reading the ratings.
@@ -173,6 +240,8 @@ fn describe(data: &DataConfig, format_from: String) -> Result<Report> {
         },
         tables: Vec::new(),
         suggestion: None,
+        notes: Vec::new(),
+        problem: None,
         inspection: None,
     })
 }
@@ -193,25 +262,71 @@ fn tables(dir: &Path, format: DatasetFormat) -> Result<Vec<String>> {
 }
 
 /// Shows tables, guesses the mapping, and looks at the ratings where that succeeds.
-fn unmapped(data: DataConfig, format_from: String, names: &[String]) -> Result<Report> {
-    let mut tables = Vec::new();
-    let mut best: Option<ColumnMapping> = None;
+fn unmapped(
+    data: DataConfig,
+    format_from: String,
+    names: &[String],
+    own_label: bool,
+) -> Result<Report> {
+    let (mut looks, mut notes, mut failed) = (Vec::new(), Vec::new(), None);
     for name in names {
-        let (sample, columns) = guess::table(data.format, &data.path, name)?;
-        if let Some(columns) = columns.filter(|_| best.is_none()) {
-            best = Some(columns);
+        match guess::look(data.format, &data.path, name) {
+            Ok(look) => looks.push(look),
+            Err(error) => {
+                notes.push(format!("{name} can't be read: {error}"));
+                failed.get_or_insert(error);
+            }
         }
-        tables.push(TableReport { name: name.clone(), sample });
     }
-    let Some(columns) = best else {
+    if let (true, Some(error)) = (looks.is_empty(), failed) {
+        return Err(error);
+    }
+    let Some(columns) = guess::mapping(&looks) else {
         let columns = ColumnMapping {
             ratings: names.first().cloned().unwrap_or_default(),
             ..ColumnMapping::default()
         };
         let report = describe(&DataConfig { columns, ..data }, format_from)?;
-        return Ok(Report { tables, ..report });
+        let problem = looks.iter().find_map(|look| look.table.sample.problem.clone());
+        let tables = looks.into_iter().map(|look| look.table).collect();
+        return Ok(Report { tables, notes, problem, ..report });
     };
-    let data = DataConfig { columns, ..data };
-    let suggestion = Some(guess::section(&data));
-    Ok(Report { tables, suggestion, ..look(&data, format_from)? })
+    notes.extend(guess::note(&looks, &columns));
+    let rule = guess::rule(&guess::levels(&looks, &columns)).filter(|_| !own_label);
+    let mut data = DataConfig { label: rule.unwrap_or(data.label), columns, ..data };
+    let (mut report, read) = read_guessed(&mut data, format_from)?;
+    report.tables = looks.into_iter().map(|look| look.table).collect();
+    report.notes = notes;
+    match read {
+        Ok(tables) => {
+            if !own_label {
+                let rule = guess::rule(&tables.rating_levels);
+                data.label = rule.unwrap_or(data.label);
+                report.protocol.label = data.label;
+            }
+            look_into(&mut report, &tables)?;
+        }
+        Err(error) => report.problem = Some(error.to_string()),
+    }
+    if data.columns.unmatched == Unmatched::Drop {
+        report.notes.push("ratings of users or items that their table lacks are left out".into());
+    }
+    report.suggestion = Some(guess::section(&data)?);
+    Ok(report)
+}
+
+/// Reads the ratings by a guess; those whose user or item is not in its table are left out where there are any.
+fn read_guessed(
+    data: &mut DataConfig,
+    format_from: String,
+) -> Result<(Report, Result<RawTables, StorageError>)> {
+    let mut tables = read(data);
+    if tables.is_err() && !(data.columns.items.is_empty() && data.columns.users.is_empty()) {
+        data.columns.unmatched = Unmatched::Drop;
+        match read(data) {
+            Ok(dropped) => tables = Ok(dropped),
+            Err(_) => data.columns.unmatched = Unmatched::Refuse,
+        }
+    }
+    Ok((describe(data, format_from)?, tables))
 }

@@ -38,16 +38,20 @@ fn write_report(out: &mut String, report: &Report) -> std::fmt::Result {
     if let Some(suggestion) = &report.suggestion {
         writeln!(
             out,
-            "\nguessed from the names of the columns; check it and put it into a config:\n"
+            "\nguessed from the names and first values of the columns; check it and put it into a config:\n"
         )?;
         for line in suggestion.lines() {
             let indent = if line.is_empty() { "" } else { "    " };
             writeln!(out, "{indent}{line}")?;
         }
     }
-    match &report.inspection {
-        Some(inspection) => write_inspection(out, inspection, &report.protocol),
-        None => writeln!(
+    for note in &report.notes {
+        writeln!(out, "\nnote: {note}")?;
+    }
+    match (&report.inspection, &report.problem) {
+        (Some(inspection), _) => write_inspection(out, inspection, &report.protocol),
+        (None, Some(problem)) => writeln!(out, "\nthe ratings can't be read:\n  {problem}"),
+        (None, None) => writeln!(
             out,
             "\nwhich columns hold user, item and rating can't be told by their names; say so in a config, in \
              [data.columns], or here:\n  --set data.columns.user=NAME --set data.columns.item=NAME --set \
@@ -58,12 +62,22 @@ fn write_report(out: &mut String, report: &Report) -> std::fmt::Result {
 
 fn write_table(out: &mut String, table: &TableReport) -> std::fmt::Result {
     writeln!(out, "\ntable {}", table.name)?;
-    let width =
-        table.sample.columns.iter().map(|c| c.chars().count()).max().unwrap_or(0).min(VALUE);
-    for (i, column) in table.sample.columns.iter().enumerate() {
-        let values = table.sample.rows.iter().filter_map(|row| row.get(i));
-        let values: Vec<String> = values.map(|value| short(value)).collect();
-        writeln!(out, "  {:<width$}  {}", short(column), values.join(" | "))?;
+    let columns = &table.sample.columns;
+    let width = |texts: &mut dyn Iterator<Item = &String>| {
+        texts.map(|text| text.chars().count()).max().unwrap_or(0).min(VALUE)
+    };
+    let names = width(&mut columns.iter().map(|column| &column.name));
+    let kinds = width(&mut columns.iter().map(|column| &column.kind));
+    for column in columns {
+        let examples: Vec<String> = column.examples().iter().map(|value| short(value)).collect();
+        let examples =
+            if column.readable { examples.join(" | ") } else { "(can't be read)".to_owned() };
+        let line = format!(
+            "  {:<names$}  {:<kinds$}  {examples}",
+            short(&column.name),
+            short(&column.kind)
+        );
+        writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use crate::spill::{Fixed, Spill, SpillVec};
 
 mod bookcrossing;
 mod chunks;
+mod container;
 mod detect;
 mod duplicates;
 mod faults;
@@ -33,7 +34,8 @@ pub(crate) mod time;
 pub use detect::{Known, detect};
 pub use duplicates::Duplicates;
 pub use mapped::{
-    ColumnMapping, Missing, TableSample, TextEncoding, TimeUnit, Unmatched, is_decoding, sample,
+    Column, ColumnMapping, Missing, TableSample, TextEncoding, TimeUnit, Unmatched, is_decoding,
+    sample,
 };
 pub use texts::{TextColumns, text_columns};
 
@@ -298,6 +300,7 @@ pub fn read_within(
     duplicates: Duplicates,
     spill: &Spill,
 ) -> Result<RawTables> {
+    source::check_directory(dir)?;
     let how = Reading { duplicates, spill };
     match format {
         DatasetFormat::Movietweetings => movietweetings::read(dir, how),
@@ -338,6 +341,7 @@ pub fn files_mapped(
     dir: &Path,
     columns: &ColumnMapping,
 ) -> Result<Vec<PathBuf>> {
+    source::check_directory(dir)?;
     let names: &[&str] = match format {
         DatasetFormat::Movietweetings | DatasetFormat::Movielens10m => {
             &["movies.dat", "ratings.dat"]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use encoding_rs::WINDOWS_1252;
 use flate2::read::MultiGzDecoder;
 
+use super::container::{GZIP, HEAD, foreign};
 use crate::error::{RawProblem, Result, StorageError};
 
 /// No line of a real file comes near; a file without line ends must not fill the memory.
@@ -24,6 +25,9 @@ pub(super) enum Encoding {
     Latin1,
 }
 
+/// Ends of the names of compressed files that are not read.
+const OTHERS: [&str; 7] = ["bz2", "xz", "zst", "zip", "7z", "lz4", "rar"];
+
 /// The file `name` in `dir`, plain or as `.gz`.
 pub(super) fn locate(dir: &Path, name: &str) -> Result<PathBuf> {
     let compressed = format!("{name}.gz");
@@ -32,25 +36,72 @@ pub(super) fn locate(dir: &Path, name: &str) -> Result<PathBuf> {
             return Ok(candidate);
         }
     }
+    let path = dir.join(name);
+    if path.is_dir() {
+        let at = path.display();
+        let problem = format!(
+            "is a directory, where one file is meant; join its parts, for instance, where each has the header: \
+             awk 'FNR > 1 || NR == 1' {at}/part-* > {at}.one"
+        );
+        return Err(StorageError::Table { path, problem });
+    }
+    let others = OTHERS.iter().map(|end| dir.join(format!("{name}.{end}")));
+    for other in others.filter(|other| other.is_file()) {
+        // What its bytes are, the error says.
+        open(&other)?;
+    }
     Err(StorageError::MissingRawFile { dir: dir.to_path_buf(), name: name.to_owned() })
 }
 
-/// Opens a file, decompressed where its name ends in `.gz`, behind its byte order mark.
-pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
-    let file = File::open(path).map_err(|e| StorageError::io("open", path, e))?;
-    let source: Box<dyn Read> = if path.extension().is_some_and(|e| e == "gz") {
-        Box::new(MultiGzDecoder::new(BufReader::new(file)))
-    } else {
-        Box::new(file)
-    };
-    let mut source = BufReader::with_capacity(1 << 18, source);
-    // A reader may deliver less than asked for, so the mark is read byte by byte.
-    let mut start = Vec::new();
-    source.by_ref().take(3).read_to_end(&mut start).map_err(|e| damaged(path, 0, e))?;
-    if start == BOM {
-        start.clear();
+/// Refuses a file where the directory of the raw files is meant.
+pub(super) fn check_directory(dir: &Path) -> Result<()> {
+    if !dir.is_file() {
+        return Ok(());
     }
-    Ok(Box::new(BufReader::new(io::Cursor::new(start).chain(source))))
+    let problem = "is a file; data.path must be the directory that it is in".to_owned();
+    Err(StorageError::Table { path: dir.to_path_buf(), problem })
+}
+
+/// The first bytes of what `source` gives, and an error that came after them.
+fn head(source: &mut impl Read) -> (Vec<u8>, Option<io::Error>) {
+    let mut head = Vec::with_capacity(HEAD);
+    // A reader may deliver less than asked for.
+    let failed = source.take(HEAD as u64).read_to_end(&mut head).err();
+    (head, failed)
+}
+
+/// Opens a file behind its byte order mark, decompressed where it is gzip.
+pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
+    let mut file = File::open(path).map_err(|e| StorageError::io("open", path, e))?;
+    let (start, failed) = head(&mut file);
+    if let Some(error) = failed {
+        return Err(StorageError::io("read", path, error));
+    }
+    if let Some(error) = foreign(path, &start) {
+        return Err(error);
+    }
+    let is_gzip = start.starts_with(GZIP) || path.extension().is_some_and(|e| e == "gz");
+    let file = io::Cursor::new(start).chain(file);
+    let source: Box<dyn Read> =
+        if is_gzip { Box::new(MultiGzDecoder::new(BufReader::new(file))) } else { Box::new(file) };
+    let mut source = BufReader::with_capacity(1 << 18, source);
+    let (mut start, failed) = head(&mut source);
+    if let Some(error) = foreign(path, &start).filter(|_| is_gzip) {
+        return Err(error);
+    }
+    if start.starts_with(&BOM) {
+        start.drain(..BOM.len());
+    }
+    Ok(Box::new(BufReader::new(io::Cursor::new(start).chain(Failed(failed)).chain(source))))
+}
+
+/// An error at its place in a stream.
+struct Failed(Option<io::Error>);
+
+impl Read for Failed {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.0.take().map_or(Ok(0), Err)
+    }
 }
 
 /// Whether a file can be read and has something in it.

@@ -138,8 +138,21 @@ fn encodings_are_what_the_mapping_says() {
     assert_eq!(read(&raw, &columns).unwrap().users.keys, ["José"]);
     raw.put("ratings.csv", "\u{feff}user,item,rating,timestamp\r\nJosé,i,1,1\r\n".as_bytes());
     assert_eq!(raw.read(Csv).unwrap().users.keys, ["José"]);
-    raw.put("ratings.csv", b"\xff\xfeu\0s\0e\0r\0");
-    refused(raw.read(Csv), &["ratings.csv:1: column \"1\": not valid UTF-8"]);
+    raw.put("ratings.csv", b"user,item,rating,\xff\n");
+    refused(raw.read(Csv), &["ratings.csv:1: column \"4\": not valid UTF-8"]);
+}
+
+#[test]
+fn yes_and_no_are_one_and_zero() {
+    let raw = Raw::new(&[(
+        "ratings.csv",
+        "user,item,rating,timestamp\nu,a,True,1\nu,b,false,2\nu,c,TRUE,3\nu,d,0.0,4\n",
+    )]);
+    let tables = raw.read(Csv).unwrap();
+    assert_eq!(tables.rating_levels, [0.0, 1.0]);
+    assert_eq!(tables.ratings.level, [1, 0, 1, 0]);
+    raw.put("ratings.csv", b"user,item,rating,timestamp\nu,a,yes,1\n");
+    raw.refused(Csv, &["ratings.csv:2: column \"rating\": \"yes\" is not a number"]);
 }
 
 #[test]
@@ -477,8 +490,10 @@ fn a_sample_shows_columns_and_first_rows() {
     let raw = Raw::new(&[("ratings.csv", "a,b\n1,x\n2,y\n3,z\n4,w\n")]);
     let sample =
         raw::sample(Csv, &raw.path().join("ratings.csv"), &ColumnMapping::default()).unwrap();
-    assert_eq!(sample.columns, ["a", "b"]);
-    assert_eq!(sample.rows, [["1", "x"], ["2", "y"], ["3", "z"]]);
+    let found: Vec<_> =
+        sample.columns.iter().map(|c| (c.name.as_str(), c.kind.as_str(), c.examples())).collect();
+    let [numbers, letters] = [["1", "2", "3"], ["x", "y", "z"]].map(|v| v.map(str::to_owned));
+    assert_eq!(found, [("a", "integer", &numbers[..]), ("b", "text", &letters[..])]);
 }
 
 proptest! {

@@ -5,12 +5,15 @@
 mod common;
 
 mod bookcrossing;
+mod containers;
+mod crafted;
 mod csv;
 mod detect;
 mod goodreads;
 mod inspect;
 mod look;
 mod parquet;
+mod peers;
 
 use reclora_storage::raw::{RawEntities, RawTables};
 

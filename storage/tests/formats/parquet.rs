@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use parquet::basic::{Compression, GzipLevel};
+use parquet::basic::{Compression, Encoding, GzipLevel};
 use parquet::data_type::{
     BoolType, ByteArray, ByteArrayType, DoubleType, FloatType, Int32Type, Int64Type, Int96,
     Int96Type,
@@ -30,6 +30,8 @@ enum Column {
     Text(Vec<&'static str>),
     /// Of an optional column.
     Maybe(Vec<Option<&'static str>>),
+    /// Values with levels of definition and of repetition.
+    List(Vec<&'static str>, Vec<i16>, Vec<i16>),
 }
 
 /// Writes a file of row groups.
@@ -63,6 +65,10 @@ fn write_as(path: &Path, schema: &str, properties: WriterProperties, groups: &[V
                     let levels: Vec<i16> = v.iter().map(|v| i16::from(v.is_some())).collect();
                     let v: Vec<ByteArray> = v.iter().flatten().map(bytes).collect();
                     out.typed::<ByteArrayType>().write_batch(&v, Some(&levels), None)
+                }
+                Column::List(v, defined, repeated) => {
+                    let v: Vec<ByteArray> = v.iter().map(bytes).collect();
+                    out.typed::<ByteArrayType>().write_batch(&v, Some(defined), Some(repeated))
                 }
             }
             .unwrap();
@@ -112,26 +118,64 @@ fn one_file_of_several_row_groups_is_read() {
     }
 }
 
-/// Pages of version 2: numbers may be delta-encoded, text may not.
+/// Pages of version 2, in which text is delta-encoded in both ways, and long enough for several blocks.
 #[test]
-fn delta_encoded_text_is_refused_by_name() {
+fn delta_encoded_text_is_read() {
     let raw = Raw::new(&[]);
     let path = raw.path().join("ratings.parquet");
-    let properties = |text_has_dictionary| {
-        WriterProperties::builder()
-            .set_writer_version(WriterVersion::PARQUET_2_0)
-            .set_dictionary_enabled(false)
-            .set_column_dictionary_enabled("user".into(), text_has_dictionary)
-            .build()
-    };
-    let groups = [group(&[("u", 10, 4.5, 7), ("v", 11, 1.0, 8)])];
-    write_as(&path, RATINGS, properties(true), &groups);
-    assert_eq!(rows(&raw.read(Parquet).unwrap()), [("u", "10", 4.5, 7), ("v", "11", 1.0, 8)]);
-    write_as(&path, RATINGS, properties(false), &groups);
-    raw.refused(
-        Parquet,
-        &["ratings.parquet", "column \"user\"", "text is delta-encoded", "write it plain"],
-    );
+    let rows_of: Vec<(&'static str, i64, f64, i64)> = (0..700)
+        .map(|i| {
+            (&*format!("user {}{}", i * i, "x".repeat(i % 90)).leak(), i as i64, 1.0, i as i64)
+        })
+        .collect();
+    for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+        for encoding in [Encoding::DELTA_BYTE_ARRAY, Encoding::DELTA_LENGTH_BYTE_ARRAY] {
+            let properties = WriterProperties::builder()
+                .set_writer_version(version)
+                .set_dictionary_enabled(false)
+                .set_column_encoding("user".into(), encoding)
+                .set_compression(Compression::SNAPPY);
+            write_as(&path, RATINGS, properties.build(), &[group(&rows_of)]);
+            let tables = raw.read(Parquet).unwrap();
+            let expected: Vec<_> =
+                rows_of.iter().map(|r| (r.0, r.1.to_string(), 1.0, r.3)).collect();
+            let found = rows(&tables).into_iter().map(|r| (r.0, r.1.to_owned(), r.2, r.3));
+            assert!(found.eq(expected), "{version:?} {encoding:?}");
+        }
+    }
+}
+
+/// Lists as writers have them: with two groups around the values, with one, and with none.
+#[test]
+fn lists_are_joined_whatever_writes_them() {
+    let kinds = [
+        "optional group genre (LIST) { repeated group list { optional binary element (UTF8); } }",
+        "optional group genre (LIST) { repeated binary array (UTF8); }",
+        "repeated binary genre (UTF8);",
+    ];
+    // Two values, null, none, one, and (where values may be null) one beside a null. Levels that a schema
+    // lacks become those of the nearest that it has.
+    let lists: [(&[&str], &[i16], &[i16]); 3] = [
+        (&["a", "b", "c", "d"], &[3, 3, 0, 1, 3, 2, 3], &[0, 1, 0, 0, 0, 0, 1]),
+        (&["a", "b", "c", "d"], &[2, 2, 0, 1, 2, 2], &[0, 1, 0, 0, 0, 0]),
+        (&["a", "b", "c", "d"], &[1, 1, 0, 0, 1, 1], &[0, 1, 0, 0, 0, 0]),
+    ];
+    for (kind, (values, defined, repeated)) in kinds.into_iter().zip(lists) {
+        let raw = Raw::new(&[]);
+        let schema = format!(
+            "message r {{ required int32 user; required int32 item; required int32 rating; {kind} }}"
+        );
+        let rows = Column::I32((0..5).collect());
+        let list = Column::List(values.to_vec(), defined.to_vec(), repeated.to_vec());
+        let path = raw.path().join("ratings.parquet");
+        write(&path, &schema, Compression::SNAPPY, &[vec![rows.clone(), rows.clone(), rows, list]]);
+        let columns = mapping(|c| {
+            c.timestamp.clear();
+            c.item_fields = vec!["genre".into()];
+        });
+        let tables = read(&raw, &columns).unwrap();
+        assert_eq!(field(&tables.items, "genre"), ["a|b", "", "", "c", "d"], "{kind}");
+    }
 }
 
 /// One long text in a dictionary, and many rows that are no more than its number.
@@ -329,20 +373,27 @@ fn missing_and_unreadable_columns_are_named() {
     std::fs::create_dir(raw.path().join("ratings.parquet")).unwrap();
     raw.refused(Parquet, &["no *.parquet file"]);
     std::fs::remove_dir(raw.path().join("ratings.parquet")).unwrap();
-    let schema = "message r { required int32 user; required int32 item (DECIMAL(9,2)); required int32 rating; \
-                  required group nested { required int32 user_id; } }";
+    let schema = "message r { required int32 user; required int32 item (TIME(MILLIS,true)); \
+                  required int32 rating; required group nested { required int32 user_id; } }";
     let four = vec![Column::I32(vec![1]); 4];
     write(&raw.path().join("ratings.parquet"), schema, Compression::SNAPPY, &[four]);
-    raw.refused(Parquet, &["the column \"item\" (data.columns.item) is of type INT32", "Decimal"]);
+    raw.refused(
+        Parquet,
+        &["the column \"item\" (data.columns.item) is of type TIME(MILLIS), which"],
+    );
     let columns = mapping(|c| c.item = "nested".into());
-    refused(read(&raw, &columns), &["the column \"nested\" (data.columns.item) is nested"]);
+    refused(read(&raw, &columns), &["the column \"nested\" (data.columns.item) is of type struct"]);
     let columns = mapping(|c| c.item = "user_id".into());
     refused(read(&raw, &columns), &["\"user\", \"item\", \"rating\", \"nested\""]);
     let sample =
         raw::sample(Parquet, &raw.path().join("ratings.parquet"), &ColumnMapping::default())
             .unwrap();
-    assert_eq!(sample.columns, ["user", "rating"]);
-    assert_eq!(sample.rows, [["1", "1"]]);
+    let found: Vec<_> =
+        sample.columns.iter().map(|c| (c.name.as_str(), c.readable, c.examples().len())).collect();
+    assert_eq!(
+        found,
+        [("user", true, 1), ("item", false, 0), ("rating", true, 1), ("nested", false, 0)]
+    );
 }
 
 #[test]
@@ -352,6 +403,8 @@ fn empty_and_foreign_files_are_refused() {
         raw.put("ratings.parquet", bytes);
         raw.refused(Parquet, &["ratings.parquet", "no Parquet file"]);
     }
+    raw.put("ratings.parquet", b"PAR1\x15\0\0\0\0PARE");
+    raw.refused(Parquet, &["ratings.parquet", "encrypted"]);
     write(&raw.path().join("ratings.parquet"), RATINGS, Compression::SNAPPY, &[]);
     raw.refused(Parquet, &["ratings.parquet", "no rows"]);
 }

@@ -3,12 +3,14 @@
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 
+use half::f16;
 use parquet::basic::{ConvertedType, LogicalType, TimeUnit, Type};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
-use parquet::data_type::{ByteArray, DataType, Int96};
+use parquet::data_type::{DataType, Int96};
 use parquet::errors::{ParquetError, Result};
 use parquet::schema::types::ColumnDescPtr;
 
+use super::shape::{Shape, decimal};
 use crate::raw::time::{NANOS, as_seconds};
 
 thread_local! {
@@ -42,33 +44,40 @@ pub(super) enum Kind {
     Days,
     /// This many ticks a second since 1970, given in seconds with as many decimals as they have.
     Ticks(i64),
+    /// A whole number of which the last digits are behind the point: this many.
+    Decimal(u32),
+    /// 16 bytes.
+    Uuid,
+    /// A number of two bytes.
+    Half,
 }
 
+/// Most digits of a decimal: more than any SQL database has, and 128 bits hold them.
+const MAX_PRECISION: i32 = 38;
+
 impl Kind {
-    /// The kind of a column, or why it can't be read.
-    pub(super) fn of(column: &ColumnDescPtr) -> Result<Self, String> {
-        if column.path().parts().len() != 1 || column.max_rep_level() != 0 {
-            return Err("nested".into());
-        }
+    /// The kind of a column's values; none where they can't be read.
+    pub(super) fn of(column: &ColumnDescPtr) -> Option<Self> {
         let (converted, logical) = (column.converted_type(), column.logical_type_ref());
-        let refused = || {
-            let logical = logical.map_or_else(|| format!("{converted}"), |l| format!("{l:?}"));
-            Err(format!("of type {} ({logical})", column.physical_type()))
-        };
-        match (column.physical_type(), logical, converted) {
-            (Type::INT64, Some(LogicalType::Timestamp(time)), _) => Ok(match time.unit {
+        Some(match (column.physical_type(), logical, converted) {
+            (_, Some(LogicalType::Decimal(_)), _) | (_, None, ConvertedType::DECIMAL) => {
+                let (precision, scale) = decimal(column);
+                let possible = precision <= MAX_PRECISION && (0..=MAX_PRECISION).contains(&scale);
+                Self::Decimal(u32::try_from(scale).ok().filter(|_| possible)?)
+            }
+            (Type::INT64, Some(LogicalType::Timestamp(time)), _) => match time.unit {
                 TimeUnit::MILLIS => Self::Ticks(1_000),
                 TimeUnit::MICROS => Self::Ticks(1_000_000),
                 TimeUnit::NANOS => Self::Ticks(1_000_000_000),
-            }),
-            (Type::INT64, None, ConvertedType::TIMESTAMP_MILLIS) => Ok(Self::Ticks(1_000)),
-            (Type::INT64, None, ConvertedType::TIMESTAMP_MICROS) => Ok(Self::Ticks(1_000_000)),
-            (Type::INT96, ..) => Ok(Self::Ticks(1)),
+            },
+            (Type::INT64, None, ConvertedType::TIMESTAMP_MILLIS) => Self::Ticks(1_000),
+            (Type::INT64, None, ConvertedType::TIMESTAMP_MICROS) => Self::Ticks(1_000_000),
+            (Type::INT96, ..) => Self::Ticks(1),
             (Type::INT32, Some(LogicalType::Date), _) | (Type::INT32, _, ConvertedType::DATE) => {
-                Ok(Self::Days)
+                Self::Days
             }
             (Type::INT32 | Type::INT64, Some(LogicalType::Integer(int)), _) => {
-                Ok(if int.is_signed { Self::Plain } else { Self::Unsigned })
+                if int.is_signed { Self::Plain } else { Self::Unsigned }
             }
             (
                 Type::INT32 | Type::INT64,
@@ -77,7 +86,7 @@ impl Kind {
                 | ConvertedType::UINT_16
                 | ConvertedType::UINT_32
                 | ConvertedType::UINT_64,
-            ) => Ok(Self::Unsigned),
+            ) => Self::Unsigned,
             (
                 Type::INT32 | Type::INT64,
                 None,
@@ -87,17 +96,22 @@ impl Kind {
                 | ConvertedType::INT_32
                 | ConvertedType::INT_64,
             )
-            | (Type::BOOLEAN | Type::FLOAT | Type::DOUBLE, ..) => Ok(Self::Plain),
-            (
+            | (Type::BOOLEAN | Type::FLOAT | Type::DOUBLE, ..)
+            // A column of nulls.
+            | (_, Some(LogicalType::Unknown), _)
+            | (
                 Type::BYTE_ARRAY,
                 None | Some(LogicalType::String | LogicalType::Enum | LogicalType::Json),
                 ConvertedType::NONE
                 | ConvertedType::UTF8
                 | ConvertedType::ENUM
                 | ConvertedType::JSON,
-            ) => Ok(Self::Plain),
-            _ => refused(),
-        }
+            )
+            | (Type::FIXED_LEN_BYTE_ARRAY, None, ConvertedType::NONE) => Self::Plain,
+            (Type::FIXED_LEN_BYTE_ARRAY, Some(LogicalType::Uuid), _) => Self::Uuid,
+            (Type::FIXED_LEN_BYTE_ARRAY, Some(LogicalType::Float16), _) => Self::Half,
+            _ => return None,
+        })
     }
 
     /// Whether values are times, given in seconds.
@@ -112,6 +126,9 @@ impl Kind {
             Self::Days => value.saturating_mul(86_400).to_string(),
             Self::Ticks(ticks) if value % ticks == 0 => (value / ticks).to_string(),
             Self::Ticks(ticks) => as_seconds(i128::from(value) * i128::from(NANOS / ticks)),
+            Self::Decimal(scale) => point(value.into(), scale),
+            // Of other types than numbers.
+            Self::Uuid | Self::Half => String::new(),
         }
     }
 
@@ -121,26 +138,81 @@ impl Kind {
             _ => self.int64(i64::from(value)),
         }
     }
+
+    /// Text, or what else is stored as bytes.
+    fn bytes(self, bytes: &[u8]) -> Result<String> {
+        let damaged = |what: &str| Err(ParquetError::General(what.into()));
+        match self {
+            Self::Decimal(scale) => match big_endian(bytes) {
+                Some(value) => Ok(point(value, scale)),
+                None => damaged("a decimal of more than 128 bits"),
+            },
+            Self::Uuid => match <[u8; 16]>::try_from(bytes) {
+                Ok(bytes) => Ok(uuid(u128::from_be_bytes(bytes))),
+                Err(_) => damaged("a UUID that has not 16 bytes"),
+            },
+            Self::Half => match <[u8; 2]>::try_from(bytes) {
+                Ok(bytes) => Ok(f16::from_le_bytes(bytes).to_string()),
+                Err(_) => damaged("a number of 16 bits that has not 2 bytes"),
+            },
+            _ => match std::str::from_utf8(bytes) {
+                Ok(text) => Ok(text.to_owned()),
+                Err(_) => damaged("text that is not UTF-8"),
+            },
+        }
+    }
+}
+
+/// A number in two's complement, of any length, if 128 bits hold it.
+fn big_endian(bytes: &[u8]) -> Option<i128> {
+    let sign = if bytes.first()? & 0x80 == 0 { 0 } else { 0xff };
+    let (more, last) = bytes.split_at(bytes.len().saturating_sub(16));
+    let mut wide = [sign; 16];
+    wide.get_mut(16 - last.len()..)?.copy_from_slice(last);
+    let value = i128::from_be_bytes(wide);
+    let extends = more.iter().all(|byte| *byte == sign) && (value < 0) == (sign != 0);
+    extends.then_some(value)
+}
+
+/// A number whose last `scale` digits are behind the point.
+fn point(value: i128, scale: u32) -> String {
+    if scale == 0 {
+        return value.to_string();
+    }
+    let scale = scale as usize;
+    let digits = format!("{:0>width$}", value.unsigned_abs(), width = scale + 1);
+    let (whole, fraction) = digits.split_at(digits.len() - scale);
+    format!("{}{whole}.{fraction}", if value < 0 { "-" } else { "" })
+}
+
+fn uuid(value: u128) -> String {
+    let mut text = format!("{value:032x}");
+    for at in [20, 16, 12, 8] {
+        text.insert(at, '-');
+    }
+    text
 }
 
 /// Appends the next `rows` values of a column, empty where they are null. Returns how many there were.
 pub(super) fn read_batch(
     reader: &mut ColumnReader,
-    kind: Kind,
+    shape: Shape,
     rows: usize,
     out: &mut Vec<String>,
 ) -> Result<usize> {
+    let kind = shape.kind;
     match reader {
-        ColumnReader::BoolColumnReader(r) => column(r, rows, out, |v| Ok(v.to_string())),
-        ColumnReader::Int32ColumnReader(r) => column(r, rows, out, |v| Ok(kind.int32(*v))),
-        ColumnReader::Int64ColumnReader(r) => column(r, rows, out, |v| Ok(kind.int64(*v))),
-        ColumnReader::Int96ColumnReader(r) => column(r, rows, out, |v| Ok(int96(v))),
-        ColumnReader::FloatColumnReader(r) => column(r, rows, out, |v| Ok(v.to_string())),
-        ColumnReader::DoubleColumnReader(r) => column(r, rows, out, |v| Ok(v.to_string())),
-        ColumnReader::ByteArrayColumnReader(r) => column(r, rows, out, text),
-        // `Kind::of` refuses columns of this type.
-        ColumnReader::FixedLenByteArrayColumnReader(_) => {
-            Err(ParquetError::NYI("values of a fixed number of bytes".into()))
+        ColumnReader::BoolColumnReader(r) => column(r, shape, rows, out, |v| Ok(v.to_string())),
+        ColumnReader::Int32ColumnReader(r) => column(r, shape, rows, out, |v| Ok(kind.int32(*v))),
+        ColumnReader::Int64ColumnReader(r) => column(r, shape, rows, out, |v| Ok(kind.int64(*v))),
+        ColumnReader::Int96ColumnReader(r) => column(r, shape, rows, out, |v| Ok(int96(v))),
+        ColumnReader::FloatColumnReader(r) => column(r, shape, rows, out, |v| Ok(v.to_string())),
+        ColumnReader::DoubleColumnReader(r) => column(r, shape, rows, out, |v| Ok(v.to_string())),
+        ColumnReader::ByteArrayColumnReader(r) => {
+            column(r, shape, rows, out, |v| kind.bytes(v.data()))
+        }
+        ColumnReader::FixedLenByteArrayColumnReader(r) => {
+            column(r, shape, rows, out, |v| kind.bytes(v.data()))
         }
     }
 }
@@ -159,22 +231,21 @@ const BATCH_LIMIT: usize = 64 << 20;
 /// What is said of values that take more.
 pub(super) const TOO_MUCH: &str = "take more than 64 MiB";
 
-fn text(value: &ByteArray) -> Result<String> {
-    let text = std::str::from_utf8(value.data());
-    text.map(str::to_owned).map_err(|_| ParquetError::General("text that is not UTF-8".into()))
-}
+/// Between the values of a list, as MovieLens writes genres.
+const SEPARATOR: char = '|';
 
 fn column<T: DataType>(
     reader: &mut ColumnReaderImpl<T>,
+    shape: Shape,
     rows: usize,
     out: &mut Vec<String>,
     text: impl Fn(&T::T) -> Result<String>,
 ) -> Result<usize> {
-    let (mut values, mut levels) = (Vec::new(), Vec::new());
+    let (mut values, mut levels, mut repeated) = (Vec::new(), Vec::new(), Vec::new());
     let (mut found, mut bytes) = (0, 0);
     let mut text = |value: &T::T| {
         let text = text(value)?;
-        bytes += text.len();
+        bytes += text.len() + 1;
         if bytes > BATCH_LIMIT {
             return Err(ParquetError::General(format!("{rows} values {TOO_MUCH}")));
         }
@@ -183,27 +254,100 @@ fn column<T: DataType>(
     while found < rows {
         values.clear();
         levels.clear();
-        let (records, given, _) =
-            reader.read_records(rows - found, Some(&mut levels), None, &mut values)?;
+        repeated.clear();
+        let (records, given, _) = reader.read_records(
+            rows - found,
+            Some(&mut levels),
+            Some(&mut repeated),
+            &mut values,
+        )?;
         if records == 0 {
             break;
         }
         found += records;
-        if given == records {
+        if !shape.list && given == records {
             for value in &values {
                 out.push(text(value)?);
             }
             continue;
         }
-        // Fewer values than rows: some are null, and the levels say which.
+        // Fewer values than rows: some are null, and the levels say which; or more: lists.
         let mut values = values.iter();
-        for level in &levels {
-            out.push(if *level == 0 {
-                String::new()
-            } else {
-                values.next().map(&mut text).transpose()?.unwrap_or_default()
-            });
+        let mut next = |level: i16| -> Result<Option<String>> {
+            if level < shape.defined { Ok(None) } else { values.next().map(&mut text).transpose() }
+        };
+        if shape.list {
+            join(repeated.iter().zip(&levels), &mut next, out)?;
+        } else {
+            for level in &levels {
+                out.push(next(*level)?.unwrap_or_default());
+            }
         }
     }
     Ok(found)
+}
+
+/// Appends the lists of rows as one text each; an empty one, and null, is an empty text. Nulls in a list are
+/// left out.
+fn join<'a>(
+    levels: impl Iterator<Item = (&'a i16, &'a i16)>,
+    next: &mut impl FnMut(i16) -> Result<Option<String>>,
+    out: &mut Vec<String>,
+) -> Result<()> {
+    let mut begun = false;
+    for (repeated, level) in levels {
+        if *repeated == 0 {
+            out.push(String::new());
+            begun = false;
+        }
+        let (Some(value), Some(list)) = (next(*level)?, out.last_mut()) else { continue };
+        if begun {
+            list.push(SEPARATOR);
+        }
+        list.push_str(&value);
+        begun = true;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decimals_are_exact() {
+        let cases = [
+            (450, 2, "4.50"),
+            (-5, 2, "-0.05"),
+            (0, 1, "0.0"),
+            (-123, 0, "-123"),
+            (i128::MAX, 38, "1.70141183460469231731687303715884105727"),
+            (i128::MIN, 0, "-170141183460469231731687303715884105728"),
+        ];
+        for (value, scale, text) in cases {
+            assert_eq!(point(value, scale), text);
+        }
+    }
+
+    #[test]
+    fn numbers_of_any_number_of_bytes() {
+        for value in [0, 1, -1, 127, 128, -128, -129, i128::MAX, i128::MIN] {
+            assert_eq!(big_endian(&value.to_be_bytes()), Some(value));
+            let sign = if value < 0 { 0xff } else { 0 };
+            let longer = [&[sign; 5][..], &value.to_be_bytes()].concat();
+            assert_eq!(big_endian(&longer), Some(value));
+        }
+        assert_eq!(big_endian(&[0xff]), Some(-1));
+        assert_eq!(big_endian(&[0, 0x80]), Some(128));
+        assert_eq!(big_endian(&[]), None);
+        assert_eq!(big_endian(&[1; 17]), None);
+        // The sign is in front of it, and another one inside.
+        assert_eq!(big_endian(&[&[0][..], &[0xff; 16]].concat()), None);
+    }
+
+    #[test]
+    fn ids_of_128_bits_as_text() {
+        let value = 0x0123_4567_89ab_cdef_0011_2233_4455_6677;
+        assert_eq!(uuid(value), "01234567-89ab-cdef-0011-223344556677");
+    }
 }

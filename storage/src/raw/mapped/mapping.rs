@@ -21,7 +21,7 @@ pub struct ColumnMapping {
     pub user: String,
     /// Column of the ratings with the item's id.
     pub item: String,
-    /// Column of the ratings with the rating, a number; at most 256 distinct ones.
+    /// Column of the ratings with the rating, a number, or true (1) and false (0); at most 256 distinct ones.
     pub rating: String,
     /// Column of the ratings with the time; empty: there is none, and samples are drawn as for BookCrossing.
     pub timestamp: String,

@@ -8,15 +8,18 @@ use std::path::{Path, PathBuf};
 
 mod csv;
 mod decode;
+mod delta;
 mod mapping;
 mod pages;
 mod parquet;
 mod sample;
+mod shape;
 mod thrift;
+mod unpack;
 
 pub use decode::is_decoding;
 pub use mapping::{ColumnMapping, Missing, TextEncoding, TimeUnit, Unmatched};
-pub use sample::{TableSample, sample};
+pub use sample::{Column, TableSample, sample};
 
 use super::faults::{Faults, is_of_one_row};
 use super::source::{Place, locate};
@@ -358,9 +361,13 @@ impl Levels {
     }
 }
 
-/// A rating as a number.
+/// A rating as a number; `true` is 1 and `false` is 0.
 fn stars(text: &str) -> Result<f32, RawProblem> {
-    let stars: f32 = text.parse().map_err(|_| RawProblem::NotANumber(text.to_owned()))?;
+    let stars: f32 = match text {
+        yes if yes.eq_ignore_ascii_case("true") => 1.0,
+        no if no.eq_ignore_ascii_case("false") => 0.0,
+        number => number.parse().map_err(|_| RawProblem::NotANumber(text.to_owned()))?,
+    };
     // -0 is 0.
     if stars.is_finite() { Ok(stars + 0.0) } else { Err(RawProblem::NotFinite(text.to_owned())) }
 }

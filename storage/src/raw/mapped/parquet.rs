@@ -5,17 +5,21 @@
 //! decoded, a few thousand rows at a time.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use parquet::column::reader::ColumnReader;
+use parquet::column::reader::{ColumnReader, get_column_reader};
 use parquet::errors::ParquetError;
-use parquet::file::reader::FileReader;
-use parquet::file::serialized_reader::SerializedFileReader;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
-use super::decode::{self, Kind, guarded, read_batch};
-use super::pages::{self, Chunk};
+use super::decode::{self, guarded, read_batch};
+use super::pages::Pages;
+use super::sample::Column;
+use super::shape::{Shape, type_name};
+use super::thrift::Input;
 use super::{MAX_VALUE, Wanted, cell};
 use crate::error::{RawProblem, Result, StorageError};
+use crate::raw::container::{HEAD, not_parquet};
 use crate::raw::source::Place;
 
 /// Rows decoded at a time.
@@ -107,16 +111,16 @@ fn unescape(text: &str) -> String {
 /// Where a wanted column of a part comes from.
 enum Origin {
     /// A column of the file.
-    Column(usize, Kind),
+    Column(usize, Shape),
     /// A directory's name.
     Constant(String),
 }
 
 /// A part that is being read.
 struct Open {
-    /// The same file as the reader's, to look at its pages.
     file: File,
-    reader: SerializedFileReader<File>,
+    size: u64,
+    metadata: ParquetMetaData,
     origins: Vec<Origin>,
     /// The next row group.
     group: usize,
@@ -192,7 +196,7 @@ impl ParquetTable {
 
     pub(super) fn is_time(&self, i: usize) -> bool {
         let origin = self.open.as_ref().and_then(|open| open.origins.get(i));
-        matches!(origin, Some(Origin::Column(_, kind)) if kind.is_time())
+        matches!(origin, Some(Origin::Column(_, shape)) if shape.kind.is_time() && !shape.list)
     }
 
     pub(super) fn place(&self) -> Place<'_> {
@@ -233,13 +237,13 @@ impl ParquetTable {
             let rows = open.left.min(BATCH);
             open.left -= rows;
             for (i, (reader, batch)) in open.readers.iter_mut().zip(&mut self.batch).enumerate() {
-                let (Some(reader), Some(Origin::Column(_, kind))) = (reader, open.origins.get(i))
+                let (Some(reader), Some(Origin::Column(_, shape))) = (reader, open.origins.get(i))
                 else {
                     continue;
                 };
                 batch.clear();
                 let found =
-                    guarded(|| read_batch(reader, *kind, rows, batch)).map_err(|e| damaged(&e))?;
+                    guarded(|| read_batch(reader, *shape, rows, batch)).map_err(|e| damaged(&e))?;
                 if found != rows {
                     let what = format!("a column ends after {found} of {rows} rows");
                     return Err(damaged(&what));
@@ -259,11 +263,7 @@ impl ParquetTable {
 
 fn damaged(path: &Path, problem: &dyn std::fmt::Display) -> StorageError {
     let text = problem.to_string();
-    let advice = if text.contains("Disabled feature") {
-        "; write it with snappy or gzip, or uncompressed"
-    } else if text.contains(pages::DELTA) {
-        "; write it plain or with dictionaries"
-    } else if text.contains(decode::TOO_MUCH) {
+    let advice = if text.contains(decode::TOO_MUCH) {
         "; leave columns of such long values out"
     } else {
         "; the file is truncated or damaged, or no Parquet file: write it again"
@@ -276,120 +276,126 @@ impl Open {
         let path = &part.path;
         let file = File::open(path).map_err(|e| StorageError::io("open", path, e))?;
         let size = file.metadata().map_err(|e| StorageError::io("read", path, e))?.len();
-        pages::check_footer(&file, size).map_err(|what| damaged(path, &what))?;
-        let same = file.try_clone().map_err(|e| StorageError::io("open", path, e))?;
-        let reader = guarded(|| SerializedFileReader::new(same)).map_err(|e| damaged(path, &e))?;
+        let mut head = [0; HEAD];
+        let head = head.get_mut(..HEAD.min(size as usize)).unwrap_or_default();
+        file.read_exact_at(head, 0).map_err(|e| StorageError::io("read", path, e))?;
+        if let Some(error) = not_parquet(path, head) {
+            return Err(error);
+        }
+        let footer = footer(&file, size).map_err(|what| damaged(path, &what))?;
+        let metadata = guarded(|| ParquetMetaDataReader::decode_metadata(&footer));
+        let metadata = metadata.map_err(|e| damaged(path, &e))?;
         let origins: Vec<_> =
-            wanted.iter().map(|w| origin(part, &reader, w)).collect::<Result<_>>()?;
+            wanted.iter().map(|w| origin(part, &metadata, w)).collect::<Result<_>>()?;
         // Without one, nothing bounds the number of rows that the file claims.
         if !origins.is_empty() && origins.iter().all(|o| matches!(o, Origin::Constant(_))) {
             return Err(table(path, "every column of data.columns is a directory's name"));
         }
-        check_groups(&reader, &origins, size).map_err(|what| damaged(path, &what))?;
-        Ok(Self { file, reader, origins, group: 0, readers: Vec::new(), left: 0 })
+        Ok(Self { file, size, metadata, origins, group: 0, readers: Vec::new(), left: 0 })
     }
 
     /// Opens the columns of the next row group; false after the last.
     fn begin_group(&mut self) -> parquet::errors::Result<bool> {
-        if self.group >= self.reader.num_row_groups() {
-            return Ok(false);
-        }
-        let group = self.reader.get_row_group(self.group)?;
-        let rows = group.metadata().num_rows();
+        let Some(group) = self.metadata.row_groups().get(self.group) else { return Ok(false) };
+        let rows = group.num_rows();
         self.left = usize::try_from(rows)
             .map_err(|_| ParquetError::General(format!("a row group of {rows} rows")))?;
         self.readers.clear();
         for origin in &self.origins {
-            self.readers.push(match origin {
-                Origin::Column(i, _) => {
-                    let column = group.metadata().column(*i);
-                    pages::check(&self.file, &Chunk::of(column)).map_err(|what| {
-                        let (name, group) = (column.column_path().string(), self.group);
-                        let what = format!("column {name:?} of row group {group}, {what}");
-                        ParquetError::General(what)
-                    })?;
-                    Some(group.get_column_reader(*i)?)
-                }
-                Origin::Constant(_) => None,
-            });
+            let Origin::Column(i, _) = origin else {
+                self.readers.push(None);
+                continue;
+            };
+            let column = group.column(*i);
+            let name =
+                format!("column {:?} of row group {}", column.column_path().string(), self.group);
+            let pages = Pages::of(&self.file, self.size, column, name)?;
+            self.readers.push(Some(get_column_reader(column.column_descr_ptr(), Box::new(pages))));
         }
         self.group += 1;
         Ok(true)
     }
 }
 
-/// Checks what the decoder takes on trust: where columns lie, and how many values they have.
-fn check_groups(
-    reader: &SerializedFileReader<File>,
-    origins: &[Origin],
-    size: u64,
-) -> Result<(), String> {
-    for (i, group) in reader.metadata().row_groups().iter().enumerate() {
-        for origin in origins {
-            let Origin::Column(place, _) = origin else { continue };
-            let Some(column) = group.columns().get(*place) else {
-                return Err(format!("row group {i} lacks a column of the schema"));
-            };
-            let start = pages::first_page(column);
-            let (start, len) = (u64::try_from(start), u64::try_from(column.compressed_size()));
-            let end = start.ok().zip(len.ok()).and_then(|(start, len)| start.checked_add(len));
-            if end.is_none_or(|end| end > size) || column.data_page_offset() < 0 {
-                return Err(format!("a column of row group {i} lies outside the file"));
-            }
-            if column.num_values() != group.num_rows() {
-                return Err(format!("a column of row group {i} has another number of rows"));
-            }
-        }
+/// Length of the footer, and the format's magic.
+const TAIL: u64 = 8;
+
+/// The footer of a file of `size` bytes. It is a structure in which no list claims to be longer than the footer:
+/// the decoder reserves memory for as many row groups as a list says to have, and 2^31 of them end the process.
+fn footer(file: &File, size: u64) -> Result<Vec<u8>, String> {
+    let read =
+        |bytes: &mut [u8], at| file.read_exact_at(bytes, at).map_err(|error| error.to_string());
+    let mut tail = [0; TAIL as usize];
+    let Some(end) = size.checked_sub(TAIL) else { return Err("is too short".into()) };
+    read(&mut tail, end)?;
+    let [a, b, c, d, magic @ ..] = tail;
+    match &magic {
+        b"PAR1" => {}
+        b"PARE" => return Err("is encrypted, which can't be read".into()),
+        _ => return Err("does not end as Parquet does".into()),
     }
-    Ok(())
+    let len = u32::from_le_bytes([a, b, c, d]);
+    let Some(start) = end.checked_sub(u64::from(len)) else {
+        return Err(format!("its footer claims {len} bytes"));
+    };
+    let mut bytes = vec![0; len as usize];
+    read(&mut bytes, start)?;
+    Input::new(&bytes).skip_struct().map_err(|_| "its footer can't be read")?;
+    Ok(bytes)
 }
 
-fn origin(part: &Part, reader: &SerializedFileReader<File>, wanted: &Wanted) -> Result<Origin> {
-    let schema = reader.metadata().file_metadata().schema_descr();
-    let missing = |found: String| StorageError::NoTableColumn {
-        path: part.path.clone(),
-        setting: wanted.setting,
-        column: wanted.name.clone(),
-        found,
-    };
-    for (i, column) in schema.columns().iter().enumerate() {
-        let path = column.path().parts();
-        if path.first() == Some(&wanted.name) {
-            return match Kind::of(column) {
-                Ok(kind) => Ok(Origin::Column(i, kind)),
-                Err(kind) => Err(table(
-                    &part.path,
-                    format!(
-                        "the column {:?} (data.columns.{}) is {kind}, which can't be read; \
-                         write it as text, an integer, a float or a timestamp",
-                        wanted.name, wanted.setting
-                    ),
-                )),
-            };
-        }
+fn origin(part: &Part, metadata: &ParquetMetaData, wanted: &Wanted) -> Result<Origin> {
+    let schema = metadata.file_metadata().schema_descr();
+    let leaf = schema.columns().iter().position(|c| c.path().parts().first() == Some(&wanted.name));
+    if let Some(leaf) = leaf {
+        return match Shape::of(schema, leaf) {
+            Ok(shape) => Ok(Origin::Column(leaf, shape)),
+            Err(kind) => Err(table(
+                &part.path,
+                format!(
+                    "the column {:?} (data.columns.{}) is of type {kind}, which can't be read; \
+                     write it as text, a number, a timestamp or a list of them",
+                    wanted.name, wanted.setting
+                ),
+            )),
+        };
     }
     if let Some((_, value)) = part.partition.iter().find(|(key, _)| *key == wanted.name) {
         return Ok(Origin::Constant(value.clone()));
     }
-    let names: Vec<String> = all_names(part, reader).iter().map(|n| format!("{n:?}")).collect();
-    Err(missing(format!("the file has {}", names.join(", "))))
+    let names: Vec<String> =
+        columns(part, metadata).iter().map(|column| format!("{:?}", column.name)).collect();
+    Err(StorageError::NoTableColumn {
+        path: part.path.clone(),
+        setting: wanted.setting,
+        column: wanted.name.clone(),
+        found: format!("the file has {}", names.join(", ")),
+    })
 }
 
-fn all_names(part: &Part, reader: &SerializedFileReader<File>) -> Vec<String> {
-    let root = reader.metadata().file_metadata().schema_descr();
-    let fields = root.root_schema().get_fields().iter().map(|field| field.name().to_owned());
-    fields.chain(part.partition.iter().map(|(key, _)| key.clone())).collect()
+/// The columns of a part, those of its directories included.
+fn columns(part: &Part, metadata: &ParquetMetaData) -> Vec<Column> {
+    let schema = metadata.file_metadata().schema_descr();
+    let mut all: Vec<Column> = Vec::new();
+    for (leaf, column) in schema.columns().iter().enumerate() {
+        let name = column.path().parts().first().cloned().unwrap_or_default();
+        if all.last().is_none_or(|last| last.name != name) {
+            let readable = Shape::of(schema, leaf).is_ok();
+            all.push(Column { name, kind: type_name(schema, leaf), readable, values: Vec::new() });
+        }
+    }
+    all.extend(part.partition.iter().map(|(key, value)| Column {
+        name: key.clone(),
+        kind: "name of a directory".into(),
+        readable: true,
+        values: vec![value.clone()],
+    }));
+    all
 }
 
-/// Names of the columns of a table that can be read, by its first file.
-pub(super) fn names(path: &Path) -> Result<Vec<String>> {
+/// The columns of a table, by its first file.
+pub(super) fn all_columns(path: &Path) -> Result<Vec<Column>> {
     let parts = parts(path)?;
     let Some(part) = parts.first() else { return Ok(Vec::new()) };
-    let reader = Open::new(part, &[])?.reader;
-    let mut names = all_names(part, &reader);
-    names.retain(|name| {
-        let wanted = Wanted { setting: "ratings", name: name.clone() };
-        origin(part, &reader, &wanted).is_ok()
-    });
-    Ok(names)
+    Ok(columns(part, &Open::new(part, &[])?.metadata))
 }

@@ -23,8 +23,8 @@ pub(super) struct Input<'a> {
 /// Types of values.
 pub(super) const I32: u8 = 5;
 pub(super) const STRUCT: u8 = 12;
-const TRUE: u8 = 1;
-const FALSE: u8 = 2;
+pub(super) const TRUE: u8 = 1;
+pub(super) const FALSE: u8 = 2;
 
 impl<'a> Input<'a> {
     /// All of `bytes`.

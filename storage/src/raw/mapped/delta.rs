@@ -1,0 +1,195 @@
+//! Delta-encoded text (DELTA_LENGTH_BYTE_ARRAY and DELTA_BYTE_ARRAY) as the plain one.
+//!
+//! The decoder asks for as much memory as such a page says of itself: for 2^58 bytes, which ends the process,
+//! or for as many copies of a long text as there are values. So the page is made plain before, within limits,
+//! and the decoder never sees it.
+
+/// Most texts in a page.
+const MAX_TEXTS: usize = 1 << 24;
+
+/// The lengths and the rest of the page, or why there are none.
+type Lengths<'a> = Result<(Vec<u32>, &'a [u8]), String>;
+
+/// `values` as the plain encoding has them: each behind its length, or all of `fixed` bytes. At most `values`
+/// of them, and at most `limit` bytes.
+pub(super) fn plain(
+    bytes: &[u8],
+    prefixed: bool,
+    values: usize,
+    fixed: Option<usize>,
+    limit: usize,
+) -> Result<Vec<u8>, String> {
+    let most = values.min(MAX_TEXTS);
+    let (prefixes, bytes) = if prefixed { lengths(bytes, most)? } else { (Vec::new(), bytes) };
+    let (suffixes, mut bytes) = lengths(bytes, most)?;
+    if prefixed && prefixes.len() != suffixes.len() {
+        return Err("its texts have other numbers of beginnings and ends".into());
+    }
+    let mut out = Vec::new();
+    let mut previous = 0..0;
+    let mut prefixes = prefixes.into_iter();
+    for suffix in suffixes {
+        let prefix = prefixes.next().unwrap_or(0) as usize;
+        let (Some(suffix), true) = (bytes.get(..suffix as usize), prefix <= previous.len()) else {
+            return Err("its texts are longer than the page".into());
+        };
+        bytes = bytes.get(suffix.len()..).unwrap_or_default();
+        let len = prefix + suffix.len();
+        if out.len() + len + 4 > limit {
+            return Err(format!("its texts take more than {limit} bytes"));
+        }
+        match fixed {
+            Some(fixed) if fixed != len => return Err(format!("a value of {len} bytes")),
+            Some(_) => {}
+            None => out.extend((len as u32).to_le_bytes()),
+        }
+        let start = out.len();
+        out.extend_from_within(previous.start..previous.start + prefix);
+        out.extend_from_slice(suffix);
+        previous = start..out.len();
+    }
+    Ok(out)
+}
+
+/// Lengths in DELTA_BINARY_PACKED: blocks of differences, each of as few bits as its part of the block needs.
+fn lengths(bytes: &[u8], most: usize) -> Lengths<'_> {
+    let mut input = Input(bytes);
+    let damaged = || "its lengths can't be read".to_owned();
+    let [block, parts, count] =
+        [(); 3].map(|()| input.varint().and_then(|n| usize::try_from(n).ok()));
+    let (Some(block), Some(parts), Some(count)) = (block, parts, count) else {
+        return Err(damaged());
+    };
+    if count > most {
+        return Err(format!("{count} texts, where it has {most} values"));
+    }
+    let mut value = input.zigzag().ok_or_else(damaged)? as i32;
+    let part = block.checked_div(parts).filter(|part| part * parts == block && part % 8 == 0);
+    let part = part.filter(|part| *part > 0).ok_or_else(damaged)?;
+    let mut lengths = Vec::new();
+    if count > 0 {
+        lengths.push(length(value)?);
+    }
+    while lengths.len() < count {
+        let smallest = input.zigzag().ok_or_else(damaged)? as i32;
+        let widths = input.take(parts).ok_or_else(damaged)?;
+        for width in widths {
+            let here = part.min(count - lengths.len());
+            if here == 0 {
+                break;
+            }
+            let size = (part / 8).checked_mul(usize::from(*width)).filter(|_| *width <= 32);
+            let mut bits = Bits {
+                bytes: size.and_then(|n| input.take(n)).ok_or_else(damaged)?,
+                held: 0,
+                len: 0,
+            };
+            for _ in 0..here {
+                let difference = bits.next(u32::from(*width));
+                value = value.wrapping_add(smallest).wrapping_add(difference as i32);
+                lengths.push(length(value)?);
+            }
+        }
+    }
+    Ok((lengths, input.0))
+}
+
+fn length(value: i32) -> Result<u32, String> {
+    u32::try_from(value).map_err(|_| format!("a text of {value} bytes"))
+}
+
+/// What is left to be read.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = *self.take(1)?.first()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn zigzag(&mut self) -> Option<i64> {
+        let value = self.varint()?;
+        Some((value >> 1) as i64 ^ -((value & 1) as i64))
+    }
+}
+
+/// Numbers of up to 32 bits, the lowest bits first.
+struct Bits<'a> {
+    bytes: &'a [u8],
+    held: u64,
+    len: u32,
+}
+
+impl Bits<'_> {
+    /// The next number; 0 behind the end.
+    fn next(&mut self, width: u32) -> u32 {
+        while self.len < width {
+            let (first, rest) = self.bytes.split_first().unwrap_or((&0, &[]));
+            self.bytes = rest;
+            self.held |= u64::from(*first) << self.len;
+            self.len += 8;
+        }
+        let value = self.held & ((1 << width) - 1);
+        self.held >>= width;
+        self.len -= width;
+        value as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A length of 7 digits of 7 bits each, in a block whose parts say so.
+    const HUGE: [u8; 14] = [0x80, 1, 4, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x03, 0, 0, 0];
+
+    #[test]
+    fn s3_no_number_of_texts_is_believed() {
+        let error = plain(&HUGE, false, 3, None, 1 << 20).unwrap_err();
+        assert!(error.contains("texts, where it has 3 values"), "{error}");
+        // 1,000 times the beginning of the text before: a block of differences of no bits.
+        let lengths = |first: u8, then: u8, count: [u8; 2]| {
+            [&[0x80, 8, 1][..], &count, &[first, then, 0]].concat()
+        };
+        let long = [b'x'; 60];
+        let page = [
+            // 0, then 60 each; 60, then 0 each.
+            &[0x80, 8, 1, 2, 0, 120, 0][..],
+            &[0x80, 8, 1, 2, 120, 119, 0],
+            &long,
+        ]
+        .concat();
+        assert_eq!(plain(&page, true, 2, None, 128).unwrap().len(), 128);
+        let error = plain(&page, true, 2, None, 127).unwrap_err();
+        assert!(error.contains("take more than 127 bytes"), "{error}");
+        // Texts behind the end of the page.
+        let error = plain(&lengths(120, 0, [0xe8, 7]), false, 1000, None, 1 << 20).unwrap_err();
+        assert!(error.contains("longer than the page"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_texts_or_none(
+            bytes in prop::collection::vec(any::<u8>(), 0..80),
+            start in any::<bool>(),
+            prefixed in any::<bool>(),
+        ) {
+            let bytes = if start { [&[0x80, 1, 4, 9][..], &bytes].concat() } else { bytes };
+            let _ = plain(&bytes, prefixed, 50, None, 1 << 16);
+        }
+    }
+}

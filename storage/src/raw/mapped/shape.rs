@@ -1,0 +1,116 @@
+//! What a column of a Parquet file is: a value in each row, a list of them, or something else.
+
+use parquet::basic::{ConvertedType, LogicalType, TimeUnit, Type as Physical};
+use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor, Type};
+
+use super::decode::Kind;
+
+/// How the values of a column become text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) kind: Kind,
+    /// Whether a row has a list of values.
+    pub(super) list: bool,
+    /// The definition level of a value that is there.
+    pub(super) defined: i16,
+}
+
+impl Shape {
+    /// The shape of the column whose first leaf is `leaf`, or what it is where it can't be read.
+    pub(super) fn of(schema: &SchemaDescriptor, leaf: usize) -> Result<Self, String> {
+        let column = schema.column(leaf);
+        let list = column.max_rep_level() == 1;
+        let flat = column.path().parts().len() == 1 && column.max_rep_level() == 0;
+        if !flat && !is_list(schema.get_column_root(leaf)) {
+            return Err(type_name(schema, leaf));
+        }
+        let kind = Kind::of(&column).ok_or_else(|| type_name(schema, leaf))?;
+        Ok(Self { kind, list, defined: column.max_def_level() })
+    }
+}
+
+/// Whether a column is a list of single values: with two groups around them as the format has it, with one as
+/// older writers had it, or with none.
+fn is_list(column: &Type) -> bool {
+    if column.is_primitive() {
+        return true;
+    }
+    let (name, [only]) = (column.name(), column.get_fields()) else { return false };
+    let info = column.get_basic_info();
+    if info.logical_type_ref() != Some(&LogicalType::List)
+        && info.converted_type() != ConvertedType::LIST
+    {
+        return false;
+    }
+    if only.is_primitive() {
+        return true;
+    }
+    // By these names old writers had a list of groups of one field.
+    let old = only.name() == "array" || only.name().strip_suffix("_tuple") == Some(name);
+    matches!(only.get_fields(), [value] if value.is_primitive() && !old)
+}
+
+/// What a column is, in the words of the format.
+pub(super) fn type_name(schema: &SchemaDescriptor, leaf: usize) -> String {
+    let (root, column) = (schema.get_column_root(leaf), schema.column(leaf));
+    let one = primitive_name(&column);
+    if root.is_primitive() {
+        return if column.max_rep_level() == 0 { one } else { format!("list of {one}") };
+    }
+    let info = root.get_basic_info();
+    match (info.logical_type_ref(), info.converted_type()) {
+        _ if is_list(root) => format!("list of {one}"),
+        (Some(LogicalType::List), _) | (_, ConvertedType::LIST) => {
+            "list of lists or structs".into()
+        }
+        (Some(LogicalType::Map), _) | (_, ConvertedType::MAP | ConvertedType::MAP_KEY_VALUE) => {
+            "map".into()
+        }
+        (Some(LogicalType::Variant(_)), _) => "VARIANT".into(),
+        _ => "struct".into(),
+    }
+}
+
+fn primitive_name(column: &ColumnDescPtr) -> String {
+    let unit = |unit: &TimeUnit| match unit {
+        TimeUnit::MILLIS => "MILLIS",
+        TimeUnit::MICROS => "MICROS",
+        TimeUnit::NANOS => "NANOS",
+    };
+    let physical = || match column.physical_type() {
+        Physical::FIXED_LEN_BYTE_ARRAY => format!("FIXED_LEN_BYTE_ARRAY({})", column.type_length()),
+        other => other.to_string(),
+    };
+    match (column.logical_type_ref(), column.converted_type()) {
+        (Some(LogicalType::String), _) | (None, ConvertedType::UTF8) => "STRING".into(),
+        (Some(LogicalType::Decimal(_)), _) | (None, ConvertedType::DECIMAL) => {
+            let (precision, scale) = decimal(column);
+            format!("DECIMAL({precision}, {scale})")
+        }
+        (Some(LogicalType::Integer(int)), _) => {
+            format!("{}INT{}", if int.is_signed { "" } else { "U" }, int.bit_width)
+        }
+        (Some(LogicalType::Timestamp(time)), _) => format!("TIMESTAMP({})", unit(&time.unit)),
+        (Some(LogicalType::Time(time)), _) => format!("TIME({})", unit(&time.unit)),
+        (Some(LogicalType::Unknown), _) => "NULL".into(),
+        (Some(LogicalType::Date), _) => "DATE".into(),
+        (Some(LogicalType::Enum), _) => "ENUM".into(),
+        (Some(LogicalType::Json), _) => "JSON".into(),
+        (Some(LogicalType::Bson), _) => "BSON".into(),
+        (Some(LogicalType::Uuid), _) => "UUID".into(),
+        (Some(LogicalType::Float16), _) => "FLOAT16".into(),
+        (Some(LogicalType::Geometry(_)), _) => "GEOMETRY".into(),
+        (Some(LogicalType::Geography(_)), _) => "GEOGRAPHY".into(),
+        (Some(_), _) => format!("{} of a kind that is not known", physical()),
+        (None, ConvertedType::NONE) => physical(),
+        (None, converted) => converted.to_string(),
+    }
+}
+
+/// Precision and scale of a decimal.
+pub(super) fn decimal(column: &ColumnDescPtr) -> (i32, i32) {
+    match column.logical_type_ref() {
+        Some(LogicalType::Decimal(decimal)) => (decimal.precision, decimal.scale),
+        _ => (column.type_precision(), column.type_scale()),
+    }
+}
