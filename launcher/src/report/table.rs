@@ -105,9 +105,10 @@ pub fn signed(by: Option<Difference>) -> String {
     }
 }
 
-/// Broken between words, the lines after the first set in.
+/// Broken between words, but not before a per cent sign; the lines after the first set in.
 fn wrapped(text: &str) -> String {
     let mut lines = vec![String::new()];
+    let text = text.replace(" %", "\u{a0}%");
     for word in text.split(' ') {
         match lines.last_mut() {
             Some(line) if line.is_empty() => line.push_str(word),
@@ -118,5 +119,5 @@ fn wrapped(text: &str) -> String {
             _ => lines.push(format!("  {word}")),
         }
     }
-    lines.join("\n") + "\n"
+    lines.join("\n").replace('\u{a0}', " ") + "\n"
 }

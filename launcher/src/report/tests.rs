@@ -188,11 +188,11 @@ fn page_has_all_figures_and_loads_nothing() {
     assert!(page.contains("all 5\u{202f}123 test samples, of 812 users."));
     assert!(page.contains(
         "<li>To rank the samples of all users together (AUC), RecLoRA is a better choice than the CRM alone: \
-         its AUC is 0.0070 higher (95 % interval 0.0020 to 0.0130). This is not chance.</li>"
+         its AUC is 0.0070 higher (95\u{a0}% interval 0.0020 to 0.0130). This is not chance.</li>"
     ));
     // Sure, and unsure: RecLoRA less the CRM.
-    assert!(page.contains("<td><b>+0.0070</b><small>+0.0020 to <wbr>+0.0130</small></td>"));
-    assert!(page.contains("<td>+0.0070<small>-0.0130 to <wbr>+0.0270</small></td>"));
+    assert!(page.contains("<td><b>+0.0070</b><small>+0.0020&nbsp;to +0.0130</small></td>"));
+    assert!(page.contains("<td>+0.0070<small>-0.0130&nbsp;to +0.0270</small></td>"));
 }
 
 #[test]

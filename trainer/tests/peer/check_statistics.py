@@ -12,8 +12,7 @@ are those of a bootstrap over users of this script's own: numpy's generator with
 weights. Two bootstraps of one distribution differ by chance. The standard error of a quantile q of B values with
 density f there is sqrt(q (1 - q) / B) / f; with the density of a normal distribution of standard deviation s at its
 2.5 % quantile, 0.0584 / s, and B = 1000, that is 0.084 s, and of the difference of two 0.12 s. So an end may be
-TOLERANCE = 0.5 of the resamples' standard deviation away, four times as much: a wrong resample (of samples instead of
-users) is farther away wherever users are unlike each other. One line for each RUN, PASS or FAIL, after the figures;
+TOLERANCE = 0.5 of the resamples' standard deviation away, four times as much. One line for each RUN, PASS or FAIL, after the figures;
 exit code 1 if anything is off.
 """
 
