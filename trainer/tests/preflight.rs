@@ -150,6 +150,19 @@ fn a_template_that_needs_a_history_is_told() {
     assert_eq!(problems(&ctx)[0].0, Severity::Wrong);
 }
 
+#[test]
+fn a_misspelt_name_in_the_wrapper_is_told_once() {
+    let (dir, mut ctx) = run();
+    let path = dir.path().join("prompt.toml");
+    let text = "body = \"{{ target.title }}?\"\nwrapper = \"USER: {{ bdy }}\"\nyes = \" Yes\"\nno = \" No\"\n";
+    std::fs::write(&path, text).unwrap();
+    ctx.config.prompt.template = path;
+    let found = problems(&ctx);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let says = "wrapper, line 1 of it: bdy is not there; there is body";
+    assert!(found[0].1.contains(says), "{found:?}");
+}
+
 /// A prompt goes on with its answer, so such a token is left off, and that is told.
 #[test]
 fn a_tokenizer_that_ends_every_text_can_be_used() {

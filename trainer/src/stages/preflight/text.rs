@@ -17,6 +17,9 @@ use crate::tokenizer::{Answers, Tokenizer};
 /// Questions of the test set that are measured: those with most text.
 const LONGEST: usize = 16;
 
+/// Items of the history that a made-up sample is shown with at most.
+const MOST_SHOWN: usize = 64;
+
 /// Whether a stage writes prompts.
 fn writes_prompts(stages: &[Stage]) -> bool {
     stages.iter().any(|stage| matches!(stage, Stage::Tune | Stage::Evaluate | Stage::Export))
@@ -71,17 +74,13 @@ impl Check<'_> {
             Err(error) => return vec![Finding::wrong("prompt", error, HELP)],
         };
         let mut findings = Vec::from_iter(self.made_up(&template));
-        let answers = self.tokenizer.map(|tokenizer| {
-            let tail = template.tail()?;
-            Ok((tokenizer, tokenizer.answers(&tail, template.yes(), template.no())?))
-        });
-        match answers.transpose() {
-            Err(error) => findings.push(Finding::wrong("tokenizer", error, HELP)),
-            Ok(answers) => {
-                if let Some(((tokenizer, answers), backbone)) = answers.zip(self.backbone) {
-                    findings.extend(self.question(&template, tokenizer, &answers, backbone));
-                }
+        match template.tail() {
+            Ok(tail) => findings.extend(self.answers(&template, &tail)),
+            Err(error) if findings.is_empty() => {
+                findings.push(Finding::wrong("prompt", error, HELP));
             }
+            // It was said with the made-up sample.
+            Err(_) => {}
         }
         if findings.is_empty() {
             findings.push(Finding::fine(
@@ -97,7 +96,7 @@ impl Check<'_> {
     fn made_up(&self, template: &PromptTemplate) -> Option<Finding> {
         let columns = self.columns?;
         let most = self.ctx.config.retrieve.text_k;
-        let written = [1, most.max(1)].map(|shown| template.made_up(columns, shown));
+        let written = [1, most.clamp(1, MOST_SHOWN)].map(|shown| template.made_up(columns, shown));
         if let Some(error) = written.into_iter().find_map(Result::err) {
             return Some(Finding::wrong("prompt", error, HELP));
         }
@@ -109,6 +108,16 @@ impl Check<'_> {
         let error = template.made_up(columns, 0).err()?;
         let help = "the template should work with an empty history: a prompt that is too long may lose all of it";
         Some(Finding::of("prompt", severity, error, help))
+    }
+
+    /// Looks for the tokens of the answers.
+    fn answers(&self, template: &PromptTemplate, tail: &str) -> Vec<Finding> {
+        let Some(tokenizer) = self.tokenizer else { return Vec::new() };
+        match (tokenizer.answers(tail, template.yes(), template.no()), self.backbone) {
+            (Err(error), _) => vec![Finding::wrong("tokenizer", error, HELP)],
+            (Ok(answers), Some(backbone)) => self.question(template, tokenizer, &answers, backbone),
+            (Ok(_), None) => Vec::new(),
+        }
     }
 
     /// Measures the shortest question there may be.
