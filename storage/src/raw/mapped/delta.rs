@@ -25,30 +25,53 @@ pub(super) fn plain(
     if prefixed && prefixes.len() != suffixes.len() {
         return Err("its texts have other numbers of beginnings and ends".into());
     }
-    let mut out = Vec::new();
+    let pairs = || {
+        let prefixes = prefixes.iter().chain(std::iter::repeat(&0));
+        prefixes.zip(&suffixes).map(|(prefix, suffix)| (*prefix as usize, *suffix as usize))
+    };
+    let mut out = Vec::with_capacity(size(pairs(), bytes.len(), fixed, limit)?);
     let mut previous = 0..0;
-    let mut prefixes = prefixes.into_iter();
-    for suffix in suffixes {
-        let prefix = prefixes.next().unwrap_or(0) as usize;
-        let (Some(suffix), true) = (bytes.get(..suffix as usize), prefix <= previous.len()) else {
-            return Err("its texts are longer than the page".into());
-        };
-        bytes = bytes.get(suffix.len()..).unwrap_or_default();
-        let len = prefix + suffix.len();
-        if out.len() + len + 4 > limit {
-            return Err(format!("its texts take more than {limit} bytes"));
-        }
-        match fixed {
-            Some(fixed) if fixed != len => return Err(format!("a value of {len} bytes")),
-            Some(_) => {}
-            None => out.extend((len as u32).to_le_bytes()),
+    for (prefix, suffix) in pairs() {
+        let (own, rest) = bytes.split_at_checked(suffix).unwrap_or_default();
+        bytes = rest;
+        if fixed.is_none() {
+            out.extend(((prefix + suffix) as u32).to_le_bytes());
         }
         let start = out.len();
         out.extend_from_within(previous.start..previous.start + prefix);
-        out.extend_from_slice(suffix);
+        out.extend_from_slice(own);
         previous = start..out.len();
     }
     Ok(out)
+}
+
+/// Bytes of all texts by the lengths of their beginnings and ends, which are checked before anything is made of
+/// them: no text begins with more than the one before has, ends are in the `left` bytes, and all of it is no more
+/// than `limit`.
+fn size(
+    lengths: impl Iterator<Item = (usize, usize)>,
+    left: usize,
+    fixed: Option<usize>,
+    limit: usize,
+) -> Result<usize, String> {
+    let (mut previous, mut ends, mut all) = (0, 0, 0);
+    for (prefix, suffix) in lengths {
+        if prefix > previous {
+            return Err("a text begins with more than the one before has".into());
+        }
+        previous = prefix + suffix;
+        if let Some(fixed) = fixed.filter(|fixed| *fixed != previous) {
+            return Err(format!("a value of {previous} bytes, where each has {fixed}"));
+        }
+        (ends, all) = (ends + suffix, all + previous + 4);
+    }
+    if ends > left {
+        return Err("its texts are longer than the page".into());
+    }
+    if all > limit {
+        return Err(format!("its texts take {all} bytes, and the limit is {limit}"));
+    }
+    Ok(all)
 }
 
 /// Lengths in DELTA_BINARY_PACKED: blocks of differences, each of as few bits as its part of the block needs.
@@ -175,7 +198,7 @@ mod tests {
         .concat();
         assert_eq!(plain(&page, true, 2, None, 128).unwrap().len(), 128);
         let error = plain(&page, true, 2, None, 127).unwrap_err();
-        assert!(error.contains("take more than 127 bytes"), "{error}");
+        assert!(error.contains("take 128 bytes, and the limit is 127"), "{error}");
         // Texts behind the end of the page.
         let error = plain(&lengths(120, 0, [0xe8, 7]), false, 1000, None, 1 << 20).unwrap_err();
         assert!(error.contains("longer than the page"), "{error}");

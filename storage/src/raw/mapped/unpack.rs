@@ -24,17 +24,21 @@ pub(super) fn unpack(codec: Compression, packed: &[u8], size: usize) -> Result<V
         Compression::LZ4_RAW => lz4_block(packed, size),
         // The first writers of this name meant Hadoop's blocks; others meant frames, or a block alone.
         Compression::LZ4 => hadoop_lz4(packed, size)
-            .or_else(|_| stream(FrameDecoder::new(packed), packed, size))
+            .or_else(|_| stream(FrameDecoder::new(packed), size))
             .or_else(|_| lz4_block(packed, size)),
-        Compression::GZIP(_) => stream(MultiGzDecoder::new(packed), packed, size),
-        Compression::BROTLI(_) => stream(Decompressor::new(packed, 1 << 12), packed, size),
+        Compression::GZIP(_) => stream(MultiGzDecoder::new(packed), size),
+        Compression::BROTLI(_) => stream(Decompressor::new(packed, 1 << 12), size),
         Compression::ZSTD(_) => {
             let decoder = StreamingDecoder::new(packed).map_err(|error| error.to_string())?;
-            stream(decoder, packed, size)
+            stream(decoder, size)
         }
         Compression::LZO => return Err("compression with LZO, which can't be read".into()),
     };
-    unpacked.map_err(|error| format!("its {codec} does not give {size} bytes: {error}"))
+    unpacked.map_err(|error| {
+        let name = codec.to_string();
+        let name = name.split('(').next().unwrap_or_default();
+        format!("its {name} does not give {size} bytes: {error}")
+    })
 }
 
 /// Compressions of one block, whose place must be there before.
@@ -80,16 +84,22 @@ fn hadoop_lz4(packed: &[u8], size: usize) -> io::Result<Vec<u8>> {
     })
 }
 
+/// Bytes for which there is room at first.
+const ROOM: usize = 1 << 20;
+
 /// Compressions that are read as a stream: memory grows with what comes, whatever was said.
-fn stream(source: impl Read, packed: &[u8], size: usize) -> io::Result<Vec<u8>> {
-    let likely = packed.len().saturating_mul(MAX_RATIO);
-    let mut out = Vec::with_capacity(size.min(likely));
-    // One more, to see that there is none.
-    source.take(size as u64 + 1).read_to_end(&mut out)?;
-    match out.len().cmp(&size) {
-        std::cmp::Ordering::Equal => Ok(out),
-        std::cmp::Ordering::Less => Err(wrong(out.len())),
-        std::cmp::Ordering::Greater => Err(io::Error::other("it gives more")),
+fn stream(mut source: impl Read, size: usize) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    while out.len() < size {
+        let more = out.len().max(ROOM).min(size - out.len());
+        out.reserve_exact(more);
+        if source.by_ref().take(more as u64).read_to_end(&mut out)? < more {
+            return Err(wrong(out.len()));
+        }
+    }
+    match source.read(&mut [0])? {
+        0 => Ok(out),
+        _ => Err(io::Error::other("it gives more")),
     }
 }
 
