@@ -114,9 +114,9 @@ fn a_table_of_csv_suggests_its_mapping_which_a_run_accepts() {
     let time = |i| format!("2011-08-0{}T10:00:00Z", i + 1);
     let text = format!("userId;movie_id;stars;date\n{}", ratings(";", time));
     let table = put(dir.path(), "events.csv", &text);
-    let shown = stdout(&["inspect", table.to_str().unwrap()]);
+    let said = stdout(&["inspect", table.to_str().unwrap()]);
     assert_says(
-        &shown,
+        &said,
         &[
             "table events.csv",
             "movie_id  text     i0 | i7 | i14",

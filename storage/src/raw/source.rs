@@ -38,12 +38,7 @@ pub(super) fn locate(dir: &Path, name: &str) -> Result<PathBuf> {
     }
     let path = dir.join(name);
     if path.is_dir() {
-        let at = path.display();
-        let problem = format!(
-            "is a directory, where one file is meant; join its parts, for instance, where each has the header: \
-             awk 'FNR > 1 || NR == 1' {at}/part-* > {at}.one"
-        );
-        return Err(StorageError::Table { path, problem });
+        return Err(is_directory(&path));
     }
     let others = OTHERS.iter().map(|end| dir.join(format!("{name}.{end}")));
     for other in others.filter(|other| other.is_file()) {
@@ -51,6 +46,16 @@ pub(super) fn locate(dir: &Path, name: &str) -> Result<PathBuf> {
         open(&other)?;
     }
     Err(StorageError::MissingRawFile { dir: dir.to_path_buf(), name: name.to_owned() })
+}
+
+/// What is said of a directory where a file of text is meant, as Spark leaves one.
+pub(super) fn is_directory(path: &Path) -> StorageError {
+    let at = path.display();
+    let problem = format!(
+        "is a directory, where one file is meant; join its parts, for instance, where each has the header: \
+         awk 'FNR > 1 || NR == 1' {at}/part-* > {at}.one"
+    );
+    StorageError::Table { path: path.to_path_buf(), problem }
 }
 
 /// Refuses a file where the directory of the raw files is meant.
@@ -72,6 +77,9 @@ fn head(source: &mut impl Read) -> (Vec<u8>, Option<io::Error>) {
 
 /// Opens a file behind its byte order mark, decompressed where it is gzip.
 pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
+    if path.is_dir() {
+        return Err(is_directory(path));
+    }
     let mut file = File::open(path).map_err(|e| StorageError::io("open", path, e))?;
     let (start, failed) = head(&mut file);
     if let Some(error) = failed {

@@ -81,7 +81,12 @@ fn files_and_directories_are_told_apart() {
         refused(raw::read(format, &file), &["part-00000.csv: is a file; data.path must be"]);
         refused(raw::files(format, &file), &["part-00000.csv: is a file; data.path must be"]);
     }
-    // The same of a table that has no name of its own.
+    // Whatever it is taken for.
+    std::fs::create_dir(raw.path().join("ratings.parquet")).unwrap();
+    raw.put("ratings.parquet/part-00000.csv", TABLE.as_bytes());
+    raw.refused(Parquet, &["ratings.parquet: is a directory", "join its parts"]);
+    let sample = raw::sample(Csv, &raw.path().join("ratings.csv"), &ColumnMapping::default());
+    refused(sample, &["ratings.csv: is a directory"]);
     let columns = ColumnMapping {
         items: "ratings.csv".into(),
         time_unit: TimeUnit::S,

@@ -20,7 +20,7 @@ use super::thrift::Input;
 use super::{MAX_VALUE, Wanted, cell};
 use crate::error::{RawProblem, Result, StorageError};
 use crate::raw::container::{HEAD, not_parquet};
-use crate::raw::source::Place;
+use crate::raw::source::{Place, is_directory};
 
 /// Rows decoded at a time.
 const BATCH: usize = 4096;
@@ -81,6 +81,8 @@ fn walk(dir: &Path, partition: &[(String, String)], parts: &mut Vec<Part>) -> Re
             walk(&path, &inner, parts)?;
         } else if name.ends_with(".parquet") {
             parts.push(Part { path, partition: partition.to_vec() });
+        } else if name.ends_with(".csv") || name.ends_with(".csv.gz") {
+            return Err(is_directory(dir));
         } else {
             return Err(table(&path, "not a *.parquet file, inside a Parquet table; move it away"));
         }
