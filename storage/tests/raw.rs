@@ -227,12 +227,13 @@ fn bad_ratings_are_named_by_file_line_and_field() {
         check(&[user, item, "5"], &["line: 3 columns where the layout has 4"]);
         check(&[user, item, "5", "1", "1"], &["line: 5 columns where the layout has 4"]);
         check(&[user, item, "five", "1"], &["rating: \"five\" is not a number"]);
-        check(&[user, item, "", "1"], &["rating: \"\" is not a number"]);
+        check(&[user, item, "5", ""], &["timestamp: missing"]);
+        check(&[user, item, "", "1"], &["rating: missing"]);
         for rating in ["11", "-1", "2.25", "NaN", "inf", "1e30"] {
             let words = format!("rating: {rating} is not a rating of this format: ");
             check(&[user, item, rating, "1"], &[&words, ", 5"]);
         }
-        for time in ["", "soon", "1.5.", "99999999999999999999"] {
+        for time in ["soon", "1.5.", "99999999999999999999"] {
             check(
                 &[user, item, "5", time],
                 &["timestamp: ", "is not a time", "seconds since 1970"],
@@ -263,7 +264,7 @@ fn repeated_ratings_name_both_lines() {
         raw.refused(format, &[&same]);
 
         raw.put(path.file_name().unwrap().to_str().unwrap(), text.as_bytes());
-        let later = with_line(format, &raw, &format!("{first}9"));
+        let later = with_line(format, &raw, &format!("{first}.5"));
         raw.refused(
             format,
             &[&format!(":{later}: "), "has rated item ", &format!("in line {}", header + 1)],
@@ -278,7 +279,7 @@ fn lines_that_can_not_be_used_are_counted_by_kind() {
         let text = std::fs::read_to_string(&path).unwrap();
         let good = text.lines().last().unwrap().to_owned();
         let name = path.file_name().unwrap().to_str().unwrap();
-        let bad = format!("x\n{good}\ny\n{}9\n{good}\n{good}soon\n", good.trim_end_matches('0'));
+        let bad = format!("x\n{good}\ny\n{good}\n{good}\n{good}soon\n");
         raw.put(name, format!("{text}{bad}").as_bytes());
         let first = text.lines().count() + 1;
         raw.refused(

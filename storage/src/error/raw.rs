@@ -44,21 +44,21 @@ pub enum RawProblem {
         /// The value.
         found: Box<str>,
         /// Who says how times are written.
-        whose: String,
+        whose: Box<str>,
         /// What the times look like.
         expected: &'static str,
         /// What would read it, in words.
-        advice: String,
+        advice: Box<str>,
     },
     /// A time that no rating has.
-    #[error("{found} is in the year {year}, and ratings are from 1900 to 2199{advice}")]
+    #[error("{found} is in the year {year}, and ratings are from 1900 to 2261{advice}")]
     FarTime {
         /// The value.
         found: Box<str>,
         /// Its year.
         year: i64,
         /// How it would have to be read, in words.
-        advice: String,
+        advice: Box<str>,
     },
     /// A number that is infinite or none.
     #[error("{0:?} is not a finite number")]
@@ -202,7 +202,7 @@ impl RawProblem {
             Self::Empty => "without an id",
             Self::Missing { .. } => "without a value",
             Self::NotANumber(_) => "not a number",
-            Self::FarTime { .. } => "times outside the years 1900 to 2199",
+            Self::FarTime { .. } => "times outside the years 1900 to 2261",
             Self::NotFinite(_) => "not a finite number",
             Self::Differs { .. } => "not what an earlier row says of the user or item",
             Self::NotJson(_) => "not the JSON of this layout",

@@ -223,6 +223,9 @@ impl RatingBuilder {
 
     /// The level of a rating as in the file.
     pub(super) fn stars(&self, rating: &str) -> Result<u8, RawProblem> {
+        if rating.is_empty() {
+            return Err(RawProblem::Missing { found: "".into(), advice: "" });
+        }
         let stars = rating.parse().map_err(|_| RawProblem::NotANumber(rating.to_owned()))?;
         self.level(stars, rating)
     }

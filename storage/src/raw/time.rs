@@ -10,9 +10,11 @@ use crate::error::RawProblem;
 const SECONDS_PER_DAY: i64 = 86_400;
 /// Nanoseconds in a second.
 pub(crate) const NANOS: i64 = 1_000_000_000;
-/// First and last second of the years that are believed: 1900 to 2199. Seconds read as milliseconds lie in
-/// the first month of 1970, but milliseconds read as seconds far behind.
-const BELIEVED: [i64; 2] = [-2_208_988_800, 7_258_118_399];
+/// First and last second of the years that are believed: 1900 to 2261, whose nanoseconds fit into 64 bits. No
+/// rating is of another year, but seconds that are milliseconds are, and dates that stand for none.
+const BELIEVED: [i64; 2] = [-2_208_988_800, 9_214_646_399];
+/// Nothing of before 1980 was rated in a file: a unit that leads there is not the one that was meant.
+const LIKELY: i64 = 315_532_800 * NANOS;
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 const WEEKDAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
@@ -70,6 +72,9 @@ impl Notation {
 
     /// The time of a rating, in nanoseconds since 1970.
     pub(super) fn read(self, text: &str, source: Source) -> Result<i64, RawProblem> {
+        if text.is_empty() {
+            return Err(RawProblem::Missing { found: "".into(), advice: "" });
+        }
         let time = self.parse(text);
         time.and_then(believed).ok_or_else(|| self.problem(text, source, time))
     }
@@ -78,7 +83,7 @@ impl Notation {
     #[cold]
     fn problem(self, text: &str, source: Source, time: Option<i128>) -> RawProblem {
         let fitting = CHOICES.iter().find_map(|(notation, name, words)| {
-            let time = notation.parse(text).and_then(believed)?;
+            let time = notation.parse(text).and_then(believed).filter(|time| *time >= LIKELY)?;
             Some((name, words, utc(time.div_euclid(NANOS))))
         });
         let advice = match (source, fitting) {
@@ -93,13 +98,13 @@ impl Notation {
                 format!("; as {words} it is {utc}: write it with another type")
             }
         };
-        let (found, expected) = (text.into(), self.describe());
+        let (found, expected, advice) = (text.into(), self.describe(), advice.into());
         let whose = match source {
             Source::Setting(name) => format!("data.columns.time_unit = \"{name}\" wants"),
             Source::Layout | Source::Type => "this layout has".to_owned(),
         };
         match time {
-            None => RawProblem::NotATime { found, whose, expected, advice },
+            None => RawProblem::NotATime { found, whose: whose.into(), expected, advice },
             Some(time) => {
                 let seconds = time.div_euclid(i128::from(NANOS));
                 let day = seconds.div_euclid(i128::from(SECONDS_PER_DAY));
@@ -112,10 +117,8 @@ impl Notation {
 
 /// A time that a rating may have.
 fn believed(nanos: i128) -> Option<i64> {
-    let [first, last] = BELIEVED;
-    let seconds = nanos.div_euclid(i128::from(NANOS));
-    let inside = (i128::from(first)..=i128::from(last)).contains(&seconds);
-    if inside { i64::try_from(nanos).ok() } else { None }
+    let [first, last] = BELIEVED.map(|second| second * NANOS);
+    i64::try_from(nanos).ok().filter(|nanos| (first..last + NANOS).contains(nanos))
 }
 
 /// A number with as many decimals as make a nanosecond, or fewer.
@@ -419,19 +422,19 @@ mod tests {
                 format!("it is 2020-09-14T12:26:40Z: data.columns.time_unit = \"{unit}\"");
             assert!(said.contains(&expected), "{said}");
         }
-        assert!(problem(seconds, "1600086400400").contains("in the year 52675"));
+        assert!(problem(seconds, "1600086400400").contains("in the year 52674"));
         assert!(problem(seconds, "2020-09-14").contains("time_unit = \"iso8601\""));
         assert!(problem(Notation::Iso8601, "1600086400").contains("time_unit = \"s\""));
         assert!(problem(Notation::Number(6), "1600086400400123").contains("time_unit = \"us\""));
         // No unit is of any help.
-        for text in ["0001-01-01", "1899-12-30", "9999-12-31", "2200-01-01"] {
+        for text in ["0001-01-01", "1899-12-30", "9999-12-31", "2262-01-01"] {
             let said = problem(Notation::Iso8601, text);
-            assert!(said.ends_with("from 1900 to 2199"), "{said}");
+            assert!(said.ends_with("from 1900 to 2261"), "{said}");
         }
         assert!(problem(seconds, "9223372036854775807").contains("in the year 292277026596"));
         let whose = Notation::Number(9).read("1600086400400", Source::Layout).unwrap_err();
         assert!(whose.to_string().ends_with("but this layout has seconds since 1970"), "{whose}");
-        for text in ["1900-01-01", "1969-12-31T23:59:59.999999999", "2199-12-31T23:59:59.999999999"]
+        for text in ["1900-01-01", "1969-12-31T23:59:59.999999999", "2261-12-31T23:59:59.999999999"]
         {
             let time = Notation::Iso8601.read(text, Source::Layout).unwrap();
             assert_eq!(Some(i128::from(time)), iso8601(text), "{text}");

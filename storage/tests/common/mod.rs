@@ -126,7 +126,7 @@ pub fn movielens_10m() -> Raw {
 
 /// The first and the last second that a time may have.
 pub const FIRST_TIME: i64 = -2_208_988_800;
-pub const LAST_TIME: i64 = 7_258_118_399;
+pub const LAST_TIME: i64 = 9_214_646_399;
 
 /// The times of ratings in whole seconds.
 pub fn seconds(raw: &RawTables) -> Vec<i64> {

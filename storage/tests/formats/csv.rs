@@ -164,7 +164,10 @@ fn ratings_of_unknown_items_are_refused_or_counted() {
     let columns = mapping(|c| c.items = "items.csv".into());
     refused(
         read(&raw, &columns),
-        &["ratings.csv:3: column \"item\": \"b\" is not in ", "items.csv"],
+        &[
+            "2 rows: not in its table (first: line 3, column \"item\": \"b\" is not in ",
+            "items.csv",
+        ],
     );
     let tables = read(&raw, &ColumnMapping { unmatched: Unmatched::Drop, ..columns }).unwrap();
     assert_eq!(rows(&tables), [("u", "a", 1.0, 1)]);
@@ -198,7 +201,9 @@ fn d4_times_finer_than_a_second_are_sorted_by() {
         prepared(TimeUnit::S, &shuffled(80_000_000_000, |t| (t / 1_000_000_000).to_string()));
     let ms = 1_000_000;
     let iso = |t: i64| {
-        format!("2020-09-{:02}T12:26:40.{:09}Z", 13 + t / 86_400_000_000_000 % 7, t % 1_000_000_000)
+        let since = t - 1_600_000_000_000_000_000;
+        let (day, nanos) = (since / 86_400_000_000_000, since % 86_400_000_000_000);
+        format!("2020-09-{:02}T12:26:40.{nanos:09}Z", 13 + day)
     };
     let cases = [
         (TimeUnit::Ms, shuffled(80 * ms, |t| (t / ms).to_string())),
@@ -242,7 +247,7 @@ fn another_unit_than_the_times_have_is_refused_with_the_one_that_fits() {
     refused(
         raw.read(Csv),
         &[
-            "ratings.csv:2: column \"timestamp\": 1600086400400 is in the year 52675",
+            "ratings.csv:2: column \"timestamp\": 1600086400400 is in the year 52674",
             "as milliseconds it is 2020-09-14T12:26:40Z: data.columns.time_unit = \"ms\"",
         ],
     );
@@ -329,7 +334,7 @@ fn rows_without_a_value_are_refused_or_counted() {
     );
 }
 
-/// Reading goes on behind what can't be used, and ends with what is damaged.
+/// Reading goes on behind what can't be used, and ends where the file is damaged.
 #[test]
 fn rows_that_can_not_be_used_are_counted_by_kind() {
     let raw = Raw::new(&[]);
@@ -340,21 +345,14 @@ fn rows_that_can_not_be_used_are_counted_by_kind() {
         "\n  1 row: another number of columns (first: line 3: 3 columns",
         "\n  1 row: not UTF-8 (first: line 5, column \"user\": ",
         "\n  1 row: not seconds since 1970 (first: line 6, column \"timestamp\": \"never\" is not a time",
-        "\n  1 row: times outside the years 1900 to 2199 (first: line 9, column \"timestamp\": 2600086400400",
+        "\n  1 row: times outside the years 1900 to 2261 (first: line 9, column \"timestamp\": 2600086400400",
         "\n  1 rating given twice (first: line 8: the same line as line 7",
     ];
     refused(raw.read(Csv), &words);
-    let packed = raw.put_gz("ratings.csv.gz", &[&text[..], &b"u,h,1,1\n".repeat(40_000)].concat());
+    let packed = raw.put_gz("ratings.csv.gz", text);
     raw.remove("ratings.csv");
     raw.put("ratings.csv.gz", &packed[..packed.len() - 9]);
-    refused(
-        raw.read(Csv),
-        &[
-            words[1],
-            "\n  and nothing behind can be read: ",
-            "truncated or damaged: download it again",
-        ],
-    );
+    refused(raw.read(Csv), &["truncated or damaged: download it again"]);
 }
 
 #[test]
