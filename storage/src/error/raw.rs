@@ -39,16 +39,14 @@ pub enum RawProblem {
         advice: &'static str,
     },
     /// A time that is not written as times are there.
-    #[error("{found:?} is not a time: {whose} {expected}{advice}")]
+    #[error("{found:?} is not a time: {wanted}")]
     NotATime {
         /// The value.
         found: Box<str>,
-        /// Who says how times are written.
-        whose: Box<str>,
         /// What the times look like.
         expected: &'static str,
-        /// What would read it, in words.
-        advice: Box<str>,
+        /// Who wants that, and what would read the value, in words.
+        wanted: Box<str>,
     },
     /// A time that no rating has.
     #[error("{found} is in the year {year}, and ratings are from 1900 to 2261{advice}")]

@@ -98,18 +98,21 @@ impl Notation {
                 format!("; as {words} it is {utc}: write it with another type")
             }
         };
-        let (found, expected, advice) = (text.into(), self.describe(), advice.into());
+        let (found, expected) = (text.into(), self.describe());
         let whose = match source {
             Source::Setting(name) => format!("data.columns.time_unit = \"{name}\" wants"),
             Source::Layout | Source::Type => "this layout has".to_owned(),
         };
         match time {
-            None => RawProblem::NotATime { found, whose: whose.into(), expected, advice },
+            None => {
+                let wanted = format!("{whose} {expected}{advice}").into();
+                RawProblem::NotATime { found, expected, wanted }
+            }
             Some(time) => {
                 let seconds = time.div_euclid(i128::from(NANOS));
                 let day = seconds.div_euclid(i128::from(SECONDS_PER_DAY));
                 let [year, ..] = date_of(i64::try_from(day).unwrap_or(i64::MAX / 2));
-                RawProblem::FarTime { found, year, advice }
+                RawProblem::FarTime { found, year, advice: advice.into() }
             }
         }
     }
