@@ -3,9 +3,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use reclora_fuzz::{file, safetensors};
+use reclora_trainer::config::Representation;
 use reclora_trainer::crm::Crm;
 
 fuzz_target!(|data: &[u8]| {
     let path = file("crm.safetensors", &safetensors(data));
-    let _ = Crm::open(&path);
+    let _ = Crm::open(&path, Representation::Final);
 });

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::CommandFactory;
 use color_eyre::eyre::WrapErr;
-use reclora_storage::atomic::create_dir_all;
+use reclora_storage::atomic::{create_dir_all, write_bytes_atomic};
 use serde_json::Value;
 
 use crate::cli::{Cli, ConfigCommand, ExportArgs, PredictArgs, SynthArgs};
@@ -14,7 +14,7 @@ use crate::error::{LaunchError, Result};
 use crate::report::{self, RunInfo};
 use reclora_storage::mmap::set_access;
 use reclora_storage::synth::{self, SynthSpec};
-use reclora_trainer::stages::{RunContext, Stage, export_pair, predict, stage_dir};
+use reclora_trainer::stages::{RunContext, Stage, export_pair, predict, stage_dir, without_llm};
 
 /// Writes to standard output. A reader that has seen enough (`| head`) is no error.
 pub fn print(text: &str) -> Result<()> {
@@ -100,7 +100,7 @@ pub fn rebuild_report(run_dir: &Path) -> Result<()> {
 pub fn write_report(run_dir: &Path) -> Result<String> {
     let context = context(run_dir)?;
     let (mut stages, mut hashes) = (Vec::new(), Vec::new());
-    for stage in Stage::ALL {
+    for stage in Stage::ALL.into_iter().filter(|stage| stage.is_needed(&context.config)) {
         let dir = stage_dir(&context, stage)?;
         if let Some(manifest) = dir.manifest()? {
             stages.push((stage.name().to_owned(), manifest.seconds));
@@ -117,6 +117,20 @@ pub fn write_report(run_dir: &Path) -> Result<String> {
     let summary = report::write(run_dir, &info)?;
     let page = run_dir.join("report/index.html");
     Ok(format!("{}report: {}\n", report::table(&summary), page.display()))
+}
+
+/// Measures the models without an LLM of a run up to few2many: `RUN/report/crm.json`; returns what the
+/// terminal shows of it.
+pub fn write_without_llm(run_dir: &Path) -> Result<String> {
+    let context = context(run_dir)?;
+    let measured = without_llm(&context)?;
+    let dir = context.run_dir.join("report");
+    create_dir_all(&dir)?;
+    let path = dir.join("crm.json");
+    let mut bytes = serde_json::to_vec_pretty(&measured)?;
+    bytes.push(b'\n');
+    write_bytes_atomic(&path, &bytes)?;
+    Ok(format!("{}\n{}\n", report::without_llm(&measured), path.display()))
 }
 
 /// A run that is on disk.

@@ -77,7 +77,7 @@ impl Failure {
             autopsy.ranks.iter().map(|end| end.collectives.clone()).collect();
         let outcome = autopsy.ranks.get(autopsy.cause).map_or(Outcome::Ended, |end| end.outcome);
         let first_cause = reports.remove(autopsy.cause.min(reports.len().saturating_sub(1)));
-        let mut advice = advice(outcome, first_cause.error.is_some());
+        let mut advice = advice(outcome, first_cause.error.as_deref(), hopeless);
         if !gave_up.is_empty() {
             advice.insert(0, format!("no restart: {gave_up}"));
         }
@@ -147,8 +147,8 @@ fn report(rank: usize, end: &RankEnd) -> RankReport {
     }
 }
 
-/// What to try, by how the first rank ended.
-fn advice(outcome: Outcome, explained: bool) -> Vec<String> {
+/// What to try, by how the first rank ended. Where the same would come again something has to be changed first.
+fn advice(outcome: Outcome, error: Option<&str>, hopeless: bool) -> Vec<String> {
     let specific = match outcome {
         Outcome::Killed(Signal::SIGKILL) => Some(
             "SIGKILL without a cause of ours is usually the kernel when memory runs out (see \
@@ -188,11 +188,21 @@ fn advice(outcome: Outcome, explained: bool) -> Vec<String> {
             "its log may say what it was at; if one piece of work takes so long here, raise \
              runtime.progress_timeout",
         ),
-        Outcome::Exit(_) if !explained => Some("the log says more"),
+        Outcome::Exit(_) if error.is_none() => Some("the log says more"),
         _ => None,
     };
     let mut all: Vec<String> = specific.into_iter().map(str::to_owned).collect();
-    all.push("run the command below: it continues from what is complete".to_owned());
+    let setting = error.and_then(|error| error.strip_prefix("config: ")?.split_once(": "));
+    all.push(match setting {
+        Some((setting, _)) if hopeless => format!(
+            "change {setting} in the config, or add --set {setting}=VALUE; then run the command below, which \
+             keeps what is complete:"
+        ),
+        _ if hopeless => {
+            "fix the above, then run the command below, which keeps what is complete:".to_owned()
+        }
+        _ => "run the command below: it continues from what is complete".to_owned(),
+    });
     all
 }
 
@@ -270,7 +280,7 @@ mod tests {
 
     #[test]
     fn block_names_the_first_cause_and_the_others() {
-        let mapped = advice(Outcome::Killed(Signal::SIGBUS), false);
+        let mapped = advice(Outcome::Killed(Signal::SIGBUS), None, false);
         assert!(mapped[0].contains("runtime.file_access=pread"), "{mapped:?}");
         let killed = end(Outcome::Killed(Signal::SIGKILL), None, &["step 4"]);
         let text = failure(vec![end(Outcome::PeerLost, None, &[]), killed], 1).to_string();
@@ -278,6 +288,20 @@ mod tests {
         assert!(text.contains("| step 4"), "{text}");
         assert!(text.contains("rank 0 stopped because another rank went away"), "{text}");
         assert!(text.contains("memory"), "{text}");
+    }
+
+    /// Exit code 4 says that the same would come again; so must the advice.
+    #[test]
+    fn what_would_come_again_has_to_be_fixed_first() {
+        let last = |outcome, error, hopeless| advice(outcome, error, hopeless).pop().unwrap();
+        let error = Some("data/ratings.dat:7: no rating");
+        assert!(last(Outcome::Exit(1), error, true).starts_with("fix the above, then run"));
+        let setting = Some("config: data.label: no rating is a like; the highest is 5");
+        let advised = last(Outcome::Exit(1), setting, true);
+        assert!(advised.starts_with("change data.label in the config, or add --set data.label="));
+        let killed = Outcome::Killed(Signal::SIGKILL);
+        assert!(last(killed, None, true).starts_with("fix the above"), "no attempt got further");
+        assert!(last(killed, None, false).starts_with("run the command below: it continues"));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Selection {
     pub from: Option<Stage>,
     /// Only this.
     pub only: Option<Stage>,
+    /// Nothing after this.
+    pub until: Option<Stage>,
     /// What is selected, again.
     pub force: bool,
 }
@@ -53,10 +55,16 @@ impl Selection {
         Stage::ALL.into_iter().filter(|stage| self.plan(*stage) != Plan::Leave).collect()
     }
 
+    /// The last stage.
+    pub fn last(self) -> Stage {
+        self.only.or(self.until).unwrap_or(Stage::Export)
+    }
+
     /// What to do with a stage.
     pub fn plan(self, stage: Stage) -> Plan {
         match (self.only, self.from) {
             (Some(only), _) if stage != only => Plan::Leave,
+            _ if self.until.is_some_and(|until| stage > until) => Plan::Leave,
             (None, Some(from)) if stage >= from => Plan::Again,
             (None, Some(_)) => Plan::IfNeeded,
             _ if self.force => Plan::Again,
@@ -101,6 +109,10 @@ impl Pipeline {
             if plan == Plan::Leave {
                 continue;
             }
+            if !stage.is_needed(&self.context.config) {
+                say(&format!("{:9} not needed", stage.name()));
+                continue;
+            }
             let dir = stage_dir(&self.context, stage)?;
             if plan == Plan::Again && self.context.part.is_none() {
                 clear(&self.context.run_dir, dir.path())?;
@@ -132,7 +144,9 @@ impl Pipeline {
 
     /// `--only` runs nothing else, so what the stage reads must be there.
     fn check_inputs_of(&self, only: Stage) -> Result<()> {
-        for earlier in Stage::ALL.into_iter().filter(|stage| *stage < only) {
+        let config = &self.context.config;
+        let needed = |stage: &Stage| *stage < only && stage.is_needed(config);
+        for earlier in Stage::ALL.into_iter().filter(needed) {
             if !stage_dir(&self.context, earlier)?.is_complete()? {
                 return Err(LaunchError::Usage(format!(
                     "--only {}: stage {} has to come first, and {} is not complete or not up to \
@@ -311,6 +325,8 @@ mod tests {
         let only = Selection { only: Some(tune), ..none };
         let only_again = Selection { only: Some(tune), force: true, ..none };
         let force = Selection { force: true, ..none };
+        let until = Selection { until: Some(tune), ..none };
+        let from_until = Selection { from: Some(tune), ..until };
         let cases = [
             (none, [Plan::IfNeeded, Plan::IfNeeded, Plan::IfNeeded]),
             (from, [Plan::IfNeeded, Plan::Again, Plan::Again]),
@@ -318,6 +334,9 @@ mod tests {
             (only, [Plan::Leave, Plan::IfNeeded, Plan::Leave]),
             (only_again, [Plan::Leave, Plan::Again, Plan::Leave]),
             (force, [Plan::Again, Plan::Again, Plan::Again]),
+            (until, [Plan::IfNeeded, Plan::IfNeeded, Plan::Leave]),
+            (from_until, [Plan::IfNeeded, Plan::Again, Plan::Leave]),
+            (Selection { force: true, ..until }, [Plan::Again, Plan::Again, Plan::Leave]),
         ];
         for (selection, expected) in cases {
             assert_eq!([embed, tune, eval].map(|s| selection.plan(s)), expected, "{selection:?}");

@@ -72,9 +72,13 @@ fn readable(forecast: &Forecast, per_node: usize, threads: usize) -> String {
     text.push_str(&format!("\n{}\n\n", table.trim_fmt()));
     match samples {
         Some(samples) => text.push_str(&format!(
-            "few2many scores {} samples, evaluate {}\n",
+            "few2many scores {} samples, evaluate {}{}\n",
             count(samples.all),
-            count(samples.test)
+            count(samples.evaluated),
+            match samples.evaluated < samples.test {
+                true => format!(" of {} in test (evaluate.limit)", count(samples.test)),
+                false => String::new(),
+            }
         )),
         None => text.push_str(
             "pretrain, few2many and evaluate: known after `run CONFIG --only prepare`, which counts users, \

@@ -12,7 +12,7 @@ use reclora_trainer::config::Config;
 
 use crate::cli::{NodeCount, RunArgs};
 use crate::cluster::{self, Job, Leader};
-use crate::commands::{print, write_report};
+use crate::commands::{print, write_report, write_without_llm};
 use crate::config;
 use crate::error::{LaunchError, Result, exit_code};
 use crate::failure::ERROR_FILE;
@@ -31,6 +31,13 @@ const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// Runs an experiment.
 pub fn run(args: &RunArgs) -> Result<()> {
+    if let (Some(from), Some(until)) = (args.from, args.until)
+        && from > until
+    {
+        let (from, until) = (from.name(), until.name());
+        let what = format!("--from {from} --until {until}: {until} comes before {from}");
+        return Err(LaunchError::Usage(what).into());
+    }
     crate::signals::install()?;
     let overrides =
         Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks: args.nproc_per_node };
@@ -38,7 +45,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let config = resolve(&args.config, overrides, nodes)?;
     let job = job(args, nodes, &config)?;
     let run_dir = config.run_dir.clone();
-    let selection = Selection { from: args.from, only: args.only, force: args.force };
+    let selection =
+        Selection { from: args.from, only: args.only, until: args.until, force: args.force };
     let context = RunContext { run_dir: run_dir.clone(), config, part: args.part };
     // Nodes share the run directory and nothing else, so each looks at what it has.
     preflight::run(&context, &selection.stages())?;
@@ -76,6 +84,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         None => Collector::start(&run_dir, LEADER, 0),
         Some(part) => Collector::start(&run_dir, &format!("part_{}", part.index), 0),
     }?;
+    let last = selection.last();
     let pipeline = pipeline(args, context, selection, endpoint, leader, collector.watch())?;
     let result = pipeline.run();
     if let Some(leader) = pipeline.leader {
@@ -84,11 +93,15 @@ pub fn run(args: &RunArgs) -> Result<()> {
     }
     drop(collector);
     result?;
-    // `--only` leaves a run whose other stages may be missing or out of date.
-    if !args.no_report && args.only.is_none() {
-        print(&write_report(&run_dir)?)?;
+    if args.no_report || args.part.is_some() {
+        return Ok(());
     }
-    Ok(())
+    match last {
+        Stage::Few2many => print(&write_without_llm(&run_dir)?),
+        // `--only` leaves a run whose other stages may be missing or out of date.
+        last if args.only.is_none() && last >= Stage::Evaluate => print(&write_report(&run_dir)?),
+        _ => Ok(()),
+    }
 }
 
 fn pipeline(

@@ -74,12 +74,13 @@ fn a_plan_is_what_the_run_then_has() {
     assert_eq!(after["tune"]["parameters"], before["tune"]["parameters"]);
     assert_eq!(after["pretrain"]["parameters"], counts("crm")["parameters"]);
     assert_eq!(after["samples"]["train"], counts("crm")["samples"]);
+    assert_eq!(after["samples"]["evaluated"], counts("predictions")["samples"]);
     // 96 samples in batches of 16, twice.
     assert_eq!(after["tune"]["steps"], 12);
     let bytes = after["tune"]["parameters"].as_u64().unwrap() * 4;
     assert_eq!(after["tune"]["sent_per_step"].as_u64(), Some(2 * 3 * bytes / 4));
     assert_eq!(plan(&["--world-size", "1"])["tune"]["sent"], 0);
-    assert!(stdout(&["plan", &config, "--run-dir", &run_dir]).contains("few2many scores"));
+    assert!(stdout(&["plan", &config, "--run-dir", &run_dir]).contains(", evaluate 160 of "));
     let error = fails(&["plan", &config, "--world-size", "3"], 2);
     assert!(error.contains("power of two"), "{error}");
 }

@@ -147,7 +147,9 @@ fn users_with_one_rating_each_leave_no_samples() {
             .map(|(user, line)| format!("{user}::{}\n", line.split_once("::").unwrap().1))
             .collect()
     });
-    assert_says(&experiment.error(4, &[]), &["no samples left", "k_core", "min_history"]);
+    let error = experiment.error(4, &[]);
+    assert_says(&error, &["no samples left", "k_core", "min_history", "fix the above, then run"]);
+    assert!(!error.contains("below: it continues"), "{error}");
 }
 
 #[test]

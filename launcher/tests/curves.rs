@@ -119,6 +119,9 @@ fn e2e_tensorboard_is_given_every_step_and_epoch() {
         if task == "tune_RecLoRA" {
             assert!(steps.len() > 2, "{task}");
             assert_eq!(scalars(&directory, "loss"), steps, "{task}");
+            let deciding = expect("steps", "step", "deciding_loss");
+            assert_eq!(deciding.len(), steps.len());
+            assert_eq!(scalars(&directory, "deciding_loss"), deciding, "{task}");
             let rates = expect("steps", "step", "learning_rate");
             assert_eq!(scalars(&directory, "learning_rate"), rates, "{task}");
         }

@@ -19,12 +19,15 @@ use reclora_trainer::adapter::Adapter;
 use reclora_trainer::backbone::Backbone;
 
 /// What a run is for, as bytes.
-const RESULTS: [&str; 5] = [
+const RESULTS: [&str; 8] = [
     "adapter/adapter_model.safetensors",
     "adapter/plain_lora/adapter_model.safetensors",
     "predictions/test.parquet",
     "predictions/metrics.json",
     "export/bank.safetensors",
+    "predictions/valid.parquet",
+    "adapter/history.json",
+    "adapter/plain_lora/history.json",
 ];
 
 fn results(run_dir: &Path) -> BTreeMap<&'static str, Vec<u8>> {
@@ -58,6 +61,7 @@ fn e2e_d1_d3_the_number_of_ranks_changes_no_bit() {
         assert_same(&expected, &run_dir, &format!("{ranks} ranks"));
         assert_scored_once(&run_dir, 160);
     }
+    assert_valid_is_as_tuned(&one);
     // Rounded on the wire, gradients are others.
     let rounded = dir.path().join("rounded");
     let wire = ["--nproc-per-node", "2", "--set", "runtime.gradient_wire=bf16"];
@@ -76,13 +80,41 @@ fn assert_scored_once(run_dir: &Path, samples: i64) {
     let rows: Vec<_> = reader.get_row_iter(None).unwrap().map(Result::unwrap).collect();
     let keys: Vec<i64> = rows.iter().map(|row| row.get_long(0).unwrap()).collect();
     assert_eq!(keys.len() as i64, samples);
-    assert!(keys.windows(2).all(|pair| pair[1] == pair[0] + 1), "{keys:?}");
+    assert!(keys.is_sorted_by(|a, b| a < b), "{keys:?}");
+    // Drawn of all of test, not its beginning.
+    assert!(keys[keys.len() - 1] > keys[0] + 2 * samples, "{keys:?}");
     for row in &rows {
         for column in 5..10 {
             let probability = row.get_float(column).unwrap();
             assert!((0.0..=1.0).contains(&probability), "{row}");
         }
     }
+}
+
+/// What `valid.parquet` says of the samples that were scored is what the end of tuning said.
+fn assert_valid_is_as_tuned(run_dir: &Path) {
+    let file = File::open(run_dir.join("predictions/valid.parquet")).unwrap();
+    let rows = SerializedFileReader::new(file).unwrap().into_iter().map(Result::unwrap);
+    let rows: Vec<_> = rows.collect();
+    for (column, history) in [(5, "adapter"), (6, "adapter/plain_lora")] {
+        let scored = rows.iter().filter_map(|row| {
+            let (user, label) = (0, row.get_bool(4).unwrap());
+            let probability = row.get_float(column).ok()?;
+            Some(reclora_trainer::metrics::Scored { user, label, probability })
+        });
+        let scored: Vec<_> = scored.collect();
+        assert_eq!(scored.len(), 32, "those of tune.valid_samples");
+        let history = std::fs::read(run_dir.join(history).join("history.json")).unwrap();
+        let history: serde_json::Value = serde_json::from_slice(&history).unwrap();
+        let last = history["epochs"].as_array().unwrap().last().unwrap();
+        assert_eq!(last["valid_auc"].as_f64(), reclora_trainer::metrics::auc(&scored));
+        for record in history["steps"].as_array().unwrap() {
+            let loss = |name: &str| record[name].as_f64().unwrap();
+            // An answer of one token of three: the other two are soon known.
+            assert!(loss("deciding_loss") > 0.2 && loss("deciding_loss") < 3.0, "{record}");
+        }
+    }
+    assert!(rows.len() > 200 && rows.iter().all(|row| row.get_float(7).is_ok()), "the CRM of all");
 }
 
 /// D-2: whatever is killed, and whenever, the same command ends with the same bytes.
@@ -136,6 +168,11 @@ fn e2e_a_finished_run_is_up_to_date_and_a_change_redoes_what_depends_on_it() {
     assert_eq!(again(&["--set", "evaluate.bootstrap=60"]), ["evaluate"]);
     let slower = ["--set", "evaluate.bootstrap=60", "--set", "tune.learning_rate=0.001"];
     assert_eq!(again(&slower), ["tune", "evaluate", "export"]);
+    // What the gates are given is chosen after the CRM is trained.
+    let crm = std::fs::read(run_dir.join("crm/crm.safetensors")).unwrap();
+    let slower = [&slower[..], &["--set", "crm.representation=user"]].concat();
+    assert_eq!(again(&slower), ["few2many", "tune", "evaluate", "export"]);
+    assert!(std::fs::read(run_dir.join("crm/crm.safetensors")).unwrap() == crm);
     // No setting of the machine changes a result, so none redoes anything.
     let machine = ["--set", "runtime.threads_per_rank=1", "--nproc-per-node", "2"];
     assert_eq!(again(&[&slower[..], &machine].concat()), [] as [&str; 0]);

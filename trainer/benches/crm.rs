@@ -23,9 +23,9 @@ use reclora_storage::permutation::EpochOrder;
 use reclora_trainer::config::{CrmConfig, EmbeddingOptimizer};
 use reclora_trainer::crm::{CrmInput, Din, DinShape, Workspace};
 use reclora_trainer::distributed::buckets::Finished;
-use reclora_trainer::distributed::gradient::Gradient;
+use reclora_trainer::distributed::gradient::{Gradient, Losses};
 use reclora_trainer::distributed::table::{Held, Parameters};
-use reclora_trainer::distributed::train::{Objective, TrainPlan, train};
+use reclora_trainer::distributed::train::{Objective, TrainPlan, Validation, train};
 use reclora_trainer::error::Result;
 use reclora_trainer::metrics::{Scored, auc};
 use reclora_trainer::progress::Silent;
@@ -94,27 +94,24 @@ impl Objective for Bench<'_> {
         weight: f32,
         gradient: &mut Gradient,
         _finished: &mut Finished<'_>,
-    ) -> Result<f32> {
+    ) -> Result<Losses> {
         let rows = self.inputs.rows(samples.iter().copied())?;
         let inputs: Vec<_> = rows.iter().map(Row::input).collect();
         let labels: Vec<f32> = rows.iter().map(|row| f32::from(u8::from(row.label))).collect();
-        Ok(WORKSPACE.with_borrow_mut(|ws| {
+        let loss = WORKSPACE.with_borrow_mut(|ws| {
             let din = self.din;
             din.loss_and_gradient(
                 parameters, ws, &inputs, &labels, samples, epoch, weight, gradient,
             )
-        }))
+        });
+        Ok(loss.into())
     }
 
     fn tensors(&self) -> Vec<(String, std::ops::Range<usize>)> {
         Vec::new()
     }
 
-    fn validate(
-        &self,
-        held: Held<'_>,
-        _comm: &mut dyn Communicator,
-    ) -> Result<(Option<f64>, Option<f64>)> {
+    fn validate(&self, held: Held<'_>, _comm: &mut dyn Communicator) -> Result<Validation> {
         let start = Instant::now();
         let parameters = Parameters::whole(held.share.table(), held.values);
         let blocks: Vec<u64> = self.valid.clone().step_by(64).collect();
@@ -132,7 +129,7 @@ impl Objective for Bench<'_> {
         });
         let scored: Vec<Scored> = scored.collect::<Result<Vec<_>>>()?.concat();
         *self.validation.lock().unwrap() += start.elapsed();
-        Ok((auc(&scored), None))
+        Ok(Validation { auc: auc(&scored), ..Validation::default() })
     }
 }
 

@@ -63,6 +63,9 @@ pub struct Measures {
     pub seconds: [f64; 5],
     /// The newest training loss.
     pub loss: Option<f64>,
+    /// The newest loss of the choice between yes and no alone, where the LLM is tuned.
+    #[serde(default)]
+    pub deciding_loss: Option<f64>,
     /// How evenly the gates use the experts, since the last call: the entropy of their mean weights over its
     /// maximum ln N. 1 is even, 0 is one expert alone.
     pub gate_entropy: Option<f64>,
@@ -74,6 +77,8 @@ static TOKENS: AtomicU64 = AtomicU64::new(0);
 static NANOSECONDS: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
 /// Bits of the newest loss; not a number before there is one.
 static LOSS: AtomicU32 = AtomicU32::new(f32::NAN.to_bits());
+/// The same of the choice between yes and no.
+static DECIDING_LOSS: AtomicU32 = AtomicU32::new(f32::NAN.to_bits());
 /// Sums of the experts' weights.
 static GATES: Mutex<Vec<f64>> = Mutex::new(Vec::new());
 
@@ -127,10 +132,11 @@ pub fn processed(samples: usize, tokens: usize) {
     TOKENS.fetch_add(tokens as u64, Ordering::Relaxed);
 }
 
-/// An optimizer step, and the loss before it.
-pub fn stepped(loss: f32) {
+/// An optimizer step, and the losses before it.
+pub fn stepped(loss: f32, deciding_loss: Option<f32>) {
     STEPS.fetch_add(1, Ordering::Relaxed);
     LOSS.store(loss.to_bits(), Ordering::Relaxed);
+    DECIDING_LOSS.store(deciding_loss.unwrap_or(f32::NAN).to_bits(), Ordering::Relaxed);
 }
 
 /// The weights `[N]` that a gate gave to the experts.
@@ -145,7 +151,10 @@ pub fn gated(weights: &[f32]) {
 /// The counters now. `threads` work on what threads share.
 pub fn now(threads: usize) -> Measures {
     let sums = std::mem::take(&mut *GATES.lock().unwrap_or_else(PoisonError::into_inner));
-    let loss = f32::from_bits(LOSS.load(Ordering::Relaxed));
+    let newest = |loss: &AtomicU32| {
+        let loss = f32::from_bits(loss.load(Ordering::Relaxed));
+        loss.is_finite().then(|| f64::from(loss))
+    };
     let seconds = Phase::ALL.map(|phase| {
         let seconds = NANOSECONDS[phase as usize].load(Ordering::Relaxed) as f64 / 1e9;
         if phase.is_threaded() { seconds / threads.max(1) as f64 } else { seconds }
@@ -155,7 +164,8 @@ pub fn now(threads: usize) -> Measures {
         samples: SAMPLES.load(Ordering::Relaxed),
         tokens: TOKENS.load(Ordering::Relaxed),
         seconds,
-        loss: loss.is_finite().then(|| f64::from(loss)),
+        loss: newest(&LOSS),
+        deciding_loss: newest(&DECIDING_LOSS),
         gate_entropy: evenness(&sums),
     }
 }
@@ -192,13 +202,13 @@ mod tests {
         timed(Phase::Forward, || std::thread::sleep(Duration::from_millis(4)));
         spent(Phase::Communication, Duration::from_secs(2));
         processed(3, 70);
-        stepped(0.5);
+        stepped(0.5, Some(0.25));
         gated(&[0.5, 0.5]);
         let after = now(2);
         assert!(after.samples >= before.samples + 3 && after.tokens >= before.tokens + 70);
         assert!(after.steps > before.steps);
         assert!(after.seconds[Phase::Communication as usize] >= 2.0);
         assert!(after.seconds[Phase::Forward as usize] >= 0.002, "half of 4 ms: two threads");
-        assert!(after.loss.is_some());
+        assert!(after.loss.is_some() && after.deciding_loss.is_some());
     }
 }

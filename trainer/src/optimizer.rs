@@ -209,7 +209,7 @@ mod tests {
     }
 
     fn dense(values: &[f32]) -> GradientSum {
-        GradientSum::of_dense(values.to_vec(), 0.0)
+        GradientSum::of_dense(values.to_vec())
     }
 
     /// A table of 5 rows and one dense parameter, of which steps touch rows 1 and 3, then only 3.
@@ -229,7 +229,7 @@ mod tests {
             }
             gradient.all_dense()[0] = 2.0;
             values[10] = 2.0;
-            let gradient = gradient.sum(0.0);
+            let gradient = gradient.sum(0.0.into());
             let [of_lazy, of_eager, of_flat] = &mut optimizers;
             of_lazy.step(&mut lazy, &gradient, 0.1);
             of_eager.step(&mut eager, &gradient, 0.1);

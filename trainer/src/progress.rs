@@ -17,6 +17,9 @@ pub enum Event {
         total: u64,
         /// What one unit is ("samples", "steps", "items").
         unit: String,
+        /// Whether all ranks do every unit together, as an optimizer step; otherwise each does a share of them.
+        #[serde(default)]
+        together: bool,
     },
     /// `done` units of this rank's share are finished (absolute, not a difference).
     Update {

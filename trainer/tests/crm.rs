@@ -71,7 +71,7 @@ fn loss(din: &Din, parameters: &[f32], samples: &[Sample]) -> (f32, Vec<f32>) {
     let parameters = Parameters::whole(din.table(), parameters);
     let loss =
         din.loss_and_gradient(parameters, ws, &inputs, &labels, &keys, 9, 1.0, &mut gradient);
-    let (sum, table) = (gradient.sum(loss), din.table());
+    let (sum, table) = (gradient.sum(loss.into()), din.table());
     let mut flat = vec![0.0; table.len()];
     for (row, values) in sum.rows().iter().zip(sum.values().chunks(table.width)) {
         flat[*row as usize * table.width..][..table.width].copy_from_slice(values);
@@ -176,11 +176,20 @@ fn the_file_comes_back_and_damage_is_refused() {
     let saved = din.init(3);
     din.save(&saved, &path).unwrap();
     let bytes = std::fs::read(&path).unwrap();
-    let crm = Crm::open(&path).unwrap();
+    let crm = Crm::open(&path, Representation::User).unwrap();
     let Parameters { table, rows, dense } = crm.parameters();
     assert_eq!(([table, dense].concat(), rows), (saved.clone(), None));
     assert_eq!(crm.din().tensors(), din.tensors());
     drop(crm);
+    // What the gates are given is no part of it.
+    let other = self::din(0.1, Representation::Hidden);
+    other.save(&saved, &path).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "the file knows of no representation");
+    let dims = [(Representation::User, &din), (Representation::Hidden, &other)];
+    for (representation, din) in dims {
+        let crm = Crm::open(&path, representation).unwrap();
+        assert_eq!(crm.din().representation_dim(), din.representation_dim());
+    }
     din.save(&saved, &path).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), bytes, "the same bytes each time");
     let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -189,11 +198,11 @@ fn the_file_comes_back_and_damage_is_refused() {
         damaged[position] ^= 0x10;
         std::fs::write(&path, damaged).unwrap();
         // Only blanks after the header may change: every setting is hashed, as the values are.
-        if Crm::open(&path).is_ok() {
+        if Crm::open(&path, Representation::User).is_ok() {
             assert!(bytes[position].is_ascii_whitespace(), "byte {position}");
         }
         std::fs::write(&path, &bytes[..position]).unwrap();
-        let error = Crm::open(&path).unwrap_err().to_string();
+        let error = Crm::open(&path, Representation::User).unwrap_err().to_string();
         assert!(error.contains("crm.safetensors") && error.contains("--from pretrain"), "{error}");
     }
 }

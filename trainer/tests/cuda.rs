@@ -13,6 +13,7 @@ use reclora_trainer::adapter::{Adapter, AdapterLayout};
 use reclora_trainer::backbone::Backbone;
 use reclora_trainer::config::{AdapterConfig, MixForm, Projection};
 use reclora_trainer::cuda::{DeviceBackbone, DeviceModel, DeviceOptions, Precision};
+use reclora_trainer::distributed::gradient::Losses;
 use reclora_trainer::error::TrainerError;
 use reclora_trainer::model::{
     AdaptedModel, Dropout, GradientTarget, Prompt, Target, TrainingSample, Workspace,
@@ -62,7 +63,8 @@ impl Case {
             .map(|((prompt, targets), key)| {
                 let dropout = Dropout { probability: 0.4, key };
                 let dropout = (self.dropout && key != 1).then_some(dropout);
-                TrainingSample { prompt, targets, label: true, dropout }
+                let (label, deciding) = (key % 2 == 0, (key != 3).then_some([2, 7]));
+                TrainingSample { prompt, targets, label, deciding, dropout }
             })
             .collect()
     }
@@ -73,14 +75,14 @@ impl Case {
     }
 
     /// Losses and the sum of the gradients, one sample at a time on the CPU.
-    fn expected(&self, weight: f32) -> (Vec<f32>, Vec<f32>) {
+    fn expected(&self, weight: f32) -> (Vec<Losses>, Vec<f32>) {
         let model = AdaptedModel::new(&self.backbone, &self.adapter);
         let mut gradient = vec![0.0; self.adapter.num_parameters()];
         let ws = &mut Workspace::new();
-        let losses = self.samples().into_iter().map(|sample| {
-            let TrainingSample { prompt, targets, dropout, .. } = sample;
-            model.loss_and_gradient(ws, &prompt, targets, dropout, weight, &mut gradient).unwrap()
-        });
+        let losses = self
+            .samples()
+            .into_iter()
+            .map(|sample| model.losses_and_gradient(ws, &sample, weight, &mut gradient).unwrap());
         (losses.collect(), gradient)
     }
 
@@ -98,9 +100,9 @@ impl Case {
                 let mut finishing = Finishing::default();
                 let mut tell = |gradient: &[f32], from: usize| finishing.tell(gradient, from);
                 let target = GradientTarget::watched(&mut gradient, &mut tell);
-                let got = model.loss_and_gradient(&self.samples(), weight, target).unwrap();
+                let got = model.losses_and_gradient(&self.samples(), weight, target).unwrap();
                 finishing.check(self.backbone.config().num_layers, &gradient, &what);
-                assert_near(&got, &losses, RELATIVE, &what);
+                assert_near(&flat(&got), &flat(&losses), RELATIVE, &what);
                 for tensor in self.adapter.layout().tensors() {
                     let here = tensor.range.clone();
                     let what = format!("{what}: {}", tensor.name);
@@ -154,6 +156,10 @@ fn config(form: MixForm) -> AdapterConfig {
 }
 
 const FORMS: [MixForm; 2] = [MixForm::Factor, MixForm::Product];
+
+fn flat(losses: &[Losses]) -> Vec<f32> {
+    losses.iter().flat_map(|losses| [losses.training, losses.deciding]).collect()
+}
 
 #[test]
 fn losses_and_gradients_are_those_of_the_cpu_in_both_forms() {
@@ -252,8 +258,8 @@ fn bf16_is_near_f32() {
         let backbone = DeviceBackbone::new(&case.backbone, &device, options).unwrap();
         let model = DeviceModel::new(&backbone, &case.adapter).unwrap();
         let mut gradient = vec![0.0; expected.len()];
-        let got = model.loss_and_gradient(&case.samples(), 1.0, &mut gradient).unwrap();
-        assert_near(&got, &losses, 0.05, name);
+        let got = model.losses_and_gradient(&case.samples(), 1.0, &mut gradient).unwrap();
+        assert_near(&flat(&got), &flat(&losses), 0.05, name);
         let cosine = dot(&gradient, &expected)
             / (dot(&gradient, &gradient) * dot(&expected, &expected)).sqrt();
         assert!(cosine > 0.99, "{name}: {cosine}");
@@ -269,7 +275,13 @@ fn bad_inputs_are_refused_and_leave_the_gradient() {
         let refused = |prompt: Prompt<'_>, targets: &[Target], part: &str| {
             let mut gradient = vec![0.0; case.adapter.num_parameters()];
             let mut samples = case.samples();
-            samples.push(TrainingSample { prompt, targets, label: true, dropout: None });
+            samples.push(TrainingSample {
+                prompt,
+                targets,
+                label: true,
+                deciding: None,
+                dropout: None,
+            });
             let error = model.loss_and_gradient(&samples, 1.0, &mut gradient).unwrap_err();
             assert!(matches!(error, TrainerError::Input(_)), "{name}: {error}");
             assert!(error.to_string().contains(part), "{name}: {error}");

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout};
 use reclora_trainer::backbone::{Backbone, BackboneConfig};
 use reclora_trainer::config::{AdapterConfig, Head, MixForm};
-use reclora_trainer::model::{AdaptedModel, Prompt, Target, Workspace};
+use reclora_trainer::model::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use stories::{
     FORMS, TOKENS, WIDTH, assert_close, logits, merged, random_adapter, representation, settings,
     stories, uniform,
@@ -124,6 +124,49 @@ fn trained_heads_start_as_the_backbones_answers() {
             let p = 1.0 / (1.0 + (-margin).exp());
             let cross_entropy = -(if like { p } else { 1.0 - p }).ln();
             assert!((f64::from(loss) - cross_entropy).abs() < 1e-5, "{loss} {cross_entropy}");
+        }
+    }
+}
+
+/// The loss of yes and no comes out of the same pass, whose training loss and gradient stay to the bit: it is
+/// the cross-entropy of the answer among the two, as the log loss of what `answer_logits` gives.
+#[test]
+fn the_deciding_loss_is_the_log_loss_of_the_answer() {
+    let (backbone, deciding, c) = (stories(), [403, 261], representation(1));
+    let position = TOKENS.len() - 3;
+    let prompt = Prompt { tokens: &TOKENS, representation: &c };
+    let mut ws = Workspace::new();
+    for head in [Head::Lm, Head::Ctr2, Head::Ctr1] {
+        let config = AdapterConfig { head, ..settings(MixForm::Factor) };
+        let mut adapter = random_adapter(&backbone, &config, 5);
+        adapter.start_head(&backbone, deciding).unwrap();
+        let model = AdaptedModel::new(&backbone, &adapter);
+        let [no, yes] = model.answer_logits(&mut ws, &prompt, position, deciding).unwrap();
+        let p = 1.0 / (1.0 + f64::from(no - yes).exp());
+        for label in [false, true] {
+            let token = deciding[usize::from(label)];
+            let targets = [Target { position, token }, Target { position: position + 1, token: 7 }];
+            let deciding = Some(deciding);
+            let sample =
+                TrainingSample { prompt, targets: &targets, label, deciding, dropout: None };
+            let zero = || vec![0.0; adapter.num_parameters()];
+            let (mut gradient, mut alone) = (zero(), zero());
+            let losses = model.losses_and_gradient(&mut ws, &sample, 0.5, &mut gradient).unwrap();
+            let expected = -(if label { p } else { 1.0 - p }).ln();
+            let got = f64::from(losses.deciding);
+            assert!((got - expected).abs() < 1e-5 * expected.max(1.0), "{got} {expected}");
+            if head == Head::Lm {
+                let loss = model
+                    .loss_and_gradient(&mut ws, &prompt, &targets, None, 0.5, &mut alone)
+                    .unwrap();
+                assert!(losses.training == loss && gradient == alone);
+                assert!(losses.training != losses.deciding);
+                let odd = TrainingSample { deciding: Some([3, 1 << 20]), ..sample };
+                let error = model.losses_and_gradient(&mut ws, &odd, 1.0, &mut alone).unwrap_err();
+                assert!(error.to_string().contains("vocabulary"), "{error}");
+            } else {
+                assert!(losses.training == losses.deciding);
+            }
         }
     }
 }

@@ -12,9 +12,9 @@ use std::time::Duration;
 use ranks::with_ranks;
 use reclora_comm::Communicator;
 use reclora_trainer::distributed::buckets::Finished;
-use reclora_trainer::distributed::gradient::Gradient;
+use reclora_trainer::distributed::gradient::{Gradient, Losses};
 use reclora_trainer::distributed::table::{Held, Parameters, Table};
-use reclora_trainer::distributed::train::{Objective, TrainPlan, train};
+use reclora_trainer::distributed::train::{Objective, TrainPlan, Validation, train};
 use reclora_trainer::error::{Result, TrainerError};
 use reclora_trainer::progress::Silent;
 
@@ -89,7 +89,7 @@ impl Objective for Patient {
         weight: f32,
         gradient: &mut Gradient,
         finished: &mut Finished<'_>,
-    ) -> Result<f32> {
+    ) -> Result<Losses> {
         let gradient = gradient.all_dense();
         gradient[2..].copy_from_slice(&[weight, self.last]);
         finished(gradient, 2);
@@ -100,19 +100,15 @@ impl Objective for Patient {
         }
         gradient[..2].fill(2.0 * weight);
         // Nothing is said of the rest: the end of the micro-batch says it.
-        Ok(parameters.dense.iter().sum())
+        Ok(parameters.dense.iter().sum::<f32>().into())
     }
 
     fn tensors(&self) -> Vec<(String, Range<usize>)> {
         (0..4).map(|place| (format!("weight {place}"), place..place + 1)).collect()
     }
 
-    fn validate(
-        &self,
-        _held: Held<'_>,
-        _comm: &mut dyn Communicator,
-    ) -> Result<(Option<f64>, Option<f64>)> {
-        Ok((None, None))
+    fn validate(&self, _held: Held<'_>, _comm: &mut dyn Communicator) -> Result<Validation> {
+        Ok(Validation::default())
     }
 }
 

@@ -13,14 +13,15 @@ use reclora_trainer::distributed::checkpoint::is_whole;
 use reclora_trainer::distributed::table::{Held, Table};
 use reclora_trainer::distributed::train::{Objective, TrainPlan, Trained, train};
 use reclora_trainer::error::TrainerError;
-use reclora_trainer::progress::Silent;
-use toy::{TABLE, Toy, WIDTH, bits, initial, plan, solo};
+use reclora_trainer::progress::{Event, Progress, Silent};
+use toy::{TABLE, Toy, WIDTH, beside, bits, initial, plan, solo};
 
 /// The same of ranks that hold some rows each.
 fn bits_of_shares(of_ranks: &[Trained]) -> (Vec<u32>, String) {
     let table = of_ranks[0].share.table();
     let mut whole = vec![0; WIDTH];
-    for Trained { parameters, share, history } in of_ranks {
+    for trained in of_ranks {
+        let Trained { parameters, share, .. } = trained;
         assert_eq!(share.parts(), of_ranks.len());
         let (rows, dense) = parameters.split_at(share.held().len());
         for (row, values) in share.rows().zip(rows.chunks(table.width)) {
@@ -31,9 +32,9 @@ fn bits_of_shares(of_ranks: &[Trained]) -> (Vec<u32>, String) {
         for (place, value) in whole[table.len()..].iter_mut().zip(dense) {
             *place = value.to_bits();
         }
-        assert_eq!(history, &of_ranks[0].history);
+        assert_eq!(beside(trained), beside(&of_ranks[0]));
     }
-    (whole, serde_json::to_string(&of_ranks[0].history).unwrap())
+    (whole, beside(&of_ranks[0]))
 }
 
 fn on_ranks(world_size: usize, plan: &TrainPlan) -> Vec<Trained> {
@@ -165,7 +166,9 @@ fn the_best_epoch_is_selected_and_patience_ends_training() {
     let best = aucs.iter().copied().fold(0.0, f64::max);
     let toy = Toy { left: AtomicU64::new(0), table: Table::default() };
     let held = Held { share: trained.share, values: &trained.parameters };
-    assert_eq!(toy.validate(held, &mut Solo).unwrap().0, Some(best));
+    let validation = toy.validate(held, &mut Solo).unwrap();
+    assert_eq!(validation.auc, Some(best));
+    assert_eq!(trained.valid_logits, validation.logits, "of the epoch that was selected");
     assert!(aucs.len() < 40 && aucs[aucs.len() - 1] <= best, "{aucs:?}");
 }
 
@@ -190,6 +193,43 @@ fn a_rank_whose_replica_differs_is_named_with_the_tensor() {
         let TrainerError::Replica { step, tensor, odd } = &error else { panic!("{error}") };
         assert_eq!((*step, tensor.as_str(), odd.as_slice()), (3, "lower", &[2][..]));
         assert!(error.to_string().starts_with("after step 3 rank 2 has another lower than"));
+    }
+}
+
+/// Keeps what is told.
+struct Told(Vec<Event>);
+
+impl Progress for Told {
+    fn emit(&mut self, event: Event) {
+        self.0.push(event);
+    }
+}
+
+#[test]
+fn every_rank_tells_optimizer_steps_however_many_ranks_there_are() {
+    let dir = tempfile::tempdir().unwrap();
+    for world_size in [1, 2] {
+        let plan = plan(&dir.path().join(world_size.to_string()));
+        let of_ranks = with_ranks(world_size, |mut comm| {
+            let toy = Toy { left: AtomicU64::new(u64::MAX), table: plan.table };
+            let mut told = Told(Vec::new());
+            let trained = train(&plan, &toy, initial, &mut comm, &mut told).unwrap();
+            (trained.history, told.0)
+        });
+        for (history, told) in of_ranks {
+            // 203 samples are seven batches of 32.
+            assert_eq!(history.steps.len(), 42);
+            let start = told.iter().find(|event| matches!(event, Event::Start { .. }));
+            let Some(Event::Start { total, together, .. }) = start else { panic!("{told:?}") };
+            assert_eq!((*total, *together), (42, true), "{world_size} ranks");
+            let updates = told.iter().filter_map(|event| match event {
+                Event::Update { done, note, .. } => Some((*done, note.as_str())),
+                _ => None,
+            });
+            let (done, notes): (Vec<u64>, Vec<&str>) = updates.unzip();
+            assert!(done.iter().copied().eq(1..=42), "{done:?}");
+            assert!(notes.iter().all(|note| note.contains(", yes/no ")), "{notes:?}");
+        }
     }
 }
 

@@ -45,6 +45,9 @@ pub struct SubmitArgs {
     /// Any other option of sbatch, as --sbatch=--mem=64G; repeatable
     #[arg(long, value_name = "OPTION", help_heading = "Resources", allow_hyphen_values = true)]
     pub sbatch: Vec<String>,
+    /// Do everything up to and including this stage
+    #[arg(long, value_name = "STAGE", value_parser = stage_parser(), help_heading = "Jobs")]
+    pub until: Option<Stage>,
     /// A job per stage, each waiting for the one before
     #[arg(long, help_heading = "Jobs")]
     pub array_of_stages: bool,

@@ -131,12 +131,17 @@ pub struct RunArgs {
     /// Do only this stage; what it reads must be there
     #[arg(long, value_name = "STAGE", value_parser = stage_parser(), help_heading = "Stages")]
     pub only: Option<Stage>,
+    /// Do everything up to and including this stage; up to few2many, the run ends with the table of the models
+    /// without an LLM
+    #[arg(long, value_name = "STAGE", value_parser = stage_parser(), help_heading = "Stages")]
+    #[arg(conflicts_with = "only")]
+    pub until: Option<Stage>,
     /// Do the selected stages again even when they are up to date
     #[arg(long, help_heading = "Stages")]
     pub force: bool,
     /// With --only few2many: score only this share of the data, e.g. 0/4; several can run at the same time, and a
     /// run without --part completes the stage
-    #[arg(long, value_name = "INDEX/COUNT", help_heading = "Stages", conflicts_with_all = ["force", "from"])]
+    #[arg(long, value_name = "INDEX/COUNT", help_heading = "Stages", conflicts_with_all = ["force", "from", "until"])]
     pub part: Option<Part>,
     /// Don't write the report at the end
     #[arg(long, help_heading = "Stages")]

@@ -50,6 +50,8 @@ Stages: prepare (raw files to samples), embed (item embeddings), retrieve (top-K
 pretrain (CRM on the full data), few2many (the CRM's representation of every sample), tune \
 (few-shot LoRA), evaluate (full test set), export (PEFT adapters).
 
+--from and --until select stages by their place in this order, --only a single one. embed is left out where nothing reads the embeddings of items (retrieve.text_order and crm_order are recent).
+
 Every stage except prepare and export runs as a gang of rank processes. The run directory gets \
 one directory per stage, report/, logs/<stage>/attempt_N/rank_R/{stdout,stderr}.log and, when a \
 rank fails, error.json. Its config.toml is the resolved config: `run RUN/config.toml` continues \
@@ -62,6 +64,8 @@ Examples:
   reclora-launch run configs/quickstart.toml --nproc-per-node 4
   reclora-launch run configs/quickstart.toml --from tune --set adapter.experts=4
   reclora-launch run configs/quickstart.toml --only evaluate --force
+  reclora-launch run configs/quickstart.toml --until few2many
+      The CRM and the baselines, on valid and on test, before any LLM is tuned
   reclora-launch run CONFIG --nnodes 2 --node-rank 0 --rdzv-endpoint node0:29500
       On two nodes that share the run directory; the other runs the same with --node-rank 1
 

@@ -130,11 +130,14 @@ fn ranks(families: &Families, view: &View<'_>) -> Result<()> {
     for (name, help, value) in counters {
         families.counter(&format!("reclora_rank_{name}_total"), help, &RANK_LABELS, rows(value))?;
     }
-    let gauges: [Row<Rank, Option<f64>>; 6] = [
+    let gauges: [Row<Rank, Option<f64>>; 7] = [
         ("done", "Units of the task that are done.", |r| Some(r.done as f64)),
         ("units", "Units of the task, of all ranks.", |r| Some(r.total as f64)),
         ("silent_seconds", "Since the rank last said anything.", |r| Some(r.silent)),
         ("loss", "Newest training loss.", |r| r.measures.loss),
+        ("deciding_loss", "Newest loss of the choice between yes and no.", |r| {
+            r.measures.deciding_loss
+        }),
         ("gate_entropy_ratio", "How evenly the experts are used; 1 is even.", |r| {
             r.measures.gate_entropy
         }),

@@ -46,15 +46,22 @@ impl Scalars {
             };
             for step in &history.steps {
                 scalar(step.step, "loss", step.loss.into());
+                step.deciding_loss
+                    .into_iter()
+                    .for_each(|loss| scalar(step.step, "deciding_loss", loss.into()));
                 scalar(step.step, "learning_rate", step.learning_rate.into());
                 scalar(step.step, "gradient_norm", step.gradient_norm.into());
             }
             for epoch in &history.epochs {
                 scalar(epoch.epoch, "epoch/train_loss", epoch.train_loss);
-                let valid = [("auc", epoch.valid_auc), ("log_loss", epoch.valid_log_loss)];
-                for (name, value) in valid {
+                let others = [
+                    ("deciding_loss", epoch.deciding_loss),
+                    ("valid_auc", epoch.valid_auc),
+                    ("valid_log_loss", epoch.valid_log_loss),
+                ];
+                for (name, value) in others {
                     value.into_iter().for_each(|value| {
-                        scalar(epoch.epoch, &format!("epoch/valid_{name}"), value);
+                        scalar(epoch.epoch, &format!("epoch/{name}"), value);
                     });
                 }
             }
@@ -180,7 +187,9 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let curve = |task: &str, step: u64| {
             let (loss, learning_rate, gradient_norm) = (0.5, 0.1, 2.0);
-            let step = StepRecord { step, epoch: 1, loss, learning_rate, gradient_norm };
+            let deciding_loss = None;
+            let step =
+                StepRecord { step, epoch: 1, loss, deciding_loss, learning_rate, gradient_norm };
             let history = History { steps: vec![step], epochs: Vec::new() };
             Curve { task: task.into(), history }
         };

@@ -52,7 +52,7 @@ impl Watch {
         let Some(Heard { rank, last, began }) = ranks.get_mut(&rank) else { return };
         *last = Instant::now();
         match event {
-            Event::Start { task, total, unit } => {
+            Event::Start { task, total, unit, .. } => {
                 *began = *last;
                 (rank.task, rank.total) = (task.clone(), *total);
                 (rank.unit, rank.done) = (unit.clone(), 0);
@@ -100,7 +100,8 @@ mod tests {
         watch.clear("tune");
         watch.begin(3, 77);
         watch.take(9, &Event::Saved);
-        let start = Event::Start { task: "tune".into(), total: 10, unit: "steps".into() };
+        let (task, unit) = ("tune".into(), "steps".into());
+        let start = Event::Start { task, total: 10, unit, together: true };
         watch.take(3, &start);
         watch.take(3, &Event::Update { task: "tune".into(), done: 4, note: String::new() });
         watch.take(3, &Event::Update { task: "other".into(), done: 9, note: String::new() });

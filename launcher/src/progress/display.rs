@@ -216,7 +216,8 @@ mod tests {
     #[test]
     fn rate_leaves_out_what_was_done_before() {
         let mut tracker = Tracker::new(1);
-        tracker.apply(0, Event::Start { task: "t".into(), total: 100, unit: "steps".into() });
+        let (task, unit) = ("t".into(), "steps".into());
+        tracker.apply(0, Event::Start { task, total: 100, unit, together: true });
         let note = "loss 0.6".to_owned();
         let change = tracker.apply(0, Event::Update { task: "t".into(), done: 70, note });
         let Some(Change::Advanced(task)) = change else { panic!() };

@@ -14,6 +14,8 @@ pub struct Task {
     pub total: u64,
     /// What a unit is.
     pub unit: String,
+    /// Whether ranks do every unit together.
+    together: bool,
     /// Units each rank has finished.
     done: Vec<u64>,
     started: Vec<bool>,
@@ -23,10 +25,16 @@ pub struct Task {
 }
 
 impl Task {
-    /// Units finished over all ranks, never more than the total.
+    /// Units finished over all ranks, never more than the total. Of units that ranks do together, those that
+    /// every rank has finished which began.
     pub fn done(&self) -> u64 {
-        let sum = self.done.iter().fold(0_u64, |sum, done| sum.saturating_add(*done));
-        if self.total == 0 { sum } else { sum.min(self.total) }
+        let began = self.done.iter().zip(&self.started).filter(|(_, started)| **started);
+        let done = if self.together {
+            began.map(|(done, _)| *done).min().unwrap_or(0)
+        } else {
+            began.fold(0_u64, |sum, (done, _)| sum.saturating_add(*done))
+        };
+        if self.total == 0 { done } else { done.min(self.total) }
     }
 
     /// Every rank that began has finished.
@@ -82,7 +90,9 @@ impl Tracker {
             return None;
         }
         match event {
-            Event::Start { task, total, unit } => self.start(rank, &task, total, &unit),
+            Event::Start { task, total, unit, together } => {
+                self.start(rank, &task, total, &unit, together)
+            }
             Event::Update { task, done, note } => {
                 let task = self.find(&task)?;
                 let slot = task.done.get_mut(rank)?;
@@ -148,7 +158,14 @@ impl Tracker {
         self.tasks.iter().map(|task| (task.name.clone(), task.done())).collect()
     }
 
-    fn start(&mut self, rank: usize, name: &str, total: u64, unit: &str) -> Option<Change> {
+    fn start(
+        &mut self,
+        rank: usize,
+        name: &str,
+        total: u64,
+        unit: &str,
+        together: bool,
+    ) -> Option<Change> {
         let index = self.tasks.iter().position(|task| task.name == name && !task.is_finished());
         let index = match index {
             Some(index) => index,
@@ -158,6 +175,7 @@ impl Tracker {
                     name: name.to_owned(),
                     total,
                     unit: unit.to_owned(),
+                    together,
                     done: vec![0; self.world_size],
                     started: vec![false; self.world_size],
                     finished: vec![false; self.world_size],
@@ -185,7 +203,7 @@ mod tests {
     use super::*;
 
     fn start(task: &str, total: u64) -> Event {
-        Event::Start { task: task.into(), total, unit: "samples".into() }
+        Event::Start { task: task.into(), total, unit: "samples".into(), together: false }
     }
     fn update(task: &str, done: u64) -> Event {
         Event::Update { task: task.into(), done, note: String::new() }
@@ -209,6 +227,30 @@ mod tests {
         assert_eq!(t.apply(0, finish("tune")), None);
         assert!(matches!(t.apply(1, finish("tune")), Some(Change::Finished(_))));
         assert_eq!(t.apply(1, finish("tune")), None);
+    }
+
+    #[test]
+    fn units_that_ranks_do_together_count_once() {
+        for world_size in [1, 2, 4] {
+            let mut t = Tracker::new(world_size);
+            let steps = || Event::Start {
+                task: "tune".into(),
+                total: 64,
+                unit: "steps".into(),
+                together: true,
+            };
+            let starts: Vec<_> = (0..world_size).map(|rank| t.apply(rank, steps())).collect();
+            let Some(Change::Started(task)) = &starts[0] else { panic!() };
+            assert_eq!((task.total, starts.iter().flatten().count()), (64, 1));
+            for step in [1, 2, 64] {
+                let updates = (0..world_size).map(|rank| t.apply(rank, update("tune", step)));
+                let Some(Some(Change::Advanced(task))) = updates.last() else { panic!() };
+                assert_eq!(task.done(), step, "{world_size} ranks");
+            }
+            // One is ahead: the step is not over.
+            t.apply(0, update("tune", 63));
+            assert_eq!(t.high_water()["tune"], 63);
+        }
     }
 
     #[test]

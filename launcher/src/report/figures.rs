@@ -117,7 +117,7 @@ pub(super) fn tuning(inputs: &Inputs) -> Result<Vec<Figure>, ReportError> {
         tuning_loss(&runs)?,
         finish(
             "Valid AUC while tuning",
-            "After each epoch, on the first samples of the valid split. Shown only: \
+            "After each epoch, on samples of the valid split. Shown only: \
              the last epoch is the one kept.",
             runs.iter().map(|(key, _)| key_of(key)).collect(),
             lines("epoch", "valid AUC", auc.collect(), true, "Valid AUC per epoch of tuning"),

@@ -14,6 +14,7 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod without_llm;
 
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,7 @@ use reclora_storage::error::StorageError;
 
 pub use summary::{ModelSummary, Summary, as_map, label, number};
 pub use table::table;
+pub use without_llm::without_llm;
 
 /// What the report needs to know beyond the files of the run.
 #[derive(Clone, Debug)]

@@ -59,7 +59,8 @@ pub fn plans(args: &SubmitArgs, config: &Config, program: &Path) -> Result<Vec<P
             (Stage::Few2many, Some(jobs)) => Some(Work::Parts(jobs)),
             _ => None,
         };
-        let stages = Stage::ALL.into_iter();
+        let stages = Stage::ALL.into_iter().filter(|stage| stage.is_needed(config));
+        let stages = stages.filter(|stage| args.until.is_none_or(|until| *stage <= until));
         stages.flat_map(|stage| before(stage).into_iter().chain([Work::Stage(stage)])).collect()
     } else {
         vec![Work::All]
@@ -167,7 +168,11 @@ fn command(args: &SubmitArgs, config: &Config, program: &Path, work: Work) -> St
     let mut words = vec![word(program), "run".into(), word(&saved)];
     words.extend(["--max-restarts".into(), args.max_restarts.to_string()]);
     match work {
-        Work::All => {}
+        Work::All => {
+            if let Some(until) = args.until {
+                words.extend(["--until".into(), until.name().into()]);
+            }
+        }
         Work::Stage(stage) => words.extend(["--only".into(), stage.name().into()]),
         Work::Parts(jobs) => {
             let part = format!("\"$SLURM_ARRAY_TASK_ID/{jobs}\"");
@@ -245,6 +250,21 @@ mod tests {
         assert!(plans[5].text.contains("--only tune"), "{}", plans[5].text);
         assert!(plans[5].text.contains("#SBATCH --nodes=2"), "{}", plans[5].text);
         assert!(plans[7].text.contains("0) /opt/reclora-launch report '/runs/my run'; exit 0 ;;"));
+    }
+
+    #[test]
+    fn stages_behind_the_last_that_is_wanted_and_those_not_needed_are_no_jobs() {
+        let program = Path::new("/opt/reclora-launch");
+        let all = plans(&args("--until few2many"), &config(), program).unwrap();
+        assert!(all[0].text.contains("config.toml' --max-restarts 3 --until few2many &"));
+        let mut config = config();
+        let recent = reclora_trainer::config::Order::Recent;
+        (config.retrieve.text_order, config.retrieve.crm_order) = (recent, recent);
+        let args = args("--until few2many --array-of-stages");
+        let plans = plans(&args, &config, program).unwrap();
+        let work: Vec<&str> = plans.iter().map(|plan| plan.work.name()).collect();
+        assert_eq!(work, ["prepare", "retrieve", "pretrain", "few2many"]);
+        assert!(!plans[3].text.contains("report"), "{}", plans[3].text);
     }
 
     #[test]

@@ -161,6 +161,9 @@ fn field<'a>(record: &'a str, name: &str) -> Option<&'a str> {
 
 /// How far a stage is, in words.
 fn progress_of(context: &RunContext, stage: Stage) -> String {
+    if !stage.is_needed(&context.config) {
+        return "not needed".into();
+    }
     if stage_dir(context, stage).and_then(|dir| Ok(dir.is_complete()?)).unwrap_or(false) {
         return "done".into();
     }
@@ -183,11 +186,13 @@ fn events_of(log: &Path) -> Vec<Event> {
 fn doing(logs: &[Vec<Event>]) -> Option<String> {
     let begun = |events: &Vec<Event>| {
         events.iter().rev().find_map(|event| match event {
-            Event::Start { task, total, unit } => Some((task.clone(), *total, unit.clone())),
+            Event::Start { task, total, unit, together } => {
+                Some((task.clone(), *total, unit.clone(), *together))
+            }
             _ => None,
         })
     };
-    let (task, total, unit) = logs.iter().find_map(begun)?;
+    let (task, total, unit, together) = logs.iter().find_map(begun)?;
     let (mut done, mut note) = (0, String::new());
     for events in logs {
         let own = events.iter().rev().find_map(|event| match event {
@@ -195,7 +200,7 @@ fn doing(logs: &[Vec<Event>]) -> Option<String> {
             _ => None,
         });
         if let Some((by, said)) = own {
-            done += by;
+            done = if together { done.max(by) } else { done + by };
             note = if said.is_empty() { String::new() } else { format!(", {said}") };
         }
     }
@@ -217,8 +222,13 @@ mod tests {
 
     #[test]
     fn what_ranks_have_done_is_added_up() {
-        let start =
-            |task: &str, total| Event::Start { task: task.into(), total, unit: "steps".into() };
+        let start_of = |task: &str, total, together| Event::Start {
+            task: task.into(),
+            total,
+            unit: "steps".into(),
+            together,
+        };
+        let start = |task: &str, total| start_of(task, total, false);
         let update = |task: &str, done, note: &str| Event::Update {
             task: task.into(),
             done,
@@ -235,5 +245,7 @@ mod tests {
         assert_eq!(doing(&[rank(3), rank(4)]).unwrap(), "two: 7 of 20 steps, loss 1");
         assert_eq!(doing(&[vec![start("one", 8)], vec![]]).unwrap(), "one: 0 of 8 steps");
         assert_eq!(doing(&[vec![]]), None);
+        let rank = |done| vec![start_of("two", 20, true), update("two", done, "")];
+        assert_eq!(doing(&[rank(4), rank(4)]).unwrap(), "two: 4 of 20 steps");
     }
 }

@@ -21,7 +21,7 @@ use reclora_storage::raw::{ColumnMapping, DatasetFormat, Duplicates};
 pub use runtime::{CommBackend, Device, EmbeddingSharding, RuntimeConfig};
 use serde::{Deserialize, Serialize};
 pub(crate) use stored::StoredAdapter;
-pub use training::{EmbeddingOptimizer, FewShotSampler};
+pub use training::{EmbeddingOptimizer, FewShotSampler, LimitOrder};
 
 /// One experiment, as read from a TOML file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -246,6 +246,8 @@ pub struct TuneConfig {
     pub checkpoint_every: u64,
     /// Valid samples scored after each epoch (0: none); the best epoch is not selected, only shown.
     pub valid_samples: usize,
+    /// Which of the valid samples: `sample` draws them with the seed, `first` takes the first in time.
+    pub valid_order: LimitOrder,
     /// Also tune plain LoRA (N = 1, no gate) with the same settings, as a baseline.
     pub plain_lora: bool,
 }
@@ -254,8 +256,10 @@ pub struct TuneConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluateConfig {
-    /// Score only this many samples at the start of the test split (0: all of it).
+    /// Score only this many samples of the test split (0: all of it); smaller limits are subsets of larger ones.
     pub limit: u64,
+    /// Which of the test samples: `sample` draws them with the seed, `first` takes the first in time, a handful of users.
+    pub limit_order: LimitOrder,
     /// Samples per unit of work; also what a killed run loses at most per rank.
     pub chunk_size: u64,
     /// Resamples of the users for the 95 % bootstrap intervals.
@@ -384,6 +388,7 @@ impl Default for TuneConfig {
             max_grad_norm: 1.0,
             checkpoint_every: 20,
             valid_samples: 512,
+            valid_order: LimitOrder::Sample,
             plain_lora: true,
         }
     }
@@ -391,6 +396,6 @@ impl Default for TuneConfig {
 
 impl Default for EvaluateConfig {
     fn default() -> Self {
-        Self { limit: 0, chunk_size: 256, bootstrap: 1000 }
+        Self { limit: 0, limit_order: LimitOrder::Sample, chunk_size: 256, bootstrap: 1000 }
     }
 }

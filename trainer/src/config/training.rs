@@ -1,4 +1,4 @@
-//! Choices of `[crm]` and `[tune]`.
+//! Choices of `[crm]`, `[tune]` and `[evaluate]`.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,17 @@ pub enum EmbeddingOptimizer {
     Adamw,
     /// Those of the batch's samples: for tables much larger than a batch.
     LazyAdamw,
+}
+
+/// Which samples of a split are scored, where a limit leaves some out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitOrder {
+    /// Any, each as likely as the others, drawn with the seed; fewer are a subset of more.
+    #[default]
+    Sample,
+    /// The first in time: a handful of users, whose samples may be easier or harder than the rest.
+    First,
 }
 
 /// Which samples of train the adapters are tuned on.

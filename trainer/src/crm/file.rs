@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use reclora_comm::{Communicator, Solo};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
 
 use super::{Din, DinShape};
 use crate::backbone::Numbers;
-use crate::config::CrmConfig;
+use crate::config::{CrmConfig, Representation};
 use crate::distributed::exchange::gather;
 use crate::distributed::table::{Parameters, TableShare};
 use crate::error::Result;
@@ -17,8 +17,19 @@ const FILE: ParameterFile = ParameterFile { key: "reclora-crm", what: "a CRM", s
 
 #[derive(Serialize, Deserialize)]
 struct Settings {
+    #[serde(serialize_with = "without_representation")]
     config: CrmConfig,
     shape: DinShape,
+}
+
+/// What is handed to the gate is chosen when the CRM is used: it is no part of what was trained.
+fn without_representation<S: Serializer>(
+    config: &CrmConfig,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let mut value = serde_json::to_value(config).map_err(S::Error::custom)?;
+    value.as_object_mut().and_then(|settings| settings.remove("representation"));
+    value.serialize(serializer)
 }
 
 impl Din {
@@ -72,12 +83,16 @@ pub struct Crm {
 }
 
 impl Crm {
-    /// Opens a file of [`Din::save`] and checks it from the first byte to the last.
+    /// Opens a file of [`Din::save`], to hand out `representation`, and checks it from the first byte to
+    /// the last.
     ///
     /// # Errors
     /// A file that is missing, truncated, damaged or of another format.
-    pub fn open(path: &Path) -> Result<Self> {
-        let layout = |settings: &Settings| Din::new(&settings.config, settings.shape);
+    pub fn open(path: &Path, representation: Representation) -> Result<Self> {
+        let layout = |settings: &Settings| {
+            let config = CrmConfig { representation, ..settings.config.clone() };
+            Din::new(&config, settings.shape)
+        };
         let (din, tensors) = FILE.open(path, layout, Din::shapes)?;
         let mut tensors = tensors.into_iter();
         let table = tensors.next().unwrap_or(Numbers::Owned(Vec::new()));

@@ -20,6 +20,7 @@ pub use weights::{DeviceBackbone, DeviceOptions, Precision, require_gpu};
 use std::ops::Range;
 
 use crate::adapter::{Adapter, AdapterLayout, Dropout};
+use crate::distributed::gradient::Losses;
 use crate::error::{Result, TrainerError};
 use crate::model::{GradientTarget, Prompt, TrainingSample, check, check_finite, check_loss};
 use adapter::{DeviceAdapter, Gradients, Mixtures};
@@ -111,6 +112,20 @@ impl<'a> DeviceModel<'a> {
         weight: f32,
         gradient: impl Into<GradientTarget<'g>>,
     ) -> Result<Vec<f32>> {
+        let losses = self.losses_and_gradient(samples, weight, gradient)?;
+        Ok(losses.into_iter().map(|losses| losses.training).collect())
+    }
+
+    /// The same, with the losses of the choices between deciding tokens.
+    ///
+    /// # Errors
+    /// As for [`Self::loss_and_gradient`].
+    pub fn losses_and_gradient<'g>(
+        &self,
+        samples: &[TrainingSample<'_>],
+        weight: f32,
+        gradient: impl Into<GradientTarget<'g>>,
+    ) -> Result<Vec<Losses>> {
         let mut gradient = gradient.into();
         let Some(adapter) = &self.adapter else {
             return Err(TrainerError::Input("the bare backbone has no gradient".into()));
@@ -122,7 +137,8 @@ impl<'a> DeviceModel<'a> {
         let watched = gradient.is_watched();
         let (mut sequences, mut targets) = (Vec::new(), Vec::new());
         for (number, sample) in samples.iter().enumerate() {
-            let tokens: Vec<u32> = sample.targets.iter().map(|target| target.token).collect();
+            let tokens = sample.targets.iter().map(|target| target.token);
+            let tokens: Vec<u32> = tokens.chain(sample.deciding.into_iter().flatten()).collect();
             let positions: Vec<usize> =
                 sample.targets.iter().map(|target| target.position).collect();
             self.check(&sample.prompt, &positions, &tokens)?;
@@ -138,9 +154,12 @@ impl<'a> DeviceModel<'a> {
         let mut kept = Kept::default();
         let top = pass.forward(Some(&mut kept))?;
         let (losses, d_norm) =
-            head::loss(self.backbone, &top.norm, samples.len(), &targets, weight)?;
-        let losses = losses.into_iter().map(|loss| check_loss(loss as f32));
-        let losses: Vec<f32> = losses.collect::<Result<_>>()?;
+            head::losses(self.backbone, &top.norm, samples.len(), &targets, weight)?;
+        let losses = losses.into_iter().map(|[training, deciding]| {
+            let training = check_loss(training as f32)?;
+            Ok(Losses { training, deciding: deciding as f32 })
+        });
+        let losses: Vec<Losses> = losses.collect::<Result<_>>()?;
         let mut add = |layers: Range<usize>, gradients: &mut Gradients| {
             let start = adapter.layout.start_of_layer(layers.start);
             let values = adapter.gradient(layers, &mixtures, gradients)?;
@@ -203,11 +222,13 @@ fn rows_and_targets<'s>(
     let mut rows: Vec<u32> = sample.targets.iter().map(|target| target.position as u32).collect();
     rows.sort_unstable();
     rows.dedup();
-    targets.extend(sample.targets.iter().map(|target| RowTarget {
+    let choice = sample.deciding.map(|[no, yes]| if sample.label { [no, yes] } else { [yes, no] });
+    targets.extend(sample.targets.iter().enumerate().map(|(index, target)| RowTarget {
         row: first + rows.partition_point(|row| (*row as usize) < target.position),
         token: target.token,
         sample: number,
         share: 1.0 / sample.targets.len() as f32,
+        deciding: choice.filter(|_| index == 0),
     }));
     let length = rows.last().map_or(0, |last| *last as usize + 1);
     (&sample.prompt.tokens[..length], rows)

@@ -3,12 +3,15 @@
 //! A chunk is a range of sample indices that does not depend on the number of ranks, and its result is
 //! one file, visible only when complete. Whatever is killed, the rerun keeps the files that are there
 //! and verifies, and does the rest: the bytes are those of an undisturbed run.
+//!
+//! Where a chunk takes long, what is done of it is told while it is worked on ([`Within`]).
 
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use reclora_comm::Communicator;
@@ -20,6 +23,8 @@ use crate::progress::{Event, Progress};
 
 /// Directory of the chunk files in a stage's directory.
 pub const PARTS: &str = "parts";
+/// Between two tellings of what is done within a chunk.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// One of several shares of a stage's chunks, each done by a launcher of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +68,54 @@ pub struct Chunks {
     range: Range<u64>,
     size: u64,
     part: Part,
+}
+
+/// What is done within the chunk that is worked on, told at most once a second. Nothing that is computed
+/// depends on it.
+pub struct Within<'a> {
+    task: &'a str,
+    /// Passes through a model that each sample takes.
+    passes: u64,
+    /// Samples of the chunks before.
+    before: AtomicU64,
+    passed: AtomicU64,
+    telling: Mutex<Telling<'a>>,
+}
+
+struct Telling<'a> {
+    progress: &'a mut dyn Progress,
+    last: Instant,
+}
+
+impl Within<'_> {
+    /// So many prompts went through a model; called by any thread.
+    pub fn passed(&self, count: usize) {
+        self.passed.fetch_add(count as u64, Ordering::Relaxed);
+        // Whoever finds another thread telling has nothing to add.
+        if let Ok(mut telling) = self.telling.try_lock()
+            && telling.last.elapsed() >= TELL_EVERY
+        {
+            self.tell(&mut telling);
+        }
+    }
+
+    /// A chunk is on disk: so many samples are done, those of the chunks before included. Returns whether
+    /// the work is to be interrupted.
+    fn finished(&self, done: u64) -> bool {
+        let mut telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        self.before.store(done, Ordering::Relaxed);
+        self.passed.store(0, Ordering::Relaxed);
+        self.tell(&mut telling);
+        telling.progress.pause_asked()
+    }
+
+    fn tell(&self, telling: &mut Telling<'_>) {
+        let within = self.passed.load(Ordering::Relaxed) / self.passes.max(1);
+        let done = self.before.load(Ordering::Relaxed) + within;
+        let task = self.task.to_owned();
+        telling.progress.emit(Event::Update { task, done, note: String::new() });
+        telling.last = Instant::now();
+    }
 }
 
 /// A column that owns its values.
@@ -136,11 +189,32 @@ impl Chunks {
         prepare: impl Fn(Range<u64>) -> Result<T> + Sync,
         work: impl Fn(Range<u64>, T) -> Result<Vec<(&'static str, Values)>>,
     ) -> Result<()> {
+        self.run_telling(task, 1, comm, progress, prepare, |range, input, _| work(range, input))
+    }
+
+    /// The same for `work` that takes long and tells what it has done of a chunk, `passes` of each sample.
+    pub fn run_telling<T: Send>(
+        &self,
+        task: &str,
+        passes: u64,
+        comm: &mut dyn Communicator,
+        progress: &mut dyn Progress,
+        prepare: impl Fn(Range<u64>) -> Result<T> + Sync,
+        work: impl Fn(Range<u64>, T, &Within<'_>) -> Result<Vec<(&'static str, Values)>>,
+    ) -> Result<()> {
         reclora_storage::atomic::create_dir_all(&self.dir)?;
         let own_part = (self.part.index..self.len()).step_by(self.part.of as usize);
         let size = |samples: Range<u64>| samples.end - samples.start;
         let total = own_part.clone().map(|index| size(self.samples(index))).sum();
-        progress.emit(Event::Start { task: task.into(), total, unit: "samples".into() });
+        let unit = "samples".into();
+        progress.emit(Event::Start { task: task.into(), total, unit, together: false });
+        let within = Within {
+            task,
+            passes,
+            before: AtomicU64::new(0),
+            passed: AtomicU64::new(0),
+            telling: Mutex::new(Telling { progress: &mut *progress, last: Instant::now() }),
+        };
         let mut ahead = own_part.skip(comm.rank()).step_by(comm.world_size());
         let started = Instant::now();
         let next = || {
@@ -153,11 +227,10 @@ impl Chunks {
             while let Some((index, input)) = prepared.next() {
                 let samples = self.samples(index);
                 if let Some(input) = input {
-                    self.write(index, work(samples.clone(), input?)?)?;
+                    self.write(index, work(samples.clone(), input?, &within)?)?;
                 }
                 done += samples.end - samples.start;
-                progress.emit(Event::Update { task: task.into(), done, note: String::new() });
-                if progress.pause_asked() {
+                if within.finished(done) {
                     return Err(TrainerError::Paused);
                 }
             }
@@ -279,6 +352,40 @@ mod tests {
             "{error}"
         );
         assert!(store.locate(12).is_ok() && store.locate(32).is_ok());
+    }
+
+    /// What is told, where every second is over at once.
+    #[test]
+    fn what_is_done_within_a_chunk_is_told_now_and_then() {
+        struct Noted(Vec<u64>);
+        impl Progress for Noted {
+            fn emit(&mut self, event: Event) {
+                if let Event::Update { done, .. } = event {
+                    self.0.push(done);
+                }
+            }
+        }
+        let mut noted = Noted(Vec::new());
+        let within = Within {
+            task: "score",
+            passes: 2,
+            before: AtomicU64::new(0),
+            passed: AtomicU64::new(0),
+            telling: Mutex::new(Telling { progress: &mut noted, last: Instant::now() }),
+        };
+        let wait = || {
+            let mut telling = within.telling.lock().unwrap();
+            telling.last = Instant::now().checked_sub(TELL_EVERY).unwrap();
+        };
+        within.passed(4);
+        wait();
+        // Both passes of two samples, and one of a third.
+        within.passed(1);
+        within.passed(9);
+        assert!(!within.finished(8));
+        wait();
+        within.passed(3);
+        assert_eq!(noted.0, [2, 8, 9]);
     }
 
     #[test]

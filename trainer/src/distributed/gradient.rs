@@ -5,7 +5,7 @@
 //! of a step is that of the rows of its batch, not of the table.
 
 use std::collections::HashMap;
-use std::ops::Range;
+use std::ops::{AddAssign, Range};
 
 use reclora_comm::tree::sum_into;
 
@@ -55,8 +55,8 @@ impl Gradient {
         &mut self.dense
     }
 
-    /// The gradient with its rows in order, and the loss it is the gradient of.
-    pub fn sum(self, loss: f32) -> GradientSum {
+    /// The gradient with its rows in order, and the losses it is the gradient of.
+    pub fn sum(self, losses: Losses) -> GradientSum {
         let width = self.table.width;
         let mut order: Vec<usize> = (0..self.rows.len()).collect();
         order.sort_unstable_by_key(|place| self.rows[*place]);
@@ -66,8 +66,30 @@ impl Gradient {
             values: order.iter().flat_map(row).copied().collect(),
             rows: order.iter().map(|place| self.rows[*place]).collect(),
             dense: self.dense,
-            loss,
+            losses,
         }
+    }
+}
+
+/// Losses of a sample, or sums of those of several.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Losses {
+    /// What is trained on.
+    pub training: f32,
+    /// Of the choice between yes and no alone, where that is told apart; otherwise 0.
+    pub deciding: f32,
+}
+
+impl From<f32> for Losses {
+    fn from(training: f32) -> Self {
+        Self { training, deciding: 0.0 }
+    }
+}
+
+impl AddAssign for Losses {
+    fn add_assign(&mut self, other: Self) {
+        self.training += other.training;
+        self.deciding += other.deciding;
     }
 }
 
@@ -78,19 +100,20 @@ pub struct GradientSum {
     rows: Vec<u32>,
     values: Vec<f32>,
     dense: Vec<f32>,
-    /// Sum of the losses.
-    pub loss: f32,
+    /// Sums of the losses.
+    pub losses: Losses,
 }
 
 impl GradientSum {
     /// Of a vector without a table.
-    pub fn of_dense(dense: Vec<f32>, loss: f32) -> Self {
-        Self { table: Table::default(), rows: Vec::new(), values: Vec::new(), dense, loss }
+    pub fn of_dense(dense: Vec<f32>) -> Self {
+        let losses = Losses::default();
+        Self { table: Table::default(), rows: Vec::new(), values: Vec::new(), dense, losses }
     }
 
     /// No row of a table, and no dense part.
     pub fn of_rows(table: Table) -> Self {
-        Self { table, ..Self::of_dense(Vec::new(), 0.0) }
+        Self { table, ..Self::of_dense(Vec::new()) }
     }
 
     /// Takes another gradient's table and rows.
@@ -138,7 +161,7 @@ impl GradientSum {
     pub fn add(&mut self, other: &Self) {
         sum_into(&mut self.dense, &other.dense);
         self.add_rows(&other.rows, &other.values);
-        self.loss += other.loss;
+        self.losses += other.losses;
     }
 
     /// Adds rows, ascending.
@@ -221,7 +244,7 @@ mod tests {
             gradient.row(*row).iter_mut().for_each(|sum| *sum += value);
         }
         gradient.dense(0..1)[0] += dense;
-        gradient.sum(dense)
+        gradient.sum(Losses { training: dense, deciding: -dense })
     }
 
     fn flat(sum: &GradientSum) -> Vec<f32> {
@@ -246,7 +269,8 @@ mod tests {
             let mut sum = gradient(&a, 1.0);
             sum.add(&gradient(&b, 2.0));
             prop_assert_eq!(flat(&sum), flat(&gradient(&[a, b].concat(), 3.0)));
-            prop_assert!(sum.rows().is_sorted() && sum.loss == 3.0);
+            let losses = Losses { training: 3.0, deciding: -3.0 };
+            prop_assert!(sum.rows().is_sorted() && sum.losses == losses);
             let mut copy = gradient(&[], 3.0);
             prop_assert!(copy.set_rows(&sum.rows_to_bytes()));
             prop_assert_eq!(&copy, &sum);

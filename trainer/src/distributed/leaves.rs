@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use reclora_comm::tree;
 
 use super::buckets::Buckets;
-use super::gradient::{Gradient, GradientSum};
+use super::gradient::{Gradient, GradientSum, Losses};
 use super::table::{Parameters, Table};
 use super::train::Objective;
 use crate::error::Result;
@@ -69,11 +69,11 @@ impl Leaves<'_> {
             Gradient::zero(Table { rows, ..self.table }, self.parameters.dense.len());
         let mut handing = buckets.of_leaf(own_index);
         let samples = Self::samples(self.batch, self.piece, index..index + 1);
-        let mut loss = 0.0;
+        let mut losses = Losses::default();
         if !samples.is_empty() && !self.given_up.load(Ordering::Relaxed) {
             let weight = 1.0 / self.batch.len() as f32;
             let mut finished = |dense: &[f32], from: usize| handing.finish(dense, from);
-            loss = self.objective.micro_batch(
+            losses = self.objective.micro_batch(
                 self.parameters,
                 samples,
                 self.epoch,
@@ -82,7 +82,7 @@ impl Leaves<'_> {
                 &mut finished,
             )?;
         }
-        let mut sum = gradient.sum(loss);
+        let mut sum = gradient.sum(losses);
         handing.finish(&std::mem::take(sum.dense_mut()), 0);
         Ok(sum)
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use reclora_comm::{CommError, Communicator};
 
 use super::buckets::Buckets;
-use super::gradient::GradientSum;
+use super::gradient::{GradientSum, Losses};
 use super::leaves::Leaves;
 use super::train::tensor_at;
 use crate::error::{Result, TrainerError};
@@ -75,10 +75,12 @@ pub fn gradient(
         let (mut sum, mut reduced) = (joined.0?, reduced?);
         let mut any = asked;
         if let Some(mut last) = complete.next() {
-            last.extend([sum.loss, f32::from(u8::from(asked))]);
+            let Losses { training, deciding } = sum.losses;
+            last.extend([training, deciding, f32::from(u8::from(asked))]);
             let mut last = reduce(ranges.len() - 1, last)?;
             any = last.pop().is_some_and(|ranks| ranks > 0.0);
-            sum.loss = last.pop().unwrap_or_default();
+            sum.losses.deciding = last.pop().unwrap_or_default();
+            sum.losses.training = last.pop().unwrap_or_default();
             reduced.push(last);
         }
         Ok::<_, TrainerError>((with_dense(sum, reduced), any, joined.1))

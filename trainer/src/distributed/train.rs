@@ -16,7 +16,7 @@ use reclora_storage::permutation::EpochOrder;
 use super::buckets::{Finished, cut};
 use super::checkpoint::{EpochRecord, History, Layout, StepRecord, TrainState, load, save, write};
 use super::exchange::{Squares, reduce, squares};
-use super::gradient::{Gradient, GradientSum};
+use super::gradient::{Gradient, GradientSum, Losses};
 use super::leaves::Leaves;
 use super::overlap::{Communication, NOT_FINITE, gradient};
 pub use super::plan::TrainPlan;
@@ -29,7 +29,7 @@ use crate::progress::{Event, Progress};
 
 /// What is trained.
 pub trait Objective: Sync {
-    /// Adds `weight` times the gradient of each sample's loss to `gradient` and returns the sum of
+    /// Adds `weight` times the gradient of each sample's loss to `gradient` and returns the sums of
     /// the losses. A pure function of its arguments; `samples` are positions in the training set.
     /// Whoever tells `finished` what is final early lets it travel while the rest is computed.
     /// Where `parameters` are some rows of the table only, rows of `gradient` are numbered as they lie
@@ -42,7 +42,12 @@ pub trait Objective: Sync {
         weight: f32,
         gradient: &mut Gradient,
         finished: &mut Finished<'_>,
-    ) -> Result<f32>;
+    ) -> Result<Losses>;
+
+    /// Whether micro-batches tell the loss of the choice between yes and no apart.
+    fn tells_deciding_loss(&self) -> bool {
+        false
+    }
 
     /// The rows of the table that samples read, in any order; none without a table.
     fn rows(&self, _samples: &[u64]) -> Result<Vec<u32>> {
@@ -52,12 +57,19 @@ pub trait Objective: Sync {
     /// Names of the tensors in the flat parameter vector, as users know them, and their places.
     fn tensors(&self) -> Vec<(String, Range<usize>)>;
 
-    /// AUC and log loss on the valid samples, the same on every rank.
-    fn validate(
-        &self,
-        held: Held<'_>,
-        comm: &mut dyn Communicator,
-    ) -> Result<(Option<f64>, Option<f64>)>;
+    /// How the valid samples are scored, the same on every rank.
+    fn validate(&self, held: Held<'_>, comm: &mut dyn Communicator) -> Result<Validation>;
+}
+
+/// The valid samples, scored.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Validation {
+    /// Their AUC, where there are any of both classes.
+    pub auc: Option<f64>,
+    /// Their log loss.
+    pub log_loss: Option<f64>,
+    /// Their logits, where these are to be kept beside the parameters.
+    pub logits: Vec<f32>,
 }
 
 /// Name of the tensor at a place of the flat parameter vector.
@@ -75,6 +87,8 @@ pub struct Trained {
     pub share: TableShare,
     /// The curves.
     pub history: History,
+    /// What [`Validation::logits`] were of the selected parameters.
+    pub valid_logits: Vec<f32>,
 }
 
 /// Trains from the newest checkpoint of this plan, or from what `initial` makes of the rows that this rank
@@ -155,8 +169,12 @@ impl<'a> Run<'a> {
 
     fn all_epochs(&mut self) -> Result<Trained> {
         let (task, batches) = (self.plan.task.clone(), self.plan.batches());
-        let total = self.plan.epochs * batches * self.comm.world_size() as u64;
-        self.progress.emit(Event::Start { task: task.clone(), total, unit: "steps".into() });
+        self.progress.emit(Event::Start {
+            task: task.clone(),
+            total: self.plan.epochs * batches,
+            unit: "steps".into(),
+            together: true,
+        });
         while self.state.epoch < self.plan.epochs && !self.is_over() {
             let order = EpochOrder::new(self.plan.samples, self.plan.seed, self.state.epoch);
             while self.state.batch < batches {
@@ -180,7 +198,8 @@ impl<'a> Run<'a> {
             (Some(_), Some((_, best))) => best,
             _ => state.parameters,
         };
-        Ok(Trained { parameters, share: self.share, history: state.history })
+        let TrainState { history, valid_logits, .. } = state;
+        Ok(Trained { parameters, share: self.share, history, valid_logits })
     }
 
     /// Whether no epoch was better for as long as the patience lasts.
@@ -202,7 +221,10 @@ impl<'a> Run<'a> {
         };
         let exposed = self.spent.communication.exposed;
         let (mut gradient, asked) = self.gradient(&batch)?;
-        let loss = gradient.loss / batch.len() as f32;
+        let Losses { training, deciding } = gradient.losses;
+        let loss = training / batch.len() as f32;
+        let tells = self.objective.tells_deciding_loss();
+        let deciding_loss = tells.then(|| deciding / batch.len() as f32);
         let squares = squares(self.share, &gradient, plan.micro_batches, self.comm)?;
         self.check_finite(&gradient, squares, loss)?;
         let norm = squares.norm();
@@ -211,11 +233,12 @@ impl<'a> Run<'a> {
         measure::timed(Phase::Optimizer, || {
             self.optimizer.step(&mut self.state.parameters, &gradient, learning_rate);
         });
-        measure::stepped(loss);
+        measure::stepped(loss, deciding_loss);
         self.state.batch += 1;
         self.state.step += 1;
         let (step, epoch) = (self.state.step, self.state.epoch + 1);
-        let record = StepRecord { step, epoch, loss, learning_rate, gradient_norm: norm };
+        let gradient_norm = norm;
+        let record = StepRecord { step, epoch, loss, deciding_loss, learning_rate, gradient_norm };
         if self.comm.rank() == 0 {
             measure::noted(&plan.task, |history| history.steps.push(record.clone()));
         }
@@ -224,13 +247,14 @@ impl<'a> Run<'a> {
         self.spent.samples += batch.len() as u64;
         self.spent.time += started.elapsed();
         self.check_replicas()?;
-        let note = format!("loss {loss:.4}");
+        let deciding = deciding_loss.map_or(String::new(), |loss| format!(", yes/no {loss:.4}"));
+        let note = format!("loss {loss:.4}{deciding}");
         let update = Event::Update { task: plan.task.clone(), done: step, note };
         self.progress.emit(update);
         Ok(asked)
     }
 
-    /// Gradient of the mean loss of `batch`, and the sum of its losses: the canonical sum over
+    /// Gradient of the mean loss of `batch`, and the sums of its losses: the canonical sum over
     /// micro-batches. Of the table it has the rows that this rank holds. And whether a rank wants to pause.
     fn gradient(&mut self, batch: &[u64]) -> Result<(GradientSum, bool)> {
         let (plan, rank) = (self.plan, self.comm.rank());
@@ -306,17 +330,27 @@ impl<'a> Run<'a> {
 
     fn end_epoch(&mut self) -> Result<()> {
         let held = Held { share: self.share, values: &self.state.parameters };
-        let (valid_auc, valid_log_loss) = self.objective.validate(held, self.comm)?;
+        let Validation { auc, log_loss, logits } = self.objective.validate(held, self.comm)?;
+        let (valid_auc, valid_log_loss) = (auc, log_loss);
         let epoch = self.state.epoch + 1;
-        let steps = self.state.history.steps.iter().filter(|record| record.epoch == epoch);
-        let losses: Vec<f64> = steps.map(|record| f64::from(record.loss)).collect();
-        let train_loss = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
+        let steps: Vec<&StepRecord> =
+            self.state.history.steps.iter().filter(|record| record.epoch == epoch).collect();
+        let mean = |sum: f64| sum / steps.len().max(1) as f64;
+        let train_loss = mean(steps.iter().map(|record| f64::from(record.loss)).sum());
+        let deciding: Option<f64> =
+            steps.iter().map(|record| record.deciding_loss.map(f64::from)).sum();
+        let deciding_loss = deciding.filter(|_| !steps.is_empty()).map(mean);
         let best = self.state.history.epochs.iter().filter_map(|record| record.valid_auc);
         let better = valid_auc.is_some_and(|auc| best.fold(f64::NEG_INFINITY, f64::max) < auc);
-        if self.plan.patience.is_some() && (better || self.state.best.is_none()) {
+        let selects = self.plan.patience.is_some();
+        let selected = selects && (better || self.state.best.is_none());
+        if selected {
             self.state.best = Some((epoch, self.state.parameters.clone()));
         }
-        let record = EpochRecord { epoch, train_loss, valid_auc, valid_log_loss };
+        if selected || !selects {
+            self.state.valid_logits = logits;
+        }
+        let record = EpochRecord { epoch, train_loss, deciding_loss, valid_auc, valid_log_loss };
         let spent = std::mem::take(&mut self.spent);
         // Each rank measures another speed; one says it for all.
         if self.comm.rank() == 0 {
@@ -370,11 +404,13 @@ impl<'a> Run<'a> {
 }
 
 fn describe(task: &str, record: &EpochRecord, spent: &Spent, alone: bool) -> String {
-    let EpochRecord { epoch, train_loss, valid_auc, .. } = record;
+    let EpochRecord { epoch, train_loss, deciding_loss, valid_auc, .. } = record;
+    let deciding = deciding_loss.map_or(String::new(), |loss| format!(" (yes/no {loss:.4})"));
     let auc = valid_auc.map_or(String::new(), |auc| format!(", valid AUC {auc:.4}"));
     let speed = spent.samples as f64 / spent.time.as_secs_f64().max(f64::MIN_POSITIVE);
-    let mut text =
-        format!("{task}: epoch {epoch}, train loss {train_loss:.4}{auc}, {speed:.0} samples/s");
+    let mut text = format!(
+        "{task}: epoch {epoch}, train loss {train_loss:.4}{deciding}{auc}, {speed:.0} samples/s"
+    );
     if !alone {
         let per_step = |time: Duration| time.as_secs_f64() * 1e3 / f64::from(spent.steps.max(1));
         let Communication { total, exposed } = spent.communication;

@@ -1,9 +1,10 @@
 //! Logits and loss.
 
-use super::Target;
+use super::TrainingSample;
 use super::workspace::Workspace;
 use crate::adapter::HeadLayout;
 use crate::backbone::Backbone;
+use crate::distributed::gradient::Losses;
 use crate::kernels::buffer::fit;
 use crate::kernels::pointwise::{axpy, dot};
 use crate::kernels::{Mat, project, project_grad};
@@ -44,11 +45,16 @@ pub(super) fn answer_loss(
         _ => outputs.iter().copied().map(f64::from).sum(),
     };
     let margin = sign * yes_over_no;
-    let loss = (-margin).max(0.0) + (-margin.abs()).exp().ln_1p();
+    let loss = softplus(-margin);
     // d loss / d yes; no, where it has an output, gets the opposite.
     let d_yes = (-sign / (1.0 + margin.exp())) as f32;
     let d_outputs = if outputs.len() == 2 { vec![-d_yes, d_yes] } else { vec![d_yes] };
     (loss as f32, d_outputs)
+}
+
+/// ln(1 + e^x): the loss of a choice in which the wrong answer leads by x.
+pub(crate) fn softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 /// Adds a trained head's gradients, and leaves that of the final hidden state in `ws.top.d_norm`.
@@ -70,15 +76,17 @@ pub(super) fn answer_grad(
     }
 }
 
-/// Mean cross-entropy over the targets; leaves `weight` times the gradient of the final hidden states
-/// in `ws.top.d_norm`. `rows` are the targets' positions, sorted.
-pub(super) fn loss(
+/// Mean cross-entropy over the targets, and that of the choice between the deciding tokens; leaves
+/// `weight` times the first one's gradient of the final hidden states in `ws.top.d_norm`. `rows` are the
+/// targets' positions, sorted.
+pub(super) fn losses(
     backbone: &Backbone,
     ws: &mut Workspace,
     rows: &[u32],
-    targets: &[Target],
+    sample: &TrainingSample<'_>,
     weight: f32,
-) -> f32 {
+) -> Losses {
+    let targets = sample.targets;
     let head = backbone.head().mat();
     let (vocab, width) = (head.outputs(), ws.top.width);
     let share = f64::from(weight) / targets.len() as f64;
@@ -86,6 +94,7 @@ pub(super) fn loss(
     let hidden = Mat::new(&ws.top.norm, rows.len(), width);
     let logits = fit(&mut ws.top.logits, rows.len() * vocab);
     project(logits, vocab, hidden, head, false, buffers);
+    let deciding = deciding_loss(logits, vocab, rows, sample).unwrap_or_default();
     let mut total = 0.0f64;
     for (logits, position) in logits.chunks_exact_mut(vocab).zip(rows) {
         let here = targets.iter().filter(|t| t.position == *position as usize);
@@ -93,7 +102,20 @@ pub(super) fn loss(
     }
     let d_norm = fit(&mut ws.top.d_norm, rows.len() * width);
     project_grad(d_norm, Mat::new(logits, rows.len(), vocab), head, false, buffers);
-    (total / targets.len() as f64) as f32
+    Losses { training: (total / targets.len() as f64) as f32, deciding }
+}
+
+/// The cross-entropy of the sample's answer among no and yes, from the logits of `rows`.
+fn deciding_loss(
+    logits: &[f32],
+    vocab: usize,
+    rows: &[u32],
+    sample: &TrainingSample<'_>,
+) -> Option<f32> {
+    let row = rows.binary_search(&(sample.targets.first()?.position as u32)).ok()?;
+    let [no, yes] = sample.deciding?.map(|token| f64::from(logits[row * vocab + token as usize]));
+    let lead = if sample.label { no - yes } else { yes - no };
+    Some(softplus(lead) as f32)
 }
 
 /// Sum of the cross-entropies of some tokens under one row of logits; the row becomes `share` times

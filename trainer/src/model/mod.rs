@@ -12,6 +12,8 @@ mod target;
 mod workspace;
 
 pub use crate::adapter::Dropout;
+#[cfg(feature = "cuda")]
+pub(crate) use head::softplus;
 pub use target::GradientTarget;
 pub use workspace::Workspace;
 
@@ -19,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapter::{Adapter, AdapterLayout, Mixture};
 use crate::backbone::{Backbone, BackboneConfig};
+use crate::distributed::gradient::Losses;
 use crate::error::{Result, TrainerError};
 use crate::measure::{Phase, processed, timed};
 use forward::Pass;
@@ -51,6 +54,8 @@ pub struct TrainingSample<'a> {
     pub targets: &'a [Target],
     /// Whether the answer is yes: what a trained head learns.
     pub label: bool,
+    /// The tokens no and yes at the first target's position, whose choice has a loss that is told apart.
+    pub deciding: Option<[u32; 2]>,
     /// Dropout of the gates.
     pub dropout: Option<Dropout>,
 }
@@ -163,16 +168,55 @@ impl<'a> AdaptedModel<'a> {
         weight: f32,
         gradient: impl Into<GradientTarget<'g>>,
     ) -> Result<f32> {
-        let mut gradient = gradient.into();
+        let sample =
+            TrainingSample { prompt: *prompt, targets, label: false, deciding: None, dropout };
+        Ok(self.token_losses(ws, &sample, weight, gradient.into())?.training)
+    }
+
+    /// The losses of a sample: of its answer where the head is trained, otherwise of its tokens, and then of
+    /// the choice between its deciding tokens too. Adds `weight` times the gradient of the first to
+    /// `gradient`.
+    ///
+    /// # Errors
+    /// As for [`Self::loss_and_gradient`] and [`Self::answer_loss_and_gradient`].
+    pub fn losses_and_gradient<'g>(
+        &self,
+        ws: &mut Workspace,
+        sample: &TrainingSample<'_>,
+        weight: f32,
+        gradient: impl Into<GradientTarget<'g>>,
+    ) -> Result<Losses> {
+        let TrainingSample { prompt, targets, label, dropout, .. } = *sample;
+        match targets.first() {
+            Some(first) if self.has_head() => {
+                let position = first.position;
+                let loss = self.answer_loss_and_gradient(
+                    ws, &prompt, position, label, dropout, weight, gradient,
+                )?;
+                // Its loss is of nothing but that choice.
+                Ok(Losses { training: loss, deciding: loss })
+            }
+            _ => self.token_losses(ws, sample, weight, gradient.into()),
+        }
+    }
+
+    fn token_losses(
+        &self,
+        ws: &mut Workspace,
+        sample: &TrainingSample<'_>,
+        weight: f32,
+        mut gradient: GradientTarget<'_>,
+    ) -> Result<Losses> {
+        let TrainingSample { prompt, targets, deciding, dropout, .. } = sample;
         let adapter = self.trained(gradient.values)?;
         if adapter.layout().head().is_some() {
             let what = "the adapter has a trained head, which learns from answers, not tokens";
             return Err(TrainerError::Input(what.into()));
         }
         let positions: Vec<usize> = targets.iter().map(|t| t.position).collect();
-        let target_tokens: Vec<u32> = targets.iter().map(|t| t.token).collect();
-        self.check(prompt, &positions, &target_tokens)?;
-        self.mix(ws, prompt, dropout)?;
+        let tokens = targets.iter().map(|t| t.token).chain(deciding.iter().flatten().copied());
+        self.check(prompt, &positions, &tokens.collect::<Vec<_>>())?;
+        self.mix(ws, prompt, *dropout)?;
         let mut rows: Vec<u32> = positions.iter().map(|p| *p as u32).collect();
         rows.sort_unstable();
         rows.dedup();
@@ -180,12 +224,13 @@ impl<'a> AdaptedModel<'a> {
         let pass = Pass::new(self.backbone, self.adapter);
         let keep = pass.keep(tokens.len(), ws.activation_budget);
         forward(&pass, ws, tokens, &rows, keep);
-        let loss = check_loss(head::loss(self.backbone, ws, &rows, targets, weight))?;
+        let losses = head::losses(self.backbone, ws, &rows, sample, weight);
+        check_loss(losses.training)?;
         let mut after = |layer: usize, mixture: &mut Mixture| {
             mixture.backward(adapter, layer, &mut gradient);
         };
         timed(Phase::Backward, || pass.backward(ws, tokens, &rows, keep, &mut after));
-        Ok(loss)
+        Ok(losses)
     }
 
     /// Loss of a trained head for the answer after `position`: cross-entropy of `ctr2`, binary

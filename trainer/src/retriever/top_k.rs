@@ -148,21 +148,24 @@ fn position(key: u64) -> u32 {
 /// the other's, for each of `shown`. `history` is the user's, the oldest item first, as far as the last
 /// target needs it.
 ///
-/// Of equally similar items the later one is taken.
+/// Of equally similar items the later one is taken. Without embeddings no item is similar to another.
 pub fn top_k<const N: usize>(
-    embeddings: &ItemEmbeddings,
+    embeddings: Option<&ItemEmbeddings>,
     history: &[u32],
     targets: &[Target],
     shown: [Shown; N],
     ws: &mut Workspace,
 ) -> [Vec<u32>; N] {
     let k = shown.iter().filter(|shown| shown.is_of_similar()).map(|shown| shown.k).max();
-    if let Some(k) = k {
+    if let (Some(embeddings), Some(k)) = (embeddings, k) {
         find(embeddings, history, targets, k, ws);
     }
     let mut positions: [Vec<u32>; N] = std::array::from_fn(|_| Vec::new());
     for (index, target) in targets.iter().enumerate() {
-        let best = if k.is_some() { ws.best[index].finish() } else { &[] };
+        let best = match (embeddings, k) {
+            (Some(_), Some(_)) => ws.best[index].finish(),
+            _ => &[],
+        };
         for (shown, positions) in shown.iter().zip(&mut positions) {
             shown.positions(target.position, best, positions);
         }
@@ -268,7 +271,7 @@ mod tests {
                 let other = Shown { k: 3, order: orders[(i + 1) % 4] };
                 let shown = [Shown { k, order }, other];
                 let ws = &mut Workspace::default();
-                let mut found = top_k(&embeddings, &history, &targets, shown, ws);
+                let mut found = top_k(Some(&embeddings), &history, &targets, shown, ws);
                 for target in &targets {
                     for (shown, found) in shown.into_iter().zip(&mut found) {
                         let rest = found.split_off(shown.len(target.position));

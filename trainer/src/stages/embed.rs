@@ -47,9 +47,10 @@ pub fn run(
         });
         tokens.collect()
     };
-    chunks.run("embed items", comm, progress, read, |_, tokens| {
+    chunks.run_telling("embed items", 1, comm, progress, read, |_, tokens, within| {
         let prompts = tokens.iter().map(|tokens| Prompt { tokens, representation: &[] });
-        let states = model.hidden_means(&prompts.collect::<Vec<_>>())?;
+        let told = |count| within.passed(count);
+        let states = model.hidden_means(&prompts.collect::<Vec<_>>(), &told)?;
         Ok(vec![("states", Values::F32(states.concat()))])
     })?;
     if comm.rank() == 0 {

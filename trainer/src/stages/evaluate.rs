@@ -8,12 +8,15 @@ use reclora_comm::Communicator;
 use reclora_storage::dataset::{Dataset, Sample, Split};
 use serde::{Deserialize, Serialize};
 
+use super::draw::Drawn;
 use super::inputs::{Lens, Neighbours};
-use super::scores::sigmoid;
-use super::text::{Adapters, TextInputs, deciding_logits};
-use super::{Counts, RunContext, Stage, predictions, write_json};
+use super::llm::AdaptedLlm;
+use super::predictions::{self, Likes};
+use super::scores::{read_valid, sigmoid};
+use super::text::{Adapters, TextInputs};
+use super::without_llm::Baselines;
+use super::{Counts, RunContext, Stage, tune, write_json};
 use crate::adapter::Adapter;
-use crate::baselines::{Interactions, ItemMean, LogisticRegression};
 use crate::distributed::chunks::{Chunks, PARTS, Values};
 use crate::error::{Result, TrainerError};
 use crate::measure::{Phase, timed};
@@ -102,39 +105,66 @@ pub fn run(
     let adapters = Adapters::open(ctx, text.llm.config())?;
     let neighbours = Neighbours::open(ctx, &text.dataset)?;
     let lens = Lens::open(ctx, &text.dataset)?;
-    let all = text.dataset.split(Split::Test);
-    let test = limited(all.clone(), ctx.config.evaluate.limit);
-    let parts = ctx.path(Stage::Evaluate).join(PARTS);
-    let chunks = Chunks::new(&parts, "scores", test.clone(), ctx.config.evaluate.chunk_size);
-    score(&chunks, &text, &adapters, &neighbours, &lens, comm, progress)?;
+    let config = &ctx.config.evaluate;
+    let split = text.dataset.split(Split::Test);
+    let test = Drawn::limited(split, config.limit, config.limit_order, ctx.config.seed);
+    let dir = ctx.path(Stage::Evaluate);
+    // Of positions among what was drawn.
+    let chunks = Chunks::new(&dir.join(PARTS), "scores", 0..test.len(), config.chunk_size);
+    score(&chunks, &test, &text, &adapters, &neighbours, &lens, comm, progress)?;
     if comm.rank() == 0 {
-        let samples: Vec<Sample> =
-            test.clone().map(|index| Ok(text.dataset.sample(index)?)).collect::<Result<_>>()?;
+        let samples = test.samples(&text.dataset)?;
+        let baselines = Baselines::fit(&text.dataset)?;
         let mut models = llm_probabilities(&chunks, adapters.lora.is_some())?;
-        models.extend(baselines(&text.dataset, &lens, &samples)?);
-        let path = ctx.path(Stage::Evaluate).join(predictions::FILE);
-        predictions::write(&path, &text.dataset, &samples, &models)?;
+        models.extend(baselines.likes(&lens, &samples)?);
+        let columns = models.iter().map(|(name, likes)| (*name, Likes::All(likes)));
+        let columns: Vec<_> = columns.collect();
+        predictions::write(&dir.join(predictions::FILE), &text.dataset, &samples, &columns)?;
+        write_valid(ctx, &text.dataset, &lens, &baselines)?;
         let evaluation = Evaluation {
             models: measure(ctx, &samples, &models)?,
-            scored: scored_samples(&text.dataset, all, &samples)?,
-            gate: gate_use(&adapters.reclora, &lens, test.clone())?,
+            scored: scored_samples(&text.dataset, &test, &samples)?,
+            gate: gate_use(&adapters.reclora, &lens, &test)?,
         };
-        write_json(&ctx.path(Stage::Evaluate).join("metrics.json"), &evaluation)?;
+        write_json(&dir.join("metrics.json"), &evaluation)?;
     }
-    Ok([("samples".to_owned(), test.end - test.start)].into())
+    Ok([("samples".to_owned(), test.len())].into())
 }
 
-/// Its first `limit`; 0 is all of it.
-pub fn limited(range: Range<u64>, limit: u64) -> Range<u64> {
-    match limit {
-        0 => range,
-        limit => range.start..range.end.min(range.start.saturating_add(limit)),
+/// What each model says of valid: those without text of all of it, the others of what they were shown while
+/// they were tuned.
+fn write_valid(
+    ctx: &RunContext,
+    dataset: &Dataset,
+    lens: &Lens,
+    baselines: &Baselines,
+) -> Result<()> {
+    let samples = dataset.split(Split::Valid).map(|index| Ok(dataset.sample(index)?));
+    let samples: Vec<Sample> = samples.collect::<Result<_>>()?;
+    let dir = ctx.path(Stage::Tune);
+    let mut tuned = vec![("reclora", dir.clone())];
+    if ctx.config.tune.plain_lora {
+        tuned.push(("lora", dir.join(tune::PLAIN)));
     }
+    let mut llm = Vec::new();
+    for (name, dir) in tuned {
+        let scores = read_valid(&dir)?;
+        let likes: Vec<Option<f32>> =
+            samples.iter().map(|sample| scores.get(&sample.index).copied()).collect();
+        llm.push((name, likes));
+    }
+    let others = baselines.likes(lens, &samples)?;
+    let llm = llm.iter().map(|(name, likes)| (*name, Likes::Scored(likes)));
+    let others = others.iter().map(|(name, likes)| (*name, Likes::All(likes)));
+    let path = ctx.path(Stage::Evaluate).join(predictions::VALID_FILE);
+    predictions::write(&path, dataset, &samples, &llm.chain(others).collect::<Vec<_>>())
 }
 
 /// The answers' logits of each test sample: by RecLoRA, and by plain LoRA where the run has it.
+#[expect(clippy::too_many_arguments, reason = "each is opened once, for all of the stage")]
 fn score(
     chunks: &Chunks,
+    test: &Drawn,
     text: &TextInputs,
     adapters: &Adapters,
     neighbours: &Neighbours,
@@ -147,19 +177,22 @@ fn score(
     let reclora = text.llm.adapted(&adapters.reclora)?;
     let lora = adapters.lora.as_ref().map(|lora| text.llm.adapted(lora)).transpose()?;
     let read = |range: Range<u64>| -> Result<Vec<(Vec<u32>, Vec<f32>)>> {
-        let read = |index| {
+        let read = |position| {
+            let index = test.at(position);
             let sample = text.dataset.sample(index)?;
             let prompt = prompts.build(sample.user, sample.item, neighbours.text(index)?)?;
             Ok((prompt.tokens, lens.representation(index)?))
         };
-        range.into_par_iter().map(|index| timed(Phase::Data, || read(index))).collect()
+        range.into_par_iter().map(|position| timed(Phase::Data, || read(position))).collect()
     };
-    chunks.run("score test", comm, progress, read, |_, inputs| {
+    let passes = 1 + u64::from(lora.is_some());
+    chunks.run_telling("score test", passes, comm, progress, read, |_, inputs, within| {
         let inputs: Vec<Prompt<'_>> = inputs
             .iter()
             .map(|(tokens, representation)| Prompt { tokens, representation })
             .collect();
-        let logits = |model| deciding_logits(model, &inputs, deciding);
+        let told = |count| within.passed(count);
+        let logits = |model: &AdaptedLlm<'_>| model.answer_logits(&inputs, deciding, &told);
         let (of_reclora, of_lora) = (logits(&reclora)?, lora.as_ref().map(logits).transpose()?);
         let of_lora = of_lora.unwrap_or_default();
         let column = |logits: &[[f32; 2]], answer: usize| {
@@ -190,50 +223,6 @@ fn llm_probabilities(chunks: &Chunks, with_lora: bool) -> Result<Vec<(&'static s
     Ok(models)
 }
 
-/// P(like) of the models that read no text.
-fn baselines(
-    dataset: &Dataset,
-    lens: &Lens,
-    samples: &[Sample],
-) -> Result<Vec<(&'static str, Vec<f32>)>> {
-    let train = Columns::of(dataset, dataset.split(Split::Train))?;
-    let valid = Columns::of(dataset, dataset.split(Split::Valid))?;
-    let (users, items) = (dataset.num_users(), dataset.num_items());
-    let mean = ItemMean::fit(train.view(), items);
-    let regression = LogisticRegression::fit(train.view(), valid.view(), users, items);
-    let crm = samples.iter().map(|sample| Ok(sigmoid(lens.logit(sample.index)?)));
-    let regression = samples.iter().map(|sample| regression.predict(sample.user, sample.item));
-    Ok(vec![
-        ("crm", crm.collect::<Result<_>>()?),
-        ("logistic_regression", regression.collect()),
-        ("item_mean", samples.iter().map(|sample| mean.predict(sample.item)).collect()),
-    ])
-}
-
-#[derive(Default)]
-struct Columns {
-    users: Vec<u32>,
-    items: Vec<u32>,
-    labels: Vec<bool>,
-}
-
-impl Columns {
-    fn of(dataset: &Dataset, indices: Range<u64>) -> Result<Self> {
-        let mut columns = Self::default();
-        for index in indices {
-            let sample = dataset.sample(index)?;
-            columns.users.push(sample.user);
-            columns.items.push(sample.item);
-            columns.labels.push(sample.label);
-        }
-        Ok(columns)
-    }
-
-    fn view(&self) -> Interactions<'_> {
-        Interactions { users: &self.users, items: &self.items, labels: &self.labels }
-    }
-}
-
 fn measure(
     ctx: &RunContext,
     samples: &[Sample],
@@ -243,11 +232,7 @@ fn measure(
     let lengths: Vec<u32> = samples.iter().map(|sample| sample.position).collect();
     let scored = models.iter().map(|(name, probabilities)| scored(name, samples, probabilities));
     let scored: Vec<Vec<Scored>> = scored.collect::<Result<_>>()?;
-    let bootstrap = Bootstrap::new(&scored, ctx.config.evaluate.bootstrap, ctx.config.seed);
-    let bootstrap = bootstrap.ok_or_else(|| {
-        let text = "the models have scored different samples; run evaluate again with --force";
-        TrainerError::Input(text.to_owned())
-    })?;
+    let bootstrap = bootstrap(&scored, ctx.config.evaluate.bootstrap, ctx.config.seed)?;
     let place = |wanted: &str| models.iter().position(|(name, _)| *name == wanted);
     let measured =
         models.par_iter().zip(&scored).enumerate().map(|(model, ((name, _), scored))| {
@@ -266,7 +251,16 @@ fn measure(
     Ok(measured.collect())
 }
 
-fn scored(name: &str, samples: &[Sample], probabilities: &[f32]) -> Result<Vec<Scored>> {
+/// The resamples on which models are measured.
+pub fn bootstrap(scored: &[Vec<Scored>], resamples: usize, seed: u64) -> Result<Bootstrap> {
+    Bootstrap::new(scored, resamples, seed).ok_or_else(|| {
+        let text = "the models have scored different samples; run evaluate again with --force";
+        TrainerError::Input(text.to_owned())
+    })
+}
+
+/// P(like) of samples by a model, with what is to be known of these.
+pub fn scored(name: &str, samples: &[Sample], probabilities: &[f32]) -> Result<Vec<Scored>> {
     if probabilities.len() != samples.len() {
         return Err(TrainerError::Input(format!(
             "{name}: {} predictions for {} samples; run evaluate again with --force",
@@ -282,16 +276,16 @@ fn scored(name: &str, samples: &[Sample], probabilities: &[f32]) -> Result<Vec<S
     Ok(samples.iter().zip(probabilities).map(scored).collect())
 }
 
-/// What `samples` are of the whole test split `all`.
-fn scored_samples(dataset: &Dataset, all: Range<u64>, samples: &[Sample]) -> Result<ScoredSamples> {
+/// What was drawn of the whole test split.
+fn scored_samples(dataset: &Dataset, test: &Drawn, samples: &[Sample]) -> Result<ScoredSamples> {
+    let all = dataset.split(Split::Test);
     let of_users = all.clone().map(|index| Ok(dataset.sample(index)?.user));
-    let (scored, of_samples) = (samples.len() as u64, all.end - all.start);
     Ok(ScoredSamples {
-        samples: scored,
-        of_samples,
+        samples: test.len(),
+        of_samples: all.end - all.start,
         users: distinct(samples.iter().map(|sample| sample.user).collect()),
         of_users: distinct(of_users.collect::<Result<_>>()?),
-        order: if scored == of_samples { ScoredOrder::All } else { ScoredOrder::First },
+        order: test.order(),
     })
 }
 
@@ -302,13 +296,13 @@ fn distinct(mut users: Vec<u32>) -> u64 {
 }
 
 /// How the gates mix over the test set; `None` for an adapter without gates, or with gates of tokens.
-fn gate_use(adapter: &Adapter, lens: &Lens, test: Range<u64>) -> Result<Option<GateUse>> {
+fn gate_use(adapter: &Adapter, lens: &Lens, test: &Drawn) -> Result<Option<GateUse>> {
     let experts = adapter.config().experts;
-    if experts == 1 || adapter.layout().is_per_token() || test.is_empty() {
+    if experts == 1 || adapter.layout().is_per_token() || test.len() == 0 {
         return Ok(None);
     }
-    let step = (test.end - test.start).div_ceil(GATE_SAMPLES);
-    let indices: Vec<u64> = test.step_by(step as usize).collect();
+    let step = test.len().div_ceil(GATE_SAMPLES);
+    let indices: Vec<u64> = test.iter().step_by(step as usize).collect();
     let alphas: Vec<Vec<Vec<f32>>> = indices
         .par_iter()
         .map(|&index| adapter.alpha(&lens.representation(index)?))

@@ -62,9 +62,10 @@ impl Crms {
     /// Opens what `pretrain` wrote.
     pub fn open(ctx: &RunContext, dataset: &Dataset) -> Result<Self> {
         let folds = Folds::new(ctx, dataset);
-        let dir = ctx.path(Stage::Pretrain);
+        let (dir, representation) = (ctx.path(Stage::Pretrain), ctx.config.crm.representation);
         let names = std::iter::once(FILE.to_owned()).chain(folds.all().map(file));
-        let models = names.map(|name| Crm::open(&dir.join(name))).collect::<Result<_>>()?;
+        let models =
+            names.map(|name| Crm::open(&dir.join(name), representation)).collect::<Result<_>>()?;
         Ok(Self { folds, models })
     }
 

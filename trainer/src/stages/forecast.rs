@@ -4,6 +4,7 @@ use reclora_comm::Wire;
 use reclora_storage::dataset::{Dataset, Split};
 use serde::Serialize;
 
+use super::draw::Drawn;
 use super::pretrain::shape;
 use super::{RunContext, Stage, StageDir, inputs};
 use crate::adapter::AdapterLayout;
@@ -65,8 +66,10 @@ pub struct Samples {
     pub all: u64,
     /// Trained on by pretrain.
     pub train: u64,
-    /// Scored by evaluate.
+    /// The test set.
     pub test: u64,
+    /// Those of it that evaluate scores.
+    pub evaluated: u64,
 }
 
 /// Computes a run.
@@ -88,6 +91,10 @@ pub fn forecast(ctx: &RunContext, world_size: usize, threads: usize) -> Result<F
         all: dataset.num_samples(),
         train: dataset.split(Split::Train).end - dataset.split(Split::Train).start,
         test: dataset.split(Split::Test).end - dataset.split(Split::Test).start,
+        evaluated: {
+            let (split, of) = (dataset.split(Split::Test), &config.evaluate);
+            Drawn::limited(split, of.limit, of.limit_order, config.seed).len()
+        },
     });
     let context = Context { ctx, world_size, threads };
     let tune = context.training(

@@ -11,10 +11,14 @@ use crate::adapter::Adapter;
 use crate::backbone::{self, Backbone, BackboneConfig};
 use crate::config::{Config, Device};
 use crate::distributed::buckets::Finished;
+use crate::distributed::gradient::Losses;
 use crate::error::Result;
 #[cfg(feature = "cuda")]
 use crate::measure;
 use crate::model::{AdaptedModel, GradientTarget, Prompt, TrainingSample, Workspace};
+
+/// Told how many prompts went through the LLM, by whichever thread.
+pub type Told<'a> = dyn Fn(usize) + Sync + 'a;
 
 thread_local! {
     /// Each thread's buffers of the LLM.
@@ -106,12 +110,14 @@ impl AdaptedLlm<'_> {
         token_ids: Option<&[u32]>,
     ) -> Result<Vec<Vec<f32>>> {
         match self {
-            Self::Cpu(model) => on_threads(prompts, |ws, prompt| {
+            Self::Cpu(model) => on_threads(prompts, &|_| (), |ws, prompt| {
                 let last = prompt.tokens.len().saturating_sub(1);
                 model.logits_at(ws, prompt, last, token_ids)
             }),
             #[cfg(feature = "cuda")]
-            Self::Gpu(model) => on_gpu(prompts.iter(), || model.logits(prompts, token_ids)),
+            Self::Gpu(model) => {
+                on_gpu(prompts.iter(), || model.logits(prompts, token_ids, &|_| ()))
+            }
         }
     }
 
@@ -120,27 +126,32 @@ impl AdaptedLlm<'_> {
         &self,
         prompts: &[Prompt<'_>],
         deciding: [u32; 2],
+        told: &Told<'_>,
     ) -> Result<Vec<[f32; 2]>> {
         match self {
-            Self::Cpu(model) => on_threads(prompts, |ws, prompt| {
+            Self::Cpu(model) => on_threads(prompts, told, |ws, prompt| {
                 let last = prompt.tokens.len().saturating_sub(1);
                 model.answer_logits(ws, prompt, last, deciding)
             }),
             #[cfg(feature = "cuda")]
-            Self::Gpu(model) => on_gpu(prompts.iter(), || model.answer_logits(prompts, deciding)),
+            Self::Gpu(model) => {
+                on_gpu(prompts.iter(), || model.answer_logits(prompts, deciding, told))
+            }
         }
     }
 
     /// Each prompt's mean last hidden state.
-    pub fn hidden_means(&self, prompts: &[Prompt<'_>]) -> Result<Vec<Vec<f32>>> {
+    pub fn hidden_means(&self, prompts: &[Prompt<'_>], told: &Told<'_>) -> Result<Vec<Vec<f32>>> {
         match self {
-            Self::Cpu(model) => on_threads(prompts, |ws, prompt| model.hidden_mean(ws, prompt)),
+            Self::Cpu(model) => {
+                on_threads(prompts, told, |ws, prompt| model.hidden_mean(ws, prompt))
+            }
             #[cfg(feature = "cuda")]
-            Self::Gpu(model) => on_gpu(prompts.iter(), || model.hidden_means(prompts)),
+            Self::Gpu(model) => on_gpu(prompts.iter(), || model.hidden_means(prompts, told)),
         }
     }
 
-    /// Adds `weight` times the gradient of each sample's loss to `gradient`; returns the sum of the
+    /// Adds `weight` times the gradient of each sample's loss to `gradient`; returns the sums of the
     /// losses, and tells `finished` during the last sample what is final. On the CPU sample by sample
     /// on the calling thread.
     pub fn loss_and_gradient(
@@ -149,14 +160,15 @@ impl AdaptedLlm<'_> {
         weight: f32,
         gradient: &mut [f32],
         finished: &mut Finished<'_>,
-    ) -> Result<f32> {
+    ) -> Result<Losses> {
         match self {
             Self::Cpu(model) => {
-                let mut sum = 0.0;
+                let mut sum = Losses::default();
                 for (left, sample) in (0..samples.len()).rev().zip(samples) {
                     let target = target(gradient, finished, left == 0);
-                    sum +=
-                        WORKSPACE.with_borrow_mut(|ws| train(model, ws, sample, weight, target))?;
+                    sum += WORKSPACE.with_borrow_mut(|ws| {
+                        model.losses_and_gradient(ws, sample, weight, target)
+                    })?;
                 }
                 Ok(sum)
             }
@@ -188,30 +200,18 @@ fn target<'a>(
     if is_last { GradientTarget::watched(gradient, finished) } else { gradient.into() }
 }
 
-/// Adds a sample's gradient: of its answer where the head is trained, otherwise of its tokens.
-fn train(
-    model: &AdaptedModel<'_>,
-    ws: &mut Workspace,
-    sample: &TrainingSample<'_>,
-    weight: f32,
-    gradient: GradientTarget<'_>,
-) -> Result<f32> {
-    let TrainingSample { prompt, targets, label, dropout } = *sample;
-    match targets.first() {
-        Some(first) if model.has_head() => {
-            let position = first.position;
-            model.answer_loss_and_gradient(ws, &prompt, position, label, dropout, weight, gradient)
-        }
-        _ => model.loss_and_gradient(ws, &prompt, targets, dropout, weight, gradient),
-    }
-}
-
 fn on_threads<T: Send>(
     prompts: &[Prompt<'_>],
+    told: &Told<'_>,
     compute: impl Fn(&mut Workspace, &Prompt<'_>) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
     let prompts = prompts.par_iter();
-    prompts.map(|prompt| WORKSPACE.with_borrow_mut(|ws| compute(ws, prompt))).collect()
+    let computed = prompts.map(|prompt| {
+        let computed = WORKSPACE.with_borrow_mut(|ws| compute(ws, prompt));
+        told(1);
+        computed
+    });
+    computed.collect()
 }
 
 #[cfg(feature = "cuda")]
@@ -220,12 +220,13 @@ mod gpu {
 
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
-    use super::target;
+    use super::{Told, target};
     use crate::adapter::Adapter;
     use crate::backbone::{Backbone, BackboneConfig};
     use crate::config::WeightType;
     use crate::cuda::{DeviceBackbone, DeviceModel, DeviceOptions, Precision};
     use crate::distributed::buckets::Finished;
+    use crate::distributed::gradient::Losses;
     use crate::error::{Result, TrainerError};
     use crate::model::{Prompt, TrainingSample};
 
@@ -277,6 +278,7 @@ mod gpu {
             &self,
             prompts: &[Prompt<'_>],
             token_ids: Option<&[u32]>,
+            told: &Told<'_>,
         ) -> Result<Vec<Vec<f32>>> {
             let mut logits = Vec::with_capacity(prompts.len());
             for batch in batches(prompts, |prompt| prompt.tokens.len()) {
@@ -284,6 +286,7 @@ mod gpu {
                     batch.iter().map(|prompt| (*prompt, prompt.tokens.len().saturating_sub(1)));
                 let _turn = self.turn();
                 logits.extend(self.model.logits_at(&at.collect::<Vec<_>>(), token_ids)?);
+                told(batch.len());
             }
             Ok(logits)
         }
@@ -292,8 +295,9 @@ mod gpu {
             &self,
             prompts: &[Prompt<'_>],
             deciding: [u32; 2],
+            told: &Told<'_>,
         ) -> Result<Vec<[f32; 2]>> {
-            let logits = self.logits(prompts, Some(deciding.as_slice()))?;
+            let logits = self.logits(prompts, Some(deciding.as_slice()), told)?;
             let pair = |logits: Vec<f32>| match logits[..] {
                 [no, yes] => Ok([no, yes]),
                 _ => Err(TrainerError::Input("the model gave no logits for the answers".into())),
@@ -301,11 +305,16 @@ mod gpu {
             logits.into_iter().map(pair).collect()
         }
 
-        pub fn hidden_means(&self, prompts: &[Prompt<'_>]) -> Result<Vec<Vec<f32>>> {
+        pub fn hidden_means(
+            &self,
+            prompts: &[Prompt<'_>],
+            told: &Told<'_>,
+        ) -> Result<Vec<Vec<f32>>> {
             let mut means = Vec::with_capacity(prompts.len());
             for batch in batches(prompts, |prompt| prompt.tokens.len()) {
                 let _turn = self.turn();
                 means.extend(self.model.hidden_mean(batch)?);
+                told(batch.len());
             }
             Ok(means)
         }
@@ -316,14 +325,17 @@ mod gpu {
             weight: f32,
             gradient: &mut [f32],
             finished: &mut Finished<'_>,
-        ) -> Result<f32> {
-            let mut sum = 0.0;
+        ) -> Result<Losses> {
+            let mut sum = Losses::default();
             let batches = batches(samples, |sample| sample.prompt.tokens.len());
             for (left, batch) in (0..batches.len()).rev().zip(batches) {
                 let _turn = self.turn();
                 let target = target(gradient, finished, left == 0);
-                let losses = self.model.loss_and_gradient(batch, weight, target)?;
-                sum += losses.iter().sum::<f32>();
+                let losses = self.model.losses_and_gradient(batch, weight, target)?;
+                // A batch's own sum first.
+                let mut of_batch = Losses::default();
+                losses.into_iter().for_each(|losses| of_batch += losses);
+                sum += of_batch;
             }
             Ok(sum)
         }

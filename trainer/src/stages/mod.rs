@@ -1,5 +1,6 @@
 //! The stages of a run, each a function of (config sections, inputs, seed) to a directory.
 
+mod draw;
 mod embed;
 mod evaluate;
 mod export;
@@ -21,12 +22,14 @@ mod scores;
 mod tests;
 mod text;
 mod tune;
+mod without_llm;
 
 pub use evaluate::{REFERENCES, ScoredOrder, ScoredSamples};
 pub use export::export_pair;
 pub use forecast::{Forecast, Training, forecast};
 pub use predict::{Prediction, predict};
 pub use predictions::{Predicted, predictions};
+pub use without_llm::{SplitMetrics, WithoutLlm, without_llm};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,7 +42,7 @@ use reclora_storage::raw;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::config::{Config, StoredAdapter};
+use crate::config::{Config, Order, StoredAdapter};
 pub use crate::distributed::chunks::Part;
 use crate::error::{Result, TrainerError};
 use crate::progress::Progress;
@@ -134,9 +137,16 @@ impl Stage {
         }
     }
 
-    /// The stages whose output it reads.
-    fn reads(self) -> &'static [Stage] {
-        match self {
+    /// Whether a run of this config has it: nothing reads the vectors of items where only the last ones are
+    /// shown.
+    pub fn is_needed(self, config: &Config) -> bool {
+        let shown = [config.retrieve.text_order, config.retrieve.crm_order];
+        self != Stage::Embed || shown.iter().any(|order| *order != Order::Recent)
+    }
+
+    /// The stages whose output it reads in a run of this config.
+    fn reads(self, config: &Config) -> impl Iterator<Item = Stage> {
+        let all: &'static [Stage] = match self {
             Stage::Prepare => &[],
             Stage::Embed => &[Stage::Prepare],
             Stage::Retrieve => &[Stage::Prepare, Stage::Embed],
@@ -153,7 +163,8 @@ impl Stage {
                 Stage::Few2many,
                 Stage::Tune,
             ],
-        }
+        };
+        all.iter().copied().filter(|stage| stage.is_needed(config))
     }
 
     /// Whether it reads the backbone.
@@ -203,7 +214,7 @@ fn directory(ctx: &RunContext, stage: Stage, inputs: &BTreeMap<String, String>) 
 fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<BTreeMap<String, String>> {
     let config = &ctx.config;
     let mut inputs = BTreeMap::new();
-    for &before in stage.reads() {
+    for before in stage.reads(config) {
         let hash = StageDir::new(ctx.path(before), before.name(), "").content_hash()?;
         inputs.insert(before.name().to_owned(), hash);
     }
@@ -247,8 +258,13 @@ fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<BTreeMap<String, String>>
         }
         Stage::Embed => json!([config.retrieve.pca_dimensions]),
         Stage::Retrieve => json!([config.retrieve]),
-        Stage::Pretrain => json!([config.seed, config.crm]),
-        Stage::Few2many => json!([]),
+        Stage::Pretrain => {
+            let mut crm = json!(config.crm);
+            // What is made of a trained CRM.
+            crm["representation"] = json!(null);
+            json!([config.seed, crm])
+        }
+        Stage::Few2many => json!([config.crm.representation]),
         Stage::Tune => {
             let mut tune = json!(config.tune);
             // How often it is saved does not change what is learnt.
@@ -296,9 +312,9 @@ pub fn run(
     let inputs = inputs_of(ctx, stage)?;
     let dir = directory(ctx, stage, &inputs);
     if comm.rank() == 0 {
-        for before in stage.reads() {
-            StageDir::new(ctx.path(*before), before.name(), "").verify()?;
-            check_origin(ctx, *before)?;
+        for before in stage.reads(&ctx.config) {
+            StageDir::new(ctx.path(before), before.name(), "").verify()?;
+            check_origin(ctx, before)?;
         }
         match ctx.part {
             None => dir.prepare()?,
@@ -328,7 +344,8 @@ pub fn run(
 
 /// Says which stage a run still lacks before its models can be used.
 fn require(ctx: &RunContext) -> Result<()> {
-    for stage in Stage::ALL.into_iter().filter(|stage| *stage <= Stage::Tune) {
+    let needed = |stage: &Stage| *stage <= Stage::Tune && stage.is_needed(&ctx.config);
+    for stage in Stage::ALL.into_iter().filter(needed) {
         StageDir::new(ctx.path(stage), stage.name(), "").content_hash()?;
         check_origin(ctx, stage)?;
     }
@@ -340,14 +357,14 @@ fn require(ctx: &RunContext) -> Result<()> {
 fn check_origin(ctx: &RunContext, stage: Stage) -> Result<()> {
     let made = StageDir::new(ctx.path(stage), stage.name(), "").manifest()?;
     let inputs = made.map(|manifest| manifest.inputs).unwrap_or_default();
-    for before in stage.reads().iter().filter(|before| ctx.path(**before).exists()) {
-        let now = StageDir::new(ctx.path(*before), before.name(), "").content_hash()?;
+    for before in stage.reads(&ctx.config).filter(|before| ctx.path(*before).exists()) {
+        let now = StageDir::new(ctx.path(before), before.name(), "").content_hash()?;
         if inputs.get(before.name()).is_some_and(|then| *then != now) {
             let what = format!(
                 "was made from another {} than {} holds now; make it again: reclora-launch run CONFIG \
                  --from {}",
                 before.directory(),
-                ctx.path(*before).display(),
+                ctx.path(before).display(),
                 stage.name()
             );
             return Err(TrainerError::file(ctx.path(stage), what));

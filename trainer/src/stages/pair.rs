@@ -68,9 +68,10 @@ impl Pair {
         label: Option<bool>,
     ) -> Result<Self> {
         let embeddings = retrieve::embeddings(ctx)?;
-        let config = &ctx.config.retrieve;
-        let [text, crm] = retrieve::positions(config, &embeddings, dataset, user, position, item);
-        let model = Crm::open(&ctx.path(Stage::Pretrain).join(pretrain::FILE))?;
+        let (config, embeddings) = (&ctx.config.retrieve, embeddings.as_ref());
+        let [text, crm] = retrieve::positions(config, embeddings, dataset, user, position, item);
+        let path = ctx.path(Stage::Pretrain).join(pretrain::FILE);
+        let model = Crm::open(&path, ctx.config.crm.representation)?;
         let mut batch = CrmBatch::default();
         batch.push(dataset, user, item, &crm)?;
         let (logits, representation) =

@@ -1,4 +1,4 @@
-//! `predictions/test.parquet`: one row per test sample, one column per model.
+//! `predictions/*.parquet`: one row per sample of a split, one column per model.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -20,17 +20,28 @@ use reclora_storage::manifest::StageDir;
 use super::{RunContext, Stage};
 use crate::error::{Result, TrainerError};
 
-/// File of the predictions.
+/// File of the predictions for test.
 pub const FILE: &str = "test.parquet";
+/// File of those for valid.
+pub const VALID_FILE: &str = "valid.parquet";
 /// Columns before those of the models.
 const FIXED: usize = 5;
+
+/// P(like) by a model.
+#[derive(Clone, Copy, Debug)]
+pub enum Likes<'a> {
+    /// Of every sample.
+    All(&'a [f32]),
+    /// Of those that it has scored.
+    Scored(&'a [Option<f32>]),
+}
 
 /// Writes raw ids, label, and P(like) of each model, atomically.
 pub fn write(
     path: &Path,
     dataset: &Dataset,
     samples: &[Sample],
-    models: &[(&'static str, Vec<f32>)],
+    models: &[(&'static str, Likes<'_>)],
 ) -> Result<()> {
     let bytes = encode(dataset, samples, models)
         .map_err(|error| TrainerError::file(path, format!("can't be written: {error}")))?;
@@ -40,10 +51,13 @@ pub fn write(
 fn encode(
     dataset: &Dataset,
     samples: &[Sample],
-    models: &[(&'static str, Vec<f32>)],
+    models: &[(&'static str, Likes<'_>)],
 ) -> Result<Vec<u8>, ParquetError> {
-    let columns: String =
-        models.iter().map(|(name, _)| format!("  required float {name};\n")).collect();
+    let columns = models.iter().map(|(name, likes)| match likes {
+        Likes::All(_) => format!("  required float {name};\n"),
+        Likes::Scored(_) => format!("  optional float {name};\n"),
+    });
+    let columns: String = columns.collect();
     let schema = parse_message_type(&format!(
         "message predictions {{
            required int64 key;
@@ -66,8 +80,15 @@ fn encode(
     column::<Int64Type>(&mut rows, &of(&|sample| sample.timestamp))?;
     let labels: Vec<bool> = samples.iter().map(|sample| sample.label).collect();
     column::<BoolType>(&mut rows, &labels)?;
-    for (_, probabilities) in models {
-        column::<FloatType>(&mut rows, probabilities)?;
+    for (_, likes) in models {
+        match likes {
+            Likes::All(likes) => column::<FloatType>(&mut rows, likes)?,
+            Likes::Scored(likes) => {
+                let values: Vec<f32> = likes.iter().flatten().copied().collect();
+                let levels: Vec<i16> = likes.iter().map(|like| like.is_some().into()).collect();
+                leveled_column::<FloatType>(&mut rows, &values, Some(&levels))?;
+            }
+        }
     }
     rows.close()?;
     writer.close()?;
@@ -125,9 +146,18 @@ fn column<T: DataType>(
     rows: &mut SerializedRowGroupWriter<'_, &mut Vec<u8>>,
     values: &[T::T],
 ) -> Result<(), ParquetError> {
+    leveled_column::<T>(rows, values, None)
+}
+
+/// A column; of an optional one `levels` say which rows have a value: 1, or 0.
+fn leveled_column<T: DataType>(
+    rows: &mut SerializedRowGroupWriter<'_, &mut Vec<u8>>,
+    values: &[T::T],
+    levels: Option<&[i16]>,
+) -> Result<(), ParquetError> {
     let Some(mut column) = rows.next_column()? else {
         return Err(ParquetError::General("more columns than the schema has".into()));
     };
-    column.typed::<T>().write_batch(values, None, None)?;
+    column.typed::<T>().write_batch(values, levels, None)?;
     column.close()
 }

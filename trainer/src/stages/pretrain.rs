@@ -15,9 +15,9 @@ use crate::config::{EmbeddingOptimizer, EmbeddingSharding};
 use crate::crm::{Din, DinShape, Workspace};
 use crate::distributed::buckets::Finished;
 use crate::distributed::checkpoint::History;
-use crate::distributed::gradient::Gradient;
+use crate::distributed::gradient::{Gradient, Losses};
 use crate::distributed::table::{Fetched, Held, Parameters};
-use crate::distributed::train::{Objective, TrainPlan, train};
+use crate::distributed::train::{Objective, TrainPlan, Validation, train};
 use crate::error::Result;
 use crate::progress::Progress;
 
@@ -89,7 +89,7 @@ impl Objective for CrmObjective<'_> {
         weight: f32,
         gradient: &mut Gradient,
         _finished: &mut Finished<'_>,
-    ) -> Result<f32> {
+    ) -> Result<Losses> {
         let indices = samples.iter().map(|position| self.train.at(*position));
         let (mut batch, samples) = crm_batch(self.dataset, self.neighbours, indices)?;
         parameters.rows.map_or(Ok(()), |rows| batch.number_by(rows))?;
@@ -97,7 +97,7 @@ impl Objective for CrmObjective<'_> {
         let labels: Vec<f32> = samples.iter().map(label).collect();
         let keys: Vec<u64> = samples.iter().map(|sample| sample.index).collect();
         let dropout_seed = self.seed.wrapping_add(epoch << 40);
-        Ok(WORKSPACE.with_borrow_mut(|ws| {
+        let loss = WORKSPACE.with_borrow_mut(|ws| {
             self.din.loss_and_gradient(
                 parameters,
                 ws,
@@ -108,7 +108,8 @@ impl Objective for CrmObjective<'_> {
                 weight,
                 gradient,
             )
-        }))
+        });
+        Ok(loss.into())
     }
 
     fn rows(&self, samples: &[u64]) -> Result<Vec<u32>> {
@@ -120,11 +121,7 @@ impl Objective for CrmObjective<'_> {
         tensors.map(|tensor| (tensor.name.clone(), tensor.range.clone())).collect()
     }
 
-    fn validate(
-        &self,
-        held: Held<'_>,
-        comm: &mut dyn Communicator,
-    ) -> Result<(Option<f64>, Option<f64>)> {
+    fn validate(&self, held: Held<'_>, comm: &mut dyn Communicator) -> Result<Validation> {
         let samples = self.valid.clone().map(|index| {
             let sample = self.dataset.sample(index)?;
             Ok((sample.user, sample.label))
@@ -133,7 +130,7 @@ impl Objective for CrmObjective<'_> {
         // As many exchanges on every rank, however many samples each has.
         let most = samples.len().div_ceil(comm.world_size());
         let block = if held.share.is_all() { most.max(1) } else { VALID_BLOCK };
-        valid_metrics(&samples, comm, |own, comm| {
+        let validation = valid_metrics(&samples, comm, |own, comm| {
             let first = self.valid.start + own.start as u64;
             let mut logits = Vec::with_capacity(own.len());
             for start in (0..most).step_by(block) {
@@ -147,7 +144,9 @@ impl Objective for CrmObjective<'_> {
                 logits.extend(scored.collect::<Result<Vec<f32>>>()?);
             }
             Ok(logits)
-        })
+        })?;
+        // The lens will have them.
+        Ok(Validation { logits: Vec::new(), ..validation })
     }
 }
 

@@ -25,7 +25,7 @@ fn shown(config: &RetrieveConfig) -> [Shown; 2] {
 /// What a pair of user and item is shown with, before `position`: positions for the LLM, and for the CRM.
 pub fn positions(
     config: &RetrieveConfig,
-    embeddings: &ItemEmbeddings,
+    embeddings: Option<&ItemEmbeddings>,
     dataset: &Dataset,
     user: u32,
     position: u32,
@@ -36,9 +36,10 @@ pub fn positions(
     top_k(embeddings, history, &[target], shown(config), &mut Workspace::default())
 }
 
-/// The item vectors of a run.
-pub fn embeddings(ctx: &RunContext) -> Result<ItemEmbeddings> {
-    ItemEmbeddings::load(&ctx.path(Stage::Embed).join(embed::FILE))
+/// The item vectors of a run; `None` where it needs none.
+pub fn embeddings(ctx: &RunContext) -> Result<Option<ItemEmbeddings>> {
+    let path = ctx.path(Stage::Embed).join(embed::FILE);
+    Stage::Embed.is_needed(&ctx.config).then(|| ItemEmbeddings::load(&path)).transpose()
 }
 
 pub fn run(
@@ -65,7 +66,7 @@ pub fn run(
             });
             let last = &samples[places[places.len() - 1]];
             let history = dataset.history(last.user, last.position).items;
-            top_k(&embeddings, history, &targets.collect::<Vec<_>>(), shown, ws)
+            top_k(embeddings.as_ref(), history, &targets.collect::<Vec<_>>(), shown, ws)
         });
         let found: Vec<[Vec<u32>; 2]> = found.collect();
         let [text, crm] = [0, 1].map(|which| {

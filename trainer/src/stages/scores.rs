@@ -1,11 +1,21 @@
-//! Scores of few samples, spread over ranks and threads, known to every rank.
+//! Scores of few samples, spread over ranks and threads, known to every rank; and the file of those of the
+//! valid samples.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 
 use reclora_comm::Communicator;
+use reclora_storage::shard::{Column, Shard, write_shard};
 
+use crate::distributed::train::Validation;
 use crate::error::{Result, TrainerError};
 use crate::metrics::{Scored, auc, log_loss};
+
+/// File of the scores of the valid samples, beside an adapter.
+const VALID: &str = "valid.shard";
+/// Kind of that shard.
+const KIND: &str = "valid-scores";
 
 /// Scores of 0..count on every rank, each computed once: `score` gets a rank's share.
 fn over_ranks(
@@ -26,19 +36,37 @@ fn over_ranks(
     Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
 }
 
-/// AUC and log loss of samples of (user, label), scored over the ranks; `logits` are those of like.
+/// Samples of (user, label), scored over the ranks; `logits` are those of like.
 pub fn valid_metrics(
     samples: &[(u32, bool)],
     comm: &mut dyn Communicator,
     logits: impl FnOnce(Range<usize>, &mut dyn Communicator) -> Result<Vec<f32>>,
-) -> Result<(Option<f64>, Option<f64>)> {
+) -> Result<Validation> {
     let logits = over_ranks("valid scores", samples.len(), comm, logits)?;
     let scored: Vec<Scored> = samples
         .iter()
-        .zip(logits)
-        .map(|(&(user, label), logit)| Scored { user, label, probability: sigmoid(logit) })
+        .zip(&logits)
+        .map(|(&(user, label), &logit)| Scored { user, label, probability: sigmoid(logit) })
         .collect();
-    Ok((auc(&scored), log_loss(&scored)))
+    Ok(Validation { auc: auc(&scored), log_loss: log_loss(&scored), logits })
+}
+
+/// Writes how an adapter scores the valid samples `keys`, beside it.
+pub fn write_valid(dir: &Path, keys: &[u64], logits: &[f32]) -> Result<()> {
+    if keys.len() != logits.len() {
+        let what = format!("{} scores of {} valid samples", logits.len(), keys.len());
+        return Err(TrainerError::file(dir, format!("{what}; run tune again with --force")));
+    }
+    let columns = [("key", Column::U64(keys)), ("logit", Column::F32(logits))];
+    Ok(write_shard(&dir.join(VALID), KIND, &columns)?)
+}
+
+/// P(like) of the valid samples that were scored, by their keys.
+pub fn read_valid(dir: &Path) -> Result<BTreeMap<u64, f32>> {
+    let shard = Shard::open(&dir.join(VALID), KIND)?;
+    shard.verify()?;
+    let (keys, logits) = (shard.u64("key")?, shard.f32("logit")?);
+    Ok(keys.iter().copied().zip(logits.iter().map(|logit| sigmoid(*logit))).collect())
 }
 
 /// 1 / (1 + e^−x).

@@ -76,5 +76,5 @@ pub fn deciding_logits(
     prompts: &[Prompt<'_>],
     deciding: [u32; 2],
 ) -> Result<Vec<[f32; 2]>> {
-    model.answer_logits(prompts, deciding)
+    model.answer_logits(prompts, deciding, &|_| ())
 }

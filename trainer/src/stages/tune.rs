@@ -8,18 +8,19 @@ use reclora_comm::Communicator;
 use reclora_storage::codec;
 use reclora_storage::dataset::Split;
 
+use super::draw::Drawn;
 use super::few_shot::few_shot;
 use super::inputs::{Lens, Neighbours};
 use super::llm::Llm;
-use super::scores::valid_metrics;
+use super::scores::{valid_metrics, write_valid};
 use super::text::{TextInputs, deciding_logits};
 use super::{Counts, RunContext, Stage, write_json};
 use crate::adapter::{Adapter, Dropout};
 use crate::config::{AdapterConfig, GateInput};
 use crate::distributed::buckets::Finished;
-use crate::distributed::gradient::Gradient;
+use crate::distributed::gradient::{Gradient, Losses};
 use crate::distributed::table::{Held, Parameters, Table};
-use crate::distributed::train::{Objective, TrainPlan, train};
+use crate::distributed::train::{Objective, TrainPlan, Validation, train};
 use crate::error::{Result, TrainerError};
 use crate::measure::{Phase, timed};
 use crate::model::{Prompt, TrainingSample};
@@ -55,6 +56,8 @@ struct TuneData {
     llm: Llm,
     train: Vec<TuneSample>,
     valid: Vec<TuneSample>,
+    /// The valid samples as indices of the dataset.
+    valid_keys: Vec<u64>,
     deciding: [u32; 2],
     representation_dim: usize,
 }
@@ -78,9 +81,10 @@ impl TuneData {
         let tune = &ctx.config.tune;
         let (sampler, count) = (tune.few_shot_sampler, tune.few_shot);
         let indices = few_shot(dataset, &lens, sampler, count, ctx.config.seed)?;
-        let valid = dataset.split(Split::Valid);
-        let valid: Vec<u64> = valid.take(ctx.config.tune.valid_samples).collect();
-        let all: Vec<u64> = indices.iter().chain(&valid).copied().collect();
+        let (split, count) = (dataset.split(Split::Valid), tune.valid_samples as u64);
+        let valid_keys = Drawn::new(split, count, tune.valid_order, ctx.config.seed);
+        let valid_keys: Vec<u64> = valid_keys.iter().collect();
+        let all: Vec<u64> = indices.iter().chain(&valid_keys).copied().collect();
         let encoded = shared(&all, encode, comm)?;
         let cut = encoded.iter().filter(|(_, cut)| *cut).count();
         let tokens: usize = encoded.iter().map(|(example, _)| example.tokens.len()).sum();
@@ -88,7 +92,7 @@ impl TuneData {
             "{} few-shot and {} valid prompts, {:.0} tokens on average, {cut} of them cut to \
              {max_tokens} tokens",
             indices.len(),
-            valid.len(),
+            valid_keys.len(),
             tokens as f64 / encoded.len().max(1) as f64
         );
         progress.emit(Event::Message { text: message });
@@ -102,7 +106,8 @@ impl TuneData {
         let deciding = builder.answers().deciding();
         drop(builder);
         let llm = text.llm;
-        Ok(Self { llm, train, valid, deciding, representation_dim: lens.dim() })
+        let representation_dim = lens.dim();
+        Ok(Self { llm, train, valid, valid_keys, deciding, representation_dim })
     }
 }
 
@@ -155,7 +160,7 @@ impl Objective for TuneObjective<'_> {
         weight: f32,
         gradient: &mut Gradient,
         finished: &mut Finished<'_>,
-    ) -> Result<f32> {
+    ) -> Result<Losses> {
         let adapter = self.adapter(parameters.dense)?;
         let model = self.data.llm.adapted(&adapter)?;
         let samples = samples.iter().map(|&index| {
@@ -167,6 +172,7 @@ impl Objective for TuneObjective<'_> {
                 prompt: Prompt { tokens: &example.tokens, representation },
                 targets: &example.targets,
                 label: *label,
+                deciding: Some(self.data.deciding),
                 dropout: (self.dropout > 0.0).then_some(dropout),
             }
         });
@@ -174,16 +180,16 @@ impl Objective for TuneObjective<'_> {
         model.loss_and_gradient(&samples, weight, gradient.all_dense(), finished)
     }
 
+    fn tells_deciding_loss(&self) -> bool {
+        true
+    }
+
     fn tensors(&self) -> Vec<(String, Range<usize>)> {
         let tensors = self.initial.layout().tensors().iter();
         tensors.map(|tensor| (tensor.name.clone(), tensor.range.clone())).collect()
     }
 
-    fn validate(
-        &self,
-        held: Held<'_>,
-        comm: &mut dyn Communicator,
-    ) -> Result<(Option<f64>, Option<f64>)> {
+    fn validate(&self, held: Held<'_>, comm: &mut dyn Communicator) -> Result<Validation> {
         let adapter = self.adapter(held.values)?;
         let model = self.data.llm.adapted(&adapter)?;
         let valid = &self.data.valid;
@@ -263,6 +269,7 @@ fn tune(
         reclora_storage::atomic::create_dir_all(dir)?;
         objective.adapter(&trained.parameters)?.save(&dir.join(FILE))?;
         write_json(&dir.join("history.json"), &trained.history)?;
+        write_valid(dir, &data.valid_keys, &trained.valid_logits)?;
     }
     Ok(parameters)
 }

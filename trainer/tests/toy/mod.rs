@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use reclora_comm::{Communicator, Solo};
 use reclora_trainer::distributed::buckets::Finished;
-use reclora_trainer::distributed::gradient::Gradient;
+use reclora_trainer::distributed::gradient::{Gradient, Losses};
 use reclora_trainer::distributed::table::{Fetched, Held, Parameters, Table, TableShare};
-use reclora_trainer::distributed::train::{Objective, TrainPlan, Trained, train};
+use reclora_trainer::distributed::train::{Objective, TrainPlan, Trained, Validation, train};
 use reclora_trainer::error::{Result, TrainerError};
 use reclora_trainer::progress::Silent;
 
@@ -68,7 +68,7 @@ impl Objective for Toy {
         weight: f32,
         gradient: &mut Gradient,
         finished: &mut Finished<'_>,
-    ) -> Result<f32> {
+    ) -> Result<Losses> {
         if self.left.fetch_sub(1, Ordering::Relaxed) == 0 {
             return Err(TrainerError::NotFound("interrupted".into()));
         }
@@ -93,7 +93,12 @@ impl Objective for Toy {
         if samples.first().is_some_and(|sample| sample.is_multiple_of(2)) {
             finished(gradient.all_dense(), 5);
         }
-        Ok(sum)
+        // Told apart, as the choice between yes and no is from the tokens of an answer.
+        Ok(Losses { training: sum, deciding: 0.3 * sum })
+    }
+
+    fn tells_deciding_loss(&self) -> bool {
+        true
     }
 
     fn rows(&self, samples: &[u64]) -> Result<Vec<u32>> {
@@ -113,19 +118,19 @@ impl Objective for Toy {
         table.chain(upper).chain([("lower".into(), start..WIDTH)]).collect()
     }
 
-    fn validate(
-        &self,
-        held: Held<'_>,
-        comm: &mut dyn Communicator,
-    ) -> Result<(Option<f64>, Option<f64>)> {
+    fn validate(&self, held: Held<'_>, comm: &mut dyn Communicator) -> Result<Validation> {
         let samples: Vec<u64> = (1000..1200).collect();
         let mut fetched = Fetched::default();
         let parameters = held.parameters(|| self.rows(&samples), &mut fetched, comm)?;
-        let right = samples.iter().filter(|&&sample| {
-            let (x, label) = features(sample);
-            (self.logit(parameters, &x) > 0.0) == (label > 0.5)
+        let scored = samples.iter().map(|sample| {
+            let (x, label) = features(*sample);
+            (self.logit(parameters, &x), label > 0.5)
         });
-        Ok((Some(right.count() as f64 / 200.0), None))
+        let scored: Vec<(f32, bool)> = scored.collect();
+        let right = scored.iter().filter(|(logit, label)| (*logit > 0.0) == *label);
+        let auc = Some(right.count() as f64 / 200.0);
+        let logits = scored.iter().take(5).map(|(logit, _)| *logit).collect();
+        Ok(Validation { auc, log_loss: None, logits })
     }
 }
 
@@ -152,10 +157,17 @@ pub fn plan(dir: &Path) -> TrainPlan {
     }
 }
 
+/// Parameters, and what is kept beside them: curves, and scores of valid samples.
 pub fn bits(trained: &Trained) -> (Vec<u32>, String) {
     assert!(trained.share.is_all());
     let parameters = trained.parameters.iter().map(|value| value.to_bits()).collect();
-    (parameters, serde_json::to_string(&trained.history).unwrap())
+    (parameters, beside(trained))
+}
+
+/// What is kept beside parameters.
+pub fn beside(trained: &Trained) -> String {
+    assert!(!trained.valid_logits.is_empty());
+    serde_json::to_string(&(&trained.history, &trained.valid_logits)).unwrap()
 }
 
 /// What a rank begins with: the values of its rows, and of what is behind the table.

@@ -26,6 +26,9 @@ pub struct StepRecord {
     pub epoch: u64,
     /// Mean loss over the global batch.
     pub loss: f32,
+    /// The same of the choice between yes and no alone, where the LLM is tuned.
+    #[serde(default)]
+    pub deciding_loss: Option<f32>,
     /// Learning rate of the step.
     pub learning_rate: f32,
     /// Norm of the gradient before clipping.
@@ -39,6 +42,9 @@ pub struct EpochRecord {
     pub epoch: u64,
     /// Mean of the steps' losses.
     pub train_loss: f64,
+    /// Mean of the steps' losses of the choice between yes and no alone, where the LLM is tuned.
+    #[serde(default)]
+    pub deciding_loss: Option<f64>,
     /// AUC on the valid samples, where there are any of both classes.
     pub valid_auc: Option<f64>,
     /// Log loss on the valid samples.
@@ -73,6 +79,8 @@ pub struct TrainState {
     pub history: History,
     /// The best epoch so far and its parameters, where epochs are selected.
     pub best: Option<(u64, Vec<f32>)>,
+    /// Logits of the valid samples by the parameters that would be kept now, where they are wanted.
+    pub valid_logits: Vec<f32>,
     /// Fingerprints of the files that hold the table's rows, where these are not in the vectors above.
     pub parts: Vec<String>,
 }
@@ -155,6 +163,7 @@ fn save_rows(
         second_moment: of(second_moment),
         history: state.history.clone(),
         best: state.best.as_ref().map(|(epoch, best)| (*epoch, of(best))),
+        valid_logits: state.valid_logits.clone(),
         parts: parts.iter().map(|part| String::from_utf8_lossy(part).into_owned()).collect(),
         ..*state
     })

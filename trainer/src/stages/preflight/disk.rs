@@ -31,7 +31,7 @@ pub fn disk_forecast(
     dataset: Option<&Dataset>,
 ) -> DiskForecast {
     let mut forecast = DiskForecast::default();
-    for stage in stages {
+    for stage in stages.iter().filter(|stage| stage.is_needed(&ctx.config)) {
         let (files, trained) = files(ctx, *stage, dataset).unwrap_or_default();
         // What is there is replaced, or continued.
         let there = size(&ctx.path(*stage));

@@ -97,6 +97,8 @@ pub fn is_wrong(findings: &[Finding]) -> bool {
 /// Looks at everything that `stages` need and earlier stages do not make, and at what is known of the dataset.
 /// Whether a stage is up to date is not asked: what it was made from would pass as well.
 pub fn check(ctx: &RunContext, stages: &[Stage], dataset: Option<&Dataset>) -> Vec<Finding> {
+    let needed = stages.iter().copied().filter(|stage| stage.is_needed(&ctx.config));
+    let stages = &needed.collect::<Vec<_>>()[..];
     let mut findings = Vec::new();
     if stages.contains(&Stage::Prepare) {
         findings.extend(data::check_raw(ctx));

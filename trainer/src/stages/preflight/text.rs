@@ -9,7 +9,7 @@ use super::{Finding, Severity};
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::error::{Result, TrainerError};
 use crate::prompt::{PromptBuilder, PromptTemplate, too_long};
-use crate::stages::evaluate::limited;
+use crate::stages::draw::Drawn;
 use crate::stages::text::max_tokens;
 use crate::stages::{RunContext, Stage};
 use crate::tokenizer::{Answers, Tokenizer};
@@ -186,10 +186,9 @@ pub fn check_questions(ctx: &RunContext, dataset: &Dataset, stages: &[Stage]) ->
     let limit = max_tokens(config, &backbone);
     let builder = PromptBuilder::new(&template, &tokenizer, dataset, limit).ok()?;
     let check = || -> Result<()> {
-        let samples = limited(dataset.split(Split::Test), config.evaluate.limit);
-        let samples =
-            samples.map(|index| Ok(dataset.sample(index)?)).collect::<Result<Vec<_>>>()?;
-        for sample in longest(dataset, samples) {
+        let (test, of) = (dataset.split(Split::Test), &config.evaluate);
+        let samples = Drawn::limited(test, of.limit, of.limit_order, config.seed);
+        for sample in longest(dataset, samples.samples(dataset)?) {
             builder.build(sample.user, sample.item, &[])?;
         }
         Ok(())

@@ -1,0 +1,126 @@
+//! The models that read no text: the CRM by the lens, and baselines of users and items.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use rayon::prelude::*;
+use reclora_storage::dataset::{Dataset, Sample, Split};
+use reclora_storage::manifest::StageDir;
+use serde::Serialize;
+
+use super::evaluate::{bootstrap, scored};
+use super::inputs::{self, Lens};
+use super::scores::sigmoid;
+use super::{RunContext, Stage, check_origin};
+use crate::baselines::{Interactions, ItemMean, LogisticRegression};
+use crate::error::Result;
+use crate::metrics::{Metrics, Scored};
+
+/// P(like) of some samples, by each of some models.
+pub type Likes = Vec<(&'static str, Vec<f32>)>;
+
+/// The baselines of a dataset, fitted.
+pub struct Baselines {
+    mean: ItemMean,
+    regression: LogisticRegression,
+}
+
+impl Baselines {
+    /// On train; how strongly the regression is held back is chosen on valid.
+    pub fn fit(dataset: &Dataset) -> Result<Self> {
+        let train = Columns::of(dataset, dataset.split(Split::Train))?;
+        let valid = Columns::of(dataset, dataset.split(Split::Valid))?;
+        let (users, items) = (dataset.num_users(), dataset.num_items());
+        Ok(Self {
+            mean: ItemMean::fit(train.view(), items),
+            regression: LogisticRegression::fit(train.view(), valid.view(), users, items),
+        })
+    }
+
+    /// P(like) of samples by the CRM, and by the baselines.
+    pub fn likes(&self, lens: &Lens, samples: &[Sample]) -> Result<Likes> {
+        let crm = samples.iter().map(|sample| Ok(sigmoid(lens.logit(sample.index)?)));
+        let regression =
+            samples.iter().map(|sample| self.regression.predict(sample.user, sample.item));
+        Ok(vec![
+            ("crm", crm.collect::<Result<_>>()?),
+            ("logistic_regression", regression.collect()),
+            ("item_mean", samples.iter().map(|sample| self.mean.predict(sample.item)).collect()),
+        ])
+    }
+}
+
+#[derive(Default)]
+struct Columns {
+    users: Vec<u32>,
+    items: Vec<u32>,
+    labels: Vec<bool>,
+}
+
+impl Columns {
+    fn of(dataset: &Dataset, indices: Range<u64>) -> Result<Self> {
+        let mut columns = Self::default();
+        for index in indices {
+            let sample = dataset.sample(index)?;
+            columns.users.push(sample.user);
+            columns.items.push(sample.item);
+            columns.labels.push(sample.label);
+        }
+        Ok(columns)
+    }
+
+    fn view(&self) -> Interactions<'_> {
+        Interactions { users: &self.users, items: &self.items, labels: &self.labels }
+    }
+}
+
+/// The models without an LLM on a split.
+#[derive(Clone, Debug, Serialize)]
+pub struct SplitMetrics {
+    /// Samples of it, all of them scored.
+    pub samples: u64,
+    /// Users among them.
+    pub users: u64,
+    /// The models and their figures.
+    pub models: Vec<(&'static str, Metrics)>,
+}
+
+/// The models without an LLM, as soon as few2many is done.
+#[derive(Clone, Debug, Serialize)]
+pub struct WithoutLlm {
+    /// To choose settings by.
+    pub valid: SplitMetrics,
+    /// What chosen settings are reported by.
+    pub test: SplitMetrics,
+}
+
+/// Measures the CRM and the baselines on all of valid and test, without the LLM.
+///
+/// # Errors
+/// few2many is not done, or what it wrote is damaged.
+pub fn without_llm(ctx: &RunContext) -> Result<WithoutLlm> {
+    for stage in [Stage::Prepare, Stage::Few2many] {
+        StageDir::new(ctx.path(stage), stage.name(), "").verify()?;
+        check_origin(ctx, stage)?;
+    }
+    let dataset = inputs::dataset(ctx)?;
+    let lens = Lens::open(ctx, &dataset)?;
+    let baselines = Baselines::fit(&dataset)?;
+    let measure = |split: Split| -> Result<SplitMetrics> {
+        let samples = dataset.split(split).map(|index| Ok(dataset.sample(index)?));
+        let samples: Vec<Sample> = samples.collect::<Result<_>>()?;
+        let users: BTreeSet<u32> = samples.iter().map(|sample| sample.user).collect();
+        let (resamples, seed) = (ctx.config.evaluate.bootstrap, ctx.config.seed);
+        let (names, likes): (Vec<_>, Vec<_>) =
+            baselines.likes(&lens, &samples)?.into_iter().unzip();
+        let scored = names.iter().zip(&likes).map(|(name, likes)| scored(name, &samples, likes));
+        let scored: Vec<Vec<Scored>> = scored.collect::<Result<_>>()?;
+        let bootstrap = bootstrap(&scored, resamples, seed)?;
+        let models = names.par_iter().zip(&scored).enumerate();
+        let models =
+            models.map(|(place, (name, scored))| (*name, Metrics::new(scored, &bootstrap, place)));
+        let models = models.collect();
+        Ok(SplitMetrics { samples: samples.len() as u64, users: users.len() as u64, models })
+    };
+    Ok(WithoutLlm { valid: measure(Split::Valid)?, test: measure(Split::Test)? })
+}
