@@ -103,7 +103,8 @@ fn primitive_name(column: &ColumnDescPtr) -> String {
         (Some(LogicalType::Geography(_)), _) => "GEOGRAPHY".into(),
         (Some(_), _) => format!("{} of a kind that is not known", physical()),
         (None, ConvertedType::NONE) => physical(),
-        (None, converted) => converted.to_string(),
+        // `INT_64` is the older name of `INT64`.
+        (None, converted) => converted.to_string().replace("INT_", "INT"),
     }
 }
 
