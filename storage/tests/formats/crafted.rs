@@ -48,6 +48,7 @@ fn s3_no_list_of_a_footer_is_longer_than_it() {
     // Row groups, for which memory is reserved; and truth values, which take no bytes to be passed over.
     refused(&column.claiming_groups(i32::MAX as u64), "its footer can't be read");
     refused(&column.with_truths(i32::MAX as u64), "its footer can't be read");
+    refused(&column.hiding_groups(i32::MAX as u64), "its footer can't be read");
 }
 
 #[test]

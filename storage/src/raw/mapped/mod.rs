@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 mod csv;
 mod decode;
 mod delta;
+mod footer;
 mod mapping;
 mod pages;
 mod parquet;

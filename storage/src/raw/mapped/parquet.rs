@@ -16,8 +16,7 @@ use super::decode::{self, guarded, read_batch};
 use super::pages::Pages;
 use super::sample::Column;
 use super::shape::{Shape, type_name};
-use super::thrift::Input;
-use super::{MAX_VALUE, Wanted, cell};
+use super::{MAX_VALUE, Wanted, cell, footer};
 use crate::error::{RawProblem, Result, StorageError};
 use crate::raw::container::{HEAD, not_parquet};
 use crate::raw::source::{Place, is_directory};
@@ -284,7 +283,7 @@ impl Open {
         if let Some(error) = not_parquet(path, head) {
             return Err(error);
         }
-        let footer = footer(&file, size).map_err(|what| damaged(path, &what))?;
+        let footer = footer::read(&file, size).map_err(|what| damaged(path, &what))?;
         let metadata = guarded(|| ParquetMetaDataReader::decode_metadata(&footer));
         let metadata = metadata.map_err(|e| damaged(path, &e))?;
         let origins: Vec<_> =
@@ -317,33 +316,6 @@ impl Open {
         self.group += 1;
         Ok(true)
     }
-}
-
-/// Length of the footer, and the format's magic.
-const TAIL: u64 = 8;
-
-/// The footer of a file of `size` bytes. It is a structure in which no list claims to be longer than the footer:
-/// the decoder reserves memory for as many row groups as a list says to have, and 2^31 of them end the process.
-fn footer(file: &File, size: u64) -> Result<Vec<u8>, String> {
-    let read =
-        |bytes: &mut [u8], at| file.read_exact_at(bytes, at).map_err(|error| error.to_string());
-    let mut tail = [0; TAIL as usize];
-    let Some(end) = size.checked_sub(TAIL) else { return Err("is too short".into()) };
-    read(&mut tail, end)?;
-    let [a, b, c, d, magic @ ..] = tail;
-    match &magic {
-        b"PAR1" => {}
-        b"PARE" => return Err("is encrypted, which can't be read".into()),
-        _ => return Err("does not end as Parquet does".into()),
-    }
-    let len = u32::from_le_bytes([a, b, c, d]);
-    let Some(start) = end.checked_sub(u64::from(len)) else {
-        return Err(format!("its footer claims {len} bytes"));
-    };
-    let mut bytes = vec![0; len as usize];
-    read(&mut bytes, start)?;
-    Input::new(&bytes).skip_struct().map_err(|_| "its footer can't be read")?;
-    Ok(bytes)
 }
 
 fn origin(part: &Part, metadata: &ParquetMetaData, wanted: &Wanted) -> Result<Origin> {

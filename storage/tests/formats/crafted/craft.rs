@@ -119,6 +119,15 @@ impl Column {
         self.around(&self.footer(1, truths))
     }
 
+    /// The first, inside of what says to be text where the version must be: who reads a number there reads
+    /// the rest as the fields that follow.
+    pub fn hiding_groups(&self, groups: u64) -> Vec<u8> {
+        let footer = self.footer(groups, 0);
+        let hidden = &footer[2..];
+        assert!(hidden.len() < 128, "its length is one byte");
+        self.around(&[&[0x18, hidden.len() as u8], hidden, &[0]].concat())
+    }
+
     fn around(&self, footer: &[u8]) -> Vec<u8> {
         let len = (footer.len() as u32).to_le_bytes();
         [b"PAR1", self.pages.as_slice(), footer, &len, b"PAR1"].concat()
