@@ -251,7 +251,7 @@ fn a_label_rule_that_leaves_one_class_is_refused() {
     for (rule, which) in [("{at_least=8.0}", "none"), ("{greater=0.0}", "every one")] {
         let rule = format!("data.label={rule}");
         let error = fails(&[&args[..], &["--set", &rule]].concat(), 4);
-        assert!(error.contains("data.label") && error.contains("from 0.5 to 5"), "{error}");
+        assert!(error.contains("data.label") && error.contains("from 1 to 5"), "{error}");
         assert!(error.contains(which), "{error}");
         assert!(!run_dir.join("dataset/dataset.shard").exists());
     }
