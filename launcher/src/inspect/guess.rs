@@ -271,8 +271,12 @@ impl Look {
     }
 }
 
-/// The unit of the first time of a column. Seconds are of 1973 to 5138, and so are the others.
+/// The unit of the first time of a column. Seconds are of 1973 to 5138, and so are the others. Parquet's own
+/// times need none.
 fn time_unit(column: &Column) -> Option<raw::TimeUnit> {
+    if ["TIMESTAMP", "DATE", "INT96"].iter().any(|kind| column.kind.starts_with(kind)) {
+        return None;
+    }
     let first = column.values.iter().find(|value| !value.is_empty())?;
     let name = match first.parse::<f64>().map(f64::abs) {
         Err(_) => "iso8601",

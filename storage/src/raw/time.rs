@@ -276,6 +276,24 @@ pub(crate) fn utc(seconds: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}Z", second % 60)
 }
 
+/// A time in nanoseconds as [`utc`] has it, with as many decimals of the second as it has.
+pub(super) fn moment(nanos: i128) -> String {
+    let per_second = i128::from(NANOS);
+    let (seconds, rest) = (nanos.div_euclid(per_second), nanos.rem_euclid(per_second));
+    let text = utc(i64::try_from(seconds).unwrap_or(i64::MAX / 2));
+    if rest == 0 {
+        return text;
+    }
+    let fraction = format!("{rest:09}");
+    format!("{}.{}Z", text.trim_end_matches('Z'), fraction.trim_end_matches('0'))
+}
+
+/// A day, so many from 1970-01-01, as `2011-08-01`.
+pub(super) fn day(days: i64) -> String {
+    let [year, month, day] = date_of(days);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
 /// Year, month and day so many days from 1970-01-01.
 fn date_of(day: i64) -> [i64; 3] {
     // Eras of 400 years begin on the first of March of the year 0.

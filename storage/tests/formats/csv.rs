@@ -470,6 +470,29 @@ fn an_open_quote_does_not_fill_the_memory() {
     refused(raw.read(Csv), &["ratings.csv:2: column \"item\": longer than"]);
 }
 
+/// The reader of CSV would take the rows that follow for a part of the value.
+#[test]
+fn a_stray_quote_swallows_no_rows() {
+    let raw = Raw::new(&[]);
+    let table = |name: &str, after: &str| {
+        format!("user,item,rating,timestamp,name\na,b,1,1,ok\na,c,1,2,{name}\na,d,1,3,{after}\n")
+    };
+    for (name, after, stray) in [
+        ("\"never closed", "x", true),
+        ("\"never closed", "\"x\"", true),
+        ("5\" disc", "\"x\"", false),
+        ("\"two\nlines\"", "\"x \"\"y\"\"\"", false),
+    ] {
+        raw.put("ratings.csv", table(name, after).as_bytes());
+        match raw.read(Csv) {
+            Ok(tables) => assert!(!stray && tables.ratings.len() == 3, "{name} {after}"),
+            Err(error) => {
+                assert!(stray && error.to_string().contains("line 3: a quote opens"), "{error}");
+            }
+        }
+    }
+}
+
 #[test]
 fn truncated_gzip_is_refused() {
     let raw = Raw::new(&[]);

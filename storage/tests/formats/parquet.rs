@@ -239,11 +239,13 @@ fn types_are_read_as_text_and_times() {
     assert_eq!(rows(&tables), [("-5", "é", 0.1, 1_312_231_317), ("6", "b", 4.0, -1)]);
     let values = |name| text(&tables.items, name).to_vec();
     assert_eq!(values("flag"), ["true", "false"]);
-    assert_eq!(values("day"), ["86400", "-86400"]);
-    assert_eq!(values("old"), ["86402", "86402"]);
+    // As people write them, where they are no times of ratings.
+    assert_eq!(values("day"), ["1970-01-02", "1969-12-31"]);
+    assert_eq!(values("old"), ["1970-01-02T00:00:02Z"; 2]);
     assert_eq!(values("small"), ["4294967295", "5"]);
-    assert_eq!(values("nano"), ["1.999999999", "-0.000000001"]);
-    assert_eq!(values("micro"), ["1.999999", "-0.000001"]);
+    let ends = ["1970-01-01T00:00:01.999999999Z", "1969-12-31T23:59:59.999999999Z"];
+    assert_eq!(values("nano"), ends);
+    assert_eq!(values("micro"), ends.map(|end| end.replace("999999999Z", "999999Z")));
     assert_eq!(tables.ratings.timestamp, [1_312_231_317_999_000_000, -1_000_000]);
     // Every type of times, to its last tick.
     for (column, expected) in [
@@ -255,6 +257,26 @@ fn types_are_read_as_text_and_times() {
         let columns = mapping(|c| c.timestamp = column.into());
         assert_eq!(read(&raw, &columns).unwrap().ratings.timestamp, expected, "{column}");
     }
+}
+
+/// As pandas writes a column of integers that has a gap.
+#[test]
+fn numbers_that_are_none_are_missing() {
+    let schema = "message r { required double user; required float item; required float rating; \
+                  required int64 timestamp; }";
+    let raw = Raw::new(&[]);
+    let group = vec![
+        Column::F64(vec![f64::NAN, 2.0, 3.0]),
+        Column::F32(vec![1.0, f32::NAN, 1.0]),
+        Column::F32(vec![1.0, 1.0, 1.0]),
+        Column::I64(vec![1, 1, 1]),
+    ];
+    write(&raw.path().join("ratings.parquet"), schema, Compression::SNAPPY, &[group]);
+    let refused = read(&raw, &mapping(|_| {})).unwrap_err().to_string();
+    assert!(refused.contains("column \"user\": missing"), "{refused}");
+    let tables = read(&raw, &mapping(|c| c.missing = Missing::Drop)).unwrap();
+    assert_eq!(rows(&tables), [("3", "1", 1.0, 1)]);
+    assert_eq!(tables.dropped[0].count, 2);
 }
 
 #[test]

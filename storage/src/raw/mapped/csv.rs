@@ -1,7 +1,7 @@
 //! Rows of a CSV file: RFC 4180 with any delimiter, in UTF-8 or latin-1, with or without a header.
 
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -9,6 +9,7 @@ use std::rc::Rc;
 use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder};
 use encoding_rs::WINDOWS_1252;
 
+use super::quotes::Quotes;
 use super::{ColumnMapping, MAX_VALUE, TextEncoding, Wanted, cell};
 use crate::error::{RawProblem, Result, StorageError};
 use crate::raw::source::{Place, damaged, open};
@@ -17,8 +18,8 @@ use crate::raw::source::{Place, damaged, open};
 pub(super) struct CsvTable {
     path: PathBuf,
     reader: Reader<Bounded>,
-    /// Bytes that may still be read for this row.
-    left: Rc<Cell<usize>>,
+    /// What is known of the bytes that were read.
+    passed: Rc<Passed>,
     encoding: TextEncoding,
     columns: usize,
     wanted: Vec<Wanted>,
@@ -56,8 +57,9 @@ impl CsvTable {
 
     /// Opens a file and reads the names of its columns.
     fn begin(path: &Path, columns: &ColumnMapping) -> Result<(Self, Vec<String>)> {
-        let left = Rc::new(Cell::new(0));
-        let source = Bounded { source: open(path)?, left: Rc::clone(&left) };
+        let quotes = RefCell::new(Quotes::new(columns.delimiter()?));
+        let passed = Rc::new(Passed { left: Cell::new(0), quotes });
+        let source = Bounded { source: open(path)?, passed: Rc::clone(&passed) };
         let reader = ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
@@ -66,7 +68,7 @@ impl CsvTable {
         let mut table = Self {
             path: path.to_path_buf(),
             reader,
-            left,
+            passed,
             encoding: columns.encoding,
             columns: 0,
             wanted: Vec::new(),
@@ -161,12 +163,12 @@ impl CsvTable {
 
     /// Reads a record; false at the end of the file.
     fn fill(&mut self) -> Result<bool> {
-        self.left.set(MAX_ROW);
+        self.passed.left.set(MAX_ROW);
         let read = self.reader.read_byte_record(&mut self.record);
         // Before the record, the position is that of the one before.
         let begins = self.record.position().map_or(self.line + 1, csv::Position::line);
         let read = read.map_err(|e| {
-            if self.left.get() == 0 {
+            if self.passed.left.get() == 0 {
                 let place = Place { path: &self.path, line: self.line + 1 };
                 return place.error("line", RawProblem::TooLong { limit: MAX_ROW });
             }
@@ -180,28 +182,53 @@ impl CsvTable {
         if read {
             self.line = begins;
         }
+        self.check_quotes(!read)?;
         Ok(read)
+    }
+
+    /// Refuses a stray quote, which makes rows part of a value. Bytes are read ahead of rows, so it may be
+    /// behind this one.
+    fn check_quotes(&self, is_end: bool) -> Result<()> {
+        let quotes = self.passed.quotes.borrow();
+        match quotes.stray().or_else(|| quotes.open().filter(|_| is_end)) {
+            None => Ok(()),
+            Some(line) => {
+                let problem = format!(
+                    "line {line}: a quote opens a value that goes on over the lines that follow; close it, or \
+                     double it where it is a character of the value"
+                );
+                Err(StorageError::Table { path: self.path.clone(), problem })
+            }
+        }
     }
 }
 
 /// A row of more bytes is none: a quote that is never closed would fill the memory.
 const MAX_ROW: usize = 16 << 20;
 
-/// A reader that gives at most `left` bytes.
+/// What a reader and the one that it feeds both know.
+struct Passed {
+    /// Bytes that may still be read for this row.
+    left: Cell<usize>,
+    quotes: RefCell<Quotes>,
+}
+
+/// A reader that gives at most so many bytes, and looks at their quotes.
 struct Bounded {
     source: Box<dyn BufRead>,
-    left: Rc<Cell<usize>>,
+    passed: Rc<Passed>,
 }
 
 impl Read for Bounded {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.left.get();
+        let left = self.passed.left.get();
         if left == 0 {
             return Err(io::Error::other("too long"));
         }
         let len = buffer.len().min(left);
         let read = self.source.read(buffer.get_mut(..len).unwrap_or_default())?;
-        self.left.set(left - read);
+        self.passed.left.set(left - read);
+        self.passed.quotes.borrow_mut().read(buffer.get(..read).unwrap_or_default());
         Ok(read)
     }
 }

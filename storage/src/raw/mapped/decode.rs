@@ -1,6 +1,7 @@
 //! Values of a Parquet column as text.
 
 use std::cell::Cell;
+use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
 
 use half::f16;
@@ -11,7 +12,7 @@ use parquet::errors::{ParquetError, Result};
 use parquet::schema::types::ColumnDescPtr;
 
 use super::shape::{Shape, decimal};
-use crate::raw::time::{NANOS, as_seconds};
+use crate::raw::time::{NANOS, as_seconds, day, moment};
 
 thread_local! {
     /// Whether this thread is inside `guarded`.
@@ -44,6 +45,10 @@ pub(super) enum Kind {
     Days,
     /// This many ticks a second since 1970, given in seconds with as many decimals as they have.
     Ticks(i64),
+    /// Days since 1970, given as people write dates.
+    Date,
+    /// This many ticks a second since 1970, given as people write times.
+    Moment(i64),
     /// A whole number of which the last digits are behind the point: this many.
     Decimal(u32),
     /// 16 bytes.
@@ -119,6 +124,15 @@ impl Kind {
         matches!(self, Self::Days | Self::Ticks(_))
     }
 
+    /// The same values for people to read: times as text.
+    pub(super) fn written(self) -> Self {
+        match self {
+            Self::Days => Self::Date,
+            Self::Ticks(ticks) => Self::Moment(ticks),
+            other => other,
+        }
+    }
+
     fn int64(self, value: i64) -> String {
         match self {
             Self::Plain => value.to_string(),
@@ -126,6 +140,8 @@ impl Kind {
             Self::Days => value.saturating_mul(86_400).to_string(),
             Self::Ticks(ticks) if value % ticks == 0 => (value / ticks).to_string(),
             Self::Ticks(ticks) => as_seconds(i128::from(value) * i128::from(NANOS / ticks)),
+            Self::Date => day(value),
+            Self::Moment(ticks) => moment(i128::from(value) * i128::from(NANOS / ticks)),
             Self::Decimal(scale) => point(value.into(), scale),
             // Of other types than numbers.
             Self::Uuid | Self::Half => String::new(),
@@ -152,7 +168,7 @@ impl Kind {
                 Err(_) => damaged("a UUID that has not 16 bytes"),
             },
             Self::Half => match <[u8; 2]>::try_from(bytes) {
-                Ok(bytes) => Ok(f16::from_le_bytes(bytes).to_string()),
+                Ok(bytes) => Ok(number(f16::from_le_bytes(bytes))),
                 Err(_) => damaged("a number of 16 bits that has not 2 bytes"),
             },
             _ => match std::str::from_utf8(bytes) {
@@ -205,9 +221,12 @@ pub(super) fn read_batch(
         ColumnReader::BoolColumnReader(r) => column(r, shape, rows, out, |v| Ok(v.to_string())),
         ColumnReader::Int32ColumnReader(r) => column(r, shape, rows, out, |v| Ok(kind.int32(*v))),
         ColumnReader::Int64ColumnReader(r) => column(r, shape, rows, out, |v| Ok(kind.int64(*v))),
-        ColumnReader::Int96ColumnReader(r) => column(r, shape, rows, out, |v| Ok(int96(v))),
-        ColumnReader::FloatColumnReader(r) => column(r, shape, rows, out, |v| Ok(v.to_string())),
-        ColumnReader::DoubleColumnReader(r) => column(r, shape, rows, out, |v| Ok(v.to_string())),
+        ColumnReader::Int96ColumnReader(r) => column(r, shape, rows, out, |v| {
+            let nanos = int96(v);
+            Ok(if kind.is_time() { as_seconds(nanos) } else { moment(nanos) })
+        }),
+        ColumnReader::FloatColumnReader(r) => column(r, shape, rows, out, |v| Ok(number(*v))),
+        ColumnReader::DoubleColumnReader(r) => column(r, shape, rows, out, |v| Ok(number(*v))),
         ColumnReader::ByteArrayColumnReader(r) => {
             column(r, shape, rows, out, |v| kind.bytes(v.data()))
         }
@@ -217,12 +236,17 @@ pub(super) fn read_batch(
     }
 }
 
-/// A time of day in nanoseconds, and a Julian day, whose number at 1970 is 2,440,588.
-fn int96(time: &Int96) -> String {
+/// A number; what is none is how pandas writes that there is no value.
+fn number<T: PartialOrd + Display>(value: T) -> String {
+    if value.partial_cmp(&value).is_none() { String::new() } else { value.to_string() }
+}
+
+/// Nanoseconds since 1970 of a time of day in nanoseconds and a Julian day, whose number at 1970 is 2,440,588.
+fn int96(time: &Int96) -> i128 {
     let [low, high, day] = [0, 1, 2].map(|i| time.data().get(i).copied().unwrap_or_default());
     let nanos = (i64::from(high) << 32) | i64::from(low);
     let day = i128::from(day.cast_signed()) - 2_440_588;
-    as_seconds(day * 86_400 * i128::from(NANOS) + i128::from(nanos))
+    day * 86_400 * i128::from(NANOS) + i128::from(nanos)
 }
 
 /// Most bytes that the values of one batch may take. A dictionary's value takes none in a page, however often

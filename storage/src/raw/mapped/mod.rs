@@ -13,6 +13,7 @@ mod footer;
 mod mapping;
 mod pages;
 mod parquet;
+mod quotes;
 mod sample;
 mod shape;
 mod thrift;

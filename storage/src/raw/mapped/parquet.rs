@@ -323,7 +323,8 @@ fn origin(part: &Part, metadata: &ParquetMetaData, wanted: &Wanted) -> Result<Or
     let leaf = schema.columns().iter().position(|c| c.path().parts().first() == Some(&wanted.name));
     if let Some(leaf) = leaf {
         return match Shape::of(schema, leaf) {
-            Ok(shape) => Ok(Origin::Column(leaf, shape)),
+            Ok(shape) if wanted.setting == "timestamp" => Ok(Origin::Column(leaf, shape)),
+            Ok(shape) => Ok(Origin::Column(leaf, Shape { kind: shape.kind.written(), ..shape })),
             Err(kind) => Err(table(
                 &part.path,
                 format!(
