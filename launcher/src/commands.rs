@@ -11,10 +11,13 @@ use serde_json::Value;
 use crate::cli::{Cli, ConfigCommand, ExportArgs, PredictArgs, SynthArgs};
 use crate::config;
 use crate::error::{LaunchError, Result};
+use crate::progress::display::say;
 use crate::report::{self, RunInfo};
 use reclora_storage::mmap::set_access;
 use reclora_storage::synth::{self, SynthSpec};
-use reclora_trainer::stages::{RunContext, Stage, export_pair, predict, stage_dir, without_llm};
+use reclora_trainer::stages::{
+    RunContext, Stage, export_pair, outdated, predict, stage_dir, without_llm,
+};
 
 /// Writes to standard output. A reader that has seen enough (`| head`) is no error.
 pub fn print(text: &str) -> Result<()> {
@@ -107,6 +110,7 @@ pub fn write_report(run_dir: &Path) -> Result<String> {
             hashes.push((stage.name().to_owned(), dir.content_hash()?));
         }
     }
+    note_outdated(&context);
     let info = RunInfo {
         name: context.config.name.clone(),
         stages,
@@ -139,6 +143,14 @@ pub fn context(run_dir: &Path) -> Result<RunContext> {
     set_access(config.runtime.file_access);
     let run_dir = std::path::absolute(run_dir)?;
     Ok(RunContext::new(run_dir, config))
+}
+
+/// Says where settings that are shown are not those that a stage was made with.
+pub fn note_outdated(context: &RunContext) {
+    // Who needs what can't be read says so.
+    if let Ok(Some(error)) = outdated(context, Stage::Export) {
+        say(&format!("note: the settings shown are those of config.toml now, but {error}"));
+    }
 }
 
 /// A flat object as lines: short values in a column, long texts below.

@@ -9,7 +9,7 @@ use reclora_trainer::stages::{Predicted, predictions};
 use serde::Serialize;
 
 use crate::cli::CompareArgs;
-use crate::commands::{context, print};
+use crate::commands::{context, note_outdated, print};
 use crate::config;
 use crate::error::{LaunchError, Result};
 use crate::progress::display::printable;
@@ -65,6 +65,7 @@ fn comparison(args: &CompareArgs) -> Result<Comparison> {
         let context = context(run)?;
         let predicted = predictions(&context, &args.model)?;
         let models = report::models(&context.run_dir)?;
+        note_outdated(&context);
         let pairs = first.as_deref().map(|first| paired(first, &predicted));
         let resamples = args.resamples as usize;
         let differences = |pairs: &[Vec<Scored>; 2]| {

@@ -21,6 +21,7 @@ use crate::monitor::watch::Watch;
 use crate::preflight;
 use crate::progress::display::{Display, say};
 use crate::rendezvous;
+use crate::run::save;
 use crate::signals::{self, Polled};
 use reclora_trainer::config::Config;
 use reclora_trainer::stages::{RunContext, Stage, stage_dir};
@@ -103,6 +104,10 @@ impl Pipeline {
     pub fn run(&self) -> Result<()> {
         if let Some(only) = self.selection.only {
             self.check_inputs_of(only)?;
+        }
+        // What is refused changes nothing, and parts have the config of the run.
+        if self.context.part.is_none() {
+            save(&self.context.config)?;
         }
         for stage in Stage::ALL {
             let plan = self.selection.plan(stage);

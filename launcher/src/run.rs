@@ -133,7 +133,7 @@ fn pipeline(
     })
 }
 
-/// Takes the run directory for this process, and leaves the config there.
+/// Takes the run directory for this process.
 pub fn take(config: &Config) -> Result<RunLock> {
     let run_dir = &config.run_dir;
     create_dir_all(run_dir).wrap_err_with(|| {
@@ -148,7 +148,6 @@ pub fn take(config: &Config) -> Result<RunLock> {
     let mut parts = std::fs::read_dir(run_dir.join(PARTS_DIR)).into_iter().flatten().flatten();
     parts.try_for_each(|part| wait_for_ranks(&part.path()))?;
     remove_stale(run_dir);
-    save(config, run_dir)?;
     Ok(lock)
 }
 
@@ -288,7 +287,8 @@ fn wait_for_ranks(ranks: &Path) -> Result<()> {
 }
 
 /// Leaves the config for the ranks and for `export`, `predict`, `report`.
-fn save(config: &Config, run_dir: &Path) -> Result<()> {
+pub fn save(config: &Config) -> Result<()> {
+    let run_dir = &config.run_dir;
     let path: PathBuf = run_dir.join("config.toml");
     let text = format!(
         "# The resolved config of this run. Continue it with:\n# reclora-launch run {}\n{}",
@@ -324,7 +324,7 @@ mod tests {
         {
             *path = Path::new("/x").join(&*path);
         }
-        save(&config, dir.path()).unwrap();
+        save(&config).unwrap();
         assert_eq!(config::load_run(dir.path()).unwrap(), config);
     }
 }

@@ -248,6 +248,39 @@ fn e2e_predict_and_export_agree_with_evaluate() {
     let foreign = [&["export", run_dir, "--out", run_dir], &pair[..]].concat();
     let refused = common::fails(&foreign, 1);
     assert!(refused.contains("not an exported adapter"), "{refused}");
+    assert_other_settings_are_refused(&config, run_dir, &pair);
+}
+
+/// A run that ends early leaves its settings beside an adapter that was tuned with others.
+fn assert_other_settings_are_refused(config: &str, run_dir: &str, pair: &[&str]) {
+    let early = |set: &[&str]| {
+        let args = ["run", config, "--run-dir", run_dir, "--until", "few2many", "--no-report"];
+        launch(&[&args[..], set].concat()).assert().success();
+    };
+    let predict = [&["predict", run_dir], pair].concat();
+    let template = Path::new(run_dir).with_file_name("other.toml");
+    let shipped = configs().join("prompts/movietweetings.toml");
+    let text = std::fs::read_to_string(shipped).unwrap();
+    std::fs::write(&template, format!("# another\n{text}")).unwrap();
+    let template = format!("prompt.template={}", template.display());
+    let out = format!("{run_dir}/../unwritten");
+    let export = [&["export", run_dir, "--out", &out], pair].concat();
+    for set in [template.as_str(), "tune.learning_rate=0.001"] {
+        early(&["--set", set]);
+        let says = "adapter: was made with other settings than";
+        for args in [&predict, &export] {
+            let error = common::fails(args, 1);
+            assert!(error.contains(says) && error.contains("run/config.toml"), "{error}");
+        }
+        assert!(!Path::new(&out).exists());
+        let compared = launch(&["compare", run_dir, run_dir]).assert().success();
+        let note = String::from_utf8(compared.get_output().stderr.clone()).unwrap();
+        assert!(note.contains("note: ") && note.contains(says), "{note}");
+    }
+    early(&["--set", "runtime.threads_per_rank=1", "--nproc-per-node", "2"]);
+    stdout(&predict);
+    let compared = launch(&["compare", run_dir, run_dir]).assert().success();
+    assert!(compared.get_output().stderr.is_empty());
 }
 
 /// Scales of the plain LoRA of another run: tuned with the same bits by any number of ranks, without it

@@ -54,10 +54,17 @@ fn what_ranks_write_can_be_shown_and_kept_elsewhere() {
 fn only_needs_what_the_stage_reads() {
     let (dir, config) = small();
     let run_dir = dir.path().join("run");
-    let error =
-        fails(&["run", &config, "--run-dir", run_dir.to_str().unwrap(), "--only", "tune"], 2);
+    let tune = ["run", &config, "--run-dir", run_dir.to_str().unwrap(), "--only", "tune"];
+    let error = fails(&tune, 2);
     assert!(error.contains("stage prepare has to come first"), "{error}");
     assert!(error.contains("reclora-launch run CONFIG"), "{error}");
+    // The settings of a run stay when a command is refused.
+    let saved = run_dir.join("config.toml");
+    assert!(!saved.exists());
+    launch(&[&tune[..4], &["--only", "prepare"]].concat()).assert().success();
+    let before = std::fs::read(&saved).unwrap();
+    fails(&[&tune[..], &["--set", "tune.epochs=7"]].concat(), 2);
+    assert!(std::fs::read(&saved).unwrap() == before);
 }
 
 /// S-4: no process outlives its job, not even when the launcher can't clean up.

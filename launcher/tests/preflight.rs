@@ -82,6 +82,7 @@ fn a_template_that_does_not_work_is_refused_with_what_is_wrong() {
         ),
         ("{{ target.title }}", "{{ target.title|uper }}", "uper"),
         ("{{ target.title }}", "{{ target.title }", "body, line"),
+        ("{{ body }}", "hello", "the template shows nothing of the item"),
         ("no = \" No.\"", "no = \" Yes.\"", "do not differ"),
     ];
     for (from, to, says) in changes {

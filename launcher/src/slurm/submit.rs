@@ -14,7 +14,7 @@ use crate::commands::print;
 use crate::error::{LaunchError, Result, quote};
 use crate::preflight;
 use crate::progress::display::say;
-use crate::run::{resolve, take};
+use crate::run::{resolve, save, take};
 
 /// Renders the jobs of a run and hands them to Slurm.
 pub fn submit(args: &SubmitArgs) -> Result<()> {
@@ -42,6 +42,7 @@ pub fn submit(args: &SubmitArgs) -> Result<()> {
     refuse_second(run_dir)?;
     // Only while the files are written: the job's launcher takes it again.
     let lock = take(&config)?;
+    save(&config)?;
     create_dir_all(&run_dir.join(DIRECTORY))?;
     for plan in &plans {
         write_bytes_atomic(&plan.script, plan.text.as_bytes())?;

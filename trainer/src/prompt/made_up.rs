@@ -6,6 +6,9 @@ use minijinja::value::{Enumerator, Object};
 use minijinja::{ErrorKind, Value};
 use reclora_storage::raw::TextColumns;
 
+/// What every text of a made-up sample is.
+pub const TEXT: &str = "text";
+
 /// The newest name that was asked for in vain, with those that were there beside it.
 #[derive(Debug, Default)]
 struct Missing(Mutex<Option<(String, Vec<String>)>>);
@@ -42,23 +45,24 @@ pub struct MadeUp {
 }
 
 impl MadeUp {
-    /// A sample of a dataset with these columns, shown with so many items of its history.
-    pub fn sample(columns: &TextColumns, history: usize) -> Self {
+    /// A sample of a dataset with these columns, shown with so many items of its history, whose item has
+    /// `target` as every text.
+    pub fn sample(columns: &TextColumns, history: usize, target: &str) -> Self {
         let missing = Arc::default();
         let record = |values| record(values, &missing);
-        let texts = |names: &[String]| -> Vec<(String, Value)> {
-            names.iter().map(|name| (name.clone(), "text".into())).collect()
+        let texts = |names: &[String], text: &str| -> Vec<(String, Value)> {
+            names.iter().map(|name| (name.clone(), text.into())).collect()
         };
         let shown = (0..history).map(|index| {
-            let mut values = texts(&columns.items);
+            let mut values = texts(&columns.items, TEXT);
             values.push(("index".into(), index.into()));
             values.push(("stars".into(), (index % 5 + 1).into()));
             record(values)
         });
         let root = record(vec![
             ("history".into(), shown.collect()),
-            ("target".into(), record(texts(&columns.items))),
-            ("user".into(), record(texts(&columns.users))),
+            ("target".into(), record(texts(&columns.items, target))),
+            ("user".into(), record(texts(&columns.users, TEXT))),
         ]);
         Self { root, missing }
     }

@@ -8,7 +8,7 @@ use reclora_storage::raw::TextColumns;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::made_up::MadeUp;
+use super::made_up::{MadeUp, TEXT};
 use crate::error::{Result, TrainerError};
 
 /// The file's keys.
@@ -104,6 +104,19 @@ impl PromptTemplate {
     /// # Errors
     /// The template does not work: with piece and line, and what is not there by its name.
     pub fn made_up(&self, columns: &TextColumns, history: usize) -> Result<String> {
+        self.made_up_of(columns, history, TEXT)
+    }
+
+    /// Whether prompts of made-up samples differ where their items do.
+    ///
+    /// # Errors
+    /// Those of [`Self::made_up`].
+    pub fn shows_item(&self, columns: &TextColumns) -> Result<bool> {
+        let of = |target: &str| self.made_up_of(columns, 1, target);
+        Ok(of(TEXT)? != of("another")?)
+    }
+
+    fn made_up_of(&self, columns: &TextColumns, history: usize, target: &str) -> Result<String> {
         let render = |name, values: &MadeUp| {
             let piece = self.piece(name)?;
             piece.render(values.values()).map_err(|error| {
@@ -114,7 +127,7 @@ impl PromptTemplate {
                 )
             })
         };
-        let body = render(BODY, &MadeUp::sample(columns, history))?;
+        let body = render(BODY, &MadeUp::sample(columns, history, target))?;
         render(WRAPPER, &MadeUp::wrapped(body))
     }
 

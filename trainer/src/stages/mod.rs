@@ -18,6 +18,7 @@ mod prepare;
 mod pretrain;
 mod retrieve;
 mod scores;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -29,6 +30,7 @@ pub use export::export_pair;
 pub use forecast::{Forecast, Training, forecast};
 pub use predict::{Prediction, predict};
 pub use predictions::{Predicted, predictions};
+pub use settings::outdated;
 pub use without_llm::{SplitMetrics, WithoutLlm, without_llm};
 
 use std::collections::BTreeMap;
@@ -42,11 +44,12 @@ use reclora_storage::raw;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::config::{Config, Order, StoredAdapter};
+use crate::config::{Config, Order};
 pub use crate::distributed::chunks::Part;
 use crate::error::{Result, TrainerError};
 use crate::progress::Progress;
 use inputs::check_scale_of;
+use settings::settings_of;
 
 /// Directory in the run directory of the lock under which parts make a stage's directory ready.
 const PREPARING: &str = ".preparing";
@@ -220,7 +223,6 @@ fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<BTreeMap<String, String>>
     }
     if stage.reads_backbone() {
         inputs.insert("runtime.device".into(), json!(config.runtime.device).to_string());
-        inputs.insert("backbone.weights".into(), json!(config.backbone.weights).to_string());
         for path in inputs::backbone_files(&config.backbone.path)? {
             inputs.insert(file_key("backbone", &path), xxh3_file(&path)?);
         }
@@ -239,53 +241,19 @@ fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<BTreeMap<String, String>>
             inputs.insert("runtime.bucket_mib".into(), config.runtime.bucket_mib.to_string());
         }
     }
-    let section = match stage {
-        Stage::Prepare => {
-            let data = &config.data;
-            for path in raw::files_mapped(data.format, &data.path, &data.columns)? {
-                // Parts of a table in several directories may have one name.
-                let name = path.strip_prefix(&data.path).unwrap_or(&path);
-                inputs.insert(format!("data/{}", name.to_string_lossy()), xxh3_file(&path)?);
-            }
-            let protocol =
-                json!([data.format, data.k_core, data.min_history, data.label, data.split]);
-            if data.duplicates != raw::Duplicates::Refuse {
-                let kept = json!(data.duplicates).to_string();
-                inputs.insert("data.duplicates".into(), kept);
-            }
-            // Only these formats read the mapping: the fingerprints of the others are as before.
-            if data.format.is_mapped() { json!([protocol, data.columns]) } else { protocol }
+    if stage == Stage::Prepare {
+        let data = &config.data;
+        for path in raw::files_mapped(data.format, &data.path, &data.columns)? {
+            // Parts of a table in several directories may have one name.
+            let name = path.strip_prefix(&data.path).unwrap_or(&path);
+            inputs.insert(format!("data/{}", name.to_string_lossy()), xxh3_file(&path)?);
         }
-        Stage::Embed => json!([config.retrieve.pca_dimensions]),
-        Stage::Retrieve => json!([config.retrieve]),
-        Stage::Pretrain => {
-            let mut crm = json!(config.crm);
-            // What is made of a trained CRM.
-            crm["representation"] = json!(null);
-            json!([config.seed, crm])
-        }
-        Stage::Few2many => json!([config.crm.representation]),
-        Stage::Tune => {
-            let mut tune = json!(config.tune);
-            // How often it is saved does not change what is learnt.
-            tune["checkpoint_every"] = json!(0);
-            let adapter = StoredAdapter(config.adapter.clone());
-            if let Some(path) = config.adapter.frozen_lora() {
-                check_scale_of(ctx)?;
-                inputs.insert("adapter.scale_of".into(), xxh3_file(path)?);
-            }
-            json!([config.seed, adapter, config.prompt.max_tokens, tune])
-        }
-        Stage::Evaluate => {
-            json!([config.seed, config.prompt.max_tokens, config.evaluate, config.tune.plain_lora])
-        }
-        Stage::Export => json!([config.export, config.prompt.max_tokens]),
-    };
-    if matches!(stage, Stage::Tune | Stage::Evaluate | Stage::Export) {
-        let template = &config.prompt.template;
-        inputs.insert(file_key("prompt", template), xxh3_file(template)?);
     }
-    inputs.insert("config".into(), section.to_string());
+    if let (Stage::Tune, Some(path)) = (stage, config.adapter.frozen_lora()) {
+        check_scale_of(ctx)?;
+        inputs.insert("adapter.scale_of".into(), xxh3_file(path)?);
+    }
+    inputs.extend(settings_of(config, stage)?);
     Ok(inputs)
 }
 
@@ -342,14 +310,17 @@ pub fn run(
     Ok(())
 }
 
-/// Says which stage a run still lacks before its models can be used.
+/// Says which stage a run still lacks before its models can be used, and which is not of its config.
 fn require(ctx: &RunContext) -> Result<()> {
     let needed = |stage: &Stage| *stage <= Stage::Tune && stage.is_needed(&ctx.config);
-    for stage in Stage::ALL.into_iter().filter(needed) {
-        StageDir::new(ctx.path(stage), stage.name(), "").content_hash()?;
-        check_origin(ctx, stage)?;
+    let needed: Vec<Stage> = Stage::ALL.into_iter().filter(needed).collect();
+    for stage in &needed {
+        StageDir::new(ctx.path(*stage), stage.name(), "").content_hash()?;
     }
-    Ok(())
+    if let Some(error) = outdated(ctx, Stage::Tune)? {
+        return Err(error);
+    }
+    needed.into_iter().try_for_each(|stage| check_origin(ctx, stage))
 }
 
 /// Refuses what a stage made from other files than are there now: a lens of another CRM, say. Directories

@@ -100,6 +100,13 @@ impl Check<'_> {
         if let Some(error) = written.into_iter().find_map(Result::err) {
             return Some(Finding::wrong("prompt", error, HELP));
         }
+        // Items without a text have nothing to be shown.
+        if !columns.items.is_empty() && matches!(template.shows_item(columns), Ok(false)) {
+            let what = "prompts of different items are the same: the template shows nothing of the item; is \
+                        {{ body }} missing in wrapper, or what target has in body?";
+            let error = TrainerError::file(template.path(), what);
+            return Some(Finding::wrong("prompt", error, HELP));
+        }
         // Where every sample has a history it is only cut away where prompts are too long.
         let severity = match most == 0 || self.ctx.config.data.min_history == 0 {
             true => Severity::Wrong,
