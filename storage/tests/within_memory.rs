@@ -9,7 +9,7 @@ use std::path::Path;
 use common::{FIRST_TIME, LAST_TIME, Mount, Raw, config, may_mount};
 use reclora_storage::permutation::EpochOrder;
 use reclora_storage::protocol::prepare_within;
-use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, Duplicates};
+use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, Duplicates, RawTables};
 use reclora_storage::spill::Spill;
 use reclora_storage::synth::{self, RATINGS, SynthSpec};
 use reclora_storage::{Result, dataset};
@@ -24,10 +24,9 @@ const LIMITS: [(usize, usize); 6] =
 fn prepared(raw: &Path, limit: usize, threads: usize) -> Result<Vec<u8>> {
     let dir = tempfile::tempdir().unwrap();
     let spill = Spill::within(limit, dir.path(), threads);
-    let written =
-        raw::read_within(Movielens25m, raw, &ColumnMapping::default(), Duplicates::Refuse, &spill)
-            .and_then(|tables| prepare_within(&tables, &config(5, 5), &spill))
-            .and_then(|prepared| dataset::write(&prepared, "x", dir.path()));
+    let written = read(raw, &spill)
+        .and_then(|tables| prepare_within(&tables, &config(5, 5), &spill))
+        .and_then(|prepared| dataset::write(&prepared, "x", dir.path()));
     let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
     assert_eq!(names.len(), usize::from(written.is_ok()), "{names:?}");
     written.map(|_| std::fs::read(dir.path().join(dataset::FILE)).unwrap())
@@ -51,6 +50,11 @@ fn change_lines(raw: &Raw, change: impl FnOnce(&mut Vec<String>)) {
         text
     });
     raw.put(RATINGS, format!("{text}\n").as_bytes());
+}
+/// Reads ratings with as much in memory as `spill` says.
+fn read(dir: &Path, spill: &Spill) -> Result<RawTables> {
+    let columns = ColumnMapping::default();
+    raw::read_within(Movielens25m, dir, &columns, Duplicates::Refuse, spill)
 }
 
 #[test]
@@ -90,14 +94,7 @@ fn times_too_far_apart_for_32_bits_are_kept() {
     });
     let dir = tempfile::tempdir().unwrap();
     let spill = Spill::within(3_000, dir.path(), 2);
-    let tables = raw::read_within(
-        Movielens25m,
-        raw.path(),
-        &ColumnMapping::default(),
-        Duplicates::Refuse,
-        &spill,
-    )
-    .unwrap();
+    let tables = read(raw.path(), &spill).unwrap();
     let prepared = prepare_within(&tables, &config(0, 0), &spill).unwrap();
     dataset::write(&prepared, "x", dir.path()).unwrap();
     let dataset = dataset::Dataset::open(dir.path()).unwrap();
@@ -222,14 +219,7 @@ fn quotes_line_ends_and_blank_lines_change_nothing() {
             let dir = tempfile::tempdir().unwrap();
             // Small parts of the file, and room for all ratings.
             let spill = Spill::within(600_000, dir.path(), threads);
-            let tables = raw::read_within(
-                Movielens25m,
-                raw.path(),
-                &ColumnMapping::default(),
-                Duplicates::Refuse,
-                &spill,
-            )
-            .unwrap();
+            let tables = read(raw.path(), &spill).unwrap();
             assert!(tables == expected, "variant {i}");
         }
     }
@@ -254,17 +244,11 @@ fn a_full_disk_is_named_and_leaves_nothing() {
     for size in ["32k", "160k", "320k"] {
         let mount = Mount::new(size);
         let spill = Spill::within(16_000, mount.path(), 2);
-        let error = raw::read_within(
-            Movielens25m,
-            raw.path(),
-            &ColumnMapping::default(),
-            Duplicates::Refuse,
-            &spill,
-        )
-        .and_then(|tables| prepare_within(&tables, &config(5, 5), &spill))
-        .and_then(|prepared| dataset::write(&prepared, "x", mount.path()))
-        .unwrap_err()
-        .to_string();
+        let error = read(raw.path(), &spill)
+            .and_then(|tables| prepare_within(&tables, &config(5, 5), &spill))
+            .and_then(|prepared| dataset::write(&prepared, "x", mount.path()))
+            .unwrap_err()
+            .to_string();
         let words = ["No space left", "free some space", mount.path().to_str().unwrap()];
         assert!(words.iter().all(|word| error.contains(word)), "{size}: {error}");
         assert_eq!(std::fs::read_dir(mount.path()).unwrap().count(), 0, "{size}");
