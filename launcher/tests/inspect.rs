@@ -254,9 +254,10 @@ fn columns_that_can_not_be_guessed_are_asked_for() {
     let text = format!("who,what,how,when\n{}", ratings(",", |i| i.to_string()));
     let table = put(dir.path(), "events.csv", &text);
     let table = table.to_str().unwrap();
-    let shown = stdout(&["inspect", table]);
-    assert_says(&shown, &["who   text     u0", "--set data.columns.user=NAME", "[data.columns]"]);
-    assert_eq!(json(&["inspect", table])["inspection"], Value::Null);
+    let text = shown(&["inspect", table], 1);
+    assert_says(&text, &["who   text     u0", "--set data.columns.user=NAME", "[data.columns]"]);
+    let found: Value = serde_json::from_str(&shown(&["inspect", table, "--json"], 1)).unwrap();
+    assert_eq!(found["inspection"], Value::Null);
     let set = ["user=who", "item=what", "rating=how", "timestamp=when"];
     let set: Vec<String> = set.iter().map(|s| format!("data.columns.{s}")).collect();
     let mut args = vec!["inspect", table];
@@ -265,6 +266,25 @@ fn columns_that_can_not_be_guessed_are_asked_for() {
     assert_eq!(said["inspection"]["read"]["ratings"], 96);
     let problem = said["inspection"]["protocol"]["problem"].as_str();
     assert_eq!(problem.is_some(), said["inspection"]["protocol"]["samples"] == 0);
+}
+
+/// One column has a name that says nothing; the others, the delimiter and the rule of likes are guessed as ever.
+#[test]
+fn what_is_not_said_is_guessed() {
+    let (dir, _) = experiment("");
+    std::fs::create_dir(dir.path().join("events")).unwrap();
+    let text = format!("user_id;book_id;how;ts\n{}", ratings(";", |i| i.to_string()));
+    put(dir.path(), "events/log.csv", &text);
+    put(dir.path(), "events/books.csv", "book_id;title\ni0;One\n");
+    let events = dir.path().join("events").display().to_string();
+    assert_says(&shown(&["inspect", &events], 1), &["--set data.columns.ratings=FILE"]);
+    let text = stdout(&["inspect", &events, "--set", "data.columns.rating=how"]);
+    let section =
+        ["ratings = \"log.csv\"", "user = \"user_id\"", "rating = \"how\"", "delimiter = \";\""];
+    assert_says(&text, &section);
+    let set = ["data.columns.ratings=log.csv", "data.columns.rating=how"];
+    let again = stdout(&["inspect", &events, "--set", set[0], "--set", set[1]]);
+    assert_eq!(again, text);
 }
 
 #[test]
@@ -283,7 +303,7 @@ fn what_can_not_be_looked_at_is_answered() {
         &["no layout has these files: stories260k", "bookcrossing", "BX-Users.csv"],
     );
     assert_says(&fails(&["inspect", &config], 1), &["neither movies.dat nor movies.dat.gz"]);
-    assert_says(&fails(&["inspect", "no-such-place"], 2), &["no-such-place"]);
+    assert_says(&fails(&["inspect", "no-such-place"], 2), &["no-such-place is not there; name a"]);
     let error = fails(&["inspect", &config, "--format", "csv"], 2);
     assert_says(&error, &["--format is for directories"]);
     assert_says(&fails(&["inspect", &empty, "--format", "cvs"], 2), &["csv"]);

@@ -112,7 +112,12 @@ fn without_a_test_set_there_must_be_pairs() {
     let (_dir, mut ctx) = run();
     ctx.config.data.split = [0.9, 0.1, 0.0];
     prepared(&ctx);
-    assert_eq!(of_dataset(&ctx), ["config: export.pairs: is empty, and so is the test set"]);
+    assert_eq!(
+        of_dataset(&ctx),
+        [
+            "config: data.split: leaves no sample to test, of which the first would be exported: give test a larger share, or name what to export in export.pairs"
+        ]
+    );
     ctx.config.export.pairs = vec!["u1:i2".into()];
     assert_eq!(of_dataset(&ctx), [""; 0]);
 }

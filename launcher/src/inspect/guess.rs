@@ -110,8 +110,9 @@ pub struct Look {
     columns: ColumnMapping,
 }
 
-/// Looks at a table; of CSV, with the delimiter and the encoding that make most of it.
-pub fn look(format: DatasetFormat, dir: &Path, name: &str) -> Result<Look> {
+/// Looks at a table; of CSV, with the delimiter and the encoding that make most of it. Whether it has a `header` is
+/// not guessed.
+pub fn look(format: DatasetFormat, dir: &Path, name: &str, header: bool) -> Result<Look> {
     let path = match format {
         DatasetFormat::Csv if !dir.join(name).exists() => dir.join(format!("{name}.gz")),
         _ => dir.join(name),
@@ -119,8 +120,8 @@ pub fn look(format: DatasetFormat, dir: &Path, name: &str) -> Result<Look> {
     let mut best: Option<(ColumnMapping, TableSample)> = None;
     let mut failed = None;
     for (delimiter, encoding) in ways(format) {
-        let columns =
-            ColumnMapping { delimiter: delimiter.into(), encoding, ..ColumnMapping::default() };
+        let delimiter = delimiter.into();
+        let columns = ColumnMapping { delimiter, encoding, header, ..ColumnMapping::default() };
         match raw::sample(format, &path, &columns) {
             // What another way makes of the file may be no table at all.
             Err(error) => drop(failed.get_or_insert(error)),
@@ -150,13 +151,16 @@ fn ways(format: DatasetFormat) -> Vec<(&'static str, TextEncoding)> {
 }
 
 /// The mapping of ratings, and of users and items where they have tables; none where no table has users, items
-/// and ratings.
-pub fn mapping(looks: &[Look]) -> Option<ColumnMapping> {
-    let (ratings, ids) = looks.iter().find_map(|look| Some((look, ids(&look.table.sample)?)))?;
+/// and ratings. What `given` names is found by that name.
+pub fn mapping(looks: &[Look], given: &ColumnMapping) -> Option<ColumnMapping> {
+    let named = |look: &&Look| [&look.table.name[..], ""].contains(&given.ratings.as_str());
+    let mut found = looks.iter().filter(named).map(|look| (look, ids(&look.table.sample, given)));
+    let (ratings, ids) = found.find_map(|(look, ids)| Some((look, ids?)))?;
     let mut columns =
         ColumnMapping { ratings: ratings.table.name.clone(), ..ratings.columns.clone() };
     let [user, item, rating] = ids;
-    let timestamp = find(&ratings.table.sample, &TIMES);
+    let default = ColumnMapping::default();
+    let timestamp = given_or(&ratings.table.sample, &given.timestamp, &default.timestamp, &TIMES);
     columns.time_unit = timestamp.and_then(time_unit).unwrap_or_default();
     columns.timestamp = timestamp.map(|column| column.name.clone()).unwrap_or_default();
     (columns.user, columns.item, columns.rating) = (user, item, rating);
@@ -184,9 +188,29 @@ pub fn mapping(looks: &[Look]) -> Option<ColumnMapping> {
 }
 
 /// Columns of users, items and ratings.
-fn ids(sample: &TableSample) -> Option<[String; 3]> {
-    let name = |names: &[&str]| find(sample, names).map(|column| column.name.clone());
-    Some([name(&USERS)?, name(&ITEMS)?, name(&RATINGS)?])
+fn ids(sample: &TableSample, given: &ColumnMapping) -> Option<[String; 3]> {
+    let name = |given: &str, default: &str, names: &[&str]| {
+        given_or(sample, given, default, names).map(|column| column.name.clone())
+    };
+    let default = ColumnMapping::default();
+    Some([
+        name(&given.user, &default.user, &USERS)?,
+        name(&given.item, &default.item, &ITEMS)?,
+        name(&given.rating, &default.rating, &RATINGS)?,
+    ])
+}
+
+/// The column that is `given`, which is no default; otherwise one that is called like one of `names`.
+fn given_or<'a>(
+    sample: &'a TableSample,
+    given: &str,
+    default: &str,
+    names: &[&str],
+) -> Option<&'a Column> {
+    if given == default {
+        return find(sample, names);
+    }
+    sample.columns.iter().find(|column| column.readable && column.name == given)
 }
 
 fn find<'a>(sample: &'a TableSample, names: &[&str]) -> Option<&'a Column> {
@@ -223,7 +247,7 @@ impl Look {
     /// The column of ids, where this is a table of what the ratings call `id`.
     fn key(&self, id: &str, names: &[&str]) -> Option<String> {
         let sample = &self.table.sample;
-        if ids(sample).is_some()
+        if ids(sample, &ColumnMapping::default()).is_some()
             || (find(sample, &USERS).is_some() && find(sample, &ITEMS).is_some())
         {
             return None;
@@ -431,7 +455,7 @@ mod tests {
             look("Users.csv", vec![column("User-ID", &["7", "8"]), column("Age", &["1", "2"])]),
             look("notes.csv", vec![column("text", &["x"])]),
         ];
-        let found = mapping(&looks).unwrap();
+        let found = mapping(&looks, &ColumnMapping::default()).unwrap();
         let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
         assert_eq!((found.ratings.as_str(), found.items.as_str()), ("Ratings.csv", "Books.csv"));
         assert_eq!((found.users.as_str(), found.timestamp.as_str()), ("Users.csv", ""));
@@ -457,7 +481,8 @@ mod tests {
             ("catalogue.csv", "movieId", ["1", "1"], ["", ""]),
             ("catalogue.csv", "code", ["1", "2"], ["", ""]),
         ] {
-            let found = mapping(&[ratings(), things(name, id, &values)]).unwrap();
+            let found = mapping(&[ratings(), things(name, id, &values)], &ColumnMapping::default())
+                .unwrap();
             assert_eq!((found.items.as_str(), found.users.as_str()), (items, users), "{name} {id}");
             let key = if items.is_empty() { "" } else { id };
             assert_eq!(found.item_key, key, "{name} {id}");
@@ -470,7 +495,7 @@ mod tests {
             let names = ["user", "item", "rating"];
             let mut columns: Vec<Column> = names.map(|name| column(name, &["1", "1"])).into();
             columns.push(column("title", titles));
-            mapping(&[look("ratings.csv", columns)]).unwrap().item_texts
+            mapping(&[look("ratings.csv", columns)], &ColumnMapping::default()).unwrap().item_texts
         };
         assert_eq!(with(&["A", "A"]), ["title"]);
         assert!(with(&["A", "B"]).is_empty());

@@ -80,13 +80,16 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         print(&render::text(&report))?;
     }
     match report.problem {
+        None if report.inspection.is_none() => {
+            Err(color_eyre::eyre::eyre!("the columns of the ratings are not known"))
+        }
         None => Ok(()),
         Some(_) => Err(color_eyre::eyre::eyre!("the ratings can't be read as they are")),
     }
 }
 
 fn is_config(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e == "toml") || (!path.exists() && !path.is_dir())
+    path.extension().is_some_and(|e| e == "toml") && !path.is_dir()
 }
 
 fn of_config(path: &Path, set: &[String]) -> Result<Report> {
@@ -116,6 +119,13 @@ fn mapped_tables(data: &DataConfig) -> Vec<TableReport> {
 
 /// A directory or a table.
 fn of_data(args: &InspectArgs) -> Result<Report> {
+    if !args.path.exists() {
+        let what = format!(
+            "{} is not there; name a config (NAME.toml), a directory of ratings or a table",
+            args.path.display()
+        );
+        return Err(LaunchError::Usage(what).into());
+    }
     let (dir, table) = split(&args.path)?;
     let (format, from) = match (args.format, &table) {
         (Some(format), _) => (format, "--format".to_owned()),
@@ -133,15 +143,8 @@ fn of_data(args: &InspectArgs) -> Result<Report> {
     if !format.is_mapped() {
         return look(&with(base, &args.set)?, from);
     }
-    let mapped = args.set.iter().any(|set| set.trim_start().starts_with("data.columns."));
-    if mapped {
-        let ratings = table.unwrap_or_default();
-        let columns = ColumnMapping { ratings, ..ColumnMapping::default() };
-        return look(&with(DataConfig { columns, ..base }, &args.set)?, from);
-    }
     let names = table.map_or_else(|| tables(&dir, format), |name| Ok(vec![name]))?;
-    let own_label = args.set.iter().any(|set| set.trim_start().starts_with("data.label"));
-    unmapped(with(base, &args.set)?, from, &names, own_label)
+    unmapped(base, &args.set, from, &names)
 }
 
 /// A table's directory and its name in there; no name where the path is a directory of several files.
@@ -261,16 +264,18 @@ fn tables(dir: &Path, format: DatasetFormat) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Shows tables, guesses the mapping, and looks at the ratings where that succeeds.
+/// Shows tables, guesses what `set` leaves open of the mapping, and looks at the ratings where that succeeds.
 fn unmapped(
-    data: DataConfig,
+    base: DataConfig,
+    set: &[String],
     format_from: String,
     names: &[String],
-    own_label: bool,
 ) -> Result<Report> {
+    let own_label = set.iter().any(|set| set.trim_start().starts_with("data.label"));
+    let data = with(base.clone(), set)?;
     let (mut looks, mut notes, mut failed) = (Vec::new(), Vec::new(), None);
     for name in names {
-        match guess::look(data.format, &data.path, name) {
+        match guess::look(data.format, &data.path, name, data.columns.header) {
             Ok(look) => looks.push(look),
             Err(error) => {
                 notes.push(format!("{name} can't be read: {error}"));
@@ -281,11 +286,12 @@ fn unmapped(
     if let (true, Some(error)) = (looks.is_empty(), failed) {
         return Err(error);
     }
-    let Some(columns) = guess::mapping(&looks) else {
-        let columns = ColumnMapping {
-            ratings: names.first().cloned().unwrap_or_default(),
-            ..ColumnMapping::default()
+    let Some(columns) = guess::mapping(&looks, &data.columns) else {
+        let ratings = match data.columns.ratings.as_str() {
+            "" => names.first().cloned().unwrap_or_default(),
+            given => given.to_owned(),
         };
+        let columns = ColumnMapping { ratings, ..data.columns };
         let report = describe(&DataConfig { columns, ..data }, format_from)?;
         let problem = looks.iter().find_map(|look| look.table.sample.problem.clone());
         let tables = looks.into_iter().map(|look| look.table).collect();
@@ -293,7 +299,8 @@ fn unmapped(
     };
     notes.extend(guess::note(&looks, &columns));
     let rule = guess::rule(&guess::levels(&looks, &columns)).filter(|_| !own_label);
-    let mut data = DataConfig { label: rule.unwrap_or(data.label), columns, ..data };
+    let data = DataConfig { label: rule.unwrap_or(data.label), columns, ..base };
+    let mut data = with(data, set)?;
     let (mut report, read) = read_guessed(&mut data, format_from)?;
     report.tables = looks.into_iter().map(|look| look.table).collect();
     report.notes = notes;

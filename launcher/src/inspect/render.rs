@@ -54,8 +54,9 @@ fn write_report(out: &mut String, report: &Report) -> std::fmt::Result {
         (None, None) => writeln!(
             out,
             "\nwhich columns hold user, item and rating can't be told by their names; say so in a config, in \
-             [data.columns], or here:\n  --set data.columns.user=NAME --set data.columns.item=NAME --set \
-             data.columns.rating=NAME --set data.columns.timestamp=NAME"
+             [data.columns], or here, each that is called otherwise:\n  {}--set data.columns.user=NAME --set \
+             data.columns.item=NAME --set data.columns.rating=NAME --set data.columns.timestamp=NAME",
+            if report.tables.len() > 1 { "--set data.columns.ratings=FILE " } else { "" }
         ),
     }
 }

@@ -102,10 +102,10 @@ pub(super) fn models(evaluation: &Evaluation) -> Vec<(String, ModelSummary)> {
 
 /// Which test samples were scored, in words; `number` writes a number.
 pub(super) fn what_was_scored(scored: &ScoredSamples, number: fn(u64) -> String) -> String {
-    let ScoredSamples { samples, of_samples, users, of_users, order } = scored;
+    let ScoredSamples { samples, of_samples, users, of_users, .. } = scored;
     let [samples, of_samples, users, of_users] =
         [samples, of_samples, users, of_users].map(|count| number(*count));
-    match order {
+    let which = match scored.order {
         ScoredOrder::All => format!("all {samples} test samples, of {users} users"),
         ScoredOrder::First => format!(
             "the first {samples} of {of_samples} test samples, of {users} of {of_users} users; others may \
@@ -114,7 +114,10 @@ pub(super) fn what_was_scored(scored: &ScoredSamples, number: fn(u64) -> String)
         ScoredOrder::Sample => format!(
             "{samples} of {of_samples} test samples, drawn at random, of {users} of {of_users} users"
         ),
-    }
+    };
+    let share = scored.likes as f64 / scored.samples.max(1) as f64;
+    let ranked = number(scored.ranked_users);
+    format!("{which}; {:.1} % are likes; gAUC is of the {ranked} users with both", 100.0 * share)
 }
 
 fn is_known(key: &str) -> bool {

@@ -58,6 +58,7 @@ fn metrics() -> Value {
         "models": {"reclora": model(0.742), "lora": model(0.721), "crm": model(0.735),
             "logistic_regression": model(0.701), "item_mean": model(0.688)},
         "scored": {"samples": 5123, "of_samples": 5123, "users": 812, "of_users": 812,
+            "ranked_users": 640, "likes": 2818,
             "order": "all"},
         "gate": {"experts": 8, "modules": modules},
     })
@@ -185,7 +186,7 @@ fn page_has_all_figures_and_loads_nothing() {
     {
         assert!(page.contains(shown), "{shown}");
     }
-    assert!(page.contains("all 5\u{202f}123 test samples, of 812 users."));
+    assert!(page.contains("all 5\u{202f}123 test samples, of 812 users; 55.0 % are likes; gAUC is of the 640 users with both."));
     assert!(page.contains(
         "<li>To rank the samples of all users together (AUC), RecLoRA is a better choice than the CRM alone: \
          its AUC is 0.0070 higher (95\u{a0}% interval 0.0020 to 0.0130). This is not chance.</li>"
@@ -268,7 +269,10 @@ fn the_terminal_shows_figures_differences_and_what_they_say() {
     assert!(rows[13].contains("+0.0070 [-0.0130, +0.0270]"), "{text}");
     let said = text.rsplit('┘').next().unwrap().replace("\n  ", " ");
     let said: Vec<&str> = said.trim().lines().collect();
-    assert_eq!(said[0], "scored: all 5123 test samples, of 812 users");
+    assert_eq!(
+        said[0],
+        "scored: all 5123 test samples, of 812 users; 55.0 % are likes; gAUC is of the 640 users with both"
+    );
     assert!(said[1].ends_with("(95 % interval 0.0020 to 0.0130). This is not chance."), "{text}");
     assert!(said[2].contains("can't be told apart") && said.len() == 3, "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
@@ -284,7 +288,7 @@ fn what_was_scored_is_said() {
     for (order, expected) in cases {
         let mut metrics = metrics();
         metrics["scored"] = json!({"samples": 4000, "of_samples": 9458, "users": 70,
-            "of_users": 166, "order": order});
+            "of_users": 166, "ranked_users": 61, "likes": 2000, "order": order});
         put(run.path(), "predictions/metrics.json", &metrics);
         let text = table(&write(run.path(), &info()).unwrap()).replace("\n  ", " ");
         assert!(text.contains(expected), "{text}");

@@ -49,12 +49,14 @@ pub enum RawProblem {
         wanted: Box<str>,
     },
     /// A time that no rating has.
-    #[error("{found} is in the year {year}, and ratings are from 1900 to 2261{advice}")]
+    #[error("{found} is in the year {year}, {why}{advice}")]
     FarTime {
         /// The value.
         found: Box<str>,
         /// Its year.
         year: i64,
+        /// Why it can't be that, in words.
+        why: &'static str,
         /// How it would have to be read, in words.
         advice: Box<str>,
     },
@@ -200,7 +202,7 @@ impl RawProblem {
             Self::Empty => "without an id",
             Self::Missing { .. } => "without a value",
             Self::NotANumber(_) => "not a number",
-            Self::FarTime { .. } => "times outside the years 1900 to 2261",
+            Self::FarTime { .. } => "times that no rating has",
             Self::NotFinite(_) => "not a finite number",
             Self::Differs { .. } => "not what an earlier row says of the user or item",
             Self::NotJson(_) => "not the JSON of this layout",

@@ -76,17 +76,30 @@ impl Notation {
             return Err(RawProblem::Missing { found: "".into(), advice: "" });
         }
         let time = self.parse(text);
-        time.and_then(believed).ok_or_else(|| self.problem(text, source, time))
+        let found = time.and_then(believed).filter(|time| !self.is_too_fine(text, *time));
+        found.ok_or_else(|| self.problem(text, source, time))
+    }
+
+    /// Whether a number is read in too fine a unit: it leads to the years before anything was rated in a file,
+    /// and a coarser one to a later year.
+    fn is_too_fine(self, text: &str, time: i64) -> bool {
+        matches!(self, Self::Number(decimals) if decimals < 9)
+            && (0..LIKELY).contains(&time)
+            && self.fitting(text).is_some()
+    }
+
+    /// How a text would have to be read to be a likely time: the name of the setting, words for it, the time.
+    fn fitting(self, text: &str) -> Option<(&'static str, &'static str, String)> {
+        CHOICES.iter().find_map(|(notation, name, words)| {
+            let time = notation.parse(text).and_then(believed).filter(|time| *time >= LIKELY)?;
+            Some((*name, *words, utc(time.div_euclid(NANOS))))
+        })
     }
 
     /// What is wrong with a time, and how it would have to be read.
     #[cold]
     fn problem(self, text: &str, source: Source, time: Option<i128>) -> RawProblem {
-        let fitting = CHOICES.iter().find_map(|(notation, name, words)| {
-            let time = notation.parse(text).and_then(believed).filter(|time| *time >= LIKELY)?;
-            Some((name, words, utc(time.div_euclid(NANOS))))
-        });
-        let advice = match (source, fitting) {
+        let advice = match (source, self.fitting(text)) {
             (_, None) => String::new(),
             (Source::Setting(_), Some((name, words, utc))) => {
                 format!("; as {words} it is {utc}: data.columns.time_unit = \"{name}\"")
@@ -112,7 +125,11 @@ impl Notation {
                 let seconds = time.div_euclid(i128::from(NANOS));
                 let day = seconds.div_euclid(i128::from(SECONDS_PER_DAY));
                 let [year, ..] = date_of(i64::try_from(day).unwrap_or(i64::MAX / 2));
-                RawProblem::FarTime { found, year, advice: advice.into() }
+                let why = match believed(time) {
+                    Some(_) => "which is before there were files of ratings",
+                    None => "and ratings are from 1900 to 2261",
+                };
+                RawProblem::FarTime { found, year, why, advice: advice.into() }
             }
         }
     }
@@ -447,6 +464,12 @@ mod tests {
         assert!(problem(seconds, "2020-09-14").contains("time_unit = \"iso8601\""));
         assert!(problem(Notation::Iso8601, "1600086400").contains("time_unit = \"s\""));
         assert!(problem(Notation::Number(6), "1600086400400123").contains("time_unit = \"us\""));
+        let early = problem(Notation::Number(6), "1600086400");
+        let expected = "1600086400 is in the year 1970, which is before there were files of ratings; as \
+                        seconds it is 2020-09-14T12:26:40Z: data.columns.time_unit = \"s\"";
+        assert_eq!(early, expected);
+        // Numbers that are no time in any unit only say the order.
+        assert_eq!(Notation::Number(6).read("7", Source::Setting("ms")).unwrap(), 7_000_000);
         // No unit is of any help.
         for text in ["0001-01-01", "1899-12-30", "9999-12-31", "2262-01-01"] {
             let said = problem(Notation::Iso8601, text);

@@ -345,7 +345,7 @@ fn rows_that_can_not_be_used_are_counted_by_kind() {
         "\n  1 row: another number of columns (first: line 3: 3 columns",
         "\n  1 row: not UTF-8 (first: line 5, column \"user\": ",
         "\n  1 row: not seconds since 1970 (first: line 6, column \"timestamp\": \"never\" is not a time",
-        "\n  1 row: times outside the years 1900 to 2261 (first: line 9, column \"timestamp\": 2600086400400",
+        "\n  1 row: times that no rating has (first: line 9, column \"timestamp\": 2600086400400",
         "\n  1 rating given twice (first: line 8: the same line as line 7",
     ];
     refused(raw.read(Csv), &words);

@@ -55,6 +55,10 @@ pub struct ScoredSamples {
     pub users: u64,
     /// Users of the whole test split.
     pub of_users: u64,
+    /// Users with likes and others among what was scored: those that gAUC is of.
+    pub ranked_users: u64,
+    /// How many are likes.
+    pub likes: u64,
     /// How they were chosen.
     pub order: ScoredOrder,
 }
@@ -280,19 +284,28 @@ pub fn scored(name: &str, samples: &[Sample], probabilities: &[f32]) -> Result<V
 fn scored_samples(dataset: &Dataset, test: &Drawn, samples: &[Sample]) -> Result<ScoredSamples> {
     let all = dataset.split(Split::Test);
     let of_users = all.clone().map(|index| Ok(dataset.sample(index)?.user));
+    let users_of = |like: bool| {
+        let users = samples.iter().filter(move |sample| sample.label == like);
+        distinct(users.map(|sample| sample.user).collect())
+    };
+    let (liking, others) = (users_of(true), users_of(false));
+    let both = liking.iter().filter(|user| others.binary_search(user).is_ok()).count() as u64;
     Ok(ScoredSamples {
         samples: test.len(),
         of_samples: all.end - all.start,
-        users: distinct(samples.iter().map(|sample| sample.user).collect()),
-        of_users: distinct(of_users.collect::<Result<_>>()?),
+        users: (liking.len() + others.len()) as u64 - both,
+        of_users: distinct(of_users.collect::<Result<_>>()?).len() as u64,
+        ranked_users: both,
+        likes: samples.iter().filter(|sample| sample.label).count() as u64,
         order: test.order(),
     })
 }
 
-fn distinct(mut users: Vec<u32>) -> u64 {
+/// Every user once, in order.
+fn distinct(mut users: Vec<u32>) -> Vec<u32> {
     users.sort_unstable();
     users.dedup();
-    users.len() as u64
+    users
 }
 
 /// How the gates mix over the test set; `None` for an adapter without gates, or with gates of tokens.

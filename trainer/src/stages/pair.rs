@@ -107,7 +107,9 @@ pub fn ids(pair: &str) -> (&str, &str) {
 pub fn require_test_sample(dataset: &Dataset) -> Result<u64> {
     let test = dataset.split(Split::Test);
     if test.is_empty() {
-        return Err(TrainerError::config("export.pairs", "is empty, and so is the test set"));
+        let what = "leaves no sample to test, of which the first would be exported: give test a larger \
+                    share, or name what to export in export.pairs";
+        return Err(TrainerError::config("data.split", what));
     }
     Ok(test.start)
 }

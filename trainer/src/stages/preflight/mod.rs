@@ -74,7 +74,14 @@ impl Finding {
 
     /// A path of the config where nothing is, or something else.
     fn absent(name: &'static str, field: &str, path: &Path, expected: &str) -> Self {
-        let what = format!("{} is not there (expected {expected})", path.display());
+        let there = if path.is_dir() {
+            "is a directory"
+        } else if path.exists() {
+            "is a file"
+        } else {
+            "is not there"
+        };
+        let what = format!("{} {there} (expected {expected})", path.display());
         let help = "set it in the config (relative to it), or with --set";
         Self::wrong(name, TrainerError::config(field, what), help)
     }

@@ -67,7 +67,12 @@ impl Check<'_> {
     fn prompt(&self) -> Vec<Finding> {
         let path = &self.ctx.config.prompt.template;
         if !path.is_file() {
-            return vec![Finding::absent("prompt", "prompt.template", path, "a prompt template")];
+            return vec![Finding::absent(
+                "prompt",
+                "prompt.template",
+                path,
+                "the file of a prompt template",
+            )];
         }
         let template = match PromptTemplate::open(path) {
             Ok(template) => template,
