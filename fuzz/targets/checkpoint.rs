@@ -6,7 +6,7 @@ use reclora_comm::Solo;
 use reclora_fuzz::{choice, file, scratch};
 use reclora_storage::hash::xxh3_hex;
 use reclora_trainer::distributed::checkpoint;
-use reclora_trainer::distributed::table::TableShare;
+use reclora_trainer::parameters::TableShare;
 
 fuzz_target!(|data: &[u8]| {
     let (variant, rest) = choice(data);

@@ -3,8 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use reclora_fuzz::{choice, file};
-use reclora_trainer::backbone::{Backbone, check};
-use reclora_trainer::config::WeightType;
+use reclora_trainer::backbone::{Backbone, WeightType, check};
 use reclora_trainer::tokenizer::Tokenizer;
 
 fuzz_target!(|data: &[u8]| {

@@ -3,8 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use reclora_fuzz::{CONFIG, file, safetensors, scratch};
-use reclora_trainer::backbone::{Backbone, check};
-use reclora_trainer::config::WeightType;
+use reclora_trainer::backbone::{Backbone, WeightType, check};
 
 fuzz_target!(|data: &[u8]| {
     file("backbone/config.json", CONFIG.as_bytes());

@@ -13,15 +13,15 @@ use color_eyre::eyre::{WrapErr, eyre};
 use nix::sys::signal::Signal;
 use reclora_storage::atomic::{RunLock, create_dir_all};
 use reclora_storage::mmap::set_access;
-use reclora_trainer::progress::{Event, Progress};
+use reclora_trainer::telemetry::progress::{Event, Progress};
 
 use crate::config;
 use crate::error::{EXIT_FAILURE, EXIT_OK, EXIT_PEER_LOST, EXIT_REQUEUE, EXIT_USAGE, Result};
 use crate::gang::{binding, env};
 use crate::rendezvous::{connect, is_peer_lost};
 use reclora_trainer::error::TrainerError;
-use reclora_trainer::measure;
 use reclora_trainer::stages::{self, Part, RunContext, Stage};
+use reclora_trainer::telemetry::measure;
 
 /// Directory of the ranks' locks in the run directory.
 pub const RANKS_DIR: &str = ".ranks";

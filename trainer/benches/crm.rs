@@ -22,13 +22,12 @@ use reclora_storage::dataset::{Dataset, Split};
 use reclora_storage::permutation::EpochOrder;
 use reclora_trainer::config::{CrmConfig, EmbeddingOptimizer};
 use reclora_trainer::crm::{CrmInput, Din, DinShape, Workspace};
-use reclora_trainer::distributed::buckets::Finished;
-use reclora_trainer::distributed::gradient::{Gradient, Losses};
-use reclora_trainer::distributed::table::{Held, Parameters};
+use reclora_trainer::distributed::exchange::Held;
 use reclora_trainer::distributed::train::{Objective, TrainPlan, Validation, train};
 use reclora_trainer::error::Result;
 use reclora_trainer::metrics::{Scored, auc};
-use reclora_trainer::progress::Silent;
+use reclora_trainer::parameters::{Gradient, Losses, Parameters, Ready};
+use reclora_trainer::telemetry::progress::Silent;
 use safetensors::tensor::{Dtype, TensorView};
 
 const SEED: u64 = 42;
@@ -93,7 +92,7 @@ impl Objective for Bench<'_> {
         epoch: u64,
         weight: f32,
         gradient: &mut Gradient,
-        _finished: &mut Finished<'_>,
+        _finished: &mut Ready<'_>,
     ) -> Result<Losses> {
         let rows = self.inputs.rows(samples.iter().copied())?;
         let inputs: Vec<_> = rows.iter().map(Row::input).collect();

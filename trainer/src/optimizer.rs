@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::distributed::gradient::GradientSum;
+use crate::parameters::GradientSum;
 
 /// Values that a thread updates at a time.
 const BLOCK: usize = 1 << 14;
@@ -191,8 +191,7 @@ pub fn linear_decay(base: f32, step: u64, total_steps: u64) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::distributed::gradient::Gradient;
-    use crate::distributed::table::Table;
+    use crate::parameters::{Gradient, Table};
 
     /// The published update, in f64.
     fn reference(gradients: &[f64], learning_rate: f64, weight_decay: f64) -> f64 {

@@ -8,8 +8,7 @@ use ranks::with_ranks;
 use reclora_comm::Communicator;
 use reclora_trainer::config::{CrmConfig, Representation};
 use reclora_trainer::crm::{Crm, CrmInput, Din, DinShape, Workspace};
-use reclora_trainer::distributed::gradient::Gradient;
-use reclora_trainer::distributed::table::{Parameters, TableShare};
+use reclora_trainer::parameters::{Gradient, Parameters, TableShare};
 
 const FEATURES: u32 = 30;
 

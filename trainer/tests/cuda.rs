@@ -10,14 +10,12 @@ use devices::{assert_near, devices};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout};
-use reclora_trainer::backbone::Backbone;
-use reclora_trainer::config::{AdapterConfig, MixForm, Projection};
+use reclora_trainer::backbone::{Backbone, Projection};
+use reclora_trainer::config::{AdapterConfig, MixForm};
 use reclora_trainer::cuda::{DeviceBackbone, DeviceModel, DeviceOptions, Precision};
-use reclora_trainer::distributed::gradient::Losses;
 use reclora_trainer::error::TrainerError;
-use reclora_trainer::model::{
-    AdaptedModel, Dropout, GradientTarget, Prompt, Target, TrainingSample, Workspace,
-};
+use reclora_trainer::model::{AdaptedModel, Dropout, Prompt, Target, TrainingSample, Workspace};
+use reclora_trainer::parameters::{GradientSink, Losses};
 use serde_json::json;
 use tiny::{Finishing, Sizes, uniform};
 
@@ -99,7 +97,7 @@ impl Case {
                 let mut gradient = vec![0.0; expected.len()];
                 let mut finishing = Finishing::default();
                 let mut tell = |gradient: &[f32], from: usize| finishing.tell(gradient, from);
-                let target = GradientTarget::watched(&mut gradient, &mut tell);
+                let target = GradientSink::observed(&mut gradient, &mut tell);
                 let got = model.losses_and_gradient(&self.samples(), weight, target).unwrap();
                 finishing.check(self.backbone.config().num_layers, &gradient, &what);
                 assert_near(&flat(&got), &flat(&losses), RELATIVE, &what);

@@ -13,9 +13,10 @@ use std::path::PathBuf;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout, ModuleLayout};
-use reclora_trainer::backbone::Backbone;
-use reclora_trainer::config::{AdapterConfig, GateInput, Head, MixForm, Projection};
-use reclora_trainer::model::{AdaptedModel, Dropout, GradientTarget, Prompt, Target, Workspace};
+use reclora_trainer::backbone::{Backbone, Projection};
+use reclora_trainer::config::{AdapterConfig, GateInput, Head, MixForm};
+use reclora_trainer::model::{AdaptedModel, Dropout, Prompt, Target, Workspace};
+use reclora_trainer::parameters::GradientSink;
 use tiny::{Finishing, Sizes, uniform};
 
 const RELATIVE: f32 = 2e-3;
@@ -57,7 +58,7 @@ impl Case {
         let mut gradient = vec![0.0; adapter.num_parameters()];
         let mut finishing = Finishing::default();
         let mut tell = |gradient: &[f32], from: usize| finishing.tell(gradient, from);
-        let got = GradientTarget::watched(&mut gradient, &mut tell);
+        let got = GradientSink::observed(&mut gradient, &mut tell);
         let ((position, like), dropout) = (self.answer, self.dropout);
         let loss = match adapter.config().head {
             Head::Lm => model.loss_and_gradient(ws, &prompt, &self.targets, dropout, 1.0, got),

@@ -11,12 +11,11 @@ use std::time::Duration;
 
 use ranks::with_ranks;
 use reclora_comm::Communicator;
-use reclora_trainer::distributed::buckets::Finished;
-use reclora_trainer::distributed::gradient::{Gradient, Losses};
-use reclora_trainer::distributed::table::{Held, Parameters, Table};
+use reclora_trainer::distributed::exchange::Held;
 use reclora_trainer::distributed::train::{Objective, TrainPlan, Validation, train};
 use reclora_trainer::error::{Result, TrainerError};
-use reclora_trainer::progress::Silent;
+use reclora_trainer::parameters::{Gradient, Losses, Parameters, Ready, Table};
+use reclora_trainer::telemetry::progress::Silent;
 
 /// A communicator that says which sums are done.
 struct Telling<C> {
@@ -88,7 +87,7 @@ impl Objective for Patient {
         _epoch: u64,
         weight: f32,
         gradient: &mut Gradient,
-        finished: &mut Finished<'_>,
+        finished: &mut Ready<'_>,
     ) -> Result<Losses> {
         let gradient = gradient.all_dense();
         gradient[2..].copy_from_slice(&[weight, self.last]);

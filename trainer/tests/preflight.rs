@@ -9,7 +9,8 @@ use std::path::Path;
 use reclora_storage::dataset::{self, Dataset};
 use reclora_storage::protocol::{LabelRule, ProtocolConfig, prepare};
 use reclora_storage::raw::{self, ColumnMapping, DatasetFormat};
-use reclora_trainer::config::{Config, WeightType};
+use reclora_trainer::backbone::WeightType;
+use reclora_trainer::config::Config;
 use reclora_trainer::stages::preflight::{
     Severity, check, check_dataset, disk_forecast, is_wrong, known_dataset,
 };

@@ -11,7 +11,7 @@ use ranks::with_ranks;
 use reclora_comm::Communicator;
 use reclora_trainer::distributed::train::{TrainPlan, train};
 use reclora_trainer::error::TrainerError;
-use reclora_trainer::progress::{Event, Progress, Silent};
+use reclora_trainer::telemetry::progress::{Event, Progress, Silent};
 use toy::{Toy, bits, initial, plan, solo};
 
 #[test]

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use reclora_comm::control::{Control, Incoming, Introduction, connect};
 use reclora_comm::{CommError, Secret};
 use reclora_trainer::config::RuntimeConfig;
-use reclora_trainer::progress::Event;
+use reclora_trainer::telemetry::progress::Event;
 
 use super::job::{Job, POLL, secret_of_agent};
 use super::leader::gang_secret;

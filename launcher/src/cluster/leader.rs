@@ -11,7 +11,7 @@ use color_eyre::eyre::WrapErr;
 use nix::sys::signal::Signal;
 use reclora_comm::Secret;
 use reclora_comm::control::{Arrival, Control, ControlListener, Incoming};
-use reclora_trainer::progress::Event;
+use reclora_trainer::telemetry::progress::Event;
 
 use super::job::{Job, Membership, secret_of_leader};
 use super::{StartGang, ToAgent, ToLeader, encode};

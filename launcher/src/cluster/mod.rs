@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
-use reclora_trainer::progress::Event;
+use reclora_trainer::telemetry::progress::Event;
 use serde::{Deserialize, Serialize};
 
 use crate::gang::Shown;

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reclora_comm::Record;
-use reclora_trainer::progress::Event;
+use reclora_trainer::telemetry::progress::Event;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;

@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use reclora_storage::atomic::create_dir_all;
-use reclora_trainer::progress::Event;
+use reclora_trainer::telemetry::progress::Event;
 
 use super::binding;
 use super::cause::Outcome;

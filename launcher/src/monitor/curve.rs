@@ -70,8 +70,11 @@ mod tests {
     use crate::monitor::sample::Rank;
 
     fn sample(task: &str, pid: u32, steps: u64, loss: f64) -> Sample {
-        let measures =
-            reclora_trainer::measure::Measures { steps, loss: Some(loss), ..Default::default() };
+        let measures = reclora_trainer::telemetry::measure::Measures {
+            steps,
+            loss: Some(loss),
+            ..Default::default()
+        };
         let rank = Rank { pid, task: task.into(), measures, ..Rank::default() };
         Sample { ranks: vec![rank], ..Sample::default() }
     }

@@ -2,7 +2,7 @@
 //! that dashboards and alerts for that one work here too.
 
 use prometheus::{CounterVec, Encoder, GaugeVec, Opts, Registry, TextEncoder};
-use reclora_trainer::measure::Phase;
+use reclora_trainer::telemetry::measure::Phase;
 
 use super::gpu::{COUNTERS, XID};
 use super::sample::{Gpu, Rank, Sample};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use reclora_trainer::measure::Measures;
+use reclora_trainer::telemetry::measure::Measures;
 use serde::{Deserialize, Serialize};
 
 use super::goodput::Goodput;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use comfy_table::{Table, presets};
-use reclora_trainer::measure::Phase;
+use reclora_trainer::telemetry::measure::Phase;
 use serde::Serialize;
 
 use super::curve::Curve;

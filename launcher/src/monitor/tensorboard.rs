@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use color_eyre::eyre::WrapErr;
 use prost::encoding::{WireType, double, encode_key, float, int32, int64, string};
 use reclora_storage::atomic::create_dir_all;
-use reclora_trainer::distributed::checkpoint::History;
-use reclora_trainer::measure::Curve;
+use reclora_trainer::telemetry::History;
+use reclora_trainer::telemetry::measure::Curve;
 
 use super::sample::now;
 use crate::error::Result;
@@ -168,7 +168,7 @@ fn record(records: &mut Vec<u8>, content: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reclora_trainer::distributed::checkpoint::StepRecord;
+    use reclora_trainer::telemetry::StepRecord;
 
     #[test]
     fn a_record_is_as_tensorflow_writes_it() {

@@ -2,7 +2,7 @@
 //!
 //! Nothing is said of rates over less than [`ENOUGH`] seconds: a stage begins and ends with work of other kinds.
 
-use reclora_trainer::measure::Phase;
+use reclora_trainer::telemetry::measure::Phase;
 use serde::Serialize;
 
 use super::gpu::{MEMORY_TOTAL, MEMORY_USED, TENSOR_ACTIVE, UTILIZATION};

@@ -10,7 +10,7 @@ fn seconds(shares: &[[f64; 5]]) -> Window {
             pid: rank as u32 + 1,
             task: "tune".into(),
             done: time.into(),
-            measures: reclora_trainer::measure::Measures {
+            measures: reclora_trainer::telemetry::measure::Measures {
                 seconds: shares.map(|share| share * f64::from(time)),
                 ..Default::default()
             },

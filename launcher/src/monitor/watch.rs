@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use reclora_trainer::measure::Curve;
-use reclora_trainer::progress::Event;
+use reclora_trainer::telemetry::measure::Curve;
+use reclora_trainer::telemetry::progress::Event;
 
 use super::sample::Rank;
 

@@ -1,6 +1,6 @@
 //! The latest samples of a node, and the rates they show.
 
-use reclora_trainer::measure::Phase;
+use reclora_trainer::telemetry::measure::Phase;
 use serde::Serialize;
 
 use super::sample::{Rank, Sample};

@@ -197,7 +197,7 @@ pub fn say(text: &str) {
 mod tests {
     use super::*;
     use crate::progress::tracker::Tracker;
-    use reclora_trainer::progress::Event;
+    use reclora_trainer::telemetry::progress::Event;
 
     #[test]
     fn plain_lines_are_rare() {

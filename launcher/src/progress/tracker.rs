@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use reclora_comm::Record;
-use reclora_trainer::progress::Event;
+use reclora_trainer::telemetry::progress::Event;
 
 /// A piece of work that ranks share.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! The page: figures and numbers put into the template, which escapes every value.
 
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
-use reclora_trainer::measure::Phase;
 use reclora_trainer::metrics::Difference;
 use reclora_trainer::stages::REFERENCES;
+use reclora_trainer::telemetry::measure::Phase;
 use serde::Serialize;
 
 use super::inputs::{Gate, HistoryGroup, Inputs};

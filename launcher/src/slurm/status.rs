@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use color_eyre::eyre::eyre;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
-use reclora_trainer::progress::Event;
 use reclora_trainer::stages::{RunContext, Stage, stage_dir};
+use reclora_trainer::telemetry::progress::Event;
 use serde::Serialize;
 
 use super::{Job, client, jobs_of};

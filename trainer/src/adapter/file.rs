@@ -10,7 +10,7 @@ use super::{Adapter, AdapterLayout};
 use crate::backbone::BackboneConfig;
 use crate::config::StoredAdapter;
 use crate::error::Result;
-use crate::parameter_file::ParameterFile;
+use crate::parameters::ParameterFile;
 
 const FILE: ParameterFile = ParameterFile { key: "reclora", what: "an adapter", stage: "tune" };
 

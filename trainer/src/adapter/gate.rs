@@ -5,6 +5,7 @@
 use super::layout::GateLayout;
 use crate::config::AdapterConfig;
 use crate::kernels::pointwise::{axpy, dot};
+use crate::parameters::splitmix;
 
 /// Epsilon of the gate's LayerNorm.
 pub(crate) const LAYER_NORM_EPS: f32 = 1e-5;
@@ -30,14 +31,6 @@ impl Dropout {
             1.0 / (1.0 - self.probability)
         }
     }
-}
-
-/// A well-mixed bijection of 64 bits (SplitMix64's output function).
-fn splitmix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 /// What a gate's forward computed and its backward reads.

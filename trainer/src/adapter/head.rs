@@ -7,10 +7,7 @@ use reclora_storage::atomic::write_bytes_atomic;
 use super::Adapter;
 use crate::backbone::Backbone;
 use crate::error::{Result, TrainerError};
-use crate::parameter_file::serialize;
-
-/// Name of the head's matrix.
-pub(super) const HEAD_WEIGHT: &str = "head.weight";
+use crate::parameters::serialize;
 
 impl Adapter {
     /// Sets a trained head to what the LLM's own says of the tokens no and yes: their rows, or for one

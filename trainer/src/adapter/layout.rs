@@ -3,20 +3,10 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use crate::backbone::BackboneConfig;
-use crate::config::{AdapterConfig, GateInput, Head, MixForm, Projection};
+use crate::backbone::{BackboneConfig, Projection};
+use crate::config::{AdapterConfig, GateInput, Head, MixForm};
 use crate::error::{Result, TrainerError};
-
-/// Where one tensor lies in the flat parameter vector.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TensorLayout {
-    /// Full name, e.g. `model.layers.0.self_attn.q_proj.lora_A`.
-    pub name: String,
-    /// Shape, row-major.
-    pub shape: Vec<usize>,
-    /// Range of the flat parameter vector.
-    pub range: Range<usize>,
-}
+use crate::parameters::{Init, ParameterLayout, TensorLayout};
 
 /// One adapted projection.
 #[derive(Clone, Debug, PartialEq)]
@@ -120,8 +110,7 @@ pub struct AdapterLayout {
     scaled: bool,
     modules: Vec<ModuleLayout>,
     head: Option<HeadLayout>,
-    tensors: Vec<TensorLayout>,
-    num_parameters: usize,
+    parameters: ParameterLayout,
 }
 
 impl AdapterLayout {
@@ -158,8 +147,7 @@ impl AdapterLayout {
             scaled,
             modules: Vec::new(),
             head: None,
-            tensors: Vec::new(),
-            num_parameters: 0,
+            parameters: ParameterLayout::default(),
         };
         for layer in 0..backbone.num_layers {
             for &projection in &targets {
@@ -169,8 +157,8 @@ impl AdapterLayout {
         // Last, so that the modules' ranges are the same with every head.
         if let Some(outputs) = config.head.outputs() {
             layout.head = Some(HeadLayout {
-                weight: layout.push("head", "weight", &[outputs, backbone.hidden_size])?,
-                bias: layout.push("head", "bias", &[outputs])?,
+                weight: layout.zeros("head", "weight", &[outputs, backbone.hidden_size])?,
+                bias: layout.zeros("head", "bias", &[outputs])?,
             });
         }
         Ok(layout)
@@ -187,23 +175,23 @@ impl AdapterLayout {
         let width = self.representation_dim;
         let (a, b, scales) = if self.scaled {
             let scales = ScaleLayout {
-                rank: self.push(&name, "rank_scale", &[rank])?,
-                output: self.push(&name, "output_scale", &[d_out])?,
+                rank: self.zeros(&name, "rank_scale", &[rank])?,
+                output: self.zeros(&name, "output_scale", &[d_out])?,
             };
             (0..0, 0..0, Some(scales))
         } else {
-            let a = self.push(&name, "lora_A", &[experts, rank, d_in])?;
-            (a, self.push(&name, "lora_B", &[experts, d_out, rank])?, None)
+            let a = self.weight(&name, "lora_A", &[experts, rank, d_in])?;
+            (a, self.zeros(&name, "lora_B", &[experts, d_out, rank])?, None)
         };
         let kind = (experts > 1).then_some(self.config.gate);
         let gate = if kind == Some(GateInput::Sample) {
             Some(GateLayout {
-                norm_weight: self.push(&name, "gate.norm.weight", &[width])?,
-                norm_bias: self.push(&name, "gate.norm.bias", &[width])?,
-                fc1_weight: self.push(&name, "gate.fc1.weight", &[gate_hidden, width])?,
-                fc1_bias: self.push(&name, "gate.fc1.bias", &[gate_hidden])?,
-                fc2_weight: self.push(&name, "gate.fc2.weight", &[experts, gate_hidden])?,
-                fc2_bias: self.push(&name, "gate.fc2.bias", &[experts])?,
+                norm_weight: self.zeros(&name, "gate.norm.weight", &[width])?,
+                norm_bias: self.zeros(&name, "gate.norm.bias", &[width])?,
+                fc1_weight: self.weight(&name, "gate.fc1.weight", &[gate_hidden, width])?,
+                fc1_bias: self.zeros(&name, "gate.fc1.bias", &[gate_hidden])?,
+                fc2_weight: self.weight(&name, "gate.fc2.weight", &[experts, gate_hidden])?,
+                fc2_bias: self.zeros(&name, "gate.fc2.bias", &[experts])?,
             })
         } else {
             None
@@ -211,10 +199,10 @@ impl AdapterLayout {
         let token_gate = if kind == Some(GateInput::Token) {
             let width = d_in + width;
             Some(TokenGateLayout {
-                norm_weight: self.push(&name, "gate.norm.weight", &[width])?,
-                norm_bias: self.push(&name, "gate.norm.bias", &[width])?,
-                fc_weight: self.push(&name, "gate.fc.weight", &[experts, width])?,
-                fc_bias: self.push(&name, "gate.fc.bias", &[experts])?,
+                norm_weight: self.zeros(&name, "gate.norm.weight", &[width])?,
+                norm_bias: self.zeros(&name, "gate.norm.bias", &[width])?,
+                fc_weight: self.weight(&name, "gate.fc.weight", &[experts, width])?,
+                fc_bias: self.zeros(&name, "gate.fc.bias", &[experts])?,
             })
         } else {
             None
@@ -248,34 +236,37 @@ impl AdapterLayout {
     ) -> Result<AttentionGateLayout> {
         let width = self.representation_dim;
         Ok(AttentionGateLayout {
-            query_weight: self.push(module, "gate.query.weight", &[hidden, width])?,
-            query_bias: self.push(module, "gate.query.bias", &[hidden])?,
-            key_weight: self.push(module, "gate.key.weight", &[hidden, expert])?,
-            key_bias: self.push(module, "gate.key.bias", &[hidden])?,
-            fc1_weight: self.push(module, "gate.mlp.fc1.weight", &[hidden, 4 * hidden])?,
-            fc1_bias: self.push(module, "gate.mlp.fc1.bias", &[hidden])?,
-            fc2_weight: self.push(module, "gate.mlp.fc2.weight", &[1, hidden])?,
+            query_weight: self.weight(module, "gate.query.weight", &[hidden, width])?,
+            query_bias: self.zeros(module, "gate.query.bias", &[hidden])?,
+            key_weight: self.weight(module, "gate.key.weight", &[hidden, expert])?,
+            key_bias: self.zeros(module, "gate.key.bias", &[hidden])?,
+            fc1_weight: self.weight(module, "gate.mlp.fc1.weight", &[hidden, 4 * hidden])?,
+            fc1_bias: self.zeros(module, "gate.mlp.fc1.bias", &[hidden])?,
+            fc2_weight: self.weight(module, "gate.mlp.fc2.weight", &[1, hidden])?,
         })
     }
 
-    fn push(&mut self, module: &str, tensor: &str, shape: &[usize]) -> Result<Range<usize>> {
-        let end = shape
-            .iter()
-            .try_fold(1usize, |n, d| n.checked_mul(*d))
-            .and_then(|n| self.num_parameters.checked_add(n))
-            .filter(|end| *end <= isize::MAX as usize / 4);
-        let Some(end) = end else {
-            let what = format!("{module}.{tensor} {shape:?} is too large; lower experts or rank");
-            return Err(TrainerError::config("adapter", what));
-        };
-        let range = self.num_parameters..end;
-        self.num_parameters = end;
-        self.tensors.push(TensorLayout {
-            name: format!("{module}.{tensor}"),
-            shape: shape.to_vec(),
-            range: range.clone(),
-        });
-        Ok(range)
+    /// A tensor whose values begin uniform in ±1/√inputs.
+    fn weight(&mut self, module: &str, tensor: &str, shape: &[usize]) -> Result<Range<usize>> {
+        self.push(module, tensor, shape, Init::Uniform)
+    }
+
+    /// A tensor whose values begin as 0, some of them as offsets from 1.
+    fn zeros(&mut self, module: &str, tensor: &str, shape: &[usize]) -> Result<Range<usize>> {
+        self.push(module, tensor, shape, Init::Zero)
+    }
+
+    fn push(
+        &mut self,
+        module: &str,
+        tensor: &str,
+        shape: &[usize],
+        init: Init,
+    ) -> Result<Range<usize>> {
+        let name = format!("{module}.{tensor}");
+        self.parameters.push(name, shape, init).map_err(|error| {
+            TrainerError::config("adapter", format!("{error}; lower experts or rank"))
+        })
     }
 
     /// The layout of the frozen LoRA whose scales this one is of, if it is.
@@ -306,12 +297,12 @@ impl AdapterLayout {
 
     /// All tensors, in the order of the flat parameter vector.
     pub fn tensors(&self) -> &[TensorLayout] {
-        &self.tensors
+        self.parameters.tensors()
     }
 
     /// Number of trained parameters.
     pub fn num_parameters(&self) -> usize {
-        self.num_parameters
+        self.parameters.len()
     }
 
     /// `lora_alpha / rank`, the factor of every update.
@@ -348,13 +339,12 @@ impl AdapterLayout {
         let above = self.modules.iter().find(|module| module.layer >= layer);
         let head = self.head.as_ref().map(|head| &head.weight);
         let first = above.map(|module| module.scales.as_ref().map_or(&module.a, |s| &s.rank));
-        first.or(head).map_or(self.num_parameters, |range| range.start)
+        first.or(head).map_or(self.parameters.len(), |range| range.start)
     }
 
     /// Name of the tensor that the flat vector has at `place`.
     pub fn tensor_at(&self, place: usize) -> Option<&str> {
-        let tensor = self.tensors.iter().find(|tensor| tensor.range.contains(&place))?;
-        Some(&tensor.name)
+        self.parameters.name_at(place)
     }
 
     /// The module of a projection of a block, where it is adapted.

@@ -7,8 +7,8 @@ use crate::adapter::token_gate::TokenGate;
 use crate::error::Result;
 use crate::kernels::buffer::Buffer;
 use crate::kernels::pointwise::{axpy, dot};
-use crate::measure;
-use crate::model::GradientTarget;
+use crate::parameters::GradientSink;
+use crate::telemetry::measure;
 
 /// The mixed adapters of one sample, in module order. Reused from sample to sample.
 #[derive(Debug, Default)]
@@ -92,7 +92,7 @@ impl Mixture {
 
     /// Adds the gradients of a block's trained parameters, from the `d_a` and `d_b` of its modules. The
     /// blocks above it are done.
-    pub fn backward(&mut self, adapter: &Adapter, layer: usize, target: &mut GradientTarget<'_>) {
+    pub fn backward(&mut self, adapter: &Adapter, layer: usize, target: &mut GradientSink<'_>) {
         let layout = adapter.layout();
         let gradient = &mut *target.values;
         let modules = layout.modules().iter().zip(&self.modules).enumerate();
@@ -116,7 +116,7 @@ impl Mixture {
                 state.attention_gate.backward(adapter, module, alpha, &self.d_alpha, gradient);
             }
         }
-        target.finished_from(layout.start_of_layer(layer));
+        target.ready_from(layout.start_of_layer(layer));
     }
 }
 

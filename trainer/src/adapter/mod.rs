@@ -16,16 +16,12 @@ mod token_gate;
 
 use std::sync::Arc;
 
-use rand::{RngCore, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use reclora_storage::hash::xxh3_hex;
-
 pub use gate::Dropout;
 #[cfg(feature = "cuda")]
 pub(crate) use gate::LAYER_NORM_EPS;
 pub use layout::{
     AdapterLayout, AttentionGateLayout, GateLayout, HeadLayout, ModuleLayout, ScaleLayout,
-    TensorLayout, TokenGateLayout,
+    TokenGateLayout,
 };
 pub(crate) use mixture::Mixture;
 pub(crate) use peft::{PEFT_CONFIG, PEFT_MODEL};
@@ -34,7 +30,6 @@ pub(crate) use token_gate::TokenGateBuffers;
 use crate::backbone::BackboneConfig;
 use crate::config::AdapterConfig;
 use crate::error::{Result, TrainerError};
-use head::HEAD_WEIGHT;
 
 /// Every trained parameter of a personalised LoRA, or of scales of a frozen one together with that.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,13 +82,7 @@ impl Adapter {
         };
         let mut parameters = vec![0.0; layout.num_parameters()];
         for tensor in layout.tensors() {
-            // Zero: B, biases, and what is an offset from 1 (scales and LayerNorm's weight).
-            let matrix = tensor.shape.len() == 2 && tensor.name != HEAD_WEIGHT;
-            let uniform = tensor.name.ends_with("lora_A") || matrix;
-            if let (true, Some(fan_in)) = (uniform, tensor.shape.last()) {
-                let bound = 1.0 / (*fan_in as f32).sqrt();
-                fill_uniform(&mut parameters[tensor.range.clone()], bound, seed, &tensor.name);
-            }
+            tensor.fill(seed, 0, &mut parameters[tensor.range.clone()]);
         }
         Ok(Self { layout, parameters, frozen })
     }
@@ -202,17 +191,5 @@ impl Adapter {
         let mut mixture = Mixture::default();
         mixture.forward(self, representation, None)?;
         Ok(mixture)
-    }
-}
-
-/// Uniform in `-bound..bound`, from a ChaCha8 stream keyed by seed and name.
-fn fill_uniform(values: &mut [f32], bound: f32, seed: u64, name: &str) {
-    let mut key = [0; 32];
-    key[..8].copy_from_slice(&seed.to_le_bytes());
-    key[8..24].copy_from_slice(&xxh3_hex(name.as_bytes()).as_bytes()[..16]);
-    let mut rng = ChaCha8Rng::from_seed(key);
-    for value in values {
-        let unit = (rng.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0;
-        *value = unit * bound;
     }
 }

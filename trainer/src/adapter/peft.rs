@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Adapter;
 use crate::error::{Result, TrainerError};
-use crate::parameter_file::serialize;
+use crate::parameters::serialize;
 
 /// The LoRA's matrices.
 pub(crate) const PEFT_MODEL: &str = "adapter_model.safetensors";

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use super::file::settings;
 use super::{Adapter, AdapterLayout, ScaleLayout};
-use crate::backbone::BackboneConfig;
-use crate::config::{AdapterConfig, Head, Projection};
+use crate::backbone::{BackboneConfig, Projection};
+use crate::config::{AdapterConfig, Head};
 use crate::error::{Result, TrainerError};
 
 impl Adapter {

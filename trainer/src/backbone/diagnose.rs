@@ -297,8 +297,8 @@ fn in_python(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backbone::WeightType;
     use crate::backbone::{Backbone, check};
-    use crate::config::WeightType;
     use crate::tokenizer::Tokenizer;
 
     const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4\n";

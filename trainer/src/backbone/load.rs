@@ -11,7 +11,7 @@ use super::{
     Backbone, BackboneConfig, BackboneSummary, BlockWeights, FrozenLinear, Gguf, Weight, diagnose,
     is_gguf,
 };
-use crate::config::{Projection, WeightType};
+use crate::backbone::{Projection, WeightType};
 use crate::error::{Result, TrainerError};
 
 /// What to do about weights that can't be read or are not those of config.json.

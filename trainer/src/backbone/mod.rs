@@ -7,6 +7,7 @@ mod config;
 mod diagnose;
 mod gguf;
 mod load;
+mod shape;
 mod shards;
 mod tensors;
 mod weight;
@@ -17,10 +18,10 @@ use std::sync::OnceLock;
 pub use config::{BackboneConfig, RopeScaling};
 pub(crate) use diagnose::cause;
 pub(crate) use gguf::{Gguf, is_gguf};
+pub use shape::{Projection, WeightType};
 pub(crate) use tensors::TensorFile;
 pub(crate) use weight::{Numbers, Weight};
 
-use crate::config::{Projection, WeightType};
 use crate::error::Result;
 
 /// A frozen projection.

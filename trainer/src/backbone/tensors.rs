@@ -12,7 +12,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::weight::{Numbers, Weight};
-use crate::config::WeightType;
+use crate::backbone::WeightType;
 use crate::error::{Result, TrainerError};
 use crate::kernels::q8_0::QuantizeError;
 

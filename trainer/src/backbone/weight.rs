@@ -6,7 +6,7 @@ use half::bf16;
 use half::slice::HalfBitsSliceExt;
 use reclora_storage::mmap::{Mapped, Pod};
 
-use crate::config::WeightType;
+use crate::backbone::WeightType;
 use crate::kernels::q8_0::{BLOCK, BLOCK_BYTES, QuantizeError, quantize_row};
 use crate::kernels::{FrozenMat, FrozenValues, PackedWeight};
 

@@ -14,7 +14,7 @@ pub(crate) use validate::no_cuda;
 
 use std::path::PathBuf;
 
-pub use adapter::{GateInput, Head, MixForm, Projection};
+pub use adapter::{GateInput, Head, MixForm};
 pub use reclora_comm::Reduction;
 use reclora_storage::protocol::LabelRule;
 use reclora_storage::raw::{ColumnMapping, DatasetFormat, Duplicates};
@@ -22,6 +22,8 @@ pub use runtime::{CommBackend, Device, EmbeddingSharding, RuntimeConfig};
 use serde::{Deserialize, Serialize};
 pub(crate) use stored::StoredAdapter;
 pub use training::{EmbeddingOptimizer, FewShotSampler, LimitOrder};
+
+use crate::backbone::{Projection, WeightType};
 
 /// One experiment, as read from a TOML file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -174,20 +176,6 @@ pub struct PromptConfig {
     pub template: PathBuf,
     /// Cut prompts at this many tokens (oldest history lines first). 0: the backbone's limit, at most 2048.
     pub max_tokens: usize,
-}
-
-/// How a frozen matrix is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WeightType {
-    /// 4 bytes per weight.
-    F32,
-    /// 2 bytes per weight; what is multiplied with it is rounded to bf16 where the CPU has
-    /// instructions for that, sums are f32.
-    Bf16,
-    /// 34 bytes per 32 weights (GGUF's Q8_0); computation is in f32.
-    #[serde(rename = "q8_0")]
-    Q8_0,
 }
 
 /// `[adapter]`: the personalised LoRA.

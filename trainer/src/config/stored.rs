@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AdapterConfig, GateInput, Head, MixForm, Projection};
+use super::{AdapterConfig, GateInput, Head, MixForm};
+use crate::backbone::Projection;
 
 /// The settings of an adapter, written without newer ones that have their default.
 #[derive(Clone, Debug, Serialize, Deserialize)]

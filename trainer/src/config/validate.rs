@@ -8,9 +8,10 @@ use reclora_storage::protocol::LabelRule;
 use reclora_storage::raw::ColumnMapping;
 
 use super::{
-    AdapterConfig, CommBackend, Config, CrmConfig, DataConfig, Device, GateInput, Projection,
-    Reduction, RuntimeConfig,
+    AdapterConfig, CommBackend, Config, CrmConfig, DataConfig, Device, GateInput, Reduction,
+    RuntimeConfig,
 };
+use crate::backbone::Projection;
 use crate::error::{Result, TrainerError};
 
 /// Most folds of train: each is a CRM to be trained.
@@ -371,7 +372,7 @@ mod tests {
     fn a_gpu_takes_no_8_bit_weights() {
         let change = |c: &mut Config| {
             c.runtime.device = Device::Cuda;
-            c.backbone.weights = crate::config::WeightType::Q8_0;
+            c.backbone.weights = crate::backbone::WeightType::Q8_0;
         };
         assert!(refused(change, 1).starts_with("config: backbone.weights: q8_0 is not supported"));
     }

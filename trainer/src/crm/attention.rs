@@ -11,8 +11,8 @@
 use std::ops::Range;
 
 use super::layers::{Linear, add_rows_to, linear};
-use crate::distributed::gradient::Gradient;
 use crate::kernels::matmul::{Mat, matmul};
+use crate::parameters::Gradient;
 
 /// Buffers of the layer, reused.
 #[derive(Debug, Default)]

@@ -9,9 +9,8 @@ use super::{Din, DinShape};
 use crate::backbone::Numbers;
 use crate::config::{CrmConfig, Representation};
 use crate::distributed::exchange::gather;
-use crate::distributed::table::{Parameters, TableShare};
 use crate::error::Result;
-use crate::parameter_file::{NamedShape, ParameterFile};
+use crate::parameters::{NamedShape, ParameterFile, Parameters, TableShare};
 
 const FILE: ParameterFile = ParameterFile { key: "reclora-crm", what: "a CRM", stage: "pretrain" };
 
@@ -34,7 +33,7 @@ fn without_representation<S: Serializer>(
 
 impl Din {
     fn shapes(&self) -> Vec<NamedShape<'_>> {
-        self.tensors.iter().map(|tensor| (tensor.name.as_str(), &tensor.shape[..])).collect()
+        self.tensors().iter().map(|tensor| (tensor.name.as_str(), &tensor.shape[..])).collect()
     }
 
     /// Writes network and parameters as one safetensors file, atomically, the same bytes each time.
@@ -65,9 +64,9 @@ impl Din {
         let table = self.table().len();
         let settings = Settings { config: self.config.clone(), shape: self.shape };
         FILE.save_pieces(path, settings, &self.shapes(), |index, sink| {
-            match self.tensors[index].range.start.checked_sub(table) {
+            match self.tensors()[index].range.start.checked_sub(table) {
                 None => gather(share, rows, comm, sink),
-                Some(start) => sink(&dense[start..self.tensors[index].range.end - table]),
+                Some(start) => sink(&dense[start..self.tensors()[index].range.end - table]),
             }
         })
     }

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use crate::distributed::gradient::Gradient;
 use crate::kernels::matmul::{Mat, matmul};
 use crate::kernels::pointwise::add;
+use crate::parameters::{Gradient, splitmix};
 
 /// y = x Wᵀ + b, its parameters at these places behind the table.
 #[derive(Clone, Debug)]
@@ -64,23 +64,15 @@ pub(super) struct Dropout<'a> {
     pub row_keys: &'a [u64],
 }
 
-/// Scatters the bits of `key` (splitmix64, Steele et al. 2014).
-pub(super) fn mix(key: u64) -> u64 {
-    let mut z = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 impl Dropout<'_> {
     fn apply(self, layer: usize, width: usize, values: &mut [f32]) {
         let scale = 1.0 / (1.0 - self.probability);
         // Dropped where a 32-bit number is below this.
         let limit = (f64::from(self.probability) * 2f64.powi(32)) as u64;
         for (row, key) in values.chunks_exact_mut(width).zip(self.row_keys) {
-            let key = mix(key ^ (layer as u64) << 56);
+            let key = splitmix(key ^ (layer as u64) << 56);
             for (unit, value) in row.iter_mut().enumerate() {
-                let dropped = mix(key.wrapping_add(unit as u64)) >> 32 < limit;
+                let dropped = splitmix(key.wrapping_add(unit as u64)) >> 32 < limit;
                 *value = if dropped { 0.0 } else { *value * scale };
             }
         }

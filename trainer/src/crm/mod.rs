@@ -14,13 +14,11 @@ pub use network::{CrmInput, Workspace};
 
 use std::ops::Range;
 
-use rand::{RngCore, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{CrmConfig, Representation};
-use crate::distributed::table::{Table, TableShare};
 use crate::error::{Result, TrainerError};
+use crate::parameters::{Init, ParameterLayout, Table, TableShare, TensorLayout};
 use layers::{Linear, Mlp};
 
 /// What the network needs to know of the data.
@@ -51,58 +49,50 @@ impl DinShape {
     }
 }
 
-/// A named piece of the flat parameter vector.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tensor {
-    /// Name in files.
-    pub name: String,
-    /// `[out, in]` of a weight, `[out]` of a bias, `[features, e]` of the table.
-    pub shape: Vec<usize>,
-    /// Place in the flat vector.
-    pub range: Range<usize>,
-}
-
 /// The network, without its parameters: those are one flat vector.
 #[derive(Clone, Debug)]
 pub struct Din {
     config: CrmConfig,
     shape: DinShape,
-    tensors: Vec<Tensor>,
+    layout: ParameterLayout,
     history: Linear,
     attention: Mlp,
     prediction: Mlp,
 }
 
-/// Hands out ranges of the flat vector, of which the table is the first.
-#[derive(Default)]
+/// Lays out the network: the table first, then what is dense, whose places are counted from behind the table.
 struct Builder {
-    tensors: Vec<Tensor>,
-    end: usize,
+    layout: ParameterLayout,
+    table: usize,
 }
 
 impl Builder {
-    fn tensor(&mut self, name: String, shape: Vec<usize>) -> Range<usize> {
-        let range = self.end..self.end + shape.iter().product::<usize>();
-        self.end = range.end;
-        self.tensors.push(Tensor { name, shape, range: range.clone() });
-        range
+    fn new(table: Table) -> Result<Self> {
+        let mut layout = ParameterLayout::default();
+        let shape = [table.rows, table.width];
+        let table = layout.push("embedding".into(), &shape, Init::XavierNormal)?.end;
+        Ok(Self { layout, table })
     }
 
-    fn linear(&mut self, name: &str, inputs: usize, outputs: usize) -> Linear {
-        let weight = self.tensor(format!("{name}.weight"), vec![outputs, inputs]);
-        let bias = self.tensor(format!("{name}.bias"), vec![outputs]);
-        let table = self.tensors[0].range.end;
-        let [weight, bias] = [weight, bias].map(|range| range.start - table..range.end - table);
-        Linear { weight, bias, inputs, outputs }
+    fn dense(&mut self, name: String, shape: &[usize], init: Init) -> Result<Range<usize>> {
+        let range = self.layout.push(name, shape, init)?;
+        Ok(range.start - self.table..range.end - self.table)
     }
 
-    fn mlp(&mut self, name: &str, inputs: usize, width: usize, depth: usize) -> Mlp {
+    fn linear(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
+        let weight = [outputs, inputs];
+        let weight = self.dense(format!("{name}.weight"), &weight, Init::XavierNormal)?;
+        let bias = self.dense(format!("{name}.bias"), &[outputs], Init::Zero)?;
+        Ok(Linear { weight, bias, inputs, outputs })
+    }
+
+    fn mlp(&mut self, name: &str, inputs: usize, width: usize, depth: usize) -> Result<Mlp> {
         let hidden = (0..depth).map(|layer| {
             let inputs = if layer == 0 { inputs } else { width };
             self.linear(&format!("{name}.{layer}"), inputs, width)
         });
-        let hidden = hidden.collect();
-        Mlp { hidden, output: self.linear(&format!("{name}.output"), width, 1) }
+        let hidden = hidden.collect::<Result<_>>()?;
+        Ok(Mlp { hidden, output: self.linear(&format!("{name}.output"), width, 1)? })
     }
 }
 
@@ -115,19 +105,18 @@ impl Din {
         config.validate()?;
         shape.check()?;
         let (e, width) = (config.embedding_dim, config.hidden_dim);
-        let mut builder = Builder::default();
-        builder.tensor("embedding".into(), vec![shape.features, e]);
-        let history = builder.linear("history", 2 * e, e);
-        let attention = builder.mlp("attention", 4 * e, width, config.num_attention_layers);
+        let mut builder = Builder::new(Table { rows: shape.features, width: e })?;
+        let history = builder.linear("history", 2 * e, e)?;
+        let attention = builder.mlp("attention", 4 * e, width, config.num_attention_layers)?;
         let inputs = (shape.fields + 1) * e;
-        let prediction = builder.mlp("prediction", inputs, width, config.num_layers);
-        let tensors = builder.tensors;
-        Ok(Self { config: config.clone(), shape, tensors, history, attention, prediction })
+        let prediction = builder.mlp("prediction", inputs, width, config.num_layers)?;
+        let layout = builder.layout;
+        Ok(Self { config: config.clone(), shape, layout, history, attention, prediction })
     }
 
     /// Number of trained parameters.
     pub fn num_parameters(&self) -> usize {
-        self.tensors.last().map_or(0, |tensor| tensor.range.end)
+        self.layout.len()
     }
 
     /// The embedding table, with which the flat vector of parameters begins.
@@ -136,8 +125,8 @@ impl Din {
     }
 
     /// Names, shapes and places of the parameters.
-    pub fn tensors(&self) -> &[Tensor] {
-        &self.tensors
+    pub fn tensors(&self) -> &[TensorLayout] {
+        self.layout.tensors()
     }
 
     /// Fresh parameters: Xavier normal weights, zero biases. A pure function of (seed, name).
@@ -150,17 +139,14 @@ impl Din {
         let (table, held) = (self.table(), share.held());
         let mut parameters = vec![0.0; held.len() + self.num_parameters() - table.len()];
         let (rows, dense) = parameters.split_at_mut(held.len());
-        for tensor in &self.tensors {
-            let [height, width] = tensor.shape[..] else { continue };
-            let deviation = (2.0 / (height + width) as f64).sqrt();
-            let mut normal = Normal::new(deviation, seed, &tensor.name);
+        for tensor in self.tensors() {
             if tensor.range.start < table.len() {
                 for (number, row) in share.rows().zip(rows.chunks_exact_mut(table.width)) {
-                    normal.fill(number * table.width, row);
+                    tensor.fill(seed, number * table.width, row);
                 }
             } else {
                 let range = tensor.range.start - table.len()..tensor.range.end - table.len();
-                normal.fill(0, &mut dense[range]);
+                tensor.fill(seed, 0, &mut dense[range]);
             }
         }
         parameters
@@ -172,34 +158,6 @@ impl Din {
             Representation::Final => self.config.hidden_dim,
             Representation::Hidden => (self.shape.fields + 1) * self.config.embedding_dim,
             Representation::User => 2 * self.config.embedding_dim,
-        }
-    }
-}
-
-/// Normal deviates (Box–Muller) from a generator keyed by seed and name: a sequence of which any piece
-/// can be had without those before it.
-struct Normal {
-    random: ChaCha8Rng,
-    deviation: f64,
-}
-
-impl Normal {
-    fn new(deviation: f64, seed: u64, name: &str) -> Self {
-        let key = reclora_storage::hash::xxh3_hex(format!("{seed}/crm/{name}").as_bytes());
-        let key = u64::from_str_radix(&key, 16).unwrap_or(seed);
-        Self { random: ChaCha8Rng::seed_from_u64(key), deviation }
-    }
-
-    /// Those from number `start` on.
-    fn fill(&mut self, start: usize, values: &mut [f32]) {
-        // Each takes two numbers of two words.
-        self.random.set_word_pos(4 * start as u128);
-        // In (0, 1]: the logarithm below must be finite.
-        let mut uniform = || ((self.random.next_u64() >> 11) + 1) as f64 / (1u64 << 53) as f64;
-        for value in values {
-            let radius = (-2.0 * uniform().ln()).sqrt();
-            let angle = std::f64::consts::TAU * uniform();
-            *value = (self.deviation * radius * angle.cos()) as f32;
         }
     }
 }

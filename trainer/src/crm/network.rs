@@ -1,13 +1,12 @@
 //! Forward and backward of DIN over a packed batch.
 
 use super::attention::AttentionInput;
-use super::layers::{Dropout, MlpState, mix};
+use super::layers::{Dropout, MlpState};
 use super::{Din, DinShape};
 use crate::config::Representation;
-use crate::distributed::gradient::Gradient;
-use crate::distributed::table::Parameters;
 use crate::kernels::pointwise::{add, axpy, dot};
-use crate::measure::{Phase, processed, timed};
+use crate::parameters::{Gradient, Parameters, splitmix};
+use crate::telemetry::measure::{Phase, processed, timed};
 
 /// One sample, in rows of the shared table, numbered as they lie in the parameters.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +105,8 @@ impl Din {
         let probability = self.config.dropout;
         ws.row_keys.clear();
         if let Some(keys) = &keys {
-            ws.row_keys.extend(keys.samples.iter().map(|sample| mix(keys.seed ^ mix(*sample))));
+            ws.row_keys
+                .extend(keys.samples.iter().map(|sample| splitmix(keys.seed ^ splitmix(*sample))));
         }
         let dropout = keys.map(|_| Dropout { probability, row_keys: &ws.row_keys });
         self.prediction.forward(parameters.dense, inputs.len(), dropout, &mut ws.prediction);
@@ -150,9 +150,9 @@ impl Din {
         ws.attention_input.forward(layer, parameters.dense, queries, &ws.history, &ws.offsets, y);
         ws.row_keys.clear();
         for (sample, key) in keys.iter().flat_map(|keys| keys.samples.iter().enumerate()) {
-            let key = keys.map_or(0, |keys| keys.seed) ^ mix(*key);
+            let key = keys.map_or(0, |keys| keys.seed) ^ splitmix(*key);
             let places = 1..=(ws.offsets[sample + 1] - ws.offsets[sample]) as u64;
-            ws.row_keys.extend(places.map(|place| mix(key ^ place << 32)));
+            ws.row_keys.extend(places.map(|place| splitmix(key ^ place << 32)));
         }
         let rows = ws.offsets[inputs.len()];
         let probability = self.config.dropout;

@@ -12,7 +12,8 @@ use super::batch::Rows;
 use super::gates::{GateState, Gates};
 use super::weights::DeviceBackbone;
 use crate::adapter::{Adapter, AdapterLayout, Dropout, ModuleLayout};
-use crate::config::{MixForm, Projection};
+use crate::backbone::Projection;
+use crate::config::MixForm;
 use crate::error::Result;
 use crate::model::Prompt;
 

@@ -7,7 +7,7 @@ use super::adapter::Gradients;
 use super::batch::Rows;
 use super::forward::{BlockState, Heads, Kept, Layer, Pass, Top, heads_first};
 use super::ops::{attention_grad, rms_norm_grad, rope, swiglu, swiglu_grad};
-use crate::config::Projection;
+use crate::backbone::Projection;
 use crate::error::Result;
 
 /// Gradients of the outputs of the query, key and value projections.

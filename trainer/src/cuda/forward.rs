@@ -6,7 +6,7 @@ use super::adapter::{DeviceAdapter, Mixtures, Site};
 use super::batch::{Batch, Rows};
 use super::ops::{attention, causal_mask, rms_norm, rope, swiglu};
 use super::weights::{Block, DeviceBackbone};
-use crate::config::Projection;
+use crate::backbone::Projection;
 use crate::error::Result;
 
 /// One batch through the model.

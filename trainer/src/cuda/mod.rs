@@ -20,9 +20,9 @@ pub use weights::{DeviceBackbone, DeviceOptions, Precision, require_gpu};
 use std::ops::Range;
 
 use crate::adapter::{Adapter, AdapterLayout, Dropout};
-use crate::distributed::gradient::Losses;
 use crate::error::{Result, TrainerError};
-use crate::model::{GradientTarget, Prompt, TrainingSample, check, check_finite, check_loss};
+use crate::model::{Prompt, TrainingSample, check, check_finite, check_loss};
+use crate::parameters::{GradientSink, Losses};
 use adapter::{DeviceAdapter, Gradients, Mixtures};
 use batch::Batch;
 use forward::{Kept, Pass, Top};
@@ -110,7 +110,7 @@ impl<'a> DeviceModel<'a> {
         &self,
         samples: &[TrainingSample<'_>],
         weight: f32,
-        gradient: impl Into<GradientTarget<'g>>,
+        gradient: impl Into<GradientSink<'g>>,
     ) -> Result<Vec<f32>> {
         let losses = self.losses_and_gradient(samples, weight, gradient)?;
         Ok(losses.into_iter().map(|losses| losses.training).collect())
@@ -124,7 +124,7 @@ impl<'a> DeviceModel<'a> {
         &self,
         samples: &[TrainingSample<'_>],
         weight: f32,
-        gradient: impl Into<GradientTarget<'g>>,
+        gradient: impl Into<GradientSink<'g>>,
     ) -> Result<Vec<Losses>> {
         let mut gradient = gradient.into();
         let Some(adapter) = &self.adapter else {
@@ -134,7 +134,7 @@ impl<'a> DeviceModel<'a> {
         if samples.is_empty() {
             return Ok(Vec::new());
         }
-        let watched = gradient.is_watched();
+        let watched = gradient.is_observed();
         let (mut sequences, mut targets) = (Vec::new(), Vec::new());
         for (number, sample) in samples.iter().enumerate() {
             let tokens = sample.targets.iter().map(|target| target.token);
@@ -166,7 +166,7 @@ impl<'a> DeviceModel<'a> {
             for (sum, value) in gradient.values[start..].iter_mut().zip(values) {
                 *sum += value;
             }
-            gradient.finished_from(start);
+            gradient.ready_from(start);
             Ok(())
         };
         // Reading from the GPU waits for it: block by block only where somebody waits for blocks.

@@ -2,8 +2,9 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::backbone::{Backbone, BackboneConfig, BlockWeights, FrozenLinear, Weight};
-use crate::config::{Projection, WeightType};
+use crate::backbone::{
+    Backbone, BackboneConfig, BlockWeights, FrozenLinear, Projection, Weight, WeightType,
+};
 use crate::error::{Result, TrainerError};
 
 /// Type of the frozen matrices and of activations on a device. Trained parameters, norms, softmax and

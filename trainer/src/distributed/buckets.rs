@@ -12,10 +12,6 @@ use std::sync::{Mutex, PoisonError};
 
 use reclora_comm::tree::sum_into;
 
-/// Told how much of a micro-batch's gradient is final: the dense part, and the first place (counted
-/// from the start of the dense part) from which nothing more is added. May be told nothing at all.
-pub type Finished<'a> = dyn FnMut(&[f32], usize) + 'a;
-
 /// Ranges of `length` values, at most `size` (at least 1) each, the last ones first. One where there is
 /// nothing.
 pub fn cut(length: usize, size: usize) -> Vec<Range<usize>> {

@@ -19,7 +19,7 @@ use reclora_storage::loader::{Prefetch, Stalls};
 use reclora_storage::shard::{Column, Shard, write_shard};
 
 use crate::error::{Result, TrainerError};
-use crate::progress::{Event, Progress};
+use crate::telemetry::progress::{Event, Progress};
 
 /// Directory of the chunk files in a stage's directory.
 pub const PARTS: &str = "parts";
@@ -313,7 +313,7 @@ impl ChunkStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::Silent;
+    use crate::telemetry::progress::Silent;
     use reclora_comm::Solo;
     use std::cell::RefCell;
 

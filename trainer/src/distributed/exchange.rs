@@ -6,12 +6,51 @@
 
 use reclora_comm::{Communicator, tree};
 
-use super::gradient::GradientSum;
-use super::table::{Table, TableShare};
 use crate::error::{Result, TrainerError};
+use crate::parameters::{GradientSum, Parameters, Table, TableShare};
 
 /// Values that [`gather`] takes from all ranks at a time.
 const GATHERED: usize = 1 << 20;
+
+/// A rank's parameters: the rows that it holds, then what is behind the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Held<'a> {
+    /// Which rows are held.
+    pub share: TableShare,
+    /// The rows held, one after the other, then the dense part.
+    pub values: &'a [f32],
+}
+
+/// Rows that came from other ranks.
+#[derive(Debug, Default)]
+pub struct Fetched {
+    rows: Vec<u32>,
+    values: Vec<f32>,
+}
+
+impl Held<'_> {
+    /// What an objective needs to read the rows that `rows` names, in any order: all parameters where this
+    /// rank holds them, otherwise those rows, which are brought into `fetched`. A collective.
+    ///
+    /// # Errors
+    /// Of `rows` and of the collective; a row outside the table.
+    pub fn parameters<'a>(
+        &'a self,
+        rows: impl FnOnce() -> Result<Vec<u32>>,
+        fetched: &'a mut Fetched,
+        comm: &mut dyn Communicator,
+    ) -> Result<Parameters<'a>> {
+        let (table, dense) = self.values.split_at(self.share.held().len());
+        if self.share.is_all() {
+            return Ok(Parameters { table, rows: None, dense });
+        }
+        fetched.rows = rows()?;
+        fetched.rows.sort_unstable();
+        fetched.rows.dedup();
+        fetched.values = fetch(self.share, table, &fetched.rows, comm)?;
+        Ok(Parameters { table: &fetched.values, rows: Some(&fetched.rows), dense })
+    }
+}
 
 /// The values of `rows` (ascending), one row after the other, of a table of which this rank holds `held`.
 /// Every rank must call it.

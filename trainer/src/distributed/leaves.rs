@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use reclora_comm::tree;
 
 use super::buckets::Buckets;
-use super::gradient::{Gradient, GradientSum, Losses};
-use super::table::{Parameters, Table};
 use super::train::Objective;
 use crate::error::Result;
+use crate::parameters::{Gradient, GradientSum, Losses, Parameters, Table};
 
 /// The micro-batches of one global batch.
 pub struct Leaves<'a> {

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use reclora_comm::{CommError, Communicator};
 
 use super::buckets::Buckets;
-use super::gradient::{GradientSum, Losses};
 use super::leaves::Leaves;
 use super::train::tensor_at;
 use crate::error::{Result, TrainerError};
+use crate::parameters::{GradientSum, Losses};
 
 /// What to do about a gradient that is not finite.
 pub const NOT_FINITE: &str = "lower the learning rate, or look for odd values in the data";

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use reclora_comm::Communicator;
 
-use super::table::{Table, TableShare};
 use crate::error::{Result, TrainerError};
+use crate::parameters::{Table, TableShare};
 
 /// How to train.
 #[derive(Clone, Debug)]

@@ -13,19 +13,19 @@ use std::time::{Duration, Instant};
 use reclora_comm::Communicator;
 use reclora_storage::permutation::EpochOrder;
 
-use super::buckets::{Finished, cut};
-use super::checkpoint::{EpochRecord, History, Layout, StepRecord, TrainState, load, save, write};
-use super::exchange::{Squares, reduce, squares};
-use super::gradient::{Gradient, GradientSum, Losses};
+use super::buckets::cut;
+use super::checkpoint::{Layout, TrainState, load, save, write};
+use super::exchange::{Fetched, Held, Squares, reduce, squares};
 use super::leaves::Leaves;
 use super::overlap::{Communication, NOT_FINITE, gradient};
 pub use super::plan::TrainPlan;
 use super::replica::{self, Replica};
-use super::table::{Fetched, Held, Parameters, TableShare};
 use crate::error::{Result, TrainerError};
-use crate::measure::{self, Phase};
 use crate::optimizer::{AdamW, clip_gradient_norm, linear_decay};
-use crate::progress::{Event, Progress};
+use crate::parameters::{Gradient, GradientSum, Losses, Parameters, Ready, TableShare};
+use crate::telemetry::measure::{self, Phase};
+use crate::telemetry::progress::{Event, Progress};
+use crate::telemetry::{EpochRecord, History, StepRecord};
 
 /// What is trained.
 pub trait Objective: Sync {
@@ -41,7 +41,7 @@ pub trait Objective: Sync {
         epoch: u64,
         weight: f32,
         gradient: &mut Gradient,
-        finished: &mut Finished<'_>,
+        finished: &mut Ready<'_>,
     ) -> Result<Losses>;
 
     /// Whether micro-batches tell the loss of the choice between yes and no apart.

@@ -4,7 +4,7 @@ use super::forward::{Context, Pass, copy};
 use super::linear::Rows;
 use super::workspace::{BlockState, Keep, NormedHeads, SEGMENT, Scratch, Workspace};
 use crate::adapter::Mixture;
-use crate::config::Projection::{DownProj, GateProj, KProj, OProj, QProj, UpProj, VProj};
+use crate::backbone::Projection::{DownProj, GateProj, KProj, OProj, QProj, UpProj, VProj};
 use crate::kernels::attention::AttentionInputs;
 use crate::kernels::attention_grad::{HeadGradients, attention_grad};
 use crate::kernels::buffer::{Buffer, fit};

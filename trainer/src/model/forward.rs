@@ -3,8 +3,7 @@
 use super::linear::{Linear, Sites};
 use super::workspace::{BlockState, Keep, NormedHeads, SEGMENT, Scratch, Workspace};
 use crate::adapter::{Adapter, Mixture};
-use crate::backbone::{Backbone, LowestProjections, Weight};
-use crate::config::{Projection, WeightType};
+use crate::backbone::{Backbone, LowestProjections, Projection, Weight, WeightType};
 use crate::kernels::FrozenBuffers;
 use crate::kernels::attention::{AttentionInputs, AttentionShape, attention};
 use crate::kernels::buffer::{Buffer, fit};

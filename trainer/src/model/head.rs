@@ -4,10 +4,10 @@ use super::TrainingSample;
 use super::workspace::Workspace;
 use crate::adapter::HeadLayout;
 use crate::backbone::Backbone;
-use crate::distributed::gradient::Losses;
 use crate::kernels::buffer::fit;
 use crate::kernels::pointwise::{axpy, dot};
 use crate::kernels::{Mat, project, project_grad};
+use crate::parameters::Losses;
 
 /// Logits of tokens (checked by the caller), from the first of the final hidden states.
 pub(super) fn logits(backbone: &Backbone, ws: &Workspace, tokens: &[usize]) -> Vec<f32> {

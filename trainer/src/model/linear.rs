@@ -2,8 +2,7 @@
 
 use super::workspace::LinearBuffers;
 use crate::adapter::{AdapterLayout, Mixture};
-use crate::backbone::{BlockWeights, FrozenLinear};
-use crate::config::Projection;
+use crate::backbone::{BlockWeights, FrozenLinear, Projection};
 use crate::kernels::buffer::fit;
 use crate::kernels::pointwise::add_to_rows;
 use crate::kernels::{FrozenBuffers, Mat, matmul, project, project_grad};

@@ -8,22 +8,20 @@ mod backward;
 mod forward;
 mod head;
 mod linear;
-mod target;
 mod workspace;
 
 pub use crate::adapter::Dropout;
 #[cfg(feature = "cuda")]
 pub(crate) use head::softplus;
-pub use target::GradientTarget;
 pub use workspace::Workspace;
 
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::{Adapter, AdapterLayout, Mixture};
 use crate::backbone::{Backbone, BackboneConfig};
-use crate::distributed::gradient::Losses;
 use crate::error::{Result, TrainerError};
-use crate::measure::{Phase, processed, timed};
+use crate::parameters::{GradientSink, Losses};
+use crate::telemetry::measure::{Phase, processed, timed};
 use forward::Pass;
 use workspace::Keep;
 
@@ -166,7 +164,7 @@ impl<'a> AdaptedModel<'a> {
         targets: &[Target],
         dropout: Option<Dropout>,
         weight: f32,
-        gradient: impl Into<GradientTarget<'g>>,
+        gradient: impl Into<GradientSink<'g>>,
     ) -> Result<f32> {
         let sample =
             TrainingSample { prompt: *prompt, targets, label: false, deciding: None, dropout };
@@ -184,7 +182,7 @@ impl<'a> AdaptedModel<'a> {
         ws: &mut Workspace,
         sample: &TrainingSample<'_>,
         weight: f32,
-        gradient: impl Into<GradientTarget<'g>>,
+        gradient: impl Into<GradientSink<'g>>,
     ) -> Result<Losses> {
         let TrainingSample { prompt, targets, label, dropout, .. } = *sample;
         match targets.first() {
@@ -205,7 +203,7 @@ impl<'a> AdaptedModel<'a> {
         ws: &mut Workspace,
         sample: &TrainingSample<'_>,
         weight: f32,
-        mut gradient: GradientTarget<'_>,
+        mut gradient: GradientSink<'_>,
     ) -> Result<Losses> {
         let TrainingSample { prompt, targets, deciding, dropout, .. } = sample;
         let adapter = self.trained(gradient.values)?;
@@ -247,7 +245,7 @@ impl<'a> AdaptedModel<'a> {
         like: bool,
         dropout: Option<Dropout>,
         weight: f32,
-        gradient: impl Into<GradientTarget<'g>>,
+        gradient: impl Into<GradientSink<'g>>,
     ) -> Result<f32> {
         let mut gradient = gradient.into();
         let adapter = self.trained(gradient.values)?;

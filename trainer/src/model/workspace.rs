@@ -3,7 +3,7 @@
 use half::bf16;
 
 use crate::adapter::{Mixture, TokenGateBuffers};
-use crate::config::WeightType;
+use crate::backbone::WeightType;
 use crate::kernels::FrozenBuffers;
 use crate::kernels::attention::AttentionBuffers;
 use crate::kernels::buffer::{Buffer, fit};

@@ -12,8 +12,8 @@ use super::{Counts, RunContext, Stage};
 use crate::distributed::chunks::{Chunks, PARTS, Values};
 use crate::error::{Result, TrainerError};
 use crate::model::Prompt;
-use crate::progress::{Event, Progress};
 use crate::retriever::ItemEmbeddings;
+use crate::telemetry::progress::{Event, Progress};
 use crate::tokenizer::Tokenizer;
 
 /// File of the item vectors.

@@ -19,13 +19,13 @@ use super::{Counts, RunContext, Stage, tune, write_json};
 use crate::adapter::Adapter;
 use crate::distributed::chunks::{Chunks, PARTS, Values};
 use crate::error::{Result, TrainerError};
-use crate::measure::{Phase, timed};
 use crate::metrics::{
     Bootstrap, CalibrationBin, Differences, HistoryGroup, Metrics, Scored, by_history_length,
     calibration, roc,
 };
 use crate::model::Prompt;
-use crate::progress::Progress;
+use crate::telemetry::measure::{Phase, timed};
+use crate::telemetry::progress::Progress;
 
 /// Bins of the reliability curves.
 const BINS: usize = 10;

@@ -14,7 +14,7 @@ use super::{Counts, RunContext, Stage, require, tune, write_json};
 use crate::adapter::{Adapter, PEFT_CONFIG, PEFT_MODEL};
 use crate::error::{Result, TrainerError};
 use crate::model::Prompt;
-use crate::progress::{Event, Progress};
+use crate::telemetry::progress::{Event, Progress};
 
 /// The bank of experts and its gates.
 const BANK: &str = "bank.safetensors";

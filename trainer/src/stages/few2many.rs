@@ -14,7 +14,7 @@ use super::{Counts, RunContext};
 use crate::crm::{Crm, Workspace};
 use crate::distributed::chunks::Values;
 use crate::error::{Result, TrainerError};
-use crate::progress::Progress;
+use crate::telemetry::progress::Progress;
 
 pub fn run(
     ctx: &RunContext,

@@ -8,8 +8,8 @@ use super::draw::Drawn;
 use super::pretrain::shape;
 use super::{RunContext, Stage, StageDir, inputs};
 use crate::adapter::AdapterLayout;
-use crate::backbone::{self, BackboneConfig};
-use crate::config::{CrmConfig, EmbeddingSharding, Projection, WeightType};
+use crate::backbone::{self, BackboneConfig, Projection, WeightType};
+use crate::config::{CrmConfig, EmbeddingSharding};
 use crate::crm::{Din, DinShape};
 use crate::error::Result;
 

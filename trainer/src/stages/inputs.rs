@@ -12,7 +12,7 @@ use crate::backbone::is_gguf;
 use crate::crm::CrmInput;
 use crate::distributed::chunks::{ChunkStore, Chunks};
 use crate::error::{Result, TrainerError};
-use crate::measure::{Phase, timed};
+use crate::telemetry::measure::{Phase, timed};
 
 /// Samples per file of `lens/`.
 const LENS_CHUNK: u64 = 4096;

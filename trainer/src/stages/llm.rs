@@ -10,12 +10,11 @@ use rayon::prelude::*;
 use crate::adapter::Adapter;
 use crate::backbone::{self, Backbone, BackboneConfig};
 use crate::config::{Config, Device};
-use crate::distributed::buckets::Finished;
-use crate::distributed::gradient::Losses;
 use crate::error::Result;
+use crate::model::{AdaptedModel, Prompt, TrainingSample, Workspace};
+use crate::parameters::{GradientSink, Losses, Ready};
 #[cfg(feature = "cuda")]
-use crate::measure;
-use crate::model::{AdaptedModel, GradientTarget, Prompt, TrainingSample, Workspace};
+use crate::telemetry::measure;
 
 /// Told how many prompts went through the LLM, by whichever thread.
 pub type Told<'a> = dyn Fn(usize) + Sync + 'a;
@@ -159,7 +158,7 @@ impl AdaptedLlm<'_> {
         samples: &[TrainingSample<'_>],
         weight: f32,
         gradient: &mut [f32],
-        finished: &mut Finished<'_>,
+        finished: &mut Ready<'_>,
     ) -> Result<Losses> {
         match self {
             Self::Cpu(model) => {
@@ -194,10 +193,10 @@ fn on_gpu<'a, T>(
 /// Where a part of the samples adds its gradient; what only the last part makes final is told then.
 fn target<'a>(
     gradient: &'a mut [f32],
-    finished: &'a mut Finished<'_>,
+    finished: &'a mut Ready<'_>,
     is_last: bool,
-) -> GradientTarget<'a> {
-    if is_last { GradientTarget::watched(gradient, finished) } else { gradient.into() }
+) -> GradientSink<'a> {
+    if is_last { GradientSink::observed(gradient, finished) } else { gradient.into() }
 }
 
 fn on_threads<T: Send>(
@@ -222,13 +221,13 @@ mod gpu {
 
     use super::{Told, target};
     use crate::adapter::Adapter;
+    use crate::backbone::WeightType;
     use crate::backbone::{Backbone, BackboneConfig};
-    use crate::config::WeightType;
     use crate::cuda::{DeviceBackbone, DeviceModel, DeviceOptions, Precision};
-    use crate::distributed::buckets::Finished;
-    use crate::distributed::gradient::Losses;
     use crate::error::{Result, TrainerError};
     use crate::model::{Prompt, TrainingSample};
+    use crate::parameters::Losses;
+    use crate::parameters::Ready;
 
     /// Tokens of a batch, unless one prompt alone has more: bounds the memory of activations.
     const TOKENS: usize = 16_384;
@@ -324,7 +323,7 @@ mod gpu {
             samples: &[TrainingSample<'_>],
             weight: f32,
             gradient: &mut [f32],
-            finished: &mut Finished<'_>,
+            finished: &mut Ready<'_>,
         ) -> Result<Losses> {
             let mut sum = Losses::default();
             let batches = batches(samples, |sample| sample.prompt.tokens.len());

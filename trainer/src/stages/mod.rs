@@ -47,7 +47,7 @@ use serde_json::json;
 use crate::config::{Config, Order};
 pub use crate::distributed::chunks::Part;
 use crate::error::{Result, TrainerError};
-use crate::progress::Progress;
+use crate::telemetry::progress::Progress;
 use inputs::check_scale_of;
 use settings::settings_of;
 

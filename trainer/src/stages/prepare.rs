@@ -7,7 +7,7 @@ use reclora_storage::{dataset, protocol, raw};
 
 use super::{Counts, RunContext, Stage};
 use crate::error::{Result, TrainerError};
-use crate::progress::{Event, Progress};
+use crate::telemetry::progress::{Event, Progress};
 
 pub fn run(
     ctx: &RunContext,

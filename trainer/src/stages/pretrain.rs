@@ -13,13 +13,12 @@ use super::scores::valid_metrics;
 use super::{Counts, RunContext, Stage, write_json};
 use crate::config::{EmbeddingOptimizer, EmbeddingSharding};
 use crate::crm::{Din, DinShape, Workspace};
-use crate::distributed::buckets::Finished;
-use crate::distributed::checkpoint::History;
-use crate::distributed::gradient::{Gradient, Losses};
-use crate::distributed::table::{Fetched, Held, Parameters};
+use crate::distributed::exchange::{Fetched, Held};
 use crate::distributed::train::{Objective, TrainPlan, Validation, train};
 use crate::error::Result;
-use crate::progress::Progress;
+use crate::parameters::{Gradient, Losses, Parameters, Ready};
+use crate::telemetry::History;
+use crate::telemetry::progress::Progress;
 
 /// File of the CRM.
 pub const FILE: &str = "crm.safetensors";
@@ -88,7 +87,7 @@ impl Objective for CrmObjective<'_> {
         epoch: u64,
         weight: f32,
         gradient: &mut Gradient,
-        _finished: &mut Finished<'_>,
+        _finished: &mut Ready<'_>,
     ) -> Result<Losses> {
         let indices = samples.iter().map(|position| self.train.at(*position));
         let (mut batch, samples) = crm_batch(self.dataset, self.neighbours, indices)?;

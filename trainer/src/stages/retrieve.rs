@@ -11,8 +11,8 @@ use super::{Counts, RunContext, Stage, embed};
 use crate::config::RetrieveConfig;
 use crate::distributed::chunks::Values;
 use crate::error::Result;
-use crate::progress::Progress;
 use crate::retriever::{ItemEmbeddings, Shown, TARGETS, Target, Workspace, top_k};
+use crate::telemetry::progress::Progress;
 
 /// What is shown to the LLM, and to the CRM.
 fn shown(config: &RetrieveConfig) -> [Shown; 2] {

@@ -17,15 +17,14 @@ use super::text::{TextInputs, deciding_logits};
 use super::{Counts, RunContext, Stage, write_json};
 use crate::adapter::{Adapter, Dropout};
 use crate::config::{AdapterConfig, GateInput};
-use crate::distributed::buckets::Finished;
-use crate::distributed::gradient::{Gradient, Losses};
-use crate::distributed::table::{Held, Parameters, Table};
+use crate::distributed::exchange::Held;
 use crate::distributed::train::{Objective, TrainPlan, Validation, train};
 use crate::error::{Result, TrainerError};
-use crate::measure::{Phase, timed};
 use crate::model::{Prompt, TrainingSample};
-use crate::progress::{Event, Progress};
+use crate::parameters::{Gradient, Losses, Parameters, Ready, Table};
 use crate::prompt::Example;
+use crate::telemetry::measure::{Phase, timed};
+use crate::telemetry::progress::{Event, Progress};
 
 /// File of an adapter.
 pub const FILE: &str = "adapter_model.safetensors";
@@ -159,7 +158,7 @@ impl Objective for TuneObjective<'_> {
         epoch: u64,
         weight: f32,
         gradient: &mut Gradient,
-        finished: &mut Finished<'_>,
+        finished: &mut Ready<'_>,
     ) -> Result<Losses> {
         let adapter = self.adapter(parameters.dense)?;
         let model = self.data.llm.adapted(&adapter)?;

@@ -4,8 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use reclora_trainer::backbone::{self, Backbone};
-use reclora_trainer::config::WeightType;
+use reclora_trainer::backbone::{self, Backbone, WeightType};
 
 use crate::tiny::{Sizes, Tensors};
 

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reclora_trainer::backbone::{self, Backbone};
-use reclora_trainer::config::WeightType;
+use reclora_trainer::backbone::{self, Backbone, WeightType};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};

@@ -7,12 +7,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use reclora_comm::{Communicator, Solo};
-use reclora_trainer::distributed::buckets::Finished;
-use reclora_trainer::distributed::gradient::{Gradient, Losses};
-use reclora_trainer::distributed::table::{Fetched, Held, Parameters, Table, TableShare};
+use reclora_trainer::distributed::exchange::{Fetched, Held};
 use reclora_trainer::distributed::train::{Objective, TrainPlan, Trained, Validation, train};
 use reclora_trainer::error::{Result, TrainerError};
-use reclora_trainer::progress::Silent;
+use reclora_trainer::parameters::{Gradient, Losses, Parameters, Ready, Table, TableShare};
+use reclora_trainer::telemetry::progress::Silent;
 
 /// Logistic regression on made-up features; fails after a number of micro-batches, if asked to. With a
 /// table, its first weights are rows of which a sample touches some.
@@ -67,7 +66,7 @@ impl Objective for Toy {
         _epoch: u64,
         weight: f32,
         gradient: &mut Gradient,
-        finished: &mut Finished<'_>,
+        finished: &mut Ready<'_>,
     ) -> Result<Losses> {
         if self.left.fetch_sub(1, Ordering::Relaxed) == 0 {
             return Err(TrainerError::NotFound("interrupted".into()));

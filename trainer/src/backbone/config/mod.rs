@@ -12,7 +12,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::config::Projection;
+use crate::backbone::Projection;
 use crate::error::{Result, TrainerError};
 use family::Family;
 use fields::Fields;

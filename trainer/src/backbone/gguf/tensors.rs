@@ -11,8 +11,7 @@ use super::config::Architecture;
 use super::parse::TensorInfo;
 use super::rope::FACTORS;
 use super::types::Dtype;
-use crate::backbone::Weight;
-use crate::config::WeightType;
+use crate::backbone::{Weight, WeightType};
 use crate::error::{Result, TrainerError};
 use crate::kernels::q8_0::QuantizeError;
 

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::config::WeightType;
+use crate::backbone::WeightType;
 use crate::kernels::q8_0;
 
 /// A type of tensor: blocks of values, one after another along a row.

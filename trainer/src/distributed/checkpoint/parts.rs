@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use reclora_storage::shard::{Column, Shard, write_shard};
 
-use crate::distributed::table::{Table, TableShare};
 use crate::error::{Result, TrainerError};
+use crate::parameters::{Table, TableShare};
 
 const KIND: &str = "table-rows";
 /// What is kept of each row.

@@ -4,11 +4,6 @@
 //! with its optimizer state, by rank r mod W, and comes to others for the step that reads it (row-wise
 //! sharding). Neighbouring rows, which are often as popular as each other, are then on different ranks.
 
-use reclora_comm::Communicator;
-
-use super::exchange::fetch;
-use crate::error::Result;
-
 /// The rows at the start of a flat parameter vector; none where all of it is dense.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Table {
@@ -112,46 +107,6 @@ impl TableShare {
     /// The number in the table of a row that is held as number `held`.
     pub fn number(self, held: u32) -> usize {
         held as usize * self.parts + self.part
-    }
-}
-
-/// A rank's parameters: the rows that it holds, then what is behind the table.
-#[derive(Clone, Copy, Debug)]
-pub struct Held<'a> {
-    /// Which rows are held.
-    pub share: TableShare,
-    /// The rows held, one after the other, then the dense part.
-    pub values: &'a [f32],
-}
-
-/// Rows that came from other ranks.
-#[derive(Debug, Default)]
-pub struct Fetched {
-    rows: Vec<u32>,
-    values: Vec<f32>,
-}
-
-impl Held<'_> {
-    /// What an objective needs to read the rows that `rows` names, in any order: all parameters where this
-    /// rank holds them, otherwise those rows, which are brought into `fetched`. A collective.
-    ///
-    /// # Errors
-    /// Of `rows` and of the collective; a row outside the table.
-    pub fn parameters<'a>(
-        &'a self,
-        rows: impl FnOnce() -> Result<Vec<u32>>,
-        fetched: &'a mut Fetched,
-        comm: &mut dyn Communicator,
-    ) -> Result<Parameters<'a>> {
-        let (table, dense) = self.values.split_at(self.share.held().len());
-        if self.share.is_all() {
-            return Ok(Parameters { table, rows: None, dense });
-        }
-        fetched.rows = rows()?;
-        fetched.rows.sort_unstable();
-        fetched.rows.dedup();
-        fetched.values = fetch(self.share, table, &fetched.rows, comm)?;
-        Ok(Parameters { table: &fetched.values, rows: Some(&fetched.rows), dense })
     }
 }
 

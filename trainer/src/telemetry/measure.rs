@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::distributed::checkpoint::History;
+use super::history::History;
 
 /// What time is spent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -85,7 +85,7 @@ static GATES: Mutex<Vec<f64>> = Mutex::new(Vec::new());
 /// What a task has gone through since the last call of [`curves`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
-    /// The task, in the words of [`crate::progress::Event::Start`].
+    /// The task, in the words of [`super::progress::Event::Start`].
     pub task: String,
     /// Its new steps and epochs.
     pub history: History,

@@ -3,7 +3,7 @@
 use reclora_comm::Record;
 use serde::{Deserialize, Serialize};
 
-use crate::measure::{Curve, Measures};
+use super::measure::{Curve, Measures};
 
 /// One line of a rank's standard output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
