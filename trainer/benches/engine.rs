@@ -28,7 +28,8 @@ use reclora_trainer::backbone::{Backbone, WeightType};
 use reclora_trainer::config::AdapterConfig;
 use reclora_trainer::kernels::q8_0::quantize_row;
 use reclora_trainer::kernels::{FrozenBuffers, FrozenMat, FrozenValues, Mat, project};
-use reclora_trainer::model::{AdaptedModel, Prompt, Target, Workspace};
+use reclora_trainer::losses::TokenCrossEntropy;
+use reclora_trainer::model::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use tiny::Sizes;
 
 type AnyResult<T> = Result<T, Box<dyn std::error::Error>>;
@@ -263,14 +264,15 @@ fn measure(
             let mut loss = 0.0;
             for (tokens, representation) in samples {
                 let prompt = Prompt { tokens, representation };
-                loss += model.loss_and_gradient(
+                let sample = TrainingSample::new(prompt, &targets);
+                let losses = model.train(
                     workspace,
-                    &prompt,
-                    &targets,
-                    None,
+                    &[sample],
+                    &TokenCrossEntropy,
                     weight,
                     &mut *gradient,
                 )?;
+                loss += losses.training;
             }
             Ok(loss)
         });

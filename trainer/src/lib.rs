@@ -14,6 +14,7 @@ pub mod cuda;
 pub mod distributed;
 pub mod error;
 pub mod kernels;
+pub mod losses;
 pub mod metrics;
 pub mod model;
 pub mod optimizer;

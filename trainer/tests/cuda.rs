@@ -14,6 +14,7 @@ use reclora_trainer::backbone::{Backbone, Projection};
 use reclora_trainer::config::{AdapterConfig, MixForm};
 use reclora_trainer::cuda::{DeviceBackbone, DeviceModel, DeviceOptions, Precision};
 use reclora_trainer::error::TrainerError;
+use reclora_trainer::losses::TokenCrossEntropy;
 use reclora_trainer::model::{AdaptedModel, Dropout, Prompt, Target, TrainingSample, Workspace};
 use reclora_trainer::parameters::{GradientSink, Losses};
 use serde_json::json;
@@ -77,10 +78,9 @@ impl Case {
         let model = AdaptedModel::new(&self.backbone, &self.adapter);
         let mut gradient = vec![0.0; self.adapter.num_parameters()];
         let ws = &mut Workspace::new();
-        let losses = self
-            .samples()
-            .into_iter()
-            .map(|sample| model.losses_and_gradient(ws, &sample, weight, &mut gradient).unwrap());
+        let losses = self.samples().into_iter().map(|sample| {
+            model.train(ws, &[sample], &TokenCrossEntropy, weight, &mut gradient).unwrap()
+        });
         (losses.collect(), gradient)
     }
 
@@ -98,7 +98,7 @@ impl Case {
                 let mut finishing = Finishing::default();
                 let mut tell = |gradient: &[f32], from: usize| finishing.tell(gradient, from);
                 let target = GradientSink::observed(&mut gradient, &mut tell);
-                let got = model.losses_and_gradient(&self.samples(), weight, target).unwrap();
+                let got = model.train(&self.samples(), &TokenCrossEntropy, weight, target).unwrap();
                 finishing.check(self.backbone.config().num_layers, &gradient, &what);
                 assert_near(&flat(&got), &flat(&losses), RELATIVE, &what);
                 for tensor in self.adapter.layout().tensors() {
@@ -256,7 +256,7 @@ fn bf16_is_near_f32() {
         let backbone = DeviceBackbone::new(&case.backbone, &device, options).unwrap();
         let model = DeviceModel::new(&backbone, &case.adapter).unwrap();
         let mut gradient = vec![0.0; expected.len()];
-        let got = model.losses_and_gradient(&case.samples(), 1.0, &mut gradient).unwrap();
+        let got = model.train(&case.samples(), &TokenCrossEntropy, 1.0, &mut gradient).unwrap();
         assert_near(&flat(&got), &flat(&losses), 0.05, name);
         let cosine = dot(&gradient, &expected)
             / (dot(&gradient, &gradient) * dot(&expected, &expected)).sqrt();
@@ -280,7 +280,7 @@ fn bad_inputs_are_refused_and_leave_the_gradient() {
                 deciding: None,
                 dropout: None,
             });
-            let error = model.loss_and_gradient(&samples, 1.0, &mut gradient).unwrap_err();
+            let error = model.train(&samples, &TokenCrossEntropy, 1.0, &mut gradient).unwrap_err();
             assert!(matches!(error, TrainerError::Input(_)), "{name}: {error}");
             assert!(error.to_string().contains(part), "{name}: {error}");
             assert!(gradient.iter().all(|x| *x == 0.0), "{name}");
@@ -294,8 +294,9 @@ fn bad_inputs_are_refused_and_leave_the_gradient() {
         refused(prompt(&[1, 99], &c), &[good], "token 99");
         refused(prompt(&[1; 65], &c), &[good], "65 tokens");
         refused(prompt(&[1, 2], &c[1..]), &[good], "representation");
-        let error =
-            DeviceModel::bare(&backbone).loss_and_gradient(&[], 1.0, &mut Vec::new()).unwrap_err();
+        let error = DeviceModel::bare(&backbone)
+            .train(&[], &TokenCrossEntropy, 1.0, &mut Vec::new())
+            .unwrap_err();
         assert!(error.to_string().contains("no gradient"), "{name}: {error}");
     }
 }

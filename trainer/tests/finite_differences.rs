@@ -15,7 +15,8 @@ use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout, ModuleLayout};
 use reclora_trainer::backbone::{Backbone, Projection};
 use reclora_trainer::config::{AdapterConfig, GateInput, Head, MixForm};
-use reclora_trainer::model::{AdaptedModel, Dropout, Prompt, Target, Workspace};
+use reclora_trainer::losses::{self, TokenCrossEntropy};
+use reclora_trainer::model::{AdaptedModel, Dropout, Prompt, Target, TrainingSample, Workspace};
 use reclora_trainer::parameters::GradientSink;
 use tiny::{Finishing, Sizes, uniform};
 
@@ -59,15 +60,14 @@ impl Case {
         let mut finishing = Finishing::default();
         let mut tell = |gradient: &[f32], from: usize| finishing.tell(gradient, from);
         let got = GradientSink::observed(&mut gradient, &mut tell);
-        let ((position, like), dropout) = (self.answer, self.dropout);
-        let loss = match adapter.config().head {
-            Head::Lm => model.loss_and_gradient(ws, &prompt, &self.targets, dropout, 1.0, got),
-            Head::Ctr1 | Head::Ctr2 => {
-                model.answer_loss_and_gradient(ws, &prompt, position, like, dropout, 1.0, got)
-            }
-        };
+        let ((position, label), dropout) = (self.answer, self.dropout);
+        let answer = [Target { position, token: 0 }];
+        let is_trained = adapter.config().head != Head::Lm;
+        let targets = if is_trained { &answer[..] } else { &self.targets };
+        let sample = TrainingSample { label, dropout, ..TrainingSample::new(prompt, targets) };
+        let losses = model.train(ws, &[sample], losses::for_head(is_trained), 1.0, got);
         finishing.check(self.backbone.config().num_layers, &gradient, "what is told to be final");
-        (loss.unwrap(), gradient)
+        (losses.unwrap().training, gradient)
     }
 
     /// The gradient by differences, of all parameters.
@@ -370,9 +370,9 @@ fn the_gradient_is_added_times_the_weight() {
         let prompt = Prompt { tokens: &TOKENS, representation: &case.representation };
         let mut sum = vec![1.0; once.len()];
         let ws = &mut Workspace::new();
-        let weighted =
-            model.loss_and_gradient(ws, &prompt, &TARGETS, None, -0.25, &mut sum).unwrap();
-        assert_eq!(weighted, loss, "the weight is the gradient's alone");
+        let sample = TrainingSample::new(prompt, &TARGETS);
+        let weighted = model.train(ws, &[sample], &TokenCrossEntropy, -0.25, &mut sum).unwrap();
+        assert_eq!(weighted.training, loss, "the weight is the gradient's alone");
         for (sum, once) in sum.iter().zip(&once) {
             // Only the additions round: the weight is a power of two.
             assert!((sum - (1.0 - 0.25 * once)).abs() < 1e-6, "{sum} {once}");

@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout};
 use reclora_trainer::backbone::{Backbone, BackboneConfig};
 use reclora_trainer::config::{AdapterConfig, Head, MixForm};
+use reclora_trainer::losses::{self, AnswerCrossEntropy, TokenCrossEntropy};
 use reclora_trainer::model::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use stories::{
     FORMS, TOKENS, WIDTH, assert_close, logits, merged, random_adapter, representation, settings,
@@ -118,9 +119,10 @@ fn trained_heads_start_as_the_backbones_answers() {
             let model = AdaptedModel::new(&backbone, &adapter);
             let gradient = &mut vec![0.0; adapter.num_parameters()];
             let ws = &mut Workspace::new();
-            let loss = model
-                .answer_loss_and_gradient(ws, &prompt, position, like, None, 1.0, gradient)
-                .unwrap();
+            let target = [Target { position, token: 0 }];
+            let sample = TrainingSample { label: like, ..TrainingSample::new(prompt, &target) };
+            let losses = model.train(ws, &[sample], &AnswerCrossEntropy, 1.0, gradient).unwrap();
+            let loss = losses.training;
             let p = 1.0 / (1.0 + (-margin).exp());
             let cross_entropy = -(if like { p } else { 1.0 - p }).ln();
             assert!((f64::from(loss) - cross_entropy).abs() < 1e-5, "{loss} {cross_entropy}");
@@ -151,18 +153,18 @@ fn the_deciding_loss_is_the_log_loss_of_the_answer() {
                 TrainingSample { prompt, targets: &targets, label, deciding, dropout: None };
             let zero = || vec![0.0; adapter.num_parameters()];
             let (mut gradient, mut alone) = (zero(), zero());
-            let losses = model.losses_and_gradient(&mut ws, &sample, 0.5, &mut gradient).unwrap();
+            let loss = losses::for_head(head != Head::Lm);
+            let losses = model.train(&mut ws, &[sample], loss, 0.5, &mut gradient).unwrap();
             let expected = -(if label { p } else { 1.0 - p }).ln();
             let got = f64::from(losses.deciding);
             assert!((got - expected).abs() < 1e-5 * expected.max(1.0), "{got} {expected}");
             if head == Head::Lm {
-                let loss = model
-                    .loss_and_gradient(&mut ws, &prompt, &targets, None, 0.5, &mut alone)
-                    .unwrap();
-                assert!(losses.training == loss && gradient == alone);
+                let only = TrainingSample::new(prompt, &targets);
+                let without = model.train(&mut ws, &[only], loss, 0.5, &mut alone).unwrap();
+                assert!(losses.training == without.training && gradient == alone);
                 assert!(losses.training != losses.deciding);
                 let odd = TrainingSample { deciding: Some([3, 1 << 20]), ..sample };
-                let error = model.losses_and_gradient(&mut ws, &odd, 1.0, &mut alone).unwrap_err();
+                let error = model.train(&mut ws, &[odd], loss, 1.0, &mut alone).unwrap_err();
                 assert!(error.to_string().contains("vocabulary"), "{error}");
             } else {
                 assert!(losses.training == losses.deciding);
@@ -185,15 +187,13 @@ fn a_head_is_not_trained_on_what_it_does_not_predict() {
     let gradient = &mut vec![0.0; ctr.num_parameters()];
     let target = [Target { position: 2, token: 5 }];
     let model = AdaptedModel::new(&backbone, &ctr);
-    let error =
-        model.loss_and_gradient(ws, &prompt, &target, None, 1.0, &mut *gradient).unwrap_err();
+    let sample = TrainingSample::new(prompt, &target);
+    let error = model.train(ws, &[sample], &TokenCrossEntropy, 1.0, &mut *gradient).unwrap_err();
     assert!(error.to_string().contains("trained head"), "{error}");
     let gradient = &mut gradient[..lm.num_parameters()];
     let model = AdaptedModel::new(&backbone, &lm);
-    let error = model
-        .answer_loss_and_gradient(ws, &prompt, 2, true, None, 1.0, &mut *gradient)
-        .unwrap_err();
-    assert!(error.to_string().contains("no trained head"), "{error}");
+    let error = model.train(ws, &[sample], &AnswerCrossEntropy, 1.0, &mut *gradient).unwrap_err();
+    assert!(error.to_string().contains("no and yes are named"), "{error}");
     assert!(gradient.iter().all(|g| *g == 0.0));
     let error = ctr.start_head(&backbone, [3, 1 << 20]).unwrap_err();
     assert!(error.to_string().contains("vocabulary"), "{error}");

@@ -11,7 +11,8 @@ use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout};
 use reclora_trainer::backbone::{Backbone, Projection};
 use reclora_trainer::config::{AdapterConfig, GateInput, Head, MixForm};
-use reclora_trainer::model::{AdaptedModel, Prompt, Target, Workspace};
+use reclora_trainer::losses::TokenCrossEntropy;
+use reclora_trainer::model::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use safetensors::SafeTensors;
 use tempfile::TempDir;
 use tiny::{Sizes, uniform};
@@ -186,8 +187,9 @@ fn a_step_lowers_the_loss_and_leaves_the_lora_as_it_is() {
         let mut gradient = vec![0.0; adapter.num_parameters()];
         let model = AdaptedModel::new(&trained.backbone, adapter);
         let ws = &mut Workspace::new();
-        let loss = model.loss_and_gradient(ws, &prompt, &TARGETS, None, 1.0, &mut gradient);
-        (loss.unwrap(), gradient)
+        let sample = TrainingSample::new(prompt, &TARGETS);
+        let losses = model.train(ws, &[sample], &TokenCrossEntropy, 1.0, &mut gradient);
+        (losses.unwrap().training, gradient)
     };
     let (before, gradient) = step(&scales);
     for (parameter, slope) in scales.parameters_mut().iter_mut().zip(&gradient) {

@@ -14,7 +14,8 @@ use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout};
 use reclora_trainer::backbone::{Backbone, Projection, WeightType};
 use reclora_trainer::config::AdapterConfig;
-use reclora_trainer::model::{AdaptedModel, Prompt, Target, Workspace};
+use reclora_trainer::losses::TokenCrossEntropy;
+use reclora_trainer::model::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use safetensors::Dtype;
 use tiny::{Sizes, Tensor, Tensors, uniform};
 
@@ -57,8 +58,9 @@ fn results(backbone: &Backbone) -> (f32, Vec<f32>, Vec<f32>) {
     let mut gradient = vec![0.0; adapter.num_parameters()];
     let targets = [Target { position: 12, token: 5 }, Target { position: 19, token: 9 }];
     let ws = &mut Workspace::new();
-    let loss = model.loss_and_gradient(ws, &prompt, &targets, None, 1.0, &mut gradient).unwrap();
-    (loss, model.logits_at(ws, &prompt, 19, None).unwrap(), gradient)
+    let sample = TrainingSample::new(prompt, &targets);
+    let losses = model.train(ws, &[sample], &TokenCrossEntropy, 1.0, &mut gradient).unwrap();
+    (losses.training, model.logits_at(ws, &prompt, 19, None).unwrap(), gradient)
 }
 
 /// Length of the difference, relative to the length of `b`.
@@ -148,7 +150,8 @@ fn kept(layers: usize, budget: usize) -> usize {
     ws.set_activation_budget(budget);
     let target = [Target { position: 63, token: 1 }];
     let mut gradient = vec![0.0; adapter.num_parameters()];
-    model.loss_and_gradient(&mut ws, &prompt, &target, None, 1.0, &mut gradient).unwrap();
+    let sample = TrainingSample::new(prompt, &target);
+    model.train(&mut ws, &[sample], &TokenCrossEntropy, 1.0, &mut gradient).unwrap();
     ws.activation_bytes()
 }
 

@@ -21,6 +21,7 @@ use std::ops::Range;
 
 use crate::adapter::{Adapter, AdapterLayout, Dropout};
 use crate::error::{Result, TrainerError};
+use crate::losses::Loss;
 use crate::model::{Prompt, TrainingSample, check, check_finite, check_loss};
 use crate::parameters::{GradientSink, Losses};
 use adapter::{DeviceAdapter, Gradients, Mixtures};
@@ -99,30 +100,17 @@ impl<'a> DeviceModel<'a> {
         means.collect()
     }
 
-    /// Each sample's mean cross-entropy over its targets (softmax over the whole vocabulary); adds
-    /// `weight` times the gradient of their sum to `gradient`, laid out like the adapter's parameters.
+    /// Adds `weight` times the gradient of `loss` to `gradient`, laid out like the adapter's parameters, and returns
+    /// the losses of every group.
     ///
     /// # Errors
-    /// [`TrainerError::Input`] as for [`Self::logits_at`], for no targets, for a gradient of another
-    /// length, and for a model without adapter; [`TrainerError::NotFinite`] for a loss that is NaN or
-    /// infinite; [`TrainerError::Device`], and then alone may a part of `gradient` have been added to.
-    pub fn loss_and_gradient<'g>(
+    /// [`TrainerError::Input`] as for [`Self::logits_at`], for a sample without targets, for a gradient of another
+    /// length, for what the loss can't be of, and for a model without adapter; [`TrainerError::NotFinite`] for a loss
+    /// that is NaN or infinite; [`TrainerError::Device`], and then alone may a part of `gradient` have been added to.
+    pub fn train<'g>(
         &self,
         samples: &[TrainingSample<'_>],
-        weight: f32,
-        gradient: impl Into<GradientSink<'g>>,
-    ) -> Result<Vec<f32>> {
-        let losses = self.losses_and_gradient(samples, weight, gradient)?;
-        Ok(losses.into_iter().map(|losses| losses.training).collect())
-    }
-
-    /// The same, with the losses of the choices between deciding tokens.
-    ///
-    /// # Errors
-    /// As for [`Self::loss_and_gradient`].
-    pub fn losses_and_gradient<'g>(
-        &self,
-        samples: &[TrainingSample<'_>],
+        loss: &dyn Loss,
         weight: f32,
         gradient: impl Into<GradientSink<'g>>,
     ) -> Result<Vec<Losses>> {
@@ -153,13 +141,18 @@ impl<'a> DeviceModel<'a> {
         let pass = self.pass(Some((adapter, &mixtures)), &batch);
         let mut kept = Kept::default();
         let top = pass.forward(Some(&mut kept))?;
-        let (losses, d_norm) =
-            head::losses(self.backbone, &top.norm, samples.len(), &targets, weight)?;
-        let losses = losses.into_iter().map(|[training, deciding]| {
-            let training = check_loss(training as f32)?;
-            Ok(Losses { training, deciding: deciding as f32 })
-        });
-        let losses: Vec<Losses> = losses.collect::<Result<_>>()?;
+        let counts: Vec<usize> = samples.iter().map(|sample| sample.targets.len()).collect();
+        let readouts = head::read(self.backbone, &top.norm, &counts, &targets)?;
+        let likes: Vec<bool> = samples.iter().map(|sample| sample.label).collect();
+        let size = loss.group_size().max(1);
+        let (mut losses, mut derivatives) = (Vec::new(), Vec::with_capacity(samples.len()));
+        for (group, likes) in readouts.chunks(size).zip(likes.chunks(size)) {
+            let (of_group, by_group) = loss.of(group, likes)?;
+            check_loss(of_group.training)?;
+            losses.push(of_group);
+            derivatives.extend(by_group);
+        }
+        let d_norm = head::gradient(self.backbone, &top.norm, &targets, &derivatives, weight)?;
         let mut add = |layers: Range<usize>, gradients: &mut Gradients| {
             let start = adapter.layout.start_of_layer(layers.start);
             let values = adapter.gradient(layers, &mixtures, gradients)?;
@@ -222,13 +215,12 @@ fn rows_and_targets<'s>(
     let mut rows: Vec<u32> = sample.targets.iter().map(|target| target.position as u32).collect();
     rows.sort_unstable();
     rows.dedup();
-    let choice = sample.deciding.map(|[no, yes]| if sample.label { [no, yes] } else { [yes, no] });
     targets.extend(sample.targets.iter().enumerate().map(|(index, target)| RowTarget {
         row: first + rows.partition_point(|row| (*row as usize) < target.position),
         token: target.token,
         sample: number,
-        share: 1.0 / sample.targets.len() as f32,
-        deciding: choice.filter(|_| index == 0),
+        index,
+        deciding: sample.deciding.filter(|_| index == 0),
     }));
     let length = rows.last().map_or(0, |last| *last as usize + 1);
     (&sample.prompt.tokens[..length], rows)

@@ -11,8 +11,6 @@ mod linear;
 mod workspace;
 
 pub use crate::adapter::Dropout;
-#[cfg(feature = "cuda")]
-pub(crate) use head::softplus;
 pub use workspace::Workspace;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::adapter::{Adapter, AdapterLayout, Mixture};
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::error::{Result, TrainerError};
+use crate::losses::{Loss, Readout};
 use crate::parameters::{GradientSink, Losses};
 use crate::telemetry::measure::{Phase, processed, timed};
 use forward::Pass;
@@ -63,6 +62,13 @@ pub struct TrainingSample<'a> {
 pub struct AdaptedModel<'a> {
     backbone: &'a Backbone,
     adapter: Option<&'a Adapter>,
+}
+
+impl<'a> TrainingSample<'a> {
+    /// A sample that says nothing but its tokens: no answer, no dropout.
+    pub fn new(prompt: Prompt<'a>, targets: &'a [Target]) -> Self {
+        Self { prompt, targets, label: false, deciding: None, dropout: None }
+    }
 }
 
 impl<'a> AdaptedModel<'a> {
@@ -150,125 +156,112 @@ impl<'a> AdaptedModel<'a> {
         Ok(())
     }
 
-    /// Mean cross-entropy over `targets` (softmax over the whole vocabulary); adds `weight` times its
-    /// gradient to `gradient`, laid out like the adapter's parameters.
+    /// Adds `weight` times the gradient of `loss` to `gradient`, laid out like the adapter's parameters, and returns
+    /// the sums of the losses. Samples are computed one after the other on the calling thread; those of a group of
+    /// several twice, first for what is read of them. `gradient` is told what is ready during the last sample.
     ///
     /// # Errors
-    /// [`TrainerError::Input`] as for [`Self::logits_at`], for no targets, for a gradient of another
-    /// length, and for a model without adapter or with a trained head; [`TrainerError::NotFinite`] for
-    /// a loss that is NaN or infinite (then `gradient` is untouched).
-    pub fn loss_and_gradient<'g>(
+    /// [`TrainerError::Input`] as for [`Self::logits_at`], for a sample without targets, for a gradient of another
+    /// length, for what the loss can't be of, and for a model without adapter; [`TrainerError::NotFinite`] for a loss
+    /// that is NaN or infinite. What the sample or its group would have added is then missing in `gradient`.
+    pub fn train<'g>(
         &self,
         ws: &mut Workspace,
-        prompt: &Prompt<'_>,
-        targets: &[Target],
-        dropout: Option<Dropout>,
-        weight: f32,
-        gradient: impl Into<GradientSink<'g>>,
-    ) -> Result<f32> {
-        let sample =
-            TrainingSample { prompt: *prompt, targets, label: false, deciding: None, dropout };
-        Ok(self.token_losses(ws, &sample, weight, gradient.into())?.training)
-    }
-
-    /// The losses of a sample: of its answer where the head is trained, otherwise of its tokens, and then of
-    /// the choice between its deciding tokens too. Adds `weight` times the gradient of the first to
-    /// `gradient`.
-    ///
-    /// # Errors
-    /// As for [`Self::loss_and_gradient`] and [`Self::answer_loss_and_gradient`].
-    pub fn losses_and_gradient<'g>(
-        &self,
-        ws: &mut Workspace,
-        sample: &TrainingSample<'_>,
+        samples: &[TrainingSample<'_>],
+        loss: &dyn Loss,
         weight: f32,
         gradient: impl Into<GradientSink<'g>>,
     ) -> Result<Losses> {
-        let TrainingSample { prompt, targets, label, dropout, .. } = *sample;
-        match targets.first() {
-            Some(first) if self.has_head() => {
-                let position = first.position;
-                let loss = self.answer_loss_and_gradient(
-                    ws, &prompt, position, label, dropout, weight, gradient,
-                )?;
-                // Its loss is of nothing but that choice.
-                Ok(Losses { training: loss, deciding: loss })
-            }
-            _ => self.token_losses(ws, sample, weight, gradient.into()),
-        }
-    }
-
-    fn token_losses(
-        &self,
-        ws: &mut Workspace,
-        sample: &TrainingSample<'_>,
-        weight: f32,
-        mut gradient: GradientSink<'_>,
-    ) -> Result<Losses> {
-        let TrainingSample { prompt, targets, deciding, dropout, .. } = sample;
+        let mut gradient = gradient.into();
         let adapter = self.trained(gradient.values)?;
-        if adapter.layout().head().is_some() {
-            let what = "the adapter has a trained head, which learns from answers, not tokens";
-            return Err(TrainerError::Input(what.into()));
+        let mut sum = Losses::default();
+        let groups = samples.chunks(loss.group_size().max(1));
+        for (left, group) in (0..groups.len()).rev().zip(groups) {
+            let mut readouts = Vec::with_capacity(group.len());
+            let mut kept = None;
+            for sample in group {
+                let keeps = group.len() == 1;
+                let (readout, pass) = self.read(ws, adapter, sample, keeps)?;
+                readouts.push(readout);
+                kept = keeps.then_some(pass);
+            }
+            let likes: Vec<bool> = group.iter().map(|sample| sample.label).collect();
+            let (losses, derivatives) = loss.of(&readouts, &likes)?;
+            check_loss(losses.training)?;
+            sum += losses;
+            for (behind, (sample, derivative)) in
+                (0..group.len()).rev().zip(group.iter().zip(&derivatives))
+            {
+                let mut sink = gradient.part(left + behind == 0);
+                let pass = match kept.take() {
+                    Some(pass) => pass,
+                    None => self.read(ws, adapter, sample, true)?.1,
+                };
+                self.backward(ws, adapter, sample, &pass, derivative, weight, &mut sink);
+            }
         }
+        Ok(sum)
+    }
+
+    /// The forward of a sample, and what is read of it.
+    fn read<'s>(
+        &self,
+        ws: &mut Workspace,
+        adapter: &Adapter,
+        sample: &TrainingSample<'s>,
+        keeps: bool,
+    ) -> Result<(Readout, Forward<'s>)> {
+        let TrainingSample { prompt, targets, deciding, dropout, .. } = *sample;
+        let head = adapter.layout().head();
+        let targets = if head.is_some() { &targets[..targets.len().min(1)] } else { targets };
         let positions: Vec<usize> = targets.iter().map(|t| t.position).collect();
         let tokens = targets.iter().map(|t| t.token).chain(deciding.iter().flatten().copied());
-        self.check(prompt, &positions, &tokens.collect::<Vec<_>>())?;
-        self.mix(ws, prompt, *dropout)?;
+        let tokens: Vec<u32> = if head.is_some() { Vec::new() } else { tokens.collect() };
+        self.check(&prompt, &positions, &tokens)?;
+        self.mix(ws, &prompt, dropout)?;
         let mut rows: Vec<u32> = positions.iter().map(|p| *p as u32).collect();
         rows.sort_unstable();
         rows.dedup();
         let tokens = &prompt.tokens[..=rows[rows.len() - 1] as usize];
         let pass = Pass::new(self.backbone, self.adapter);
-        let keep = pass.keep(tokens.len(), ws.activation_budget);
+        let keep =
+            if keeps { pass.keep(tokens.len(), ws.activation_budget) } else { Keep::Nothing };
         forward(&pass, ws, tokens, &rows, keep);
-        let losses = head::losses(self.backbone, ws, &rows, sample, weight);
-        check_loss(losses.training)?;
-        let mut after = |layer: usize, mixture: &mut Mixture| {
-            mixture.backward(adapter, layer, &mut gradient);
+        let readout = match head {
+            Some(head) => head::read_answer(head, adapter.parameters(), ws),
+            None => head::read_tokens(self.backbone, ws, &rows, sample),
         };
-        timed(Phase::Backward, || pass.backward(ws, tokens, &rows, keep, &mut after));
-        Ok(losses)
+        Ok((readout, Forward { tokens, rows, keep }))
     }
 
-    /// Loss of a trained head for the answer after `position`: cross-entropy of `ctr2`, binary
-    /// cross-entropy of `ctr1`. Adds `weight` times its gradient to `gradient`.
-    ///
-    /// # Errors
-    /// As for [`Self::loss_and_gradient`], but for a model without a trained head.
-    #[expect(clippy::too_many_arguments, reason = "those of loss_and_gradient, and a label")]
-    pub fn answer_loss_and_gradient<'g>(
+    /// The backward of the sample that was read last.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a sample, its forward, and where its gradient goes"
+    )]
+    fn backward(
         &self,
         ws: &mut Workspace,
-        prompt: &Prompt<'_>,
-        position: usize,
-        like: bool,
-        dropout: Option<Dropout>,
+        adapter: &Adapter,
+        sample: &TrainingSample<'_>,
+        forward: &Forward<'_>,
+        derivative: &Readout,
         weight: f32,
-        gradient: impl Into<GradientSink<'g>>,
-    ) -> Result<f32> {
-        let mut gradient = gradient.into();
-        let adapter = self.trained(gradient.values)?;
-        let Some(head) = adapter.layout().head() else {
-            let what = "the adapter has no trained head: it learns from tokens";
-            return Err(TrainerError::Input(what.into()));
-        };
-        self.check(prompt, &[position], &[])?;
-        self.mix(ws, prompt, dropout)?;
-        let rows = [position as u32];
-        let tokens = &prompt.tokens[..=position];
+        gradient: &mut GradientSink<'_>,
+    ) {
+        let Forward { tokens, rows, keep } = forward;
+        match adapter.layout().head() {
+            Some(head) => {
+                let d_margin = derivative.margin.unwrap_or_default();
+                head::answer_grad(head, adapter, ws, d_margin, weight, gradient.values);
+            }
+            None => head::tokens_grad(self.backbone, ws, rows, sample, derivative, weight),
+        }
         let pass = Pass::new(self.backbone, self.adapter);
-        let keep = pass.keep(tokens.len(), ws.activation_budget);
-        forward(&pass, ws, tokens, &rows, keep);
-        let (loss, d_logits) = head::answer_loss(head, adapter.parameters(), ws, like);
-        check_loss(loss)?;
-        let d_logits: Vec<f32> = d_logits.iter().map(|d| weight * d).collect();
-        head::answer_grad(head, adapter.parameters(), ws, &d_logits, gradient.values);
         let mut after = |layer: usize, mixture: &mut Mixture| {
-            mixture.backward(adapter, layer, &mut gradient);
+            mixture.backward(adapter, layer, gradient);
         };
-        timed(Phase::Backward, || pass.backward(ws, tokens, &rows, keep, &mut after));
-        Ok(loss)
+        timed(Phase::Backward, || pass.backward(ws, tokens, rows, *keep, &mut after));
     }
 
     /// The adapter that `gradient` is of.
@@ -316,6 +309,13 @@ impl<'a> AdaptedModel<'a> {
             None => Ok(()),
         }
     }
+}
+
+/// What a sample's forward ran on, and what it kept.
+struct Forward<'s> {
+    tokens: &'s [u32],
+    rows: Vec<u32>,
+    keep: Keep,
 }
 
 /// The forward pass of one sequence, counted.

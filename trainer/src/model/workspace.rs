@@ -2,6 +2,7 @@
 
 use half::bf16;
 
+use super::head::Softmax;
 use crate::adapter::{Mixture, TokenGateBuffers};
 use crate::backbone::WeightType;
 use crate::kernels::FrozenBuffers;
@@ -231,6 +232,8 @@ pub(super) struct Top {
     pub d_norm: Buffer,
     /// Logits `[R, vocab]`, and their gradient.
     pub logits: Buffer,
+    /// Of each row of logits.
+    pub softmax: Vec<Softmax>,
 }
 
 impl Top {

@@ -7,33 +7,41 @@ pub type Ready<'a> = dyn FnMut(&[f32], usize) + 'a;
 /// A gradient to be added to, and who is told which part of it is final. From a slice: nobody.
 pub struct GradientSink<'a> {
     pub(crate) values: &'a mut [f32],
-    finished: Option<&'a mut Ready<'a>>,
+    ready: Option<&'a mut Ready<'a>>,
 }
 
 impl<'a> GradientSink<'a> {
-    /// Calls `finished` with the gradient and the first place from which nothing more is added to it,
+    /// Calls `ready` with the gradient and the first place from which nothing more is added to it,
     /// each time that a layer's backward is done.
-    pub fn observed(values: &'a mut [f32], finished: &'a mut Ready<'_>) -> Self {
-        Self { values, finished: Some(finished) }
+    pub fn observed(values: &'a mut [f32], ready: &'a mut Ready<'_>) -> Self {
+        Self { values, ready: Some(ready) }
     }
 
     /// Whether anybody wants to know what is final before all is.
     #[cfg(feature = "cuda")]
     pub(crate) fn is_observed(&self) -> bool {
-        self.finished.is_some()
+        self.ready.is_some()
+    }
+
+    /// Where one of several parts is added: what only the last of them makes final is told then.
+    pub(crate) fn part(&mut self, is_last: bool) -> GradientSink<'_> {
+        match &mut self.ready {
+            Some(ready) if is_last => GradientSink::observed(self.values, ready),
+            _ => GradientSink { values: self.values, ready: None },
+        }
     }
 
     /// Nothing is added any more from `place` on.
     pub(crate) fn ready_from(&mut self, place: usize) {
-        if let Some(finished) = &mut self.finished {
-            finished(self.values, place);
+        if let Some(ready) = &mut self.ready {
+            ready(self.values, place);
         }
     }
 }
 
 impl<'a> From<&'a mut [f32]> for GradientSink<'a> {
     fn from(values: &'a mut [f32]) -> Self {
-        Self { values, finished: None }
+        Self { values, ready: None }
     }
 }
 

@@ -11,8 +11,9 @@ use crate::adapter::Adapter;
 use crate::backbone::{self, Backbone, BackboneConfig};
 use crate::config::{Config, Device};
 use crate::error::Result;
+use crate::losses::Loss;
 use crate::model::{AdaptedModel, Prompt, TrainingSample, Workspace};
-use crate::parameters::{GradientSink, Losses, Ready};
+use crate::parameters::{GradientSink, Losses};
 #[cfg(feature = "cuda")]
 use crate::telemetry::measure;
 
@@ -150,30 +151,22 @@ impl AdaptedLlm<'_> {
         }
     }
 
-    /// Adds `weight` times the gradient of each sample's loss to `gradient`; returns the sums of the
-    /// losses, and tells `finished` during the last sample what is final. On the CPU sample by sample
-    /// on the calling thread.
-    pub fn loss_and_gradient(
+    /// Adds `weight` times the gradient of `loss` to `gradient`; returns the sums of the losses, and tells
+    /// `gradient` during the last samples what is ready. On the CPU sample by sample on the calling thread.
+    pub fn train(
         &self,
         samples: &[TrainingSample<'_>],
+        loss: &dyn Loss,
         weight: f32,
-        gradient: &mut [f32],
-        finished: &mut Ready<'_>,
+        gradient: GradientSink<'_>,
     ) -> Result<Losses> {
         match self {
             Self::Cpu(model) => {
-                let mut sum = Losses::default();
-                for (left, sample) in (0..samples.len()).rev().zip(samples) {
-                    let target = target(gradient, finished, left == 0);
-                    sum += WORKSPACE.with_borrow_mut(|ws| {
-                        model.losses_and_gradient(ws, sample, weight, target)
-                    })?;
-                }
-                Ok(sum)
+                WORKSPACE.with_borrow_mut(|ws| model.train(ws, samples, loss, weight, gradient))
             }
             #[cfg(feature = "cuda")]
             Self::Gpu(model) => on_gpu(samples.iter().map(|sample| &sample.prompt), || {
-                model.loss_and_gradient(samples, weight, gradient, finished)
+                model.train(samples, loss, weight, gradient)
             }),
         }
     }
@@ -188,15 +181,6 @@ fn on_gpu<'a, T>(
     let count = prompts.len();
     measure::processed(count, prompts.map(|prompt| prompt.tokens.len()).sum());
     measure::timed(measure::Phase::Forward, work)
-}
-
-/// Where a part of the samples adds its gradient; what only the last part makes final is told then.
-fn target<'a>(
-    gradient: &'a mut [f32],
-    finished: &'a mut Ready<'_>,
-    is_last: bool,
-) -> GradientSink<'a> {
-    if is_last { GradientSink::observed(gradient, finished) } else { gradient.into() }
 }
 
 fn on_threads<T: Send>(
@@ -219,7 +203,7 @@ mod gpu {
 
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
-    use super::{Told, target};
+    use super::Told;
     use crate::adapter::Adapter;
     use crate::backbone::WeightType;
     use crate::backbone::{Backbone, BackboneConfig};
@@ -318,19 +302,24 @@ mod gpu {
             Ok(means)
         }
 
-        pub fn loss_and_gradient(
+        pub fn train(
             &self,
             samples: &[TrainingSample<'_>],
+            loss: &dyn Loss,
             weight: f32,
-            gradient: &mut [f32],
-            finished: &mut Ready<'_>,
+            mut gradient: GradientSink<'_>,
         ) -> Result<Losses> {
             let mut sum = Losses::default();
-            let batches = batches(samples, |sample| sample.prompt.tokens.len());
+            // A group stays together.
+            let groups: Vec<_> = samples.chunks(loss.group_size().max(1)).collect();
+            let tokens = |group: &&[TrainingSample<'_>]| {
+                group.iter().map(|sample| sample.prompt.tokens.len()).sum()
+            };
+            let batches = batches(&groups, tokens);
             for (left, batch) in (0..batches.len()).rev().zip(batches) {
                 let _turn = self.turn();
-                let target = target(gradient, finished, left == 0);
-                let losses = self.model.losses_and_gradient(batch, weight, target)?;
+                let sink = gradient.part(left == 0);
+                let losses = self.model.train(&batch.concat(), loss, weight, sink)?;
                 // A batch's own sum first.
                 let mut of_batch = Losses::default();
                 losses.into_iter().for_each(|losses| of_batch += losses);

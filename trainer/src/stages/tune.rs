@@ -20,8 +20,9 @@ use crate::config::{AdapterConfig, GateInput};
 use crate::distributed::exchange::Held;
 use crate::distributed::train::{Objective, TrainPlan, Validation, train};
 use crate::error::{Result, TrainerError};
+use crate::losses;
 use crate::model::{Prompt, TrainingSample};
-use crate::parameters::{Gradient, Losses, Parameters, Ready, Table};
+use crate::parameters::{Gradient, GradientSink, Losses, Parameters, Ready, Table};
 use crate::prompt::Example;
 use crate::telemetry::measure::{Phase, timed};
 use crate::telemetry::progress::{Event, Progress};
@@ -176,7 +177,8 @@ impl Objective for TuneObjective<'_> {
             }
         });
         let samples: Vec<_> = samples.collect();
-        model.loss_and_gradient(&samples, weight, gradient.all_dense(), finished)
+        let loss = losses::for_head(self.initial.layout().head().is_some());
+        model.train(&samples, loss, weight, GradientSink::observed(gradient.all_dense(), finished))
     }
 
     fn tells_deciding_loss(&self) -> bool {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use reclora_trainer::adapter::{Adapter, AdapterLayout};
 use reclora_trainer::backbone::Backbone;
 use reclora_trainer::config::AdapterConfig;
-use reclora_trainer::model::{AdaptedModel, Prompt, Target, Workspace};
+use reclora_trainer::losses::TokenCrossEntropy;
+use reclora_trainer::model::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use safetensors::SafeTensors;
 
 const TOLERANCE: f32 = 1e-4;
@@ -71,10 +72,10 @@ impl Golden<'_> {
             assert_eq!(answers, [got[YES as usize], got[NO as usize]]);
             assert_close("alpha", &adapter.alpha(c).unwrap().concat(), alpha);
             let targets = [Target { position, token: if label == 1 { YES } else { NO } }];
-            loss += weight
-                * model
-                    .loss_and_gradient(ws, &prompt, &targets, None, weight, &mut gradient)
-                    .unwrap();
+            let sample = TrainingSample::new(prompt, &targets);
+            let losses =
+                model.train(ws, &[sample], &TokenCrossEntropy, weight, &mut gradient).unwrap();
+            loss += weight * losses.training;
         }
         assert_close("loss", &[loss], &self.f32("loss"));
         for tensor in adapter.layout().tensors() {
