@@ -110,7 +110,7 @@ fn too_few(ranks: usize, visible: &str) -> Option<Check> {
 #[cfg(feature = "cuda")]
 fn gpu_of_each(ranks: usize) -> Check {
     // GPUs are numbered without gaps.
-    match reclora_trainer::cuda::require_gpu(ranks.saturating_sub(1)) {
+    match reclora_trainer::engine::device::require_gpu(ranks.saturating_sub(1)) {
         Ok(()) => Check::fine("device", format!("cuda, a GPU for each of {ranks} ranks")),
         Err(error) => Check::wrong(
             "device",

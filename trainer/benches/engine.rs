@@ -26,10 +26,10 @@ use rayon::prelude::*;
 use reclora_trainer::adapter::Adapter;
 use reclora_trainer::backbone::{Backbone, WeightType};
 use reclora_trainer::config::AdapterConfig;
+use reclora_trainer::engine::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use reclora_trainer::kernels::q8_0::quantize_row;
 use reclora_trainer::kernels::{FrozenBuffers, FrozenMat, FrozenValues, Mat, project};
 use reclora_trainer::losses::TokenCrossEntropy;
-use reclora_trainer::model::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use tiny::Sizes;
 
 type AnyResult<T> = Result<T, Box<dyn std::error::Error>>;

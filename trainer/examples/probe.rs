@@ -10,7 +10,7 @@ use std::error::Error;
 use std::path::Path;
 
 use reclora_trainer::backbone::Backbone;
-use reclora_trainer::model::{AdaptedModel, Prompt, Workspace};
+use reclora_trainer::engine::{AdaptedModel, Prompt, Workspace};
 use reclora_trainer::tokenizer::Tokenizer;
 use serde_json::json;
 

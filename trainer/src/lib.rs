@@ -9,14 +9,12 @@ pub mod backbone;
 pub mod baselines;
 pub mod config;
 pub mod crm;
-#[cfg(feature = "cuda")]
-pub mod cuda;
 pub mod distributed;
+pub mod engine;
 pub mod error;
 pub mod kernels;
 pub mod losses;
 pub mod metrics;
-pub mod model;
 pub mod optimizer;
 pub mod parameters;
 pub mod prompt;

@@ -11,7 +11,7 @@ use half::{bf16, f16};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::backbone::{self, Backbone, WeightType};
-use reclora_trainer::model::{AdaptedModel, Prompt, Workspace};
+use reclora_trainer::engine::{AdaptedModel, Prompt, Workspace};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use tiny::{Directory, Sizes, Tensor, Tensors, WEIGHTS};

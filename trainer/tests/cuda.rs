@@ -9,13 +9,13 @@ mod tiny;
 use devices::{assert_near, devices};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use reclora_trainer::adapter::{Adapter, AdapterLayout};
+use reclora_trainer::adapter::{Adapter, AdapterLayout, Dropout};
 use reclora_trainer::backbone::{Backbone, Projection};
 use reclora_trainer::config::{AdapterConfig, MixForm};
-use reclora_trainer::cuda::{DeviceBackbone, DeviceModel, DeviceOptions, Precision};
+use reclora_trainer::engine::device::{DeviceBackbone, DeviceModel, DeviceOptions, Precision};
+use reclora_trainer::engine::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use reclora_trainer::error::TrainerError;
 use reclora_trainer::losses::TokenCrossEntropy;
-use reclora_trainer::model::{AdaptedModel, Dropout, Prompt, Target, TrainingSample, Workspace};
 use reclora_trainer::parameters::{GradientSink, Losses};
 use serde_json::json;
 use tiny::{Finishing, Sizes, uniform};
@@ -204,9 +204,9 @@ fn a_gradient_is_added_to_what_is_there() {
         let backbone = DeviceBackbone::new(&case.backbone, &device, F32).unwrap();
         let model = DeviceModel::new(&backbone, &case.adapter).unwrap();
         let [mut once, mut twice] = [(); 2].map(|()| vec![0.0; case.adapter.num_parameters()]);
-        model.loss_and_gradient(&case.samples(), 0.5, &mut once).unwrap();
+        model.train(&case.samples(), &TokenCrossEntropy, 0.5, &mut once).unwrap();
         for _ in 0..2 {
-            model.loss_and_gradient(&case.samples(), 0.5, &mut twice).unwrap();
+            model.train(&case.samples(), &TokenCrossEntropy, 0.5, &mut twice).unwrap();
         }
         let doubled: Vec<f32> = once.iter().map(|x| x + x).collect();
         assert_eq!(twice, doubled, "{name}");
@@ -309,7 +309,8 @@ fn what_is_not_finite_is_an_error() {
         let backbone = DeviceBackbone::new(&case.backbone, &device, F32).unwrap();
         let model = DeviceModel::new(&backbone, &case.adapter).unwrap();
         let mut gradient = vec![0.0; case.adapter.num_parameters()];
-        let error = model.loss_and_gradient(&case.samples(), 1.0, &mut gradient).unwrap_err();
+        let error =
+            model.train(&case.samples(), &TokenCrossEntropy, 1.0, &mut gradient).unwrap_err();
         assert!(matches!(error, TrainerError::NotFinite { .. }), "{name}: {error}");
         assert!(gradient.iter().all(|x| *x == 0.0), "{name}");
         let error = model.logits_at(&[(case.prompts()[0], 0)], None).unwrap_err();

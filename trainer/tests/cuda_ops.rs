@@ -12,7 +12,7 @@ use devices::{assert_near, devices};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::backbone::RopeScaling;
-use reclora_trainer::cuda::ops;
+use reclora_trainer::engine::device::ops;
 use reclora_trainer::kernels::attention::{
     AttentionBuffers, AttentionInputs, AttentionShape, attention, softmax_base_2,
 };

@@ -12,11 +12,11 @@ use std::path::PathBuf;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use reclora_trainer::adapter::{Adapter, AdapterLayout, ModuleLayout};
+use reclora_trainer::adapter::{Adapter, AdapterLayout, Dropout, ModuleLayout};
 use reclora_trainer::backbone::{Backbone, Projection};
 use reclora_trainer::config::{AdapterConfig, GateInput, Head, MixForm};
+use reclora_trainer::engine::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use reclora_trainer::losses::{self, TokenCrossEntropy};
-use reclora_trainer::model::{AdaptedModel, Dropout, Prompt, Target, TrainingSample, Workspace};
 use reclora_trainer::parameters::GradientSink;
 use tiny::{Finishing, Sizes, uniform};
 

@@ -16,7 +16,7 @@ use half::{bf16, f16};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::backbone::Backbone;
-use reclora_trainer::model::{AdaptedModel, Prompt, Workspace};
+use reclora_trainer::engine::{AdaptedModel, Prompt, Workspace};
 use tiny::{Sizes, Tensors};
 
 const TOKENS: [u32; 5] = [1, 7, 3, 10, 2];

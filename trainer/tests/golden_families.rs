@@ -9,7 +9,7 @@ mod tiny;
 use golden::Golden;
 use reclora_trainer::backbone::Backbone;
 use reclora_trainer::config::AdapterConfig;
-use reclora_trainer::model::Workspace;
+use reclora_trainer::engine::Workspace;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::Value;

@@ -10,7 +10,7 @@ use std::path::Path;
 use golden::Golden;
 use reclora_trainer::backbone::Backbone;
 use reclora_trainer::config::{AdapterConfig, MixForm};
-use reclora_trainer::model::Workspace;
+use reclora_trainer::engine::Workspace;
 use safetensors::SafeTensors;
 
 fn check(file: &str, form: MixForm, budget: usize) {

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use reclora_trainer::backbone::Backbone;
-use reclora_trainer::model::{AdaptedModel, Prompt, Workspace};
+use reclora_trainer::engine::{AdaptedModel, Prompt, Workspace};
 use serde_json::Value;
 
 fn stories() -> Backbone {

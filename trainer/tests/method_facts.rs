@@ -10,8 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout};
 use reclora_trainer::backbone::{Backbone, BackboneConfig};
 use reclora_trainer::config::{AdapterConfig, Head, MixForm};
+use reclora_trainer::engine::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use reclora_trainer::losses::{self, AnswerCrossEntropy, TokenCrossEntropy};
-use reclora_trainer::model::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use stories::{
     FORMS, TOKENS, WIDTH, assert_close, logits, merged, random_adapter, representation, settings,
     stories, uniform,

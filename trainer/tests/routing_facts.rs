@@ -6,7 +6,7 @@ mod stories;
 
 use reclora_trainer::adapter::{Adapter, AdapterLayout, GateLayout};
 use reclora_trainer::config::{AdapterConfig, GateInput, MixForm};
-use reclora_trainer::model::AdaptedModel;
+use reclora_trainer::engine::AdaptedModel;
 use stories::{
     FORMS, WIDTH, assert_close, logits, merged, random_adapter, representation, settings, stories,
 };

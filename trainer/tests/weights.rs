@@ -14,8 +14,8 @@ use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout};
 use reclora_trainer::backbone::{Backbone, Projection, WeightType};
 use reclora_trainer::config::AdapterConfig;
+use reclora_trainer::engine::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use reclora_trainer::losses::TokenCrossEntropy;
-use reclora_trainer::model::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use safetensors::Dtype;
 use tiny::{Sizes, Tensor, Tensors, uniform};
 

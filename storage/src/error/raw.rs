@@ -49,15 +49,13 @@ pub enum RawProblem {
         wanted: Box<str>,
     },
     /// A time that no rating has.
-    #[error("{found} is in the year {year}, {why}{advice}")]
+    #[error("{found} is in the year {year}, {advice}")]
     FarTime {
         /// The value.
         found: Box<str>,
         /// Its year.
         year: i64,
-        /// Why it can't be that, in words.
-        why: &'static str,
-        /// How it would have to be read, in words.
+        /// Why it can't be that, and how it would have to be read, in words.
         advice: Box<str>,
     },
     /// A number that is infinite or none.

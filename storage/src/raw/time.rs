@@ -129,7 +129,7 @@ impl Notation {
                     Some(_) => "which is before there were files of ratings",
                     None => "and ratings are from 1900 to 2261",
                 };
-                RawProblem::FarTime { found, year, why, advice: advice.into() }
+                RawProblem::FarTime { found, year, advice: format!("{why}{advice}").into() }
             }
         }
     }

@@ -96,21 +96,7 @@ impl Config {
         }
         #[cfg(feature = "cuda")]
         if self.runtime.device == Device::Cuda {
-            crate::cuda::Precision::of(self.backbone.weights)?;
-            let AdapterConfig { top_k, gate, head, .. } = adapter;
-            let scaled = adapter.frozen_lora().is_some();
-            let unsupported = [
-                ("adapter.top_k", *top_k != 0),
-                ("adapter.gate", *gate != GateInput::Sample),
-                ("adapter.head", *head != super::Head::Lm),
-                ("adapter.scale_of", scaled),
-            ];
-            if let Some((field, _)) = unsupported.iter().find(|(_, is)| *is) {
-                return refuse(
-                    field,
-                    "runtime.device = \"cuda\" has the default only; use \"cpu\"",
-                );
-            }
+            crate::engine::device::supports(adapter, self.backbone.weights)?;
         }
         let RuntimeConfig { backend, reduction, device, .. } = &self.runtime;
         match (backend, reduction) {

@@ -9,8 +9,8 @@ use reclora_storage::dataset::Dataset;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::engine::Target;
 use crate::error::{Result, TrainerError};
-use crate::model::Target;
 use crate::tokenizer::{Answers, Tokenizer};
 
 /// Titles are cut after this many characters, so that one odd title can't fill a prompt.

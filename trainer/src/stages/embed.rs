@@ -7,11 +7,10 @@ use reclora_comm::Communicator;
 use reclora_storage::dataset::Dataset;
 
 use super::inputs::dataset;
-use super::llm::Llm;
 use super::{Counts, RunContext, Stage};
 use crate::distributed::chunks::{Chunks, PARTS, Values};
+use crate::engine::{self, Prompt, Read};
 use crate::error::{Result, TrainerError};
-use crate::model::Prompt;
 use crate::retriever::ItemEmbeddings;
 use crate::telemetry::progress::{Event, Progress};
 use crate::tokenizer::Tokenizer;
@@ -27,14 +26,14 @@ pub fn run(
 ) -> Result<Counts> {
     let dataset = dataset(ctx)?;
     require_texts(dataset.item_text_columns())?;
-    let (llm, notes) = Llm::load_with_notes(&ctx.config)?;
+    let (llm, notes) = engine::load_with_notes(&ctx.config)?;
     let tokenizer = Tokenizer::load(&ctx.config.backbone.path)?;
     if comm.rank() == 0 {
         for text in notes {
             progress.emit(Event::Message { text });
         }
     }
-    let model = llm.bare();
+    let model = llm.adapted(None)?;
     let limit = llm.config().max_position_embeddings;
     let dir = ctx.path(Stage::Embed);
     let items = dataset.num_items() as u64;
@@ -50,7 +49,7 @@ pub fn run(
     chunks.run_telling("embed items", 1, comm, progress, read, |_, tokens, within| {
         let prompts = tokens.iter().map(|tokens| Prompt { tokens, representation: &[] });
         let told = |count| within.passed(count);
-        let states = model.hidden_means(&prompts.collect::<Vec<_>>(), &told)?;
+        let states = model.score(&prompts.collect::<Vec<_>>(), Read::HiddenMean, &told)?;
         Ok(vec![("states", Values::F32(states.concat()))])
     })?;
     if comm.rank() == 0 {

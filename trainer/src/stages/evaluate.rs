@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use super::draw::Drawn;
 use super::inputs::{Lens, Neighbours};
-use super::llm::AdaptedLlm;
 use super::predictions::{self, Likes};
 use super::scores::{read_valid, sigmoid};
 use super::text::{Adapters, TextInputs};
@@ -18,12 +17,12 @@ use super::without_llm::Baselines;
 use super::{Counts, RunContext, Stage, tune, write_json};
 use crate::adapter::Adapter;
 use crate::distributed::chunks::{Chunks, PARTS, Values};
+use crate::engine::{Adapted, Prompt};
 use crate::error::{Result, TrainerError};
 use crate::metrics::{
     Bootstrap, CalibrationBin, Differences, HistoryGroup, Metrics, Scored, by_history_length,
     calibration, roc,
 };
-use crate::model::Prompt;
 use crate::telemetry::measure::{Phase, timed};
 use crate::telemetry::progress::Progress;
 
@@ -178,8 +177,8 @@ fn score(
 ) -> Result<()> {
     let prompts = text.prompts()?;
     let deciding = prompts.answers().deciding();
-    let reclora = text.llm.adapted(&adapters.reclora)?;
-    let lora = adapters.lora.as_ref().map(|lora| text.llm.adapted(lora)).transpose()?;
+    let reclora = text.llm.adapted(Some(&adapters.reclora))?;
+    let lora = adapters.lora.as_ref().map(|lora| text.llm.adapted(Some(lora))).transpose()?;
     let read = |range: Range<u64>| -> Result<Vec<(Vec<u32>, Vec<f32>)>> {
         let read = |position| {
             let index = test.at(position);
@@ -196,8 +195,9 @@ fn score(
             .map(|(tokens, representation)| Prompt { tokens, representation })
             .collect();
         let told = |count| within.passed(count);
-        let logits = |model: &AdaptedLlm<'_>| model.answer_logits(&inputs, deciding, &told);
-        let (of_reclora, of_lora) = (logits(&reclora)?, lora.as_ref().map(logits).transpose()?);
+        let logits = |model: &dyn Adapted| model.answers(&inputs, deciding, &told);
+        let of_reclora = logits(&*reclora)?;
+        let of_lora = lora.as_deref().map(logits).transpose()?;
         let of_lora = of_lora.unwrap_or_default();
         let column = |logits: &[[f32; 2]], answer: usize| {
             Values::F32(logits.iter().map(|logits| logits[answer]).collect())

@@ -12,8 +12,8 @@ use super::pair::{Pair, ids};
 use super::text::{Adapters, TextInputs, deciding_logits};
 use super::{Counts, RunContext, Stage, require, tune, write_json};
 use crate::adapter::{Adapter, PEFT_CONFIG, PEFT_MODEL};
+use crate::engine::{Prompt, Read};
 use crate::error::{Result, TrainerError};
-use crate::model::Prompt;
 use crate::telemetry::progress::{Event, Progress};
 
 /// The bank of experts and its gates.
@@ -143,8 +143,8 @@ impl Exporter {
         let encoded = prompts.build(pair.user, pair.item, &pair.text)?;
         let tokens = &encoded.tokens;
         let prompt = Prompt { tokens, representation: &pair.representation };
-        let model = self.text.llm.adapted(adapter)?;
-        let logits = model.logits(&[prompt], None)?.concat();
+        let model = self.text.llm.adapted(Some(adapter))?;
+        let logits = model.score(&[prompt], Read::Logits(None), &|_| ())?.concat();
         let deciding = prompts.answers().deciding();
         let [no, yes] = deciding;
         let mut example = json!({
@@ -157,7 +157,7 @@ impl Exporter {
             "logits": logits,
         });
         if adapter.layout().head().is_some() {
-            let answers = deciding_logits(&model, &[prompt], deciding)?.concat();
+            let answers = deciding_logits(&*model, &[prompt], deciding)?.concat();
             example["answer_logits"] = json!(answers);
         }
         Ok(example)

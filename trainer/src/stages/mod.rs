@@ -9,7 +9,6 @@ mod few_shot;
 mod folds;
 mod forecast;
 mod inputs;
-mod llm;
 mod pair;
 mod predict;
 mod predictions;

@@ -2,13 +2,12 @@
 
 use reclora_storage::dataset::Dataset;
 
-use super::llm::{AdaptedLlm, Llm};
 use super::{RunContext, Stage, inputs, tune};
 use crate::adapter::Adapter;
 use crate::backbone::BackboneConfig;
 use crate::config::Config;
+use crate::engine::{self, Adapted, Engine, Prompt};
 use crate::error::Result;
-use crate::model::Prompt;
 use crate::prompt::{PromptBuilder, PromptTemplate};
 use crate::tokenizer::Tokenizer;
 
@@ -18,7 +17,7 @@ const MAX_TOKENS: usize = 2048;
 /// The text side of a run.
 pub struct TextInputs {
     pub dataset: Dataset,
-    pub llm: Llm,
+    pub llm: Box<dyn Engine>,
     tokenizer: Tokenizer,
     template: PromptTemplate,
     /// Longest prompt, the answer included.
@@ -29,7 +28,7 @@ impl TextInputs {
     pub fn open(ctx: &RunContext) -> Result<Self> {
         let config = &ctx.config;
         let dataset = inputs::dataset(ctx)?;
-        let llm = Llm::load(config)?;
+        let llm = engine::load(config)?;
         let max_tokens = max_tokens(config, llm.config());
         Ok(Self {
             tokenizer: Tokenizer::load(&config.backbone.path)?,
@@ -72,9 +71,9 @@ impl Adapters {
 
 /// Logits of no and yes after each prompt.
 pub fn deciding_logits(
-    model: &AdaptedLlm<'_>,
+    model: &dyn Adapted,
     prompts: &[Prompt<'_>],
     deciding: [u32; 2],
 ) -> Result<Vec<[f32; 2]>> {
-    model.answer_logits(prompts, deciding, &|_| ())
+    model.answers(prompts, deciding, &|_| ())
 }

@@ -11,7 +11,6 @@ use reclora_storage::dataset::Split;
 use super::draw::Drawn;
 use super::few_shot::few_shot;
 use super::inputs::{Lens, Neighbours};
-use super::llm::Llm;
 use super::scores::{valid_metrics, write_valid};
 use super::text::{TextInputs, deciding_logits};
 use super::{Counts, RunContext, Stage, write_json};
@@ -19,9 +18,9 @@ use crate::adapter::{Adapter, Dropout};
 use crate::config::{AdapterConfig, GateInput};
 use crate::distributed::exchange::Held;
 use crate::distributed::train::{Objective, TrainPlan, Validation, train};
+use crate::engine::{Engine, Prompt, TrainingSample};
 use crate::error::{Result, TrainerError};
 use crate::losses;
-use crate::model::{Prompt, TrainingSample};
 use crate::parameters::{Gradient, GradientSink, Losses, Parameters, Ready, Table};
 use crate::prompt::Example;
 use crate::telemetry::measure::{Phase, timed};
@@ -53,7 +52,7 @@ struct TuneSample {
 
 /// Everything that does not change while tuning.
 struct TuneData {
-    llm: Llm,
+    llm: Box<dyn Engine>,
     train: Vec<TuneSample>,
     valid: Vec<TuneSample>,
     /// The valid samples as indices of the dataset.
@@ -162,7 +161,7 @@ impl Objective for TuneObjective<'_> {
         finished: &mut Ready<'_>,
     ) -> Result<Losses> {
         let adapter = self.adapter(parameters.dense)?;
-        let model = self.data.llm.adapted(&adapter)?;
+        let model = self.data.llm.adapted(Some(&adapter))?;
         let samples = samples.iter().map(|&index| {
             let TuneSample { example, representation, label, .. } =
                 &self.data.train[index as usize];
@@ -192,7 +191,7 @@ impl Objective for TuneObjective<'_> {
 
     fn validate(&self, held: Held<'_>, comm: &mut dyn Communicator) -> Result<Validation> {
         let adapter = self.adapter(held.values)?;
-        let model = self.data.llm.adapted(&adapter)?;
+        let model = self.data.llm.adapted(Some(&adapter))?;
         let valid = &self.data.valid;
         let samples: Vec<(u32, bool)> =
             valid.iter().map(|sample| (sample.user, sample.label)).collect();
@@ -204,7 +203,7 @@ impl Objective for TuneObjective<'_> {
                 Prompt { tokens, representation: &sample.representation }
             });
             let prompts: Vec<Prompt<'_>> = prompts.collect();
-            let logits = deciding_logits(&model, &prompts, self.data.deciding)?;
+            let logits = deciding_logits(&*model, &prompts, self.data.deciding)?;
             Ok(logits.into_iter().map(|[no, yes]| yes - no).collect())
         })
     }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use reclora_trainer::adapter::{Adapter, AdapterLayout};
 use reclora_trainer::backbone::Backbone;
 use reclora_trainer::config::AdapterConfig;
+use reclora_trainer::engine::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use reclora_trainer::losses::TokenCrossEntropy;
-use reclora_trainer::model::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use safetensors::SafeTensors;
 
 const TOLERANCE: f32 = 1e-4;

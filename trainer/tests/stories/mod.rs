@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout};
 use reclora_trainer::backbone::Backbone;
 use reclora_trainer::config::{AdapterConfig, MixForm};
-use reclora_trainer::model::{AdaptedModel, Prompt, Workspace};
+use reclora_trainer::engine::{AdaptedModel, Prompt, Workspace};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 

@@ -1,4 +1,4 @@
-//! The adapted model on a GPU, composed of stock candle operations: what [`crate::model`] computes,
+//! The adapted model on a GPU, composed of stock candle operations: what the CPU computes,
 //! for a batch of prompts at a time.
 //!
 //! Sequences are packed, `[tokens of all, hidden]`, so no padding reaches a frozen weight; only
@@ -11,26 +11,53 @@ mod backward;
 mod batch;
 mod forward;
 mod gates;
+mod gpu;
 mod head;
 pub mod ops;
 mod weights;
 
+pub(super) use gpu::Gpu;
 pub use weights::{DeviceBackbone, DeviceOptions, Precision, require_gpu};
 
 use std::ops::Range;
 
+use super::sample::{Prompt, TrainingSample, check, check_finite, check_loss};
 use crate::adapter::{Adapter, AdapterLayout, Dropout};
+use crate::backbone::WeightType;
+use crate::config::{AdapterConfig, GateInput, Head};
 use crate::error::{Result, TrainerError};
 use crate::losses::Loss;
-use crate::model::{Prompt, TrainingSample, check, check_finite, check_loss};
 use crate::parameters::{GradientSink, Losses};
 use adapter::{DeviceAdapter, Gradients, Mixtures};
 use batch::Batch;
 use forward::{Kept, Pass, Top};
 use head::RowTarget;
 
+/// Refuses what an adapter on a device can't do.
+///
+/// # Errors
+/// [`TrainerError::Config`] with the first such setting.
+pub fn supports(adapter: &AdapterConfig, weights: WeightType) -> Result<()> {
+    Precision::of(weights)?;
+    let AdapterConfig { top_k, gate, head, .. } = adapter;
+    let unsupported = [
+        ("adapter.top_k", *top_k != 0),
+        ("adapter.gate", *gate != GateInput::Sample),
+        ("adapter.head", *head != Head::Lm),
+        ("adapter.scale_of", adapter.frozen_lora().is_some()),
+    ];
+    match unsupported.iter().find(|(_, is)| *is) {
+        Some((field, _)) => Err(unsupported_setting(field)),
+        None => Ok(()),
+    }
+}
+
+fn unsupported_setting(field: &str) -> TrainerError {
+    TrainerError::config(field, "runtime.device = \"cuda\" has the default only; use \"cpu\"")
+}
+
 /// A frozen backbone on a device with a personalised LoRA (or none). The counterpart of
-/// [`AdaptedModel`](crate::model::AdaptedModel), which computes one prompt at a time on the CPU.
+/// [`AdaptedModel`](crate::engine::AdaptedModel), which computes one prompt at a time on the CPU.
 pub struct DeviceModel<'a> {
     backbone: &'a DeviceBackbone,
     adapter: Option<DeviceAdapter>,

@@ -1,9 +1,9 @@
 //! What is read of the final hidden states, and the way of its derivatives back into them.
 
-use super::TrainingSample;
 use super::workspace::Workspace;
 use crate::adapter::{Adapter, HeadLayout};
 use crate::backbone::Backbone;
+use crate::engine::TrainingSample;
 use crate::kernels::buffer::fit;
 use crate::kernels::pointwise::{axpy, dot};
 use crate::kernels::{Mat, project, project_grad};

@@ -14,8 +14,8 @@ use super::weights::DeviceBackbone;
 use crate::adapter::{Adapter, AdapterLayout, Dropout, ModuleLayout};
 use crate::backbone::Projection;
 use crate::config::MixForm;
+use crate::engine::Prompt;
 use crate::error::Result;
-use crate::model::Prompt;
 
 /// An adapter's parameters on a device.
 pub(super) struct DeviceAdapter {

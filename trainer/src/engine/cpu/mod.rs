@@ -10,12 +10,15 @@ mod head;
 mod linear;
 mod workspace;
 
-pub use crate::adapter::Dropout;
 pub use workspace::Workspace;
 
-use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 
-use crate::adapter::{Adapter, AdapterLayout, Mixture};
+use rayon::prelude::*;
+
+use super::sample::{Prompt, TrainingSample, check, check_finite, check_loss};
+use super::{Adapted, Engine, Read, Told};
+use crate::adapter::{Adapter, Dropout, Mixture};
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::error::{Result, TrainerError};
 use crate::losses::{Loss, Readout};
@@ -24,37 +27,60 @@ use crate::telemetry::measure::{Phase, processed, timed};
 use forward::Pass;
 use workspace::Keep;
 
-/// One sequence and what its gates read.
-#[derive(Clone, Copy, Debug)]
-pub struct Prompt<'a> {
-    /// Prompt tokens, plus the answer's tokens but the last.
-    pub tokens: &'a [u32],
-    /// CRM representation `[|c|]`; ignored by plain LoRA and by the bare backbone.
-    pub representation: &'a [f32],
+thread_local! {
+    /// Each thread's buffers.
+    static WORKSPACE: RefCell<Workspace> = RefCell::new(Workspace::new());
 }
 
-/// One supervised token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Target {
-    /// Index into the prompt's tokens whose next token is predicted.
-    pub position: usize,
-    /// The token that should follow.
-    pub token: u32,
+impl Engine for Backbone {
+    fn config(&self) -> &BackboneConfig {
+        &self.config
+    }
+
+    fn adapted<'a>(&'a self, adapter: Option<&'a Adapter>) -> Result<Box<dyn Adapted + 'a>> {
+        Ok(Box::new(AdaptedModel { backbone: self, adapter }))
+    }
+
+    fn start_head(&self, adapter: &mut Adapter, deciding: [u32; 2]) -> Result<()> {
+        adapter.start_head(self, deciding)
+    }
 }
 
-/// One sample of a training batch.
-#[derive(Clone, Copy, Debug)]
-pub struct TrainingSample<'a> {
-    /// The prompt and the answer.
-    pub prompt: Prompt<'a>,
-    /// The supervised tokens.
-    pub targets: &'a [Target],
-    /// Whether the answer is yes: what a trained head learns.
-    pub label: bool,
-    /// The tokens no and yes at the first target's position, whose choice has a loss that is told apart.
-    pub deciding: Option<[u32; 2]>,
-    /// Dropout of the gates.
-    pub dropout: Option<Dropout>,
+impl Adapted for AdaptedModel<'_> {
+    fn score(
+        &self,
+        prompts: &[Prompt<'_>],
+        read: Read<'_>,
+        told: &Told<'_>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let score = |ws: &mut Workspace, prompt: &Prompt<'_>| {
+            let last = prompt.tokens.len().saturating_sub(1);
+            match read {
+                Read::Logits(tokens) => self.logits_at(ws, prompt, last, tokens),
+                Read::Answer(deciding) => {
+                    Ok(self.answer_logits(ws, prompt, last, deciding)?.to_vec())
+                }
+                Read::HiddenMean => self.hidden_mean(ws, prompt),
+            }
+        };
+        let scores = prompts.par_iter().map(|prompt| {
+            let scores = WORKSPACE.with_borrow_mut(|ws| score(ws, prompt));
+            told(1);
+            scores
+        });
+        scores.collect()
+    }
+
+    fn train(
+        &self,
+        samples: &[TrainingSample<'_>],
+        loss: &dyn Loss,
+        weight: f32,
+        gradient: GradientSink<'_>,
+    ) -> Result<Losses> {
+        WORKSPACE
+            .with_borrow_mut(|ws| AdaptedModel::train(self, ws, samples, loss, weight, gradient))
+    }
 }
 
 /// A frozen backbone with a personalised LoRA (or none).
@@ -62,13 +88,6 @@ pub struct TrainingSample<'a> {
 pub struct AdaptedModel<'a> {
     backbone: &'a Backbone,
     adapter: Option<&'a Adapter>,
-}
-
-impl<'a> TrainingSample<'a> {
-    /// A sample that says nothing but its tokens: no answer, no dropout.
-    pub fn new(prompt: Prompt<'a>, targets: &'a [Target]) -> Self {
-        Self { prompt, targets, label: false, deciding: None, dropout: None }
-    }
 }
 
 impl<'a> AdaptedModel<'a> {
@@ -322,61 +341,4 @@ struct Forward<'s> {
 fn forward(pass: &Pass<'_>, ws: &mut Workspace, tokens: &[u32], rows: &[u32], keep: Keep) {
     processed(1, tokens.len());
     timed(Phase::Forward, || pass.forward(ws, tokens, rows, keep));
-}
-
-/// Everything about the inputs that later code relies on.
-pub(crate) fn check(
-    config: &BackboneConfig,
-    layout: Option<&AdapterLayout>,
-    prompt: &Prompt<'_>,
-    positions: &[usize],
-    token_ids: &[u32],
-) -> Result<()> {
-    let fail = |what: String| Err(TrainerError::Input(what));
-    if layout.is_some_and(|layout| !layout.fits(config)) {
-        return fail("the adapter was made for another backbone".into());
-    }
-    let length = prompt.tokens.len();
-    if length > config.max_position_embeddings {
-        let limit = config.max_position_embeddings;
-        return fail(format!("the prompt has {length} tokens, the backbone takes {limit}"));
-    }
-    if positions.is_empty() {
-        return fail("no position to predict at".into());
-    }
-    if let Some(p) = positions.iter().find(|p| **p >= length) {
-        return fail(format!("position {p} is not in the prompt of {length} tokens"));
-    }
-    let ids = prompt.tokens.iter().chain(token_ids);
-    if let Some(id) = ids.into_iter().find(|id| **id as usize >= config.vocab_size) {
-        let vocab = config.vocab_size;
-        return fail(format!(
-            "token {id} is not in the backbone's vocabulary of {vocab}: is the tokenizer another \
-                 model's?"
-        ));
-    }
-    Ok(())
-}
-
-pub(crate) fn check_finite(logits: Vec<f32>) -> Result<Vec<f32>> {
-    if logits.iter().all(|x| x.is_finite()) {
-        return Ok(logits);
-    }
-    Err(TrainerError::NotFinite {
-        what: "a logit".into(),
-        hint:
-            "the adapter or the backbone's weights overflow; was it tuned with too high a learning \
-               rate?"
-                .into(),
-    })
-}
-
-pub(crate) fn check_loss(loss: f32) -> Result<f32> {
-    if loss.is_finite() {
-        return Ok(loss);
-    }
-    Err(TrainerError::NotFinite {
-        what: "the loss".into(),
-        hint: "lower [tune] learning_rate or max_grad_norm".into(),
-    })
 }
