@@ -24,7 +24,7 @@ use reclora_storage::{dataset, protocol};
 use reclora_trainer::adapter::Adapter;
 use reclora_trainer::config::{AdapterConfig, CrmConfig};
 use reclora_trainer::crm::{Din, DinShape};
-use reclora_trainer::distributed::checkpoint::{self, Layout, TrainState};
+use reclora_trainer::training::checkpoint::{self, Layout, TrainState};
 use reclora_trainer::parameters::TableShare;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;

@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use reclora_comm::Solo;
 use reclora_fuzz::{choice, file, scratch};
 use reclora_storage::hash::xxh3_hex;
-use reclora_trainer::distributed::checkpoint;
+use reclora_trainer::training::checkpoint;
 use reclora_trainer::parameters::TableShare;
 
 fuzz_target!(|data: &[u8]| {

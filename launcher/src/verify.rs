@@ -8,8 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use reclora_storage::StorageError;
 use reclora_storage::atomic::RunLock;
 use reclora_storage::verify::{Finding, Report, Work};
-use reclora_trainer::distributed::checkpoint;
 use reclora_trainer::stages::Stage;
+use reclora_trainer::training::checkpoint;
 use serde::Serialize;
 
 use crate::cli::VerifyArgs;

@@ -22,12 +22,12 @@ use reclora_storage::dataset::{Dataset, Split};
 use reclora_storage::permutation::EpochOrder;
 use reclora_trainer::config::{CrmConfig, EmbeddingOptimizer};
 use reclora_trainer::crm::{CrmInput, Din, DinShape, Workspace};
-use reclora_trainer::distributed::exchange::Held;
-use reclora_trainer::distributed::train::{Objective, TrainPlan, Validation, train};
 use reclora_trainer::error::Result;
-use reclora_trainer::metrics::{Scored, auc};
+use reclora_trainer::metrics::{Scored, Validation, auc};
 use reclora_trainer::parameters::{Gradient, Losses, Parameters, Ready};
 use reclora_trainer::telemetry::progress::Silent;
+use reclora_trainer::training::exchange::Held;
+use reclora_trainer::training::{Objective, TrainPlan, train};
 use safetensors::tensor::{Dtype, TensorView};
 
 const SEED: u64 = 42;

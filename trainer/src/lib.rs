@@ -6,19 +6,18 @@
 
 pub mod adapter;
 pub mod backbone;
-pub mod baselines;
 pub mod config;
 pub mod crm;
-pub mod distributed;
 pub mod engine;
 pub mod error;
 pub mod kernels;
 pub mod losses;
 pub mod metrics;
-pub mod optimizer;
 pub mod parameters;
 pub mod prompt;
 pub mod retriever;
+pub mod scoring;
 pub mod stages;
 pub mod telemetry;
 pub mod tokenizer;
+pub mod training;

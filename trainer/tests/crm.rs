@@ -9,6 +9,7 @@ use reclora_comm::Communicator;
 use reclora_trainer::config::{CrmConfig, Representation};
 use reclora_trainer::crm::{Crm, CrmInput, Din, DinShape, Workspace};
 use reclora_trainer::parameters::{Gradient, Parameters, TableShare};
+use reclora_trainer::training::exchange::{Rows, gather_rows};
 
 const FEATURES: u32 = 30;
 
@@ -161,7 +162,10 @@ fn ranks_that_share_the_table_write_the_file_of_one() {
         let path = dir.path().join(format!("{world_size}.safetensors"));
         with_ranks(world_size, |mut comm| {
             let share = TableShare::part(din.table(), comm.rank(), world_size);
-            din.save_share(share, &din.init_share(3, share), &path, &mut comm).unwrap();
+            let parameters = din.init_share(3, share);
+            let (rows, dense) = parameters.split_at(share.held().len());
+            let write = |rows: &mut Rows<'_>| din.save_rows(dense, &path, rows);
+            gather_rows(share, rows, 2, &mut comm, write).unwrap();
         });
         assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&whole).unwrap());
     }

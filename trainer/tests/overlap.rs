@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use ranks::with_ranks;
 use reclora_comm::Communicator;
-use reclora_trainer::distributed::exchange::Held;
-use reclora_trainer::distributed::train::{Objective, TrainPlan, Validation, train};
 use reclora_trainer::error::{Result, TrainerError};
+use reclora_trainer::metrics::Validation;
 use reclora_trainer::parameters::{Gradient, Losses, Parameters, Ready, Table};
 use reclora_trainer::telemetry::progress::Silent;
+use reclora_trainer::training::exchange::Held;
+use reclora_trainer::training::{Objective, TrainPlan, train};
 
 /// A communicator that says which sums are done.
 struct Telling<C> {

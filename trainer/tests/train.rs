@@ -9,12 +9,12 @@ use std::sync::atomic::AtomicU64;
 
 use ranks::with_ranks;
 use reclora_comm::{Communicator, Solo};
-use reclora_trainer::distributed::checkpoint::is_whole;
-use reclora_trainer::distributed::exchange::Held;
-use reclora_trainer::distributed::train::{Objective, TrainPlan, Trained, train};
 use reclora_trainer::error::TrainerError;
 use reclora_trainer::parameters::Table;
 use reclora_trainer::telemetry::progress::{Event, Progress, Silent};
+use reclora_trainer::training::checkpoint::is_whole;
+use reclora_trainer::training::exchange::Held;
+use reclora_trainer::training::{Objective, TrainPlan, Trained, train};
 use toy::{TABLE, Toy, WIDTH, beside, bits, initial, plan, solo};
 
 /// The same of ranks that hold some rows each.

@@ -9,9 +9,9 @@ use std::sync::atomic::AtomicU64;
 
 use ranks::with_ranks;
 use reclora_comm::Communicator;
-use reclora_trainer::distributed::train::{TrainPlan, train};
 use reclora_trainer::error::TrainerError;
 use reclora_trainer::telemetry::progress::{Event, Progress, Silent};
+use reclora_trainer::training::{TrainPlan, train};
 use toy::{Toy, bits, initial, plan, solo};
 
 #[test]

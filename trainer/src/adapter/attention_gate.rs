@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::gate::{route, route_grad};
 use super::layout::AttentionGateLayout;
-use super::{Adapter, ModuleLayout};
+use super::{AdapterView, ModuleLayout};
 use crate::kernels::pointwise::{axpy, dot};
 
 /// What the forward computed and the backward reads.
@@ -46,7 +46,7 @@ impl AttentionGate {
     /// Mixture weights of a module's experts for representation `c`.
     pub fn forward(
         &mut self,
-        adapter: &Adapter,
+        adapter: AdapterView<'_>,
         module: &ModuleLayout,
         c: &[f32],
         alpha: &mut Vec<f32>,
@@ -84,7 +84,7 @@ impl AttentionGate {
     /// Adds the gradients of gate and experts for d loss / d alpha.
     pub fn backward(
         &self,
-        adapter: &Adapter,
+        adapter: AdapterView<'_>,
         module: &ModuleLayout,
         alpha: &[f32],
         d_alpha: &[f32],

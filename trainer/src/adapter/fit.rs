@@ -17,6 +17,16 @@ impl AdapterLayout {
         Ok(())
     }
 
+    /// Refuses parameters that are not of this layout.
+    pub(crate) fn check_parameters(&self, parameters: &[f32]) -> Result<()> {
+        let (count, expected) = (parameters.len(), self.num_parameters());
+        if count != expected {
+            let what = format!("{count} parameters are not those of an adapter of {expected}");
+            return Err(TrainerError::Input(format!("{what}; run tune again with --force")));
+        }
+        Ok(())
+    }
+
     /// Refuses a gradient that is not one of this layout's parameters.
     pub(crate) fn check_gradient(&self, gradient: &[f32]) -> Result<()> {
         if gradient.len() != self.num_parameters() {

@@ -1,6 +1,6 @@
 //! One sample's mixed adapter: computed once per sample and module, and its backward.
 
-use super::{Adapter, Dropout, ModuleLayout, scale};
+use super::{AdapterView, Dropout, ModuleLayout, scale};
 use crate::adapter::attention_gate::AttentionGate;
 use crate::adapter::gate::GateState;
 use crate::adapter::token_gate::TokenGate;
@@ -40,7 +40,7 @@ impl Mixture {
     /// Mixes every module's experts for representation `c`.
     pub fn forward(
         &mut self,
-        adapter: &Adapter,
+        adapter: AdapterView<'_>,
         c: &[f32],
         dropout: Option<Dropout>,
     ) -> Result<()> {
@@ -92,7 +92,12 @@ impl Mixture {
 
     /// Adds the gradients of a block's trained parameters, from the `d_a` and `d_b` of its modules. The
     /// blocks above it are done.
-    pub fn backward(&mut self, adapter: &Adapter, layer: usize, target: &mut GradientSink<'_>) {
+    pub fn backward(
+        &mut self,
+        adapter: AdapterView<'_>,
+        layer: usize,
+        target: &mut GradientSink<'_>,
+    ) {
         let layout = adapter.layout();
         let gradient = &mut *target.values;
         let modules = layout.modules().iter().zip(&self.modules).enumerate();
@@ -121,7 +126,7 @@ impl Mixture {
 }
 
 impl MixedState {
-    fn mix(&mut self, adapter: &Adapter, module: &ModuleLayout) {
+    fn mix(&mut self, adapter: AdapterView<'_>, module: &ModuleLayout) {
         let rank = adapter.config().rank;
         let a = &adapter.parameters()[module.a.clone()];
         let b = &adapter.parameters()[module.b.clone()];
@@ -155,7 +160,7 @@ impl MixedState {
     /// Backward of [`Self::mix`]: gradients of the experts, and of the mixture weights.
     fn unmix(
         &self,
-        adapter: &Adapter,
+        adapter: AdapterView<'_>,
         module: &ModuleLayout,
         d_alpha: &mut Vec<f32>,
         gradient: &mut [f32],

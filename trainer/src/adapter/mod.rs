@@ -13,6 +13,7 @@ mod mixture;
 mod peft;
 mod scale;
 mod token_gate;
+mod view;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub use layout::{
 pub(crate) use mixture::Mixture;
 pub(crate) use peft::{PEFT_CONFIG, PEFT_MODEL};
 pub(crate) use token_gate::TokenGateBuffers;
+pub use view::AdapterView;
 
 use crate::backbone::BackboneConfig;
 use crate::config::AdapterConfig;
@@ -189,7 +191,7 @@ impl Adapter {
     fn mixture_of_sample(&self, representation: &[f32]) -> Result<Mixture> {
         self.refuse_per_token()?;
         let mut mixture = Mixture::default();
-        mixture.forward(self, representation, None)?;
+        mixture.forward(self.view(), representation, None)?;
         Ok(mixture)
     }
 }

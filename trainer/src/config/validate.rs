@@ -94,10 +94,6 @@ impl Config {
         if self.runtime.device == Device::Cuda {
             return Err(no_cuda());
         }
-        #[cfg(feature = "cuda")]
-        if self.runtime.device == Device::Cuda {
-            crate::engine::device::supports(adapter, self.backbone.weights)?;
-        }
         let RuntimeConfig { backend, reduction, device, .. } = &self.runtime;
         match (backend, reduction) {
             (CommBackend::Nccl, _) if cfg!(not(feature = "cuda")) => {

@@ -2,15 +2,13 @@
 
 use std::path::Path;
 
-use reclora_comm::{Communicator, Solo};
 use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
 
 use super::{Din, DinShape};
 use crate::backbone::Numbers;
 use crate::config::{CrmConfig, Representation};
-use crate::distributed::exchange::gather;
 use crate::error::Result;
-use crate::parameters::{NamedShape, ParameterFile, Parameters, TableShare};
+use crate::parameters::{NamedShape, ParameterFile, Parameters};
 
 const FILE: ParameterFile = ParameterFile { key: "reclora-crm", what: "a CRM", stage: "pretrain" };
 
@@ -41,32 +39,28 @@ impl Din {
     /// # Errors
     /// The file can't be written.
     pub fn save(&self, parameters: &[f32], path: &Path) -> Result<()> {
-        self.save_share(TableShare::all(self.table()), parameters, path, &mut Solo)
+        let (table, dense) = parameters.split_at(self.table().len());
+        self.save_rows(dense, path, |sink| sink(table))
     }
 
-    /// The same with parameters of which each rank holds a share of the table: rank 0 writes the file, and
-    /// never has more than some MiB of the others' rows. Every rank must call it.
+    /// Writes the same file without having the table: `rows` hands over all its values, in order and in pieces of any
+    /// size, and is asked for them twice: for the hash in the header, and for the content.
     ///
     /// # Errors
-    /// The file can't be written, or of the communication.
-    pub fn save_share(
+    /// The file can't be written, or of `rows`.
+    pub fn save_rows(
         &self,
-        share: TableShare,
-        parameters: &[f32],
+        dense: &[f32],
         path: &Path,
-        comm: &mut dyn Communicator,
+        mut rows: impl FnMut(&mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()>,
     ) -> Result<()> {
-        let (rows, dense) = parameters.split_at(share.held().len());
-        if comm.rank() > 0 {
-            // Once for the hash in the header, once for the content.
-            return (0..2).try_for_each(|_| gather(share, rows, comm, &mut |_| Ok(())));
-        }
         let table = self.table().len();
         let settings = Settings { config: self.config.clone(), shape: self.shape };
         FILE.save_pieces(path, settings, &self.shapes(), |index, sink| {
-            match self.tensors()[index].range.start.checked_sub(table) {
-                None => gather(share, rows, comm, sink),
-                Some(start) => sink(&dense[start..self.tensors()[index].range.end - table]),
+            let range = &self.tensors()[index].range;
+            match range.start.checked_sub(table) {
+                None => rows(sink),
+                Some(start) => sink(&dense[start..range.end - table]),
             }
         })
     }

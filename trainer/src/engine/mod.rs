@@ -11,7 +11,7 @@ mod sample;
 pub use cpu::{AdaptedModel, Workspace};
 pub use sample::{Prompt, Target, TrainingSample};
 
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, AdapterView};
 use crate::backbone::{self, Backbone, BackboneConfig};
 use crate::config::{Config, Device};
 use crate::error::{Result, TrainerError};
@@ -30,7 +30,7 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// An adapter that the engine can't take, or no room for it.
-    fn adapted<'a>(&'a self, adapter: Option<&'a Adapter>) -> Result<Box<dyn Adapted + 'a>>;
+    fn adapted<'a>(&'a self, adapter: Option<AdapterView<'a>>) -> Result<Box<dyn Adapted + 'a>>;
 
     /// Sets the trained head of a new adapter, where it has one, to the LLM's rows of the tokens no and yes.
     ///
@@ -116,7 +116,22 @@ pub fn load_with_notes(config: &Config) -> Result<(Box<dyn Engine>, Vec<String>)
     Ok((on_device(backbone, config)?, notes))
 }
 
+/// Refuses a config whose adapter the engine of its device can't compute.
+///
+/// # Errors
+/// [`TrainerError::Config`] with the first such setting.
+pub fn supports(config: &Config) -> Result<()> {
+    match config.runtime.device {
+        Device::Cpu => Ok(()),
+        #[cfg(feature = "cuda")]
+        Device::Cuda => device::supports(&config.adapter, config.backbone.weights),
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda => Err(crate::config::no_cuda()),
+    }
+}
+
 fn on_device(backbone: Backbone, config: &Config) -> Result<Box<dyn Engine>> {
+    supports(config)?;
     match config.runtime.device {
         Device::Cpu => Ok(Box::new(backbone)),
         #[cfg(feature = "cuda")]

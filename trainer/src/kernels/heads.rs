@@ -5,7 +5,28 @@
 
 use std::f64::consts::TAU;
 
-use crate::backbone::RopeScaling;
+/// How the rotary frequencies are changed for sequences longer than those of pretraining.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// As they are.
+    None,
+    /// All divided by a factor.
+    Linear {
+        /// The divisor.
+        factor: f32,
+    },
+    /// Low ones divided by a factor, high ones kept, those between interpolated (LLaMA 3.1).
+    Llama3 {
+        /// The divisor of low frequencies.
+        factor: f32,
+        /// Frequencies with fewer turns than this in the original length are low.
+        low_freq_factor: f32,
+        /// Frequencies with more turns than this in the original length are high.
+        high_freq_factor: f32,
+        /// Length of the sequences of pretraining.
+        original_max_position_embeddings: usize,
+    },
+}
 
 /// Cosines and sines of the rotary embedding, `[positions, head_dim / 2]` each.
 #[derive(Debug, Default)]

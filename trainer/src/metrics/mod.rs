@@ -3,6 +3,7 @@
 //! Callers pass the samples sorted by key, each once; sums are then added in one order.
 
 mod auc;
+pub mod baselines;
 mod bootstrap;
 mod breakdown;
 mod calibration;
@@ -23,6 +24,17 @@ pub struct Scored {
     pub label: bool,
     /// The predicted probability of like, in [0, 1].
     pub probability: f32,
+}
+
+/// The valid samples, scored.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Validation {
+    /// Their AUC, where there are any of both classes.
+    pub auc: Option<f64>,
+    /// Their log loss.
+    pub log_loss: Option<f64>,
+    /// Their logits, where these are to be kept beside the parameters.
+    pub logits: Vec<f32>,
 }
 
 /// The figures of one model. `None` where a figure is not defined (no sample, one class only).

@@ -8,10 +8,10 @@ use reclora_storage::dataset::Dataset;
 
 use super::inputs::dataset;
 use super::{Counts, RunContext, Stage};
-use crate::distributed::chunks::{Chunks, PARTS, Values};
 use crate::engine::{self, Prompt, Read};
 use crate::error::{Result, TrainerError};
 use crate::retriever::ItemEmbeddings;
+use crate::scoring::chunks::{Chunks, PARTS, Values};
 use crate::telemetry::progress::{Event, Progress};
 use crate::tokenizer::Tokenizer;
 

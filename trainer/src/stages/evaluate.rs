@@ -11,18 +11,18 @@ use serde::{Deserialize, Serialize};
 use super::draw::Drawn;
 use super::inputs::{Lens, Neighbours};
 use super::predictions::{self, Likes};
-use super::scores::{read_valid, sigmoid};
 use super::text::{Adapters, TextInputs};
 use super::without_llm::Baselines;
 use super::{Counts, RunContext, Stage, tune, write_json};
 use crate::adapter::Adapter;
-use crate::distributed::chunks::{Chunks, PARTS, Values};
 use crate::engine::{Adapted, Prompt};
 use crate::error::{Result, TrainerError};
 use crate::metrics::{
     Bootstrap, CalibrationBin, Differences, HistoryGroup, Metrics, Scored, by_history_length,
     calibration, roc,
 };
+use crate::scoring::chunks::{Chunks, PARTS, Values};
+use crate::scoring::{read_valid, sigmoid};
 use crate::telemetry::measure::{Phase, timed};
 use crate::telemetry::progress::Progress;
 
@@ -177,8 +177,9 @@ fn score(
 ) -> Result<()> {
     let prompts = text.prompts()?;
     let deciding = prompts.answers().deciding();
-    let reclora = text.llm.adapted(Some(&adapters.reclora))?;
-    let lora = adapters.lora.as_ref().map(|lora| text.llm.adapted(Some(lora))).transpose()?;
+    let reclora = text.llm.adapted(Some(adapters.reclora.view()))?;
+    let lora =
+        adapters.lora.as_ref().map(|lora| text.llm.adapted(Some(lora.view()))).transpose()?;
     let read = |range: Range<u64>| -> Result<Vec<(Vec<u32>, Vec<f32>)>> {
         let read = |position| {
             let index = test.at(position);

@@ -143,7 +143,7 @@ impl Exporter {
         let encoded = prompts.build(pair.user, pair.item, &pair.text)?;
         let tokens = &encoded.tokens;
         let prompt = Prompt { tokens, representation: &pair.representation };
-        let model = self.text.llm.adapted(Some(adapter))?;
+        let model = self.text.llm.adapted(Some(adapter.view()))?;
         let logits = model.score(&[prompt], Read::Logits(None), &|_| ())?.concat();
         let deciding = prompts.answers().deciding();
         let [no, yes] = deciding;

@@ -12,8 +12,8 @@ use super::inputs::{CrmBatch, Neighbours, crm_batch, dataset, lens_chunks};
 use super::pretrain::BLOCK;
 use super::{Counts, RunContext};
 use crate::crm::{Crm, Workspace};
-use crate::distributed::chunks::Values;
 use crate::error::{Result, TrainerError};
+use crate::scoring::chunks::Values;
 use crate::telemetry::progress::Progress;
 
 pub fn run(

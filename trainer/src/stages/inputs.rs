@@ -10,8 +10,8 @@ use super::{RunContext, Stage};
 use crate::adapter::Adapter;
 use crate::backbone::is_gguf;
 use crate::crm::CrmInput;
-use crate::distributed::chunks::{ChunkStore, Chunks};
 use crate::error::{Result, TrainerError};
+use crate::scoring::chunks::{ChunkStore, Chunks};
 use crate::telemetry::measure::{Phase, timed};
 
 /// Samples per file of `lens/`.

@@ -16,7 +16,6 @@ pub mod preflight;
 mod prepare;
 mod pretrain;
 mod retrieve;
-mod scores;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -44,8 +43,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::config::{Config, Order};
-pub use crate::distributed::chunks::Part;
 use crate::error::{Result, TrainerError};
+pub use crate::scoring::chunks::Part;
 use crate::telemetry::progress::Progress;
 use inputs::check_scale_of;
 use settings::settings_of;

@@ -3,12 +3,12 @@
 use serde::Serialize;
 
 use super::pair::Pair;
-use super::scores::sigmoid;
 use super::text::{Adapters, TextInputs, deciding_logits};
 use super::{RunContext, require};
 use crate::adapter::Adapter;
 use crate::engine::Prompt;
 use crate::error::Result;
+use crate::scoring::sigmoid;
 
 /// P(like) of one user and item.
 #[derive(Clone, Debug, Serialize)]
@@ -48,7 +48,7 @@ pub fn predict(ctx: &RunContext, user: &str, item: &str) -> Result<Prediction> {
     let encoded = prompts.build(pair.user, pair.item, &pair.text)?;
     let prompt = Prompt { tokens: &encoded.tokens, representation: &pair.representation };
     let probability = |adapter: &Adapter| -> Result<f32> {
-        let model = text.llm.adapted(Some(adapter))?;
+        let model = text.llm.adapted(Some(adapter.view()))?;
         let logits = deciding_logits(&*model, &[prompt], prompts.answers().deciding())?;
         Ok(logits.first().map_or(f32::NAN, |[no, yes]| sigmoid(yes - no)))
     };

@@ -9,16 +9,17 @@ use reclora_storage::dataset::{Dataset, Sample, Split};
 
 use super::folds::{self, Folds};
 use super::inputs::{Neighbours, crm_batch, dataset};
-use super::scores::valid_metrics;
 use super::{Counts, RunContext, Stage, write_json};
 use crate::config::{EmbeddingOptimizer, EmbeddingSharding};
 use crate::crm::{Din, DinShape, Workspace};
-use crate::distributed::exchange::{Fetched, Held};
-use crate::distributed::train::{Objective, TrainPlan, Validation, train};
 use crate::error::Result;
+use crate::metrics::Validation;
 use crate::parameters::{Gradient, Losses, Parameters, Ready};
+use crate::scoring::valid_metrics;
 use crate::telemetry::History;
 use crate::telemetry::progress::Progress;
+use crate::training::exchange::{Fetched, Held, gather_rows};
+use crate::training::{Objective, TrainPlan, train};
 
 /// File of the CRM.
 pub const FILE: &str = "crm.safetensors";
@@ -226,7 +227,8 @@ fn train_one(
     };
     let initial = |share| din.init_share(ctx.config.seed, share);
     let trained = train(&plan, objective, initial, comm, progress)?;
-    din.save_share(trained.share, &trained.parameters, &dir.join(file), comm)?;
+    let (rows, dense) = trained.parameters.split_at(trained.share.held().len());
+    gather_rows(trained.share, rows, 2, comm, |rows| din.save_rows(dense, &dir.join(file), rows))?;
     Ok(trained.history)
 }
 

@@ -9,9 +9,9 @@ use reclora_storage::dataset::{Dataset, Sample};
 use super::inputs::{dataset, neighbour_chunks};
 use super::{Counts, RunContext, Stage, embed};
 use crate::config::RetrieveConfig;
-use crate::distributed::chunks::Values;
 use crate::error::Result;
 use crate::retriever::{ItemEmbeddings, Shown, TARGETS, Target, Workspace, top_k};
+use crate::scoring::chunks::Values;
 use crate::telemetry::progress::Progress;
 
 /// What is shown to the LLM, and to the CRM.

@@ -11,20 +11,21 @@ use reclora_storage::dataset::Split;
 use super::draw::Drawn;
 use super::few_shot::few_shot;
 use super::inputs::{Lens, Neighbours};
-use super::scores::{valid_metrics, write_valid};
 use super::text::{TextInputs, deciding_logits};
 use super::{Counts, RunContext, Stage, write_json};
 use crate::adapter::{Adapter, Dropout};
 use crate::config::{AdapterConfig, GateInput};
-use crate::distributed::exchange::Held;
-use crate::distributed::train::{Objective, TrainPlan, Validation, train};
-use crate::engine::{Engine, Prompt, TrainingSample};
+use crate::engine::{Adapted, Engine, Prompt, TrainingSample};
 use crate::error::{Result, TrainerError};
 use crate::losses;
+use crate::metrics::Validation;
 use crate::parameters::{Gradient, GradientSink, Losses, Parameters, Ready, Table};
 use crate::prompt::Example;
+use crate::scoring::{valid_metrics, write_valid};
 use crate::telemetry::measure::{Phase, timed};
 use crate::telemetry::progress::{Event, Progress};
+use crate::training::exchange::Held;
+use crate::training::{Objective, TrainPlan, train};
 
 /// File of an adapter.
 pub const FILE: &str = "adapter_model.safetensors";
@@ -143,10 +144,9 @@ struct TuneObjective<'a> {
 }
 
 impl TuneObjective<'_> {
-    fn adapter(&self, parameters: &[f32]) -> Result<Adapter> {
-        self.initial.with_parameters(parameters.to_vec()).ok_or_else(|| {
-            TrainerError::Input("a checkpoint of another adapter; use --force".into())
-        })
+    /// The LLM with the adapter that has these parameters.
+    fn model<'a>(&'a self, parameters: &'a [f32]) -> Result<Box<dyn Adapted + 'a>> {
+        self.data.llm.adapted(Some(self.initial.view_of(parameters)?))
     }
 }
 
@@ -160,8 +160,7 @@ impl Objective for TuneObjective<'_> {
         gradient: &mut Gradient,
         finished: &mut Ready<'_>,
     ) -> Result<Losses> {
-        let adapter = self.adapter(parameters.dense)?;
-        let model = self.data.llm.adapted(Some(&adapter))?;
+        let model = self.model(parameters.dense)?;
         let samples = samples.iter().map(|&index| {
             let TuneSample { example, representation, label, .. } =
                 &self.data.train[index as usize];
@@ -190,8 +189,7 @@ impl Objective for TuneObjective<'_> {
     }
 
     fn validate(&self, held: Held<'_>, comm: &mut dyn Communicator) -> Result<Validation> {
-        let adapter = self.adapter(held.values)?;
-        let model = self.data.llm.adapted(Some(&adapter))?;
+        let model = self.model(held.values)?;
         let valid = &self.data.valid;
         let samples: Vec<(u32, bool)> =
             valid.iter().map(|sample| (sample.user, sample.label)).collect();
@@ -267,7 +265,10 @@ fn tune(
     let trained = train(&plan, &objective, |_| start, comm, progress)?;
     if comm.rank() == 0 {
         reclora_storage::atomic::create_dir_all(dir)?;
-        objective.adapter(&trained.parameters)?.save(&dir.join(FILE))?;
+        let tuned = objective.initial.with_parameters(trained.parameters);
+        let tuned =
+            tuned.ok_or_else(|| TrainerError::Input("a checkpoint of another adapter".into()))?;
+        tuned.save(&dir.join(FILE))?;
         write_json(&dir.join("history.json"), &trained.history)?;
         write_valid(dir, &data.valid_keys, &trained.valid_logits)?;
     }

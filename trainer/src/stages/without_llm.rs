@@ -10,11 +10,11 @@ use serde::Serialize;
 
 use super::evaluate::{bootstrap, scored};
 use super::inputs::{self, Lens};
-use super::scores::sigmoid;
 use super::{RunContext, Stage, check_origin};
-use crate::baselines::{Interactions, ItemMean, LogisticRegression};
 use crate::error::Result;
+use crate::metrics::baselines::{Interactions, ItemMean, LogisticRegression};
 use crate::metrics::{Metrics, Scored};
+use crate::scoring::sigmoid;
 
 /// P(like) of some samples, by each of some models.
 pub type Likes = Vec<(&'static str, Vec<f32>)>;

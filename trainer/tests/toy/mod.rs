@@ -7,11 +7,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use reclora_comm::{Communicator, Solo};
-use reclora_trainer::distributed::exchange::{Fetched, Held};
-use reclora_trainer::distributed::train::{Objective, TrainPlan, Trained, Validation, train};
 use reclora_trainer::error::{Result, TrainerError};
+use reclora_trainer::metrics::Validation;
 use reclora_trainer::parameters::{Gradient, Losses, Parameters, Ready, Table, TableShare};
 use reclora_trainer::telemetry::progress::Silent;
+use reclora_trainer::training::exchange::{Fetched, Held};
+use reclora_trainer::training::{Objective, TrainPlan, Trained, train};
 
 /// Logistic regression on made-up features; fails after a number of micro-batches, if asked to. With a
 /// table, its first weights are rows of which a sample touches some.

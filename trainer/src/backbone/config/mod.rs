@@ -14,9 +14,9 @@ use serde_json::Value;
 
 use crate::backbone::Projection;
 use crate::error::{Result, TrainerError};
+pub use crate::kernels::heads::RopeScaling;
 use family::Family;
 use fields::Fields;
-pub use rope::RopeScaling;
 
 /// Sizes and settings of a decoder of the LLaMA kind: LLaMA, Mistral, Qwen2 or Qwen3.
 #[derive(Clone, Debug, PartialEq)]

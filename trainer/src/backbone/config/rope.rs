@@ -5,29 +5,7 @@ use serde_json::Value;
 
 use super::fields::Fields;
 use crate::error::Result;
-
-/// How the rotary frequencies are changed for sequences longer than those of pretraining.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum RopeScaling {
-    /// As they are.
-    None,
-    /// All divided by a factor.
-    Linear {
-        /// The divisor.
-        factor: f32,
-    },
-    /// Low ones divided by a factor, high ones kept, those between interpolated (LLaMA 3.1).
-    Llama3 {
-        /// The divisor of low frequencies.
-        factor: f32,
-        /// Frequencies with fewer turns than this in the original length are low.
-        low_freq_factor: f32,
-        /// Frequencies with more turns than this in the original length are high.
-        high_freq_factor: f32,
-        /// Length of the sequences of pretraining.
-        original_max_position_embeddings: usize,
-    },
-}
+use crate::kernels::heads::RopeScaling;
 
 const DEFAULT_THETA: f32 = 10_000.0;
 

@@ -2,7 +2,7 @@
 
 use super::linear::{Linear, Sites};
 use super::workspace::{BlockState, Keep, NormedHeads, SEGMENT, Scratch, Workspace};
-use crate::adapter::{Adapter, Mixture};
+use crate::adapter::{AdapterView, Mixture};
 use crate::backbone::{Backbone, LowestProjections, Projection, Weight, WeightType};
 use crate::kernels::FrozenBuffers;
 use crate::kernels::attention::{AttentionInputs, AttentionShape, attention};
@@ -38,7 +38,7 @@ impl Context<'_> {
 }
 
 impl<'a> Pass<'a> {
-    pub fn new(backbone: &'a Backbone, adapter: Option<&Adapter>) -> Self {
+    pub fn new(backbone: &'a Backbone, adapter: Option<AdapterView<'_>>) -> Self {
         let sites = |layer| adapter.map_or(Sites::default(), |a| Sites::of(a.layout(), layer));
         Self { backbone, sites: (0..backbone.config.num_layers).map(sites).collect() }
     }

@@ -1,7 +1,7 @@
 //! What is read of the final hidden states, and the way of its derivatives back into them.
 
 use super::workspace::Workspace;
-use crate::adapter::{Adapter, HeadLayout};
+use crate::adapter::{AdapterView, HeadLayout};
 use crate::backbone::Backbone;
 use crate::engine::TrainingSample;
 use crate::kernels::buffer::fit;
@@ -42,7 +42,7 @@ pub(super) fn read_answer(head: &HeadLayout, parameters: &[f32], ws: &Workspace)
 /// in `ws.top.d_norm`.
 pub(super) fn answer_grad(
     head: &HeadLayout,
-    adapter: &Adapter,
+    adapter: AdapterView<'_>,
     ws: &mut Workspace,
     d_margin: f64,
     weight: f32,

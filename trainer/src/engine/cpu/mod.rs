@@ -18,7 +18,7 @@ use rayon::prelude::*;
 
 use super::sample::{Prompt, TrainingSample, check, check_finite, check_loss};
 use super::{Adapted, Engine, Read, Told};
-use crate::adapter::{Adapter, Dropout, Mixture};
+use crate::adapter::{Adapter, AdapterView, Dropout, Mixture};
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::error::{Result, TrainerError};
 use crate::losses::{Loss, Readout};
@@ -37,7 +37,7 @@ impl Engine for Backbone {
         &self.config
     }
 
-    fn adapted<'a>(&'a self, adapter: Option<&'a Adapter>) -> Result<Box<dyn Adapted + 'a>> {
+    fn adapted<'a>(&'a self, adapter: Option<AdapterView<'a>>) -> Result<Box<dyn Adapted + 'a>> {
         Ok(Box::new(AdaptedModel { backbone: self, adapter }))
     }
 
@@ -87,13 +87,13 @@ impl Adapted for AdaptedModel<'_> {
 #[derive(Clone, Copy, Debug)]
 pub struct AdaptedModel<'a> {
     backbone: &'a Backbone,
-    adapter: Option<&'a Adapter>,
+    adapter: Option<AdapterView<'a>>,
 }
 
 impl<'a> AdaptedModel<'a> {
     /// The backbone with an adapter. An adapter made for another backbone is an error of every call.
-    pub fn new(backbone: &'a Backbone, adapter: &'a Adapter) -> Self {
-        Self { backbone, adapter: Some(adapter) }
+    pub fn new(backbone: &'a Backbone, adapter: impl Into<AdapterView<'a>>) -> Self {
+        Self { backbone, adapter: Some(adapter.into()) }
     }
 
     /// The backbone alone.
@@ -226,7 +226,7 @@ impl<'a> AdaptedModel<'a> {
     fn read<'s>(
         &self,
         ws: &mut Workspace,
-        adapter: &Adapter,
+        adapter: AdapterView<'_>,
         sample: &TrainingSample<'s>,
         keeps: bool,
     ) -> Result<(Readout, Forward<'s>)> {
@@ -261,7 +261,7 @@ impl<'a> AdaptedModel<'a> {
     fn backward(
         &self,
         ws: &mut Workspace,
-        adapter: &Adapter,
+        adapter: AdapterView<'_>,
         sample: &TrainingSample<'_>,
         forward: &Forward<'_>,
         derivative: &Readout,
@@ -284,7 +284,7 @@ impl<'a> AdaptedModel<'a> {
     }
 
     /// The adapter that `gradient` is of.
-    fn trained(&self, gradient: &[f32]) -> Result<&'a Adapter> {
+    fn trained(&self, gradient: &[f32]) -> Result<AdapterView<'a>> {
         let Some(adapter) = self.adapter else {
             return Err(TrainerError::Input("the bare backbone has no gradient".into()));
         };
@@ -318,7 +318,7 @@ impl<'a> AdaptedModel<'a> {
     }
 
     fn check(&self, prompt: &Prompt<'_>, positions: &[usize], token_ids: &[u32]) -> Result<()> {
-        let layout = self.adapter.map(Adapter::layout);
+        let layout = self.adapter.map(AdapterView::layout);
         check(&self.backbone.config, layout, prompt, positions, token_ids)
     }
 

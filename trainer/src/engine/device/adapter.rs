@@ -11,7 +11,7 @@ use candle_core::{DType, Tensor};
 use super::batch::Rows;
 use super::gates::{GateState, Gates};
 use super::weights::DeviceBackbone;
-use crate::adapter::{Adapter, AdapterLayout, Dropout, ModuleLayout};
+use crate::adapter::{AdapterLayout, AdapterView, Dropout, ModuleLayout};
 use crate::backbone::Projection;
 use crate::config::MixForm;
 use crate::engine::Prompt;
@@ -67,7 +67,7 @@ enum Mixed {
 }
 
 impl DeviceAdapter {
-    pub fn new(backbone: &DeviceBackbone, adapter: &Adapter) -> Result<Self> {
+    pub fn new(backbone: &DeviceBackbone, adapter: AdapterView<'_>) -> Result<Self> {
         let layout = adapter.layout().clone();
         let parameters = adapter.parameters();
         let parameters = Tensor::from_slice(parameters, parameters.len(), &backbone.device)?;

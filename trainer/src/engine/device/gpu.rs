@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{DeviceBackbone, DeviceModel, DeviceOptions, Precision};
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, AdapterView};
 use crate::backbone::{Backbone, BackboneConfig, WeightType};
 use crate::engine::{Adapted, Engine, Prompt, Read, Told, TrainingSample};
 use crate::error::Result;
@@ -42,7 +42,7 @@ impl Engine for Gpu {
         self.backbone.config()
     }
 
-    fn adapted<'a>(&'a self, adapter: Option<&'a Adapter>) -> Result<Box<dyn Adapted + 'a>> {
+    fn adapted<'a>(&'a self, adapter: Option<AdapterView<'a>>) -> Result<Box<dyn Adapted + 'a>> {
         let model = match adapter {
             Some(adapter) => DeviceModel::new(&self.backbone, adapter)?,
             None => DeviceModel::bare(&self.backbone),

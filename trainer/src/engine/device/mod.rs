@@ -22,7 +22,7 @@ pub use weights::{DeviceBackbone, DeviceOptions, Precision, require_gpu};
 use std::ops::Range;
 
 use super::sample::{Prompt, TrainingSample, check, check_finite, check_loss};
-use crate::adapter::{Adapter, AdapterLayout, Dropout};
+use crate::adapter::{AdapterLayout, AdapterView, Dropout};
 use crate::backbone::WeightType;
 use crate::config::{AdapterConfig, GateInput, Head};
 use crate::error::{Result, TrainerError};
@@ -68,7 +68,7 @@ impl<'a> DeviceModel<'a> {
     ///
     /// # Errors
     /// [`TrainerError::Input`] for an adapter made for another backbone; [`TrainerError::Device`].
-    pub fn new(backbone: &'a DeviceBackbone, adapter: &Adapter) -> Result<Self> {
+    pub fn new(backbone: &'a DeviceBackbone, adapter: AdapterView<'_>) -> Result<Self> {
         if !adapter.layout().fits(backbone.config()) {
             return Err(TrainerError::Input("the adapter was made for another backbone".into()));
         }

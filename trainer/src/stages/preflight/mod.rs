@@ -16,6 +16,7 @@ use reclora_storage::raw::{self, TextColumns};
 use super::{RunContext, Stage, check_scale_of, embed, forecast, inputs, stage_dir};
 use crate::adapter::{Adapter, AdapterLayout};
 use crate::backbone::{self, BackboneConfig, BackboneSummary};
+use crate::engine;
 use crate::error::{Result, TrainerError};
 
 pub use data::check_dataset;
@@ -167,6 +168,7 @@ fn adapter(ctx: &RunContext, backbone: Option<&BackboneConfig>) -> Option<Findin
         return Some(Finding::absent("adapter", "adapter.scale_of", path, expected));
     }
     let check = || -> Result<String> {
+        engine::supports(&ctx.config)?;
         check_scale_of(ctx)?;
         let Some(backbone) = backbone else { return Ok(String::new()) };
         let din = forecast::din(&ctx.config.crm, None)?;

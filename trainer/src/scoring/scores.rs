@@ -8,9 +8,8 @@ use std::path::Path;
 use reclora_comm::Communicator;
 use reclora_storage::shard::{Column, Shard, write_shard};
 
-use crate::distributed::train::Validation;
 use crate::error::{Result, TrainerError};
-use crate::metrics::{Scored, auc, log_loss};
+use crate::metrics::{Scored, Validation, auc, log_loss};
 
 /// File of the scores of the valid samples, beside an adapter.
 const VALID: &str = "valid.shard";

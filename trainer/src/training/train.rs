@@ -13,70 +13,19 @@ use std::time::{Duration, Instant};
 use reclora_comm::Communicator;
 use reclora_storage::permutation::EpochOrder;
 
-use super::buckets::cut;
 use super::checkpoint::{Layout, TrainState, load, save, write};
 use super::exchange::{Fetched, Held, Squares, reduce, squares};
-use super::leaves::Leaves;
-use super::overlap::{Communication, NOT_FINITE, gradient};
-pub use super::plan::TrainPlan;
+use super::objective::{Objective, tensor_at};
+use super::optimizer::{AdamW, clip_gradient_norm, linear_decay};
+use super::plan::TrainPlan;
 use super::replica::{self, Replica};
+use super::step::{Communication, Leaves, NOT_FINITE, cut, gradient};
 use crate::error::{Result, TrainerError};
-use crate::optimizer::{AdamW, clip_gradient_norm, linear_decay};
-use crate::parameters::{Gradient, GradientSum, Losses, Parameters, Ready, TableShare};
+use crate::metrics::Validation;
+use crate::parameters::{GradientSum, Losses, TableShare};
 use crate::telemetry::measure::{self, Phase};
 use crate::telemetry::progress::{Event, Progress};
 use crate::telemetry::{EpochRecord, History, StepRecord};
-
-/// What is trained.
-pub trait Objective: Sync {
-    /// Adds `weight` times the gradient of each sample's loss to `gradient` and returns the sums of
-    /// the losses. A pure function of its arguments; `samples` are positions in the training set.
-    /// Whoever tells `finished` what is final early lets it travel while the rest is computed.
-    /// Where `parameters` are some rows of the table only, rows of `gradient` are numbered as they lie
-    /// there.
-    fn micro_batch(
-        &self,
-        parameters: Parameters<'_>,
-        samples: &[u64],
-        epoch: u64,
-        weight: f32,
-        gradient: &mut Gradient,
-        finished: &mut Ready<'_>,
-    ) -> Result<Losses>;
-
-    /// Whether micro-batches tell the loss of the choice between yes and no apart.
-    fn tells_deciding_loss(&self) -> bool {
-        false
-    }
-
-    /// The rows of the table that samples read, in any order; none without a table.
-    fn rows(&self, _samples: &[u64]) -> Result<Vec<u32>> {
-        Ok(Vec::new())
-    }
-
-    /// Names of the tensors in the flat parameter vector, as users know them, and their places.
-    fn tensors(&self) -> Vec<(String, Range<usize>)>;
-
-    /// How the valid samples are scored, the same on every rank.
-    fn validate(&self, held: Held<'_>, comm: &mut dyn Communicator) -> Result<Validation>;
-}
-
-/// The valid samples, scored.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Validation {
-    /// Their AUC, where there are any of both classes.
-    pub auc: Option<f64>,
-    /// Their log loss.
-    pub log_loss: Option<f64>,
-    /// Their logits, where these are to be kept beside the parameters.
-    pub logits: Vec<f32>,
-}
-
-/// Name of the tensor at a place of the flat parameter vector.
-pub fn tensor_at(objective: &dyn Objective, place: usize) -> String {
-    let tensor = objective.tensors().into_iter().find(|(_, range)| range.contains(&place));
-    tensor.map_or_else(|| format!("parameter {place}"), |(name, _)| name)
-}
 
 /// What training ends with.
 #[derive(Clone, Debug)]

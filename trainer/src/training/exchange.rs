@@ -120,9 +120,29 @@ pub fn reduce(share: TableShare, sum: &mut GradientSum, comm: &mut dyn Communica
     Ok(())
 }
 
-/// Hands all rows of the table to `sink` on rank 0, in order; `held` are this rank's. Every rank must call
-/// it; nothing comes to the others.
-pub fn gather(
+/// Hands all rows of the table to `write` on rank 0, which may ask for them `times` times; `held` are this rank's.
+/// Rank 0 never has more than some MiB of the others' rows. Every rank must call it.
+///
+/// # Errors
+/// Of `write` and of the communication.
+pub fn gather_rows(
+    share: TableShare,
+    held: &[f32],
+    times: usize,
+    comm: &mut dyn Communicator,
+    write: impl FnOnce(&mut Rows<'_>) -> Result<()>,
+) -> Result<()> {
+    if comm.rank() > 0 {
+        return (0..times).try_for_each(|_| gather(share, held, comm, &mut |_| Ok(())));
+    }
+    write(&mut |sink| gather(share, held, comm, sink))
+}
+
+/// Hands the rows of a table, in order, to who takes them.
+pub type Rows<'a> = dyn FnMut(&mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()> + 'a;
+
+/// Hands all rows of the table to `sink` on rank 0, in order; nothing comes to the others.
+fn gather(
     share: TableShare,
     held: &[f32],
     comm: &mut dyn Communicator,

@@ -1,0 +1,360 @@
+//! The gradient of one step: from micro-batches to the sum over all ranks.
+//!
+//! ```text
+//! global batch ─ cut into M micro-batches, the leaves of one binary tree
+//!    │            a rank has a block of them: a subtree                        Leaves
+//!    ▼
+//! objective ──── forward, loss, backward, last layer first                    Leaves::leaf
+//!    │            "from this place on nothing more is added"                   Ready
+//!    ▼
+//! buckets ────── of each, the leaves are added in the order of the tree       Buckets::add
+//!    │            as soon as its last leaf has handed it over
+//!    ▼
+//! ranks ──────── the rest of the tree, while lower layers still compute       gradient
+//!    │            the last bucket takes the losses along
+//!    ▼
+//! one sum, the same bits on every rank, however many there are
+//! ```
+//!
+//! Backward goes from the last layer to the first, and parameters lie in the order of layers: what is final of a
+//! micro-batch's gradient is its end, and grows downwards. So buckets are cut from the end. Each is summed over a
+//! rank's micro-batches in the order of the tree ([`reclora_comm::tree`]), whichever of them is done first.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use reclora_comm::tree::sum_into;
+use reclora_comm::{CommError, Communicator, tree};
+
+use super::objective::{Objective, tensor_at};
+use crate::error::{Result, TrainerError};
+use crate::parameters::{Gradient, GradientSum, Losses, Parameters, Table};
+
+/// The micro-batches of one global batch.
+pub struct Leaves<'a> {
+    /// What is trained.
+    pub objective: &'a dyn Objective,
+    /// Where its gradient is taken.
+    pub parameters: Parameters<'a>,
+    /// The whole table the parameters begin with.
+    pub table: Table,
+    /// The samples of the batch, by their position in the training set.
+    pub batch: &'a [u64],
+    /// Samples of a micro-batch.
+    pub piece: usize,
+    /// The epoch, from 0.
+    pub epoch: u64,
+    /// Set when nobody needs the sum any more: micro-batches that have not begun are left out.
+    pub given_up: &'a AtomicBool,
+}
+
+impl Leaves<'_> {
+    /// The sum over the micro-batches `own`, on all threads: what is dense goes to `buckets`, the rest is
+    /// returned.
+    pub fn sum(&self, own: Range<usize>, buckets: &Buckets<'_>) -> Result<GradientSum> {
+        let first = own.start;
+        let mut sum = self.part(own, &|leaf| self.leaf(leaf, leaf - first, buckets))?;
+        if let Some(rows) = self.parameters.rows {
+            sum.renumber(self.table, rows);
+        }
+        Ok(sum)
+    }
+
+    /// The samples of the micro-batches `range`.
+    pub fn samples(batch: &[u64], piece: usize, range: Range<usize>) -> &[u64] {
+        let end = (range.end * piece).min(batch.len());
+        &batch[(range.start * piece).min(end)..end]
+    }
+
+    fn part(
+        &self,
+        range: Range<usize>,
+        leaf: &(dyn Fn(usize) -> Result<GradientSum> + Sync),
+    ) -> Result<GradientSum> {
+        let Some(middle) = tree::split(&range) else { return leaf(range.start) };
+        let (left, right) = rayon::join(
+            || self.part(range.start..middle, leaf),
+            || self.part(middle..range.end, leaf),
+        );
+        let mut sum = left?;
+        sum.add(&right?);
+        Ok(sum)
+    }
+
+    fn leaf(&self, index: usize, own_index: usize, buckets: &Buckets<'_>) -> Result<GradientSum> {
+        // Of the rows that are here: the numbers of others would be of no use.
+        let rows = self.parameters.rows.map_or(self.table.rows, <[u32]>::len);
+        let mut gradient =
+            Gradient::zero(Table { rows, ..self.table }, self.parameters.dense.len());
+        let mut handing = buckets.of_leaf(own_index);
+        let samples = Self::samples(self.batch, self.piece, index..index + 1);
+        let mut losses = Losses::default();
+        if !samples.is_empty() && !self.given_up.load(Ordering::Relaxed) {
+            let weight = 1.0 / self.batch.len() as f32;
+            let mut finished = |dense: &[f32], from: usize| handing.finish(dense, from);
+            losses = self.objective.micro_batch(
+                self.parameters,
+                samples,
+                self.epoch,
+                weight,
+                &mut gradient,
+                &mut finished,
+            )?;
+        }
+        let mut sum = gradient.sum(losses);
+        handing.finish(&std::mem::take(sum.dense_mut()), 0);
+        Ok(sum)
+    }
+}
+
+/// Ranges of `length` values, at most `size` (at least 1) each, the last ones first. One where there is
+/// nothing.
+pub fn cut(length: usize, size: usize) -> Vec<Range<usize>> {
+    let size = size.max(1);
+    let count = length.div_ceil(size).max(1);
+    let range = |index: usize| length.saturating_sub((index + 1) * size)..length - index * size;
+    (0..count).map(range).collect()
+}
+
+/// The buckets of one step: sums of one rank's micro-batches, sent on when complete.
+pub struct Buckets<'a> {
+    ranges: &'a [Range<usize>],
+    /// Micro-batches of this rank: a power of two, so that the tree over them is a full one.
+    leaves: usize,
+    /// Of each bucket the sums that wait for their neighbour: node 1 is the root, 2n and 2n + 1 are below
+    /// node n, and the last `leaves` nodes are the micro-batches.
+    waiting: Vec<Mutex<Vec<Option<Vec<f32>>>>>,
+    complete: Sender<(usize, Vec<f32>)>,
+}
+
+impl<'a> Buckets<'a> {
+    /// Buckets of `leaves` micro-batches, and where the complete ones come out, with their numbers.
+    pub fn new(ranges: &'a [Range<usize>], leaves: usize) -> (Self, Receiver<(usize, Vec<f32>)>) {
+        debug_assert!(leaves.is_power_of_two(), "checked with the plan");
+        let (complete, received) = channel();
+        let waiting = ranges.iter().map(|_| Mutex::new(vec![None; 2 * leaves])).collect();
+        (Self { ranges, leaves, waiting, complete }, received)
+    }
+
+    /// Hands over the buckets of micro-batch `leaf` one by one.
+    pub fn of_leaf(&self, leaf: usize) -> LeafBuckets<'_> {
+        LeafBuckets { buckets: self, leaf, next: 0 }
+    }
+
+    fn add(&self, bucket: usize, leaf: usize, values: Vec<f32>) {
+        let mut waiting = self.waiting[bucket].lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut node, mut sum) = (self.leaves + leaf, values);
+        while node > 1 {
+            let Some(other) = waiting[node ^ 1].take() else {
+                waiting[node] = Some(sum);
+                return;
+            };
+            let is_left = node.is_multiple_of(2);
+            let (mut left, right) = if is_left { (sum, other) } else { (other, sum) };
+            sum_into(&mut left, &right);
+            (node, sum) = (node / 2, left);
+        }
+        // Nobody listens any more only after an error that the listener returns.
+        let _ = self.complete.send((bucket, sum));
+    }
+}
+
+/// What a micro-batch has handed over.
+pub struct LeafBuckets<'a> {
+    buckets: &'a Buckets<'a>,
+    leaf: usize,
+    next: usize,
+}
+
+impl LeafBuckets<'_> {
+    /// Hands over all buckets of `dense` that begin at `from` or behind, and have not been yet.
+    pub fn finish(&mut self, dense: &[f32], from: usize) {
+        while let Some(range) = self.buckets.ranges.get(self.next).filter(|r| r.start >= from) {
+            self.buckets.add(self.next, self.leaf, dense[range.clone()].to_vec());
+            self.next += 1;
+        }
+    }
+}
+
+/// What to do about a gradient that is not finite.
+pub const NOT_FINITE: &str = "lower the learning rate, or look for odd values in the data";
+
+/// How long steps were about other ranks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Communication {
+    /// Time in collectives, the wait for slower ranks included.
+    pub total: Duration,
+    /// The part of it during which this rank computed nothing.
+    pub exposed: Duration,
+}
+
+impl Communication {
+    /// Adds a collective during which nothing was computed.
+    pub fn add_exposed(&mut self, time: Duration) {
+        self.total += time;
+        self.exposed += time;
+    }
+}
+
+/// The sum of gradients and losses over all ranks' micro-batches, in the order of the tree, of which
+/// `own` are this rank's; `ranges` are the buckets. The rows of a table are those of this rank alone.
+/// Also whether any rank `asked`: it travels along, so that all of them know it of the same step.
+///
+/// # Errors
+/// Of the computation, or of a collective.
+pub fn gradient(
+    leaves: &Leaves<'_>,
+    own: Range<usize>,
+    ranges: &[Range<usize>],
+    asked: bool,
+    comm: &mut dyn Communicator,
+    communication: &mut Communication,
+) -> Result<(GradientSum, bool)> {
+    let (buckets, complete) = Buckets::new(ranges, own.len());
+    let mut complete = InOrder { complete, early: BTreeMap::new(), next: 0 };
+    if comm.world_size() == 1 {
+        let sum = leaves.sum(own, &buckets)?;
+        drop(buckets);
+        return Ok((with_dense(sum, complete), asked));
+    }
+    let mut spans = Vec::with_capacity(ranges.len());
+    let mut reduce = |bucket: usize, mut values: Vec<f32>| -> Result<Vec<f32>> {
+        let started = Instant::now();
+        comm.all_reduce_sum(&name(bucket), &mut values)
+            .map_err(|error| named(leaves, &ranges[bucket], error))?;
+        spans.push((started, Instant::now()));
+        Ok(values)
+    };
+    let (sum, asked, computed) = std::thread::scope(|scope| {
+        let compute = scope.spawn(move || (leaves.sum(own, &buckets), Instant::now()));
+        // The last bucket takes along the losses, which are complete only with it, and who asked.
+        let early = complete.by_ref().take(ranges.len() - 1).enumerate();
+        let reduced: Result<Vec<_>> = early.map(|(index, values)| reduce(index, values)).collect();
+        if reduced.is_err() {
+            leaves.given_up.store(true, Ordering::Relaxed);
+        }
+        let joined = compute.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let (mut sum, mut reduced) = (joined.0?, reduced?);
+        let mut any = asked;
+        if let Some(mut last) = complete.next() {
+            let Losses { training, deciding } = sum.losses;
+            last.extend([training, deciding, f32::from(u8::from(asked))]);
+            let mut last = reduce(ranges.len() - 1, last)?;
+            any = last.pop().is_some_and(|ranks| ranks > 0.0);
+            sum.losses.deciding = last.pop().unwrap_or_default();
+            sum.losses.training = last.pop().unwrap_or_default();
+            reduced.push(last);
+        }
+        Ok::<_, TrainerError>((with_dense(sum, reduced), any, joined.1))
+    })?;
+    for (started, ended) in spans {
+        communication.total += ended - started;
+        communication.exposed += ended.saturating_duration_since(started.max(computed));
+    }
+    Ok((sum, asked))
+}
+
+/// The error of a bucket's sum: that a value is not a number, with the tensor's name.
+fn named(leaves: &Leaves<'_>, bucket: &Range<usize>, error: CommError) -> TrainerError {
+    let CommError::NotANumber { index, .. } = error else { return error.into() };
+    let what = match bucket.clone().nth(index) {
+        Some(place) => {
+            let tensor = tensor_at(leaves.objective, leaves.table.len() + place);
+            format!("the gradient of {tensor}, summed over the ranks,")
+        }
+        // What is sent along with the last bucket.
+        None => "the loss".into(),
+    };
+    TrainerError::NotFinite { what, hint: NOT_FINITE.into() }
+}
+
+/// Name of a bucket's sum over ranks.
+fn name(bucket: usize) -> String {
+    format!("gradient bucket {bucket}")
+}
+
+/// A sum with its dense part, of buckets from the last values to the first.
+fn with_dense(mut sum: GradientSum, buckets: impl IntoIterator<Item = Vec<f32>>) -> GradientSum {
+    let buckets: Vec<Vec<f32>> = buckets.into_iter().collect();
+    *sum.dense_mut() = match <[Vec<f32>; 1]>::try_from(buckets) {
+        Ok([only]) => only,
+        Err(buckets) => buckets.into_iter().rev().flatten().collect(),
+    };
+    sum
+}
+
+/// Complete buckets by their numbers, until there are no more.
+struct InOrder {
+    complete: Receiver<(usize, Vec<f32>)>,
+    early: BTreeMap<usize, Vec<f32>>,
+    next: usize,
+}
+
+impl Iterator for InOrder {
+    type Item = Vec<f32>;
+
+    fn next(&mut self) -> Option<Vec<f32>> {
+        loop {
+            if let Some(values) = self.early.remove(&self.next) {
+                self.next += 1;
+                return Some(values);
+            }
+            let (bucket, values) = self.complete.recv().ok()?;
+            self.early.insert(bucket, values);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use reclora_comm::tree;
+
+    #[test]
+    fn cuts_are_made_from_the_end_and_hold_everything() {
+        assert_eq!(cut(7, 3), [4..7, 1..4, 0..1]);
+        assert_eq!(cut(6, 3), [3..6, 0..3]);
+        for (length, size) in [(2, 100), (0, 3)] {
+            let ranges = cut(length, size);
+            assert_eq!((ranges.len(), ranges[0].clone()), (1, 0..length));
+        }
+        assert_eq!(cut(2, 0), [1..2, 0..1]);
+    }
+
+    proptest! {
+        /// D-1: whichever micro-batch finishes whichever part first, the bits are the tree's.
+        #[test]
+        fn d1_any_order_of_finishing_gives_the_sum_of_the_tree(
+            leaves in (0u32..4).prop_flat_map(|depth| prop::collection::vec(
+                prop::collection::vec(-1e3f32..1e3, 11), 1 << depth)),
+            size in 1usize..13,
+            turns in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12), 0..60),
+        ) {
+            let ranges = cut(11, size);
+            let (buckets, complete) = Buckets::new(&ranges, leaves.len());
+            let mut handing: Vec<_> = (0..leaves.len()).map(|leaf| buckets.of_leaf(leaf)).collect();
+            for (leaf, from) in turns {
+                let leaf = leaf.index(leaves.len());
+                handing[leaf].finish(&leaves[leaf], from);
+            }
+            for (leaf, handing) in handing.iter_mut().enumerate() {
+                handing.finish(&leaves[leaf], 0);
+            }
+            drop(handing);
+            drop(buckets);
+            let expected = tree::sum(leaves).unwrap();
+            let mut sums: Vec<_> = complete.iter().collect();
+            sums.sort_by_key(|(bucket, _)| *bucket);
+            prop_assert_eq!(sums.len(), ranges.len());
+            for (range, (_, sum)) in ranges.into_iter().zip(sums) {
+                let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                prop_assert_eq!(bits(&sum), bits(&expected[range]));
+            }
+        }
+    }
+}
