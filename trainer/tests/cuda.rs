@@ -18,7 +18,7 @@ use reclora_trainer::error::TrainerError;
 use reclora_trainer::losses::TokenCrossEntropy;
 use reclora_trainer::parameters::{GradientSink, Losses};
 use serde_json::json;
-use tiny::{Finishing, Sizes, uniform};
+use tiny::{Finishing, Pairs, Sizes, uniform};
 
 const RELATIVE: f32 = 1e-4;
 const WIDTH: usize = 5;
@@ -194,6 +194,34 @@ fn losses_and_gradients_with_dropout_and_square_roots() {
         let sizes = Sizes { layers: 3, kv_heads: 4, ..Sizes::default() };
         let case = Case { dropout: true, ..Case::new(6, &sizes, &config) };
         case.check_training(&format!("dropout {form:?}"));
+    }
+}
+
+/// A loss of groups of two: the read-outs and their derivatives go the same ways.
+#[test]
+fn a_loss_of_pairs_is_that_of_the_cpu() {
+    for form in FORMS {
+        let case = Case { dropout: true, ..Case::new(12, &Sizes::default(), &config(form)) };
+        let samples = case.samples().into_iter();
+        let samples: Vec<_> =
+            samples.map(|s| TrainingSample { deciding: Some([2, 7]), ..s }).take(4).collect();
+        let model = AdaptedModel::new(&case.backbone, &case.adapter);
+        let mut expected = vec![0.0; case.adapter.num_parameters()];
+        let ws = &mut Workspace::new();
+        let losses = model.train(ws, &samples, &Pairs, 0.5, &mut expected).unwrap();
+        for (name, device) in devices() {
+            let backbone = DeviceBackbone::new(&case.backbone, &device, F32).unwrap();
+            let model = DeviceModel::new(&backbone, &case.adapter).unwrap();
+            let mut gradient = vec![0.0; expected.len()];
+            let got = model.train(&samples, &Pairs, 0.5, &mut gradient).unwrap();
+            let sum: f32 = got.iter().map(|losses| losses.training).sum();
+            assert_near(&[sum], &[losses.training], RELATIVE, name);
+            for tensor in case.adapter.layout().tensors() {
+                let here = tensor.range.clone();
+                let what = format!("{name}: {}", tensor.name);
+                assert_near(&gradient[here.clone()], &expected[here], RELATIVE, &what);
+            }
+        }
     }
 }
 

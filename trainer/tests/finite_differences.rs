@@ -1,4 +1,4 @@
-//! Every gradient of `loss_and_gradient`, coordinate by coordinate, against differences of the loss.
+//! Every gradient of the adapted model, coordinate by coordinate, against differences of the loss.
 //!
 //! The reference, the four-point central difference with step h, is wrong by h⁴/30 of the fifth derivative, here at
 //! most `RELATIVE` of a tensor's largest entry, and by 1.5/h times the rounding of the loss, about 6e-7 of up to 5:
@@ -18,7 +18,7 @@ use reclora_trainer::config::{AdapterConfig, GateInput, Head, MixForm};
 use reclora_trainer::engine::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use reclora_trainer::losses::{self, TokenCrossEntropy};
 use reclora_trainer::parameters::GradientSink;
-use tiny::{Finishing, Sizes, uniform};
+use tiny::{Finishing, Pairs, Sizes, uniform};
 
 const RELATIVE: f32 = 2e-3;
 const NOISE: f32 = 1e-6;
@@ -41,6 +41,8 @@ struct Case {
     /// What a trained head learns instead of the targets: position, and whether it is a like.
     answer: (usize, bool),
     dropout: Option<Dropout>,
+    /// Whether the loss is one of pairs: of this sample and another.
+    pairs: bool,
 }
 
 impl Case {
@@ -50,7 +52,7 @@ impl Case {
         let representation = uniform(WIDTH, 1.0, &mut random);
         let adapter = trained(&backbone, config, &mut random);
         let (targets, answer) = (TARGETS.to_vec(), (4, seed.is_multiple_of(2)));
-        Self { backbone, adapter, representation, targets, answer, dropout: None }
+        Self { backbone, adapter, representation, targets, answer, dropout: None, pairs: false }
     }
 
     fn loss_and_gradient(&self, adapter: &Adapter, ws: &mut Workspace) -> (f32, Vec<f32>) {
@@ -65,7 +67,15 @@ impl Case {
         let is_trained = adapter.config().head != Head::Lm;
         let targets = if is_trained { &answer[..] } else { &self.targets };
         let sample = TrainingSample { label, dropout, ..TrainingSample::new(prompt, targets) };
-        let losses = model.train(ws, &[sample], losses::for_head(is_trained), 1.0, got);
+        let losses = if self.pairs {
+            let deciding = Some([2, 7]);
+            let c: Vec<f32> = self.representation.iter().rev().map(|x| -x).collect();
+            let rival = Prompt { tokens: &[5, 10, 3, 3, 7, 1], representation: &c };
+            let rival = TrainingSample { dropout, deciding, ..TrainingSample::new(rival, &answer) };
+            model.train(ws, &[TrainingSample { deciding, ..sample }, rival], &Pairs, 1.0, got)
+        } else {
+            model.train(ws, &[sample], losses::for_head(is_trained), 1.0, got)
+        };
         finishing.check(self.backbone.config().num_layers, &gradient, "what is told to be final");
         (losses.unwrap().training, gradient)
     }
@@ -358,6 +368,18 @@ fn targets_at_one_position_and_at_every_position() {
             case.targets.clone_from(&targets);
             case.check(&format!("{what} position, {}", describe(&config)));
         }
+    }
+}
+
+/// A group of two samples is read first and then computed again, of each head and with the gates' dropout.
+#[test]
+fn a_loss_of_pairs() {
+    for (config, head) in variants().zip([Head::Lm, Head::Ctr1, Head::Ctr2, Head::Lm]) {
+        let config = AdapterConfig { head, ..config };
+        let mut case = Case::new(17, &Sizes::default(), &config);
+        case.pairs = true;
+        case.dropout = Some(Dropout { probability: config.gate_dropout, key: 5 });
+        case.check(&format!("pairs, {head:?}, {}", describe(&config)));
     }
 }
 

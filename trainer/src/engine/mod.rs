@@ -57,7 +57,7 @@ pub trait Adapted: Sync {
     ///
     /// # Errors
     /// [`TrainerError::Input`] for a prompt that the model can't take, [`TrainerError::NotFinite`] for a value that is
-    /// NaN or infinite, [`TrainerError::Device`].
+    /// NaN or infinite, and what goes wrong on a device.
     fn score(
         &self,
         prompts: &[Prompt<'_>],

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::backbone::{self, Backbone, WeightType};
+use reclora_trainer::error::Result;
+use reclora_trainer::losses::{Loss, Readout};
+use reclora_trainer::parameters::Losses;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
@@ -168,6 +171,29 @@ impl Finishing {
         for (from, values) in &self.0 {
             assert_eq!(gradient[*from..], values[..], "{what}: from {from}");
         }
+    }
+}
+
+/// A loss of pairs of samples: the first one's yes is to lead by more than half of what the second one's does. Half,
+/// so that what both margins have in common does not cancel.
+pub struct Pairs;
+
+impl Loss for Pairs {
+    fn group_size(&self) -> usize {
+        2
+    }
+
+    fn of(&self, group: &[Readout], _likes: &[bool]) -> Result<(Losses, Vec<Readout>)> {
+        let margins: Vec<f64> = group.iter().map(|readout| readout.margin.unwrap()).collect();
+        let [better, worse] = margins[..] else { panic!("a pair, not {}", group.len()) };
+        let lead = 0.3 * (better - 0.5 * worse);
+        let slope = 0.3 / (1.0 + lead.exp());
+        let derivatives = group.iter().zip([-slope, 0.5 * slope]).map(|(readout, slope)| Readout {
+            log_likelihoods: vec![0.0; readout.log_likelihoods.len()],
+            margin: Some(slope),
+        });
+        let loss = (1.0 + (-lead).exp()).ln() as f32;
+        Ok((Losses { training: loss, deciding: 0.0 }, derivatives.collect()))
     }
 }
 

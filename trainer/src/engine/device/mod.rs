@@ -68,7 +68,11 @@ impl<'a> DeviceModel<'a> {
     ///
     /// # Errors
     /// [`TrainerError::Input`] for an adapter made for another backbone; [`TrainerError::Device`].
-    pub fn new(backbone: &'a DeviceBackbone, adapter: AdapterView<'_>) -> Result<Self> {
+    pub fn new<'v>(
+        backbone: &'a DeviceBackbone,
+        adapter: impl Into<AdapterView<'v>>,
+    ) -> Result<Self> {
+        let adapter = adapter.into();
         if !adapter.layout().fits(backbone.config()) {
             return Err(TrainerError::Input("the adapter was made for another backbone".into()));
         }
