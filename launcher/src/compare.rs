@@ -14,7 +14,7 @@ use crate::config;
 use crate::error::{LaunchError, Result};
 use crate::progress::display::printable;
 use crate::report::table::{
-    COMPARED, aligned, new, reference_titles, signed, to_references, with_interval,
+    FIGURES, aligned, new, reference_titles, signed, to_references, with_interval,
 };
 use crate::report::{self, ModelSummary, label, number};
 
@@ -125,7 +125,7 @@ fn readable(comparison: &Comparison) -> String {
     text.push_str(&format!("{}\n", metrics(comparison)));
     text.push_str(&format!("{}\n", to_the_first(comparison)));
     text.push_str("all models of each run\n");
-    for (figure, of) in COMPARED {
+    for (figure, of) in FIGURES {
         let titles = ["run".to_owned(), format!("{figure} less that of")];
         let mut table = new(titles.into_iter().chain(reference_titles()));
         for run in &comparison.runs {
@@ -176,7 +176,7 @@ fn to_the_first(comparison: &Comparison) -> Table {
     let mut table = new(header.into_iter().chain(["samples in common".to_owned()]));
     for run in comparison.runs.iter().skip(1) {
         let by = run.differences.unwrap_or_default();
-        let cells = COMPARED.map(|(_, of)| signed(of(&by)));
+        let cells = FIGURES.map(|(_, of)| signed(of(&by)));
         let names = [printable(&run.run)].into_iter();
         table.add_row(names.chain(cells).chain([run.shared.to_string()]));
     }

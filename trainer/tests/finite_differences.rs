@@ -380,6 +380,12 @@ fn a_loss_of_pairs() {
         case.pairs = true;
         case.dropout = Some(Dropout { probability: config.gate_dropout, key: 5 });
         case.check(&format!("pairs, {head:?}, {}", describe(&config)));
+        let model = AdaptedModel::new(&case.backbone, &case.adapter);
+        let prompt = Prompt { tokens: &TOKENS, representation: &case.representation };
+        let alone = [TrainingSample::new(prompt, &TARGETS)];
+        let gradient = &mut vec![0.0; case.adapter.num_parameters()];
+        let error = model.train(&mut Workspace::new(), &alone, &Pairs, 1.0, gradient).unwrap_err();
+        assert!(error.to_string().contains("1 samples are no whole groups of 2"), "{error}");
     }
 }
 

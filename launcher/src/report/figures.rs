@@ -3,6 +3,8 @@
 use plotters::style::RGBColor;
 use serde::Serialize;
 
+use reclora_trainer::metrics::{COMPARED, Compared, Rgb};
+
 use super::ReportError;
 use super::inputs::{Gate, History, Inputs, Step};
 use super::plot::{self, Drawn, LineChart, Series, Stroke, TEXT};
@@ -23,16 +25,21 @@ pub(super) struct Figure {
     pub svg: Option<String>,
 }
 
-/// Colour and style class of a model. The style sheet has the dark counterparts.
+/// Colours of a model that this version does not know, on a light ground and on a dark one.
+const OTHER: (&str, [Rgb; 2]) = ("other", [[0xBE, 0x18, 0x5D], [0xF4, 0x72, 0xA8]]);
+
+/// Colour and style class of a model.
 fn colour(key: &str) -> (RGBColor, &'static str) {
-    match key {
-        "reclora" => (RGBColor(0x25, 0x63, 0xEB), "reclora"),
-        "lora" => (RGBColor(0xD9, 0x77, 0x06), "lora"),
-        "crm" => (RGBColor(0x05, 0x96, 0x69), "crm"),
-        "logistic_regression" => (RGBColor(0x9D, 0x33, 0xCE), "logistic"),
-        "item_mean" => (RGBColor(0x64, 0x74, 0x8B), "item-mean"),
-        _ => (RGBColor(0xBE, 0x18, 0x5D), "other"),
-    }
+    let known = Compared::find(key).map(|model| (model.key, model.colours));
+    let (class, [[red, green, blue], _]) = known.unwrap_or(OTHER);
+    (RGBColor(red, green, blue), class)
+}
+
+/// Style classes with their colours on a light ground and on a dark one, as the style sheet writes them.
+pub(super) fn colours() -> Vec<[String; 3]> {
+    let hex = |[red, green, blue]: Rgb| format!("#{red:02X}{green:02X}{blue:02X}");
+    let known = COMPARED.iter().map(|model| (model.key, model.colours)).chain([OTHER]);
+    known.map(|(class, [light, dark])| [class.to_owned(), hex(light), hex(dark)]).collect()
 }
 
 fn key_of(model: &str) -> (String, String) {

@@ -1,14 +1,13 @@
 //! The page: figures and numbers put into the template, which escapes every value.
 
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
-use reclora_trainer::metrics::Difference;
-use reclora_trainer::stages::REFERENCES;
+use reclora_trainer::metrics::{Compared, Difference, Role};
 use reclora_trainer::telemetry::measure::Phase;
 use serde::Serialize;
 
 use super::inputs::{Gate, HistoryGroup, Inputs};
 use super::summary::{ModelSummary, Summary, label, number, what_was_scored};
-use super::table::COMPARED;
+use super::table::FIGURES;
 use super::{ReportError, RunInfo, figures, verdict};
 use crate::monitor::usage::StageUse;
 
@@ -103,8 +102,9 @@ pub(super) fn render(
         adapter_xxh3 => summary.adapter_xxh3,
         rows => rows(inputs, &models),
         verdict => verdict::sentences(&summary.metrics),
-        references => REFERENCES.map(label),
-        compared => COMPARED.map(|(figure, _)| figure),
+        colours => figures::colours(),
+        references => Compared::keys(Role::Reference).map(label).collect::<Vec<_>>(),
+        compared => FIGURES.map(|(figure, _)| figure),
         differences => summary.metrics.iter().map(difference_row).collect::<Vec<_>>(),
         test => figures::test(inputs, &models)?,
         tuning => figures::tuning(inputs)?,
@@ -164,11 +164,14 @@ fn difference_row((key, model): &(String, ModelSummary)) -> DifferenceRow {
         interval: by.ci95.map(|ends| ends.map(|end| format!("{end:+.4}"))),
         is_sure: by.ci95.is_some_and(|[low, high]| low > 0.0 || high < 0.0),
     };
-    let to = |reference: &&str| {
-        let by = model.differences.get(*reference).copied().unwrap_or_default();
-        COMPARED.map(|(_, of)| of(&by).map(cell))
+    let to = |reference: &str| {
+        let by = model.differences.get(reference).copied().unwrap_or_default();
+        FIGURES.map(|(_, of)| of(&by).map(cell))
     };
-    DifferenceRow { name: label(key).to_owned(), cells: REFERENCES.iter().flat_map(to).collect() }
+    DifferenceRow {
+        name: label(key).to_owned(),
+        cells: Compared::keys(Role::Reference).flat_map(to).collect(),
+    }
 }
 
 fn history_rows(inputs: &Inputs, models: &[String]) -> Vec<HistoryRow> {

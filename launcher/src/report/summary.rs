@@ -2,22 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use reclora_trainer::metrics::Differences;
+use reclora_trainer::metrics::{COMPARED, Compared, Differences};
 use reclora_trainer::stages::{ScoredOrder, ScoredSamples};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::RunInfo;
 use super::inputs::{Evaluation, Inputs};
-
-/// The models of the comparison in the order they are shown, with the names people read.
-const MODELS: [(&str, &str); 5] = [
-    ("reclora", "RecLoRA"),
-    ("lora", "plain LoRA"),
-    ("crm", "CRM alone"),
-    ("logistic_regression", "logistic regression"),
-    ("item_mean", "item mean"),
-];
 
 /// What `summary.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -81,8 +72,9 @@ impl Summary {
 
 /// The models' figures in the order they are shown.
 pub(super) fn models(evaluation: &Evaluation) -> Vec<(String, ModelSummary)> {
-    let known = MODELS.iter().map(|(key, _)| *key);
-    let others = evaluation.models.keys().map(String::as_str).filter(|key| !is_known(key));
+    let known = COMPARED.iter().map(|model| model.key);
+    let others = evaluation.models.keys().map(String::as_str);
+    let others = others.filter(|key| Compared::find(key).is_none());
     let summary = |key: &str| {
         let model = evaluation.models.get(key)?;
         let metrics = &model.metrics;
@@ -120,13 +112,9 @@ pub(super) fn what_was_scored(scored: &ScoredSamples, number: fn(u64) -> String)
     format!("{which}; {:.1} % are likes; gAUC is of the {ranked} users with both", 100.0 * share)
 }
 
-fn is_known(key: &str) -> bool {
-    MODELS.iter().any(|(known, _)| *known == key)
-}
-
 /// The name of a model for people; a model this version does not know keeps its own.
 pub fn label(key: &str) -> &str {
-    MODELS.iter().find(|(known, _)| *known == key).map_or(key, |(_, label)| label)
+    Compared::find(key).map_or(key, |model| model.label)
 }
 
 /// Four decimals, or `-` where undefined.

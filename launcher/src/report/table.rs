@@ -2,8 +2,7 @@
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
-use reclora_trainer::metrics::{Difference, Differences};
-use reclora_trainer::stages::REFERENCES;
+use reclora_trainer::metrics::{Compared, Difference, Differences, Role};
 
 use super::summary::{ModelSummary, Summary, label, number, what_was_scored};
 use super::verdict;
@@ -16,12 +15,12 @@ const WIDTH: usize = 79;
 pub type OfFigure = fn(&Differences) -> Option<Difference>;
 
 /// The figures that models are compared by.
-pub const COMPARED: [(&str, OfFigure); 2] = [("AUC", |by| by.auc), ("gAUC", |by| by.gauc)];
+pub const FIGURES: [(&str, OfFigure); 2] = [("AUC", |by| by.auc), ("gAUC", |by| by.gauc)];
 
 /// What the terminal shows of a run.
 pub fn table(summary: &Summary) -> String {
     let mut text = format!("{}\n", metrics(&summary.metrics));
-    for (figure, of) in COMPARED {
+    for (figure, of) in FIGURES {
         let title = format!("{figure} less that of");
         let mut table = new([title].into_iter().chain(reference_titles()));
         for (key, model) in &summary.metrics {
@@ -71,7 +70,7 @@ pub fn aligned(mut table: Table, texts: usize) -> Table {
 
 /// Titles of the columns of [`to_references`].
 pub fn reference_titles() -> impl Iterator<Item = String> {
-    REFERENCES.iter().map(|reference| format!("{} [95 %]", label(reference)))
+    Compared::keys(Role::Reference).map(|reference| format!("{} [95 %]", label(reference)))
 }
 
 /// A figure of a model less that of each reference; of a reference less itself, nothing.
@@ -80,9 +79,9 @@ pub fn to_references(
     model: &ModelSummary,
     of: OfFigure,
 ) -> impl Iterator<Item = String> {
-    REFERENCES.iter().map(move |reference| match *reference == key {
+    Compared::keys(Role::Reference).map(move |reference| match reference == key {
         true => String::new(),
-        false => signed(model.differences.get(*reference).and_then(of)),
+        false => signed(model.differences.get(reference).and_then(of)),
     })
 }
 

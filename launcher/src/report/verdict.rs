@@ -3,13 +3,11 @@
 //! Every sentence is about the interval of a difference. Intervals of two models that overlap say little:
 //! the models are measured on the same samples.
 
-use reclora_trainer::metrics::Difference;
+use reclora_trainer::metrics::{Compared, Difference, Role};
 
 use super::summary::ModelSummary;
 use super::table::OfFigure;
 
-/// What models that read no history can do: a model that is not above them is not worth its training.
-const BASELINES: [&str; 2] = ["logistic_regression", "item_mean"];
 const AIMS: [Aim; 2] = [
     Aim { aim: "To rank the samples of all users together", figure: "AUC", of: |by| by.auc },
     Aim { aim: "To rank within one user", figure: "gAUC", of: |by| by.gauc },
@@ -69,7 +67,8 @@ impl Aim {
             ["reclora", "crm"].map(|rival| (rival, self.difference(models, baseline, rival)))
         };
         let best = |baseline| above(baseline)[0].1.map_or(f64::NEG_INFINITY, |by| by.difference);
-        let baselines = BASELINES.into_iter().filter(|key| models.iter().any(|(k, _)| k == key));
+        let baselines =
+            Compared::keys(Role::Baseline).filter(|key| models.iter().any(|(k, _)| k == key));
         let baseline = baselines.max_by(|a, b| best(a).total_cmp(&best(b)))?;
         let above = above(baseline).into_iter().filter_map(|(rival, by)| Some((rival, by?)));
         let ahead: Vec<_> = above.filter(|(_, by)| by.difference > 0.0).collect();
@@ -98,12 +97,7 @@ impl Aim {
 
 /// How people call a model within a sentence.
 fn name(key: &str) -> &str {
-    match key {
-        "reclora" => "RecLoRA",
-        "crm" => "the CRM alone",
-        "item_mean" => "the item mean",
-        _ => "logistic regression",
-    }
+    Compared::find(key).map_or(key, |model| model.words)
 }
 
 fn of(rival: &str) -> &'static str {

@@ -10,7 +10,9 @@ mod token;
 pub use answer::AnswerCrossEntropy;
 pub use token::TokenCrossEntropy;
 
-use crate::error::Result;
+use std::slice::Chunks;
+
+use crate::error::{Result, TrainerError};
 use crate::parameters::Losses;
 
 /// What a model says of one sample; or the derivatives of a loss with respect to that, at the same places.
@@ -35,13 +37,26 @@ pub trait Loss: Sync {
     /// of which samples the answer is yes.
     ///
     /// # Errors
-    /// [`crate::error::TrainerError::Input`] where what the loss is of was not read.
+    /// [`TrainerError::Input`] where what the loss is of was not read.
     fn of(&self, group: &[Readout], likes: &[bool]) -> Result<(Losses, Vec<Readout>)>;
 }
 
 /// The loss that a model with the LLM's own head learns from, or one with a trained head.
 pub fn for_head(is_trained: bool) -> &'static dyn Loss {
     if is_trained { &AnswerCrossEntropy } else { &TokenCrossEntropy }
+}
+
+/// Cuts samples into groups of a loss.
+///
+/// # Errors
+/// [`TrainerError::Input`] where the last group is not whole.
+pub(crate) fn groups<'s, T>(samples: &'s [T], loss: &dyn Loss) -> Result<Chunks<'s, T>> {
+    let size = loss.group_size().max(1);
+    if !samples.len().is_multiple_of(size) {
+        let what = format!("{} samples are no whole groups of {size}", samples.len());
+        return Err(TrainerError::Input(what));
+    }
+    Ok(samples.chunks(size))
 }
 
 /// ln(1 + e^x): the cross-entropy of a choice in which the wrong answer leads by x.

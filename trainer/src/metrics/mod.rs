@@ -7,11 +7,13 @@ pub mod baselines;
 mod bootstrap;
 mod breakdown;
 mod calibration;
+mod compared;
 
 pub use auc::{auc, group_auc, roc};
 pub use bootstrap::{Bootstrap, Difference, Differences};
 pub use breakdown::{HistoryGroup, by_history_length};
 pub use calibration::{CalibrationBin, calibration};
+pub use compared::{COMPARED, Compared, Rgb, Role};
 
 use serde::{Deserialize, Serialize};
 

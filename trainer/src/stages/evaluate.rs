@@ -18,8 +18,8 @@ use crate::adapter::Adapter;
 use crate::engine::{Adapted, Prompt};
 use crate::error::{Result, TrainerError};
 use crate::metrics::{
-    Bootstrap, CalibrationBin, Differences, HistoryGroup, Metrics, Scored, by_history_length,
-    calibration, roc,
+    Bootstrap, CalibrationBin, Compared, Differences, HistoryGroup, Metrics, Role, Scored,
+    by_history_length, calibration, roc,
 };
 use crate::scoring::chunks::{Chunks, PARTS, Values};
 use crate::scoring::{read_valid, sigmoid};
@@ -32,8 +32,6 @@ const BINS: usize = 10;
 const POINTS: usize = 200;
 /// The gates' use is a mean over at most this many test samples, evenly spaced.
 const GATE_SAMPLES: u64 = 4096;
-/// The models that every model's figures are compared with.
-pub const REFERENCES: [&str; 2] = ["reclora", "crm"];
 
 /// `predictions/metrics.json`.
 #[derive(Serialize)]
@@ -241,9 +239,9 @@ fn measure(
     let place = |wanted: &str| models.iter().position(|(name, _)| *name == wanted);
     let measured =
         models.par_iter().zip(&scored).enumerate().map(|(model, ((name, _), scored))| {
-            let references = REFERENCES.iter().filter(|reference| *reference != name);
+            let references = Compared::keys(Role::Reference).filter(|reference| reference != name);
             let differences = references
-                .filter_map(|other| Some((*other, bootstrap.differences(model, place(other)?))));
+                .filter_map(|other| Some((other, bootstrap.differences(model, place(other)?))));
             let evaluation = ModelEvaluation {
                 metrics: Metrics::new(scored, &bootstrap, model),
                 differences: differences.collect(),

@@ -23,7 +23,7 @@ mod text;
 mod tune;
 mod without_llm;
 
-pub use evaluate::{REFERENCES, ScoredOrder, ScoredSamples};
+pub use evaluate::{ScoredOrder, ScoredSamples};
 pub use export::export_pair;
 pub use forecast::{Forecast, Training, forecast};
 pub use predict::{Prediction, predict};

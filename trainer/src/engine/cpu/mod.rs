@@ -21,7 +21,7 @@ use super::{Adapted, Engine, Read, Told};
 use crate::adapter::{Adapter, AdapterView, Dropout, Mixture};
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::error::{Result, TrainerError};
-use crate::losses::{Loss, Readout};
+use crate::losses::{Loss, Readout, groups};
 use crate::parameters::{GradientSink, Losses};
 use crate::telemetry::measure::{Phase, processed, timed};
 use forward::Pass;
@@ -194,7 +194,7 @@ impl<'a> AdaptedModel<'a> {
         let mut gradient = gradient.into();
         let adapter = self.trained(gradient.values)?;
         let mut sum = Losses::default();
-        let groups = samples.chunks(loss.group_size().max(1));
+        let groups = groups(samples, loss)?;
         for (left, group) in (0..groups.len()).rev().zip(groups) {
             let mut readouts = Vec::with_capacity(group.len());
             let mut kept = None;

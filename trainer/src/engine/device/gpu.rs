@@ -7,7 +7,7 @@ use crate::adapter::{Adapter, AdapterView};
 use crate::backbone::{Backbone, BackboneConfig, WeightType};
 use crate::engine::{Adapted, Engine, Prompt, Read, Told, TrainingSample};
 use crate::error::Result;
-use crate::losses::Loss;
+use crate::losses::{Loss, groups};
 use crate::parameters::{GradientSink, Losses};
 use crate::telemetry::measure::{self, Phase};
 
@@ -97,7 +97,7 @@ impl Adapted for AdaptedGpu<'_> {
         mut gradient: GradientSink<'_>,
     ) -> Result<Losses> {
         // A group stays together.
-        let groups: Vec<_> = samples.chunks(loss.group_size().max(1)).collect();
+        let groups: Vec<_> = groups(samples, loss)?.collect();
         let tokens = |group: &&[TrainingSample<'_>]| {
             group.iter().map(|sample| sample.prompt.tokens.len()).sum()
         };

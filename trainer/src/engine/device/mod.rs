@@ -26,7 +26,7 @@ use crate::adapter::{AdapterLayout, AdapterView, Dropout};
 use crate::backbone::WeightType;
 use crate::config::{AdapterConfig, GateInput, Head};
 use crate::error::{Result, TrainerError};
-use crate::losses::Loss;
+use crate::losses::{Loss, groups};
 use crate::parameters::{GradientSink, Losses};
 use adapter::{DeviceAdapter, Gradients, Mixtures};
 use batch::Batch;
@@ -175,9 +175,8 @@ impl<'a> DeviceModel<'a> {
         let counts: Vec<usize> = samples.iter().map(|sample| sample.targets.len()).collect();
         let readouts = head::read(self.backbone, &top.norm, &counts, &targets)?;
         let likes: Vec<bool> = samples.iter().map(|sample| sample.label).collect();
-        let size = loss.group_size().max(1);
         let (mut losses, mut derivatives) = (Vec::new(), Vec::with_capacity(samples.len()));
-        for (group, likes) in readouts.chunks(size).zip(likes.chunks(size)) {
+        for (group, likes) in groups(&readouts, loss)?.zip(groups(&likes, loss)?) {
             let (of_group, by_group) = loss.of(group, likes)?;
             check_loss(of_group.training)?;
             losses.push(of_group);
