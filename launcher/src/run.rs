@@ -60,8 +60,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if let Some(address) = endpoint {
         probe(address)?;
     }
-    let _lock = match args.part {
-        None => take(config)?,
+    let _locks = match args.part {
+        None => vec![take(config)?],
         Some(part) => share(config, args, part)?,
     };
     let per_node = config.runtime.nproc_per_node;
@@ -160,8 +160,9 @@ fn remove_stale(run_dir: &Path) {
     }
 }
 
-/// Takes the run directory together with those that do other parts of a stage. They change nothing else of it.
-fn share(config: &Config, args: &RunArgs, part: Part) -> Result<RunLock> {
+/// Takes the run directory together with those that do other parts of a stage, and the part for this process: the ranks
+/// of two launchers that began on one part would wait for each other. They change nothing else of the directory.
+fn share(config: &Config, args: &RunArgs, part: Part) -> Result<Vec<RunLock>> {
     let run_dir = &config.run_dir;
     let usage = |what: String| LaunchError::Usage(format!("--part {part}: {what}")).into();
     if args.only != Some(Stage::Few2many) {
@@ -178,10 +179,14 @@ fn share(config: &Config, args: &RunArgs, part: Part) -> Result<RunLock> {
         let what = format!("the config is not that of the run\n  help: run {}", saved.display());
         return Err(usage(what));
     }
-    let lock = RunLock::share(run_dir, LOCK_WAIT)
+    let shared = RunLock::share(run_dir, LOCK_WAIT)
         .wrap_err_with(|| format!("the run directory {} can't be used", run_dir.display()))?;
-    wait_for_ranks(&run_dir.join(parts_of(part)))?;
-    Ok(lock)
+    let dir = run_dir.join(parts_of(part));
+    create_dir_all(&dir)?;
+    let own = RunLock::acquire(&dir, LOCK_WAIT)
+        .wrap_err_with(|| format!("part {part} is done by another launcher"))?;
+    wait_for_ranks(&dir)?;
+    Ok(vec![shared, own])
 }
 
 /// Flags that change a config.

@@ -294,7 +294,7 @@ fn d3_parts_scored_side_by_side_are_the_whole() {
     };
     let mut running = ["0/3", "1/3", "2/3", "1/3"].map(start);
     let ends = running.each_mut().map(|child| child.wait().unwrap().success());
-    // The same part twice: one of them may have found the other's ranks at work.
+    // The same part twice: one of them may have found the other at work.
     assert!(ends[0] && ends[2] && (ends[1] || ends[3]), "{ends:?}");
     assert!(lens(&parts) == lens(&alone));
     let error = fails(&run.args(&parts, "tune"), 2);

@@ -201,7 +201,7 @@ impl<'a> Run<'a> {
 
 /// The shipped experiment, without the model it is compared with and with a part of the test set.
 #[test]
-fn e2e_slurm_a_submitted_quickstart_completes_and_is_observed() {
+fn e2e_slurm_a_submitted_quickstart_completes_and_is_watched() {
     let Some(cluster) = cluster() else { return };
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
