@@ -101,16 +101,6 @@ impl<'a> AdaptedModel<'a> {
         Self { backbone, adapter: None }
     }
 
-    /// The backbone.
-    pub fn backbone(&self) -> &'a Backbone {
-        self.backbone
-    }
-
-    /// Whether the adapter has a trained head.
-    pub fn has_head(&self) -> bool {
-        self.adapter.is_some_and(|adapter| adapter.layout().head().is_some())
-    }
-
     /// Logits of the answers no and yes after `position`, by the adapter's head: those of two tokens
     /// (`deciding`) from the LLM's own, the two outputs of `ctr2`, or 0 and the output of `ctr1`. So
     /// P(yes) is the sigmoid of yes − no with every head.

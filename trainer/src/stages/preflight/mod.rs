@@ -118,6 +118,9 @@ pub fn check(ctx: &RunContext, stages: &[Stage], dataset: Option<&Dataset>) -> V
         findings.push(Finding::wrong("data", error, "they are words, such as a title"));
     }
     if stages.iter().any(|stage| stage.reads_backbone()) {
+        if let Err(error) = engine::supports(&ctx.config) {
+            findings.push(Finding::wrong("device", error, "change it, or runtime.device"));
+        }
         let backbone = backbone(ctx, &mut findings);
         findings.extend(text::check(ctx, stages, columns.as_ref(), backbone.as_ref()));
         if stages.contains(&Stage::Tune) {
@@ -168,7 +171,6 @@ fn adapter(ctx: &RunContext, backbone: Option<&BackboneConfig>) -> Option<Findin
         return Some(Finding::absent("adapter", "adapter.scale_of", path, expected));
     }
     let check = || -> Result<String> {
-        engine::supports(&ctx.config)?;
         check_scale_of(ctx)?;
         let Some(backbone) = backbone else { return Ok(String::new()) };
         let din = forecast::din(&ctx.config.crm, None)?;
