@@ -38,7 +38,10 @@ pub fn print_to_reader(text: &str) -> Result<bool> {
 pub fn config(command: &ConfigCommand) -> Result<()> {
     match command {
         ConfigCommand::Show { config, set } => print(&config::render(&config::load(config, set)?)),
-        ConfigCommand::Reference => print(&config::reference()),
+        ConfigCommand::Reference { config } => print(&config::reference(config.as_deref())?),
+        ConfigCommand::Schema => {
+            print(&format!("{}\n", serde_json::to_string_pretty(&config::editor_schema())?))
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use reclora_trainer::config::Config;
 use crate::cli::{NodeCount, RunArgs};
 use crate::cluster::{self, Job, Leader};
 use crate::commands::{print, write_report, write_without_llm};
-use crate::config;
+use crate::config::{self, Override};
 use crate::error::{LaunchError, Result, exit_code};
 use crate::failure::ERROR_FILE;
 use crate::gang::Shown;
@@ -202,26 +202,23 @@ pub struct Overrides<'a> {
 
 /// The config with every flag applied, checked for so many nodes: one number of them must be possible.
 pub fn resolve(path: &Path, overrides: Overrides<'_>, nodes: NodeCount) -> Result<Config> {
-    let mut config = config::load(path, overrides.set)?;
-    if let Some(ranks) = overrides.ranks {
-        config.runtime.nproc_per_node = ranks.into();
-    }
+    let ranks = overrides.ranks.map(|ranks| Override {
+        said: format!("--nproc-per-node {ranks}"),
+        text: format!("runtime.nproc_per_node={ranks}"),
+    });
+    let set = overrides.set.iter().map(Override::set).chain(ranks);
+    let mut config = config::load_for(path, set, |config| {
+        let ranks = |nodes| usize::from(nodes).saturating_mul(config.runtime.nproc_per_node);
+        let possible = (nodes.min..=nodes.max).rev().map(ranks);
+        let best = possible.into_iter().find(|ranks| config.is_shared_evenly(*ranks));
+        Some(best.unwrap_or_else(|| ranks(nodes.max)))
+    })?;
     if let Some(dir) = overrides.run_dir {
         config.run_dir = dir.to_owned();
     }
     config.run_dir = std::path::absolute(&config.run_dir)
         .map_err(|error| LaunchError::Usage(format!("run directory: {error}")))?;
-    let mut numbers = (nodes.min..=nodes.max).rev().map(usize::from);
-    let refused = config.validate(usize::from(nodes.max) * config.runtime.nproc_per_node);
-    if !numbers.any(|nodes| is_possible(&config, nodes)) {
-        refused?;
-    }
     Ok(config)
-}
-
-/// Whether a run can have so many nodes.
-fn is_possible(config: &Config, nodes: usize) -> bool {
-    config.validate(nodes * config.runtime.nproc_per_node).is_ok()
 }
 
 /// What the flags say of the other nodes; `None` where there are none.
@@ -238,6 +235,8 @@ fn job(args: &RunArgs, nodes: NodeCount, config: &Config) -> Result<Option<Job>>
     }
     let (min, max) = (nodes.min.into(), nodes.max.into());
 
+    let ranks_per_node = config.runtime.nproc_per_node;
+    let is_possible = |nodes: &usize| config.is_shared_evenly(nodes.saturating_mul(ranks_per_node));
     let Some(endpoint) = &args.rdzv_endpoint else {
         return usage(
             "--nnodes: the nodes have to find each other\n  help: give all of them the address of node \
@@ -247,8 +246,8 @@ fn job(args: &RunArgs, nodes: NodeCount, config: &Config) -> Result<Option<Job>>
     Ok(Some(Job {
         node: args.node_rank.into(),
         nodes: max,
-        possible: (min..=max).filter(|nodes| is_possible(config, *nodes)).collect(),
-        ranks_per_node: config.runtime.nproc_per_node,
+        possible: (min..=max).filter(is_possible).collect(),
+        ranks_per_node,
         endpoint: endpoint.clone(),
         id: args.rdzv_id.clone(),
         deadline: Duration::from_secs(config.runtime.rendezvous_timeout),

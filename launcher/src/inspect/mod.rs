@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::cli::InspectArgs;
 use crate::commands::print;
-use crate::config;
+use crate::config::{self, Override};
 use crate::error::{LaunchError, Result};
 
 /// What `inspect` found.
@@ -93,8 +93,7 @@ fn is_config(path: &Path) -> bool {
 }
 
 fn of_config(path: &Path, set: &[String]) -> Result<Report> {
-    let config = config::load(path, set)?;
-    config.validate(1)?;
+    let config = config::load_for(path, set.iter().map(Override::set), |_| Some(1))?;
     look(&config.data, format!("data.format of {}", path.display()))
 }
 
@@ -176,9 +175,7 @@ fn likes(format: DatasetFormat) -> LabelRule {
 
 /// The data section with overrides, checked.
 fn with(data: DataConfig, set: &[String]) -> Result<DataConfig> {
-    let config = config::override_config(&Config { data, ..Config::default() }, set)?;
-    config.validate(1)?;
-    Ok(config.data)
+    Ok(config::override_config(&Config { data, ..Config::default() }, set)?.data)
 }
 
 /// Reads the ratings. What is wrong with them is no error of `inspect`, but said in its report.

@@ -18,6 +18,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use memmap2::{Advice, Mmap};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StorageError};
@@ -49,16 +50,17 @@ macro_rules! pod {
 pod!(u8, u16, u32, u64, i64, f32);
 
 /// How a file is brought into memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Access {
-    /// As [`set_access`] says; without that, mapped, but read into memory on network file systems.
+    /// Read on network file systems (NFS, SMB, Lustre, GPFS, BeeGFS, FUSE, Ceph and the like), where a file that
+    /// vanishes would end the process, and mapped elsewhere.
     #[default]
     #[serde(rename = "automatic")]
     Automatic,
-    /// Mapped.
+    /// Mapped: shared by all ranks, no copy.
     #[serde(rename = "mmap")]
     Map,
-    /// Read into memory of the process.
+    /// Read: each rank has a copy in its memory.
     #[serde(rename = "pread")]
     Read,
 }

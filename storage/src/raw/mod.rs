@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StorageError};
@@ -40,7 +41,7 @@ pub use mapped::{
 pub use texts::{TextColumns, text_columns};
 
 /// Layout of raw files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DatasetFormat {
     /// MovieTweetings: `ratings.dat`, `movies.dat`, `::`-separated, UTF-8.
     #[serde(rename = "movietweetings")]
@@ -64,10 +65,10 @@ pub enum DatasetFormat {
     /// optional tables of authors, works and genres.
     #[serde(rename = "goodreads")]
     Goodreads,
-    /// Any CSV, by the columns that a [`ColumnMapping`] names.
+    /// Any CSV, by the columns that `[data.columns]` names.
     #[serde(rename = "csv")]
     Csv,
-    /// Any Parquet, by the columns that a [`ColumnMapping`] names.
+    /// Any Parquet, by the columns that `[data.columns]` names.
     #[serde(rename = "parquet")]
     Parquet,
 }
