@@ -11,11 +11,12 @@ mod file;
 mod layers;
 mod layout;
 
+/// Reusable buffers of one thread, of whichever network it is used with.
+pub use crate::kernels::buffer::Scratch as Workspace;
 pub use batch::{CrmBatch, CrmInput};
 pub use file::TrainedCrm;
 pub use layout::CrmLayout;
 
-use std::any::Any;
 use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
@@ -109,21 +110,6 @@ struct DropoutKeys<'a> {
     seed: u64,
     /// One per sample.
     samples: &'a [u64],
-}
-
-/// Reusable buffers of one thread, of whichever network it is used with.
-#[derive(Debug, Default)]
-pub struct Workspace(Option<Box<dyn Any + Send>>);
-
-impl Workspace {
-    /// The buffers of a network: empty ones, if another used the workspace last.
-    fn of<T: Any + Default + Send>(&mut self) -> &mut T {
-        if !self.0.as_ref().is_some_and(|buffers| buffers.is::<T>()) {
-            self.0 = Some(Box::new(T::default()));
-        }
-        let buffers = self.0.as_mut().and_then(|buffers| buffers.downcast_mut());
-        buffers.expect("it was made of this type")
-    }
 }
 
 /// A CRM, without its parameters: a network with its settings and its layout.
