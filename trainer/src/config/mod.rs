@@ -164,6 +164,8 @@ pub enum Order {
 #[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CrmConfig {
+    /// Which network it is.
+    pub network: CrmNetwork,
     /// Width e of the shared embedding table.
     #[default = 64]
     #[schemars(range(min = 1, max = MAX_CRM_SIZE))]
@@ -217,6 +219,15 @@ pub struct CrmConfig {
     /// What the gate reads of the CRM.
     #[default(Representation::Final)]
     pub representation: Representation,
+}
+
+/// The networks of a CRM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CrmNetwork {
+    /// Attention over the history (DIN); over a retrieved one, SIM.
+    #[default]
+    Din,
 }
 
 /// What the CRM hands to the gate.
