@@ -29,7 +29,7 @@ fn the_reference_has_choices_ranges_and_defaults() {
         "Default: 10.\ntext_k = 3\n",
         "\n#   sequential: The K most similar to the target",
         "\n#   { at_least = NUMBER }: Rating >= value.\nlabel = { at_least = 8.0 }\n",
-        "Range: at least 16 and at most 1073741824.\nmemory_limit_mib",
+        "Range: at least 1.\ncrm_k = 60\n",
     ] {
         assert!(said.contains(part), "no {part:?} in {said}");
     }
@@ -119,6 +119,8 @@ fn wrong_types_name_the_field_and_what_is_expected() {
         ("[data]\nsplit = [0.5, 0.5]\n", "2:9: `data.split`:"),
         ("tune = 3\n", "1:8: `tune`: expected a section"),
         ("[data]\nlabel = { more = 3.0 }\n", "`data.label`"),
+        ("[data]\nk_core = 5_000_000_000\n", "2:10: `data.k_core`: expected a whole number up to"),
+        ("[data]\nmin_history = 2020-01-01\n", "found \"2020-01-01\""),
     ];
     for (text, expected) in cases {
         let (_dir, config) = experiment(text);

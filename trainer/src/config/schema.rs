@@ -51,8 +51,12 @@ fn generate(contract: Contract) -> Value {
     let mut settings = SchemaSettings::draft07();
     settings.inline_subschemas = true;
     settings.contract = contract;
-    // An f32 is shown in the digits it needs, not in those of the f64 it becomes.
+    // Settings have defaults, sections need none. An f32 is shown in the digits it needs, not in those of the f64
+    // it becomes.
     let settings = settings.with_transform(RecursiveTransform(|schema: &mut schemars::Schema| {
+        if schema.get("properties").is_some() {
+            schema.remove("default");
+        }
         let default = schema.get("default").and_then(Value::as_f64);
         if let (Some("float"), Some(value)) =
             (schema.get("format").and_then(Value::as_str), default)
@@ -114,17 +118,25 @@ fn fault(schema: &Value, value: &Value) -> Option<String> {
         "number" if value.is_null() => return Some("is not a finite number".into()),
         "number" if !value.is_number() => "a number",
         "integer" if !value.is_u64() => "a whole number, 0 or more",
+        "integer" if schema["format"] == "uint32" && value.as_u64() > Some(u32::MAX.into()) => {
+            "a whole number up to 4294967295"
+        }
         "boolean" if !value.is_boolean() => "true or false",
         "string" if !value.is_string() && schema["format"] == "path" => "a path in quotes",
         "string" if !value.is_string() => "text in quotes",
         _ => return out_of_range(schema, value),
     };
-    Some(format!("expected {expected}, found {value}"))
+    Some(format!("expected {expected}, found {}", shown(value)))
+}
+
+/// A value as it was written: a date of TOML comes as a table with this key.
+fn shown(value: &Value) -> String {
+    value.get("$__toml_private_datetime").unwrap_or(value).to_string()
 }
 
 fn fault_of_list(schema: &Value, value: &Value) -> Option<String> {
     let Some(items) = value.as_array() else {
-        return Some(format!("expected a list in brackets, found {value}"));
+        return Some(format!("expected a list in brackets, found {}", shown(value)));
     };
     let (least, most) = (schema["minItems"].as_u64(), schema["maxItems"].as_u64());
     let length = items.len() as u64;
@@ -156,7 +168,7 @@ fn no_choice(choices: &[Value], value: &Value) -> Option<String> {
     let expected = format!("expected one of {}", names.join(", "));
     Some(match value {
         Value::String(word) => format!("`{word}` is not a choice; {expected}"),
-        other => format!("{expected}, found {other}"),
+        other => format!("{expected}, found {}", shown(other)),
     })
 }
 
@@ -210,6 +222,7 @@ mod tests {
         let said = what("tune.epochs", json!("x")).unwrap();
         assert_eq!(said, "expected a whole number, 0 or more, found \"x\"");
         assert_eq!(what("tune.learning_rate", json!(1)), None);
+        assert!(what("data.k_core", json!(1_u64 << 32)).unwrap().contains("up to 4294967295"));
         assert!(what("tune.learning_rate", json!(true)).unwrap().starts_with("expected a number"));
         assert!(what("data.path", json!(3)).unwrap().starts_with("expected a path in quotes"));
         assert!(what("data.columns", json!(3)).unwrap().starts_with("expected a section"));
