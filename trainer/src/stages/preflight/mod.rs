@@ -10,10 +10,10 @@ use std::path::Path;
 
 use reclora_storage::StorageError;
 use reclora_storage::dataset::Dataset;
-use reclora_storage::manifest::StageDir;
 use reclora_storage::raw::{self, TextColumns};
 
-use super::{RunContext, Stage, check_scale_of, embed, forecast, inputs, stage_dir};
+use super::inputs::check_scale_of;
+use super::{RunContext, Stage, embed, finished, forecast, inputs, stage_dir};
 use crate::adapter::{Adapter, AdapterLayout};
 use crate::backbone::{self, BackboneConfig, BackboneSummary};
 use crate::engine;
@@ -149,7 +149,7 @@ fn backbone(ctx: &RunContext, findings: &mut Vec<Finding>) -> Option<BackboneCon
     }
     match backbone::check(&section.path, section.weights) {
         Ok(BackboneSummary { config, notes }) => {
-            let layers = config.num_layers;
+            let layers = config.num_layers();
             let what = format!("{layers} layers of {} hidden values", config.hidden_size);
             findings.push(Finding::fine("backbone", section.path.display(), what));
             findings.extend(notes.into_iter().map(|note| Finding::note("backbone", note)));
@@ -209,7 +209,7 @@ fn of_dataset(ctx: &RunContext, dataset: &Dataset, stages: &[Stage]) -> Vec<Find
 
 /// The directories that stages will write must be a run's.
 fn directories(ctx: &RunContext, stages: &[Stage]) -> Vec<Finding> {
-    let dirs = stages.iter().map(|stage| StageDir::new(ctx.path(*stage), stage.name(), ""));
+    let dirs = stages.iter().map(|stage| finished(ctx, *stage));
     let help = "move the files away, or choose another run directory";
     let wrong = |error: StorageError| Finding::wrong("run directory", error.into(), help);
     dirs.filter_map(|dir| dir.check_free().err().map(wrong)).collect()
