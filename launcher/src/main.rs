@@ -23,7 +23,6 @@ mod rendezvous;
 mod report;
 mod run;
 mod signals;
-mod simulate;
 mod slurm;
 mod verify;
 
@@ -68,7 +67,6 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Monitor(args) => monitor::run(args),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Plan(args) => plan::plan(args),
-        Command::Simulate(args) => simulate::simulate(args),
         Command::Submit(args) => slurm::submit(args),
         Command::Status(args) => slurm::status(&args.run, args.json),
         Command::Logs(args) => slurm::logs(args),

@@ -96,21 +96,3 @@ pub struct CompareArgs {
     #[arg(long)]
     pub json: bool,
 }
-
-/// Arguments of `simulate`.
-#[derive(Debug, Args)]
-pub struct SimulateArgs {
-    /// Schedules of failures
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    pub schedules: u64,
-    /// Ranks
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub world_size: u16,
-    /// Of the first schedule; the next have the next numbers
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    pub seed: u64,
-    /// Tell what happens in the first schedule, and why
-    #[arg(long)]
-    pub trace: bool,
-}

@@ -16,7 +16,7 @@ mod jobs;
 mod nodes;
 mod text;
 
-pub use checks::{CompareArgs, DoctorArgs, MonitorArgs, PlanArgs, SimulateArgs};
+pub use checks::{CompareArgs, DoctorArgs, MonitorArgs, PlanArgs};
 pub use jobs::{LogsArgs, StatusArgs, SubmitArgs};
 pub use nodes::NodeCount;
 use text::*;
@@ -89,9 +89,6 @@ pub enum Command {
     /// Foretell a run: memory per rank, work and bytes on the wire at a number of ranks
     #[command(long_about = PLAN_LONG, after_help = PLAN_EXAMPLES)]
     Plan(PlanArgs),
-    /// Put the supervision of ranks through thousands of made-up failures
-    #[command(long_about = SIMULATE_LONG, after_help = SIMULATE_EXAMPLES)]
-    Simulate(SimulateArgs),
     /// Print the manual, or write a page for every command
     #[command(after_help = MAN_EXAMPLES)]
     Man {

@@ -235,25 +235,6 @@ Examples:
   reclora-launch plan CONFIG --world-size 32
   reclora-launch plan CONFIG --set adapter.rank=16 --json | jq .tune";
 
-/// Of `simulate`.
-pub const SIMULATE_LONG: &str = "\
-Runs the very code that decides what becomes of ranks that die, hang or stand still, with made-up ranks in \
-virtual time, and checks what is promised of it: nothing outlives its gang, every gang is over in time, who \
-only noticed is not blamed (where all ranks wait and none gets on, that can't be told from progress alone), \
-no progress that was saved is lost, restarts end.
-
-Times are virtual, with a heartbeat limit of 10 s and a progress limit of 30 s.";
-
-/// Of `simulate`.
-pub const SIMULATE_EXAMPLES: &str = "\
-Examples:
-  reclora-launch simulate
-  reclora-launch simulate --schedules 100000 --world-size 64
-  reclora-launch simulate --seed 7 --schedules 1 --trace
-      One schedule, told step by step
-
-Exit codes: 0 every promise was kept, 1 one was not: its seed is told.";
-
 /// Of `compare`.
 pub const COMPARE_LONG: &str = "\
 Puts the test metrics of runs side by side, and the settings in which they differ.

@@ -8,7 +8,6 @@ pub mod binding;
 pub mod cause;
 pub mod env;
 pub mod process;
-pub mod simulation;
 pub mod supervision;
 #[cfg(test)]
 mod tests;

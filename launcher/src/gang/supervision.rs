@@ -1,9 +1,9 @@
 //! What to do with a gang as things happen to it: a pure function of (now, state, input) to
 //! (state, actions, reason), without clocks, processes or sockets.
 //!
-//! [`super::Gang`] feeds it what it sees and carries out what it says; [`super::simulation`] does the same
-//! with made-up ranks in virtual time. Inputs only record; decisions are made on [`Input::Tick`], so that
-//! ends that were seen together are judged together.
+//! [`super::Gang`] feeds it what it sees and carries out what it says; tests do the same with made-up ranks in
+//! virtual time. Inputs only record; decisions are made on [`Input::Tick`], so that ends that were seen together
+//! are judged together.
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,6 @@
-//! Decisions by table, without clocks or processes.
+//! Decisions by table, without clocks or processes; and under thousands of made-up schedules ([`simulation`]).
+
+mod simulation;
 
 use super::*;
 use crate::gang::cause::first_cause;
