@@ -1,28 +1,28 @@
-//! Takes an experiment through its stages: which to run, one gang each, restarts.
+//! Takes an experiment through its stages: which to run, one worker group each, restarts.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use color_eyre::eyre::{WrapErr, eyre};
+use color_eyre::eyre::eyre;
 use reclora_comm::Secret;
 
+use crate::cli::Binding;
 use crate::cluster::Leader;
 use crate::error::{LaunchError, Result};
-use crate::failure::Failure;
-use crate::gang::binding::Binding;
-use crate::gang::cause::{History, Outcome, Restart};
-use crate::gang::env::{GangEnv, threads_per_rank};
-use crate::gang::supervision::Limits;
-use crate::gang::{self, Autopsy, Events, GangEnd, GangSpec, Shown};
 use crate::monitor::watch::Watch;
+use crate::output::say;
 use crate::preflight;
-use crate::progress::display::{Display, say};
-use crate::rendezvous;
-use crate::run::save;
+use crate::progress::display::Display;
+use crate::run_dir::{clear, next_attempt, save};
 use crate::signals::{self, Polled};
+use crate::workers::cause::{History, Outcome, Restart};
+use crate::workers::env::{GroupEnv, threads_per_rank};
+use crate::workers::failure::{FailureReport, GroupFailure};
+use crate::workers::supervision::{Ask, Limits};
+use crate::workers::{self, Events, GroupEnd, GroupSpec, Shown, rendezvous};
 use reclora_trainer::config::Config;
 use reclora_trainer::stages::{RunContext, Stage, stage_dir};
 
@@ -175,14 +175,14 @@ impl Pipeline {
             let attempt = next_attempt(&logs);
             let logs = logs.join(format!("attempt_{attempt}"));
             let mut display = Display::new(stage.name());
-            match self.run_gang(stage, logs, &mut display)? {
-                GangEnd::Finished => return Ok(()),
-                GangEnd::Paused(signal) => return Err(LaunchError::Paused(signal).into()),
-                GangEnd::Interrupted(signal) => {
+            match self.run_group(stage, logs, &mut display)? {
+                GroupEnd::Finished => return Ok(()),
+                GroupEnd::Paused(signal) => return Err(LaunchError::Paused(signal).into()),
+                GroupEnd::Interrupted(signal) => {
                     return Err(LaunchError::Interrupted(signal).into());
                 }
-                GangEnd::Failed(autopsy) => {
-                    self.after_failure(stage, attempt, &autopsy, &mut history, &display)?;
+                GroupEnd::Failed(failure) => {
+                    self.after_failure(stage, attempt, failure, &mut history, &display)?;
                 }
             }
         }
@@ -193,30 +193,31 @@ impl Pipeline {
         &self,
         stage: Stage,
         attempt: usize,
-        autopsy: &Autopsy,
+        failure: GroupFailure,
         history: &mut History,
         display: &Display,
     ) -> Result<()> {
-        let cause = autopsy.ranks.get(autopsy.cause).map_or(Outcome::Ended, |rank| rank.outcome);
-        match history.decide(self.max_restarts, cause, &autopsy.reached) {
+        let cause = failure.ranks.get(failure.cause).map_or(Outcome::Ended, |rank| rank.outcome);
+        match history.decide(self.max_restarts, cause, &failure.reached) {
             Restart::Again => {
                 display.line(&format!(
                     "rank {} failed in attempt {attempt}; starting the ranks again",
-                    autopsy.cause
+                    failure.cause
                 ));
                 Ok(())
             }
             Restart::GiveUp { why, hopeless } => {
-                let failure = Failure::new(stage.name(), attempt, autopsy, &why, hopeless);
-                if let Err(error) = failure.write(&self.context.run_dir) {
+                let report = FailureReport::new(stage.name(), attempt, failure, &why, hopeless);
+                if let Err(error) = report.write(&self.context.run_dir) {
                     display.line(&format!("error.json could not be written: {error}"));
                 }
-                Err(LaunchError::Rank(Box::new(failure)).into())
+                let error = if hopeless { LaunchError::Hopeless } else { LaunchError::Died };
+                Err(error(report.to_string()).into())
             }
         }
     }
 
-    fn run_gang(&self, stage: Stage, logs: PathBuf, display: &mut Display) -> Result<GangEnd> {
+    fn run_group(&self, stage: Stage, logs: PathBuf, display: &mut Display) -> Result<GroupEnd> {
         let runtime = &self.context.config.runtime;
         let run_dir = &self.context.run_dir;
         let leader = self.leader.as_ref().filter(|_| !stage.single_process());
@@ -225,9 +226,9 @@ impl Pipeline {
         if let Some(leader) = leader {
             let mut leader = leader.borrow_mut();
             leader.gather()?;
-            (world_size, secret) = (leader.world_size(), Some(leader.next_gang()));
+            (world_size, secret) = (leader.world_size(), Some(leader.next_group()));
         }
-        // The store lives as long as its gang.
+        // The store lives as long as its worker group.
         let (_store, meeting) = match world_size {
             1 => (None, None),
             _ => {
@@ -239,10 +240,10 @@ impl Pipeline {
             }
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let spec = GangSpec {
+        let spec = GroupSpec {
             program: self.program.clone(),
             args: vec!["rank".into()],
-            env: GangEnv {
+            env: GroupEnv {
                 world_size,
                 first_rank: 0,
                 local_world_size,
@@ -265,12 +266,12 @@ impl Pipeline {
         };
         let polled = Polled::begin();
         let pending = || signals::pending().or_else(|| leader?.borrow().asked());
-        let asked = || Some(signals::meaning(pending()?, !stage.single_process()));
-        let end = gang::run(&spec, limits(&self.context.config), &others, display, &asked)?;
+        let asked = || Some(Ask::of(pending()?, !stage.single_process()));
+        let end = workers::run(&spec, limits(&self.context.config), &others, display, &asked)?;
         drop(polled);
         match (end, pending()) {
-            (GangEnd::Paused(signal), _) => Ok(GangEnd::Paused(signal)),
-            (_, Some(signal)) => Ok(GangEnd::Interrupted(signal)),
+            (GroupEnd::Paused(signal), _) => Ok(GroupEnd::Paused(signal)),
+            (_, Some(signal)) => Ok(GroupEnd::Interrupted(signal)),
             (end, None) => Ok(end),
         }
     }
@@ -285,37 +286,6 @@ fn limits(config: &Config) -> Limits {
         pause: Duration::from_secs(runtime.pause_timeout),
         heal: Duration::from_secs(runtime.heal_timeout),
     }
-}
-
-/// Removes a stage's directory, so that nothing of an earlier result is resumed from. A directory
-/// that no stage made is left alone (and refused by the stage).
-fn clear(run_dir: &Path, dir: &Path) -> Result<()> {
-    if !["plan.json", "manifest.json"].iter().any(|name| dir.join(name).is_file()) {
-        return Ok(());
-    }
-    // Moved away first: a half-removed directory must not look like one somebody else made.
-    let grave = run_dir.join(".removed");
-    let failed = || format!("can't remove {}", dir.display());
-    remove(&grave).wrap_err_with(failed)?;
-    std::fs::rename(dir, &grave).wrap_err_with(failed)?;
-    remove(&grave).wrap_err_with(failed)
-}
-
-fn remove(dir: &Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// The attempts at a stage of which there are logs.
-pub fn attempts(logs: &Path) -> impl Iterator<Item = usize> {
-    let entries = std::fs::read_dir(logs).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("attempt_")?.parse().ok())
-}
-
-fn next_attempt(logs: &Path) -> usize {
-    attempts(logs).max().unwrap_or(0).saturating_add(1)
 }
 
 #[cfg(test)]
@@ -346,29 +316,5 @@ mod tests {
         for (selection, expected) in cases {
             assert_eq!([embed, tune, eval].map(|s| selection.plan(s)), expected, "{selection:?}");
         }
-    }
-
-    #[test]
-    fn attempts_count_up() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(next_attempt(&dir.path().join("none")), 1);
-        for name in ["attempt_2", "attempt_10", "attempt_x", "other"] {
-            std::fs::create_dir(dir.path().join(name)).unwrap();
-        }
-        assert_eq!(next_attempt(dir.path()), 11);
-    }
-
-    #[test]
-    fn only_directories_of_stages_are_cleared() {
-        let run = tempfile::tempdir().unwrap();
-        clear(run.path(), &run.path().join("none")).unwrap();
-        let dir = run.path().join("export");
-        std::fs::create_dir(&dir).unwrap();
-        std::fs::write(dir.join("precious"), "x").unwrap();
-        clear(run.path(), &dir).unwrap();
-        assert!(dir.join("precious").exists());
-        std::fs::write(dir.join("plan.json"), "{}").unwrap();
-        clear(run.path(), &dir).unwrap();
-        assert!(!dir.exists());
     }
 }

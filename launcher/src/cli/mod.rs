@@ -8,18 +8,17 @@ use clap_complete::Shell;
 
 use reclora_storage::raw::{DatasetFormat, Known};
 
-use crate::gang::binding::Binding;
 use reclora_trainer::stages::{Part, Stage};
 
 mod checks;
 mod jobs;
-mod nodes;
 mod text;
+mod values;
 
 pub use checks::{CompareArgs, DoctorArgs, MonitorArgs, PlanArgs};
 pub use jobs::{LogsArgs, StatusArgs, SubmitArgs};
-pub use nodes::NodeCount;
 use text::*;
+pub use values::{Binding, NodeCount};
 
 /// The whole command line.
 #[derive(Debug, Parser)]

@@ -52,7 +52,7 @@ pretrain (CRM on the full data), few2many (the CRM's representation of every sam
 
 --from and --until select stages by their place in this order, --only a single one. embed is left out where nothing reads the embeddings of items (retrieve.text_order and crm_order are recent).
 
-Every stage except prepare and export runs as a gang of rank processes. The run directory gets \
+Every stage except prepare and export runs as a group of worker processes. The run directory gets \
 one directory per stage, report/, logs/<stage>/attempt_N/rank_R/{stdout,stderr}.log and, when a \
 rank fails, error.json. Its config.toml is the resolved config: `run RUN/config.toml` continues \
 the run from anywhere.";

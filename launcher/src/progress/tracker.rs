@@ -57,10 +57,10 @@ pub enum Change {
     Message(String),
 }
 
-/// Largest number of tasks and messages kept of one gang: a rank can't make the launcher grow.
+/// Largest number of tasks and messages kept of one worker group: a rank can't make the launcher grow.
 const MAX_REMEMBERED: usize = 1000;
 
-/// State of one gang.
+/// State of one worker group.
 #[derive(Clone, Debug)]
 pub struct Tracker {
     world_size: usize,

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::ReportError;
-use crate::monitor::goodput::Goodput;
+use crate::monitor::sample::Goodput;
 use crate::monitor::usage::{self, StageUse};
 
 /// No input is larger than this; a file that claims to be is corrupt.

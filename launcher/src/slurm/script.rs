@@ -6,7 +6,8 @@ use color_eyre::eyre::WrapErr;
 use minijinja::{Environment, UndefinedBehavior, context};
 
 use crate::cli::SubmitArgs;
-use crate::error::{Result, quote};
+use crate::error::Result;
+use crate::exit::quote;
 use reclora_trainer::config::Config;
 use reclora_trainer::stages::Stage;
 

@@ -10,17 +10,17 @@ use super::script::{Plan, Work, plans};
 use super::status::ask;
 use super::{DIRECTORY, Job, client, jobs_file, jobs_of, remember};
 use crate::cli::{NodeCount, SubmitArgs};
-use crate::commands::print;
-use crate::error::{LaunchError, Result, quote};
+use crate::error::{LaunchError, Result};
+use crate::exit::quote;
+use crate::output::{print, say};
 use crate::preflight;
-use crate::progress::display::say;
-use crate::run::{resolve, save, take};
+use crate::resolve::{Overrides, resolve};
+use crate::run_dir::{save, take};
 
 /// Renders the jobs of a run and hands them to Slurm.
 pub fn submit(args: &SubmitArgs) -> Result<()> {
     let ranks = args.nproc_per_node.or(args.gpus_per_node.filter(|gpus| *gpus > 0));
-    let overrides =
-        crate::run::Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks };
+    let overrides = Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks };
     let nodes = NodeCount { min: args.nodes, max: args.nodes };
     let config = resolve(&args.config, overrides, nodes)?;
     for option in &args.sbatch {

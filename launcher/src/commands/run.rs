@@ -1,0 +1,213 @@
+//! `run`: from flags to a pipeline, and what comes before and after it.
+
+use std::cell::RefCell;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use color_eyre::eyre::{WrapErr, eyre};
+use reclora_trainer::config::Config;
+
+use crate::cli::{NodeCount, RunArgs};
+use crate::cluster::{self, Job, Leader};
+use crate::commands::report::{write_report, write_without_llm};
+use crate::error::{LaunchError, Result};
+use crate::exit::exit_code;
+use crate::monitor::collect::Collector;
+use crate::monitor::store::LEADER;
+use crate::monitor::watch::Watch;
+use crate::output::{print, say};
+use crate::pipeline::{Pipeline, Selection};
+use crate::preflight;
+use crate::resolve::{Overrides, is_possible, resolve};
+use crate::run_dir::{share, take};
+use crate::workers::Shown;
+use reclora_trainer::stages::{Part, RunContext, Stage};
+
+/// Runs an experiment.
+pub fn run(args: &RunArgs) -> Result<()> {
+    if let (Some(from), Some(until)) = (args.from, args.until)
+        && from > until
+    {
+        let (from, until) = (from.name(), until.name());
+        let what = format!("--from {from} --until {until}: {until} comes before {from}");
+        return Err(LaunchError::Usage(what).into());
+    }
+    crate::signals::install()?;
+    let overrides =
+        Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks: args.nproc_per_node };
+    let nodes = if args.standalone { NodeCount::ONE } else { args.nnodes };
+    let config = resolve(&args.config, overrides, nodes)?;
+    let job = job(args, nodes, &config)?;
+    if let Some(part) = args.part {
+        check_part(args, part)?;
+    }
+    let run_dir = config.run_dir.clone();
+    let selection =
+        Selection { from: args.from, only: args.only, until: args.until, force: args.force };
+    let context = RunContext { run_dir: run_dir.clone(), config, part: args.part };
+    // Nodes share the run directory and nothing else, so each looks at what it has.
+    preflight::run(&context, &selection.stages())?;
+    let config = &context.config;
+    if let Some(job) = job.as_ref().filter(|job| job.node > 0) {
+        return cluster::run_agent(job, &run_dir, &config.runtime);
+    }
+    // Of no other node, whatever the environment says.
+    let endpoint = args.rdzv_endpoint.as_deref().filter(|_| !args.standalone);
+    let endpoint = endpoint.map(parse_endpoint).transpose()?;
+    if let Some(address) = endpoint {
+        probe(address)?;
+    }
+    let _locks = match args.part {
+        None => vec![take(config)?],
+        Some(part) => share(config, part)?,
+    };
+    let per_node = config.runtime.nproc_per_node;
+    let ranks = match nodes {
+        NodeCount { min, max } if min < max => {
+            format!("{per_node} on each of {min} to {max} nodes")
+        }
+        NodeCount { max, .. } => (usize::from(max) * per_node).to_string(),
+    };
+    say(&format!("{} in {}, ranks: {ranks}", config.name, run_dir.display()));
+    let (leader, endpoint) = match (job, endpoint) {
+        (Some(job), Some(address)) => {
+            // The port is the agents'; ranks meet at another of the same interface.
+            let leader = Leader::start(job, address, &run_dir)?;
+            (Some(RefCell::new(leader)), Some(SocketAddr::new(address.ip(), 0)))
+        }
+        (_, endpoint) => (None, endpoint),
+    };
+    let collector = match args.part {
+        None => Collector::start(&run_dir, LEADER, 0),
+        Some(part) => Collector::start(&run_dir, &format!("part_{}", part.index), 0),
+    }?;
+    let last = selection.last();
+    let pipeline = pipeline(args, context, selection, endpoint, leader, collector.watch())?;
+    let result = pipeline.run();
+    if let Some(leader) = pipeline.leader {
+        let error = result.as_ref().err();
+        leader.into_inner().finish(error.map(|error| (error.to_string(), exit_code(error))));
+    }
+    drop(collector);
+    result?;
+    if args.no_report || args.part.is_some() {
+        return Ok(());
+    }
+    match last {
+        Stage::Few2many => print(&write_without_llm(&run_dir)?),
+        // `--only` leaves a run whose other stages may be missing or out of date.
+        last if args.only.is_none() && last >= Stage::Evaluate => print(&write_report(&run_dir)?),
+        _ => Ok(()),
+    }
+}
+
+fn pipeline(
+    args: &RunArgs,
+    context: RunContext,
+    selection: Selection,
+    endpoint: Option<SocketAddr>,
+    leader: Option<RefCell<Leader>>,
+    watch: Arc<Watch>,
+) -> Result<Pipeline> {
+    Ok(Pipeline {
+        selection,
+        endpoint,
+        leader,
+        max_restarts: args.max_restarts,
+        logs: match &args.log_dir {
+            Some(dir) => std::path::absolute(dir).wrap_err("--log-dir")?,
+            None => context.run_dir.join("logs"),
+        },
+        binding: args.numa_binding,
+        watch,
+        tee: match (&args.local_ranks_filter, args.tee) {
+            (Some(ranks), _) => Shown::Some(ranks.clone()),
+            (None, true) => Shown::All,
+            (None, false) => Shown::None,
+        },
+        program: std::env::current_exe().wrap_err("can't find this executable")?,
+        context,
+    })
+}
+
+/// Refuses what can't be done in parts.
+fn check_part(args: &RunArgs, part: Part) -> Result<()> {
+    let usage = |what| Err(LaunchError::Usage(format!("--part {part}: {what}")).into());
+    if args.only != Some(Stage::Few2many) {
+        return usage("only --only few2many can be done in parts");
+    }
+    if args.nnodes.max > 1 {
+        return usage("a part is done on one node; give other nodes other parts");
+    }
+    Ok(())
+}
+
+/// What the flags say of the other nodes; `None` where there are none.
+fn job(args: &RunArgs, nodes: NodeCount, config: &Config) -> Result<Option<Job>> {
+    let usage = |what: &str| Err(LaunchError::Usage(what.into()).into());
+    if args.standalone || nodes.max == 1 && args.node_rank == 0 {
+        return Ok(None);
+    }
+    if args.node_rank >= nodes.max {
+        return usage(&format!(
+            "--node-rank {}: nodes are counted from 0, and there are {} of them (--nnodes)",
+            args.node_rank, nodes.max
+        ));
+    }
+    let (min, max) = (nodes.min.into(), nodes.max.into());
+
+    let Some(endpoint) = &args.rdzv_endpoint else {
+        return usage(
+            "--nnodes: the nodes have to find each other\n  help: give all of them the address of node \
+             0, and a free port there, as --rdzv-endpoint HOST:PORT",
+        );
+    };
+    Ok(Some(Job {
+        node: args.node_rank.into(),
+        nodes: max,
+        possible: (min..=max).filter(|nodes| is_possible(config, *nodes)).collect(),
+        ranks_per_node: config.runtime.nproc_per_node,
+        endpoint: endpoint.clone(),
+        id: args.rdzv_id.clone(),
+        deadline: Duration::from_secs(config.runtime.rendezvous_timeout),
+        rejoin: Duration::from_secs(
+            args.rejoin_timeout.unwrap_or(config.runtime.rendezvous_timeout),
+        ),
+    }))
+}
+
+/// The address of `HOST:PORT`.
+fn parse_endpoint(text: &str) -> Result<SocketAddr> {
+    let usage = |what: String| {
+        LaunchError::Usage(format!(
+            "--rdzv-endpoint {text}: {what}\n  help: write HOST:PORT, for example 127.0.0.1:29500"
+        ))
+    };
+    let mut addresses = text.to_socket_addrs().map_err(|error| usage(error.to_string()))?;
+    Ok(addresses.next().ok_or_else(|| usage("the host has no address".into()))?)
+}
+
+/// A port in use is said now, not when the first worker group starts.
+fn probe(address: SocketAddr) -> Result<()> {
+    TcpListener::bind(address).map(drop).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => eyre!(
+            "--rdzv-endpoint {address}: the port is in use by another process\n  help: choose \
+             another port, or leave the flag out to take a free one"
+        ),
+        _ => eyre!("--rdzv-endpoint {address}: can't listen there: {error}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints() {
+        assert_eq!(parse_endpoint("127.0.0.1:80").unwrap(), "127.0.0.1:80".parse().unwrap());
+        for bad in ["127.0.0.1", "127.0.0.1:99999", ""] {
+            assert!(parse_endpoint(bad).unwrap_err().to_string().contains("HOST:PORT"), "{bad}");
+        }
+    }
+}
