@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
+use indicatif::HumanCount;
 use reclora_storage::atomic::write_bytes_atomic;
 use serde::Serialize;
 
@@ -37,6 +38,11 @@ fn json(value: &impl Serialize) -> Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
+/// A number with commas: `1,234,567`.
+pub fn count(number: u64) -> String {
+    HumanCount(number).to_string()
+}
+
 /// Text of a rank without characters that would move a terminal's cursor.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
@@ -50,6 +56,12 @@ pub fn say(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        let grouped = ["0", "12", "123", "1,234", "1,234,567"];
+        assert_eq!([0, 12, 123, 1234, 1_234_567].map(count), grouped);
+    }
 
     #[test]
     fn control_characters_are_removed() {

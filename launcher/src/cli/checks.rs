@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::ExperimentArgs;
+
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
@@ -63,14 +65,8 @@ pub struct MonitorArgs {
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// The experiment, a TOML file
-    pub config: PathBuf,
-    /// Where the run is kept [default: run_dir of the config]
-    #[arg(long, value_name = "DIR")]
-    pub run_dir: Option<PathBuf>,
-    /// Change one setting, as in `run`; repeatable
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
+    #[command(flatten)]
+    pub experiment: ExperimentArgs,
     /// Ranks, over all nodes [default: runtime.nproc_per_node of the config]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub world_size: Option<u16>,

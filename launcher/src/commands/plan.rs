@@ -7,15 +7,14 @@ use reclora_trainer::stages::{Forecast, RunContext, Training, forecast};
 
 use crate::cli::{NodeCount, PlanArgs};
 use crate::error::Result;
-use crate::output::show;
+use crate::output::{count, show};
 use crate::preflight;
-use crate::resolve::{Overrides, resolve};
+use crate::resolve::resolve;
 use crate::workers::env::threads_per_rank;
 
 /// Computes and prints.
 pub fn plan(args: &PlanArgs) -> Result<()> {
-    let overrides = Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks: None };
-    let config = resolve(&args.config, overrides, NodeCount::ONE)?;
+    let config = resolve(&args.experiment, None, NodeCount::ONE)?;
     let per_node = config.runtime.nproc_per_node;
     let world_size = args.world_size.map_or(per_node, usize::from);
     // As many on each machine as the config says, on machines like this one.
@@ -87,9 +86,4 @@ fn readable(forecast: &Forecast, per_node: usize, threads: usize) -> String {
          sent: by each rank, of the dense gradient\n",
     );
     text
-}
-
-/// A number with commas.
-fn count(number: u64) -> String {
-    indicatif::HumanCount(number).to_string()
 }

@@ -3,14 +3,15 @@
 use reclora_trainer::stages;
 use serde_json::Value;
 
-use crate::cli::PredictArgs;
+use crate::cli::{PairArgs, PredictArgs};
 use crate::error::Result;
 use crate::output::show;
 use crate::run_dir::context;
 
 /// Scores the pair with every model of the run, and prints what each says.
 pub fn predict(args: &PredictArgs) -> Result<()> {
-    let prediction = stages::predict(&context(&args.run)?, &args.user, &args.item)?;
+    let PairArgs { run, user, item } = &args.pair;
+    let prediction = stages::predict(&context(run)?, user, item)?;
     show(&serde_json::to_value(&prediction)?, args.json, readable)
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use color_eyre::eyre::{WrapErr, eyre};
 use reclora_trainer::config::Config;
 
-use crate::cli::{NodeCount, RunArgs};
+use crate::cli::{NodeCount, ProcessArgs, RunArgs};
 use crate::cluster::{self, Job, Leader};
 use crate::commands::report::{write_report, write_without_llm};
 use crate::error::{LaunchError, Result};
@@ -19,14 +19,15 @@ use crate::monitor::watch::Watch;
 use crate::output::{print, say};
 use crate::pipeline::{Pipeline, Selection};
 use crate::preflight;
-use crate::resolve::{Overrides, is_possible, resolve};
+use crate::resolve::{is_possible, resolve};
 use crate::run_dir::{share, take};
 use crate::workers::Shown;
 use reclora_trainer::stages::{Part, RunContext, Stage};
 
 /// Runs an experiment.
 pub fn run(args: &RunArgs) -> Result<()> {
-    if let (Some(from), Some(until)) = (args.from, args.until)
+    let RunArgs { experiment, stages, processes, .. } = args;
+    if let (Some(from), Some(until)) = (stages.from, stages.until)
         && from > until
     {
         let (from, until) = (from.name(), until.name());
@@ -34,18 +35,20 @@ pub fn run(args: &RunArgs) -> Result<()> {
         return Err(LaunchError::Usage(what).into());
     }
     crate::signals::install()?;
-    let overrides =
-        Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks: args.nproc_per_node };
-    let nodes = if args.standalone { NodeCount::ONE } else { args.nnodes };
-    let config = resolve(&args.config, overrides, nodes)?;
-    let job = job(args, nodes, &config)?;
-    if let Some(part) = args.part {
+    let nodes = if processes.standalone { NodeCount::ONE } else { processes.nnodes };
+    let config = resolve(experiment, processes.nproc_per_node, nodes)?;
+    let job = job(processes, nodes, &config)?;
+    if let Some(part) = stages.part {
         check_part(args, part)?;
     }
     let run_dir = config.run_dir.clone();
-    let selection =
-        Selection { from: args.from, only: args.only, until: args.until, force: args.force };
-    let context = RunContext { run_dir: run_dir.clone(), config, part: args.part };
+    let selection = Selection {
+        from: stages.from,
+        only: stages.only,
+        until: stages.until,
+        force: stages.force,
+    };
+    let context = RunContext { run_dir: run_dir.clone(), config, part: stages.part };
     // Nodes share the run directory and nothing else, so each looks at what it has.
     preflight::run(&context, &selection.stages())?;
     let config = &context.config;
@@ -53,12 +56,12 @@ pub fn run(args: &RunArgs) -> Result<()> {
         return cluster::run_agent(job, &run_dir, &config.runtime);
     }
     // Of no other node, whatever the environment says.
-    let endpoint = args.rdzv_endpoint.as_deref().filter(|_| !args.standalone);
+    let endpoint = processes.rdzv_endpoint.as_deref().filter(|_| !processes.standalone);
     let endpoint = endpoint.map(parse_endpoint).transpose()?;
     if let Some(address) = endpoint {
         probe(address)?;
     }
-    let _locks = match args.part {
+    let _locks = match stages.part {
         None => vec![take(config)?],
         Some(part) => share(config, part)?,
     };
@@ -78,7 +81,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         }
         (_, endpoint) => (None, endpoint),
     };
-    let collector = match args.part {
+    let collector = match stages.part {
         None => Collector::start(&run_dir, LEADER, 0),
         Some(part) => Collector::start(&run_dir, &format!("part_{}", part.index), 0),
     }?;
@@ -91,13 +94,13 @@ pub fn run(args: &RunArgs) -> Result<()> {
     }
     drop(collector);
     result?;
-    if args.no_report || args.part.is_some() {
+    if stages.no_report || stages.part.is_some() {
         return Ok(());
     }
     match last {
         Stage::Few2many => print(&write_without_llm(&run_dir)?),
         // `--only` leaves a run whose other stages may be missing or out of date.
-        last if args.only.is_none() && last >= Stage::Evaluate => print(&write_report(&run_dir)?),
+        last if stages.only.is_none() && last >= Stage::Evaluate => print(&write_report(&run_dir)?),
         _ => Ok(()),
     }
 }
@@ -110,18 +113,19 @@ fn pipeline(
     leader: Option<RefCell<Leader>>,
     watch: Arc<Watch>,
 ) -> Result<Pipeline> {
+    let RunArgs { output, processes, .. } = args;
     Ok(Pipeline {
         selection,
         endpoint,
         leader,
-        max_restarts: args.max_restarts,
-        logs: match &args.log_dir {
+        max_restarts: processes.max_restarts,
+        logs: match &output.log_dir {
             Some(dir) => std::path::absolute(dir).wrap_err("--log-dir")?,
             None => context.run_dir.join("logs"),
         },
-        binding: args.numa_binding,
+        binding: processes.numa_binding,
         watch,
-        tee: match (&args.local_ranks_filter, args.tee) {
+        tee: match (&output.local_ranks_filter, output.tee) {
             (Some(ranks), _) => Shown::Some(ranks.clone()),
             (None, true) => Shown::All,
             (None, false) => Shown::None,
@@ -132,47 +136,47 @@ fn pipeline(
 }
 
 /// Refuses what can't be done in parts.
-fn check_part(args: &RunArgs, part: Part) -> Result<()> {
+fn check_part(RunArgs { stages, processes, .. }: &RunArgs, part: Part) -> Result<()> {
     let usage = |what| Err(LaunchError::Usage(format!("--part {part}: {what}")).into());
-    if args.only != Some(Stage::Few2many) {
+    if stages.only != Some(Stage::Few2many) {
         return usage("only --only few2many can be done in parts");
     }
-    if args.nnodes.max > 1 {
+    if processes.nnodes.max > 1 {
         return usage("a part is done on one node; give other nodes other parts");
     }
     Ok(())
 }
 
 /// What the flags say of the other nodes; `None` where there are none.
-fn job(args: &RunArgs, nodes: NodeCount, config: &Config) -> Result<Option<Job>> {
+fn job(processes: &ProcessArgs, nodes: NodeCount, config: &Config) -> Result<Option<Job>> {
     let usage = |what: &str| Err(LaunchError::Usage(what.into()).into());
-    if args.standalone || nodes.max == 1 && args.node_rank == 0 {
+    if processes.standalone || nodes.max == 1 && processes.node_rank == 0 {
         return Ok(None);
     }
-    if args.node_rank >= nodes.max {
+    if processes.node_rank >= nodes.max {
         return usage(&format!(
             "--node-rank {}: nodes are counted from 0, and there are {} of them (--nnodes)",
-            args.node_rank, nodes.max
+            processes.node_rank, nodes.max
         ));
     }
     let (min, max) = (nodes.min.into(), nodes.max.into());
 
-    let Some(endpoint) = &args.rdzv_endpoint else {
+    let Some(endpoint) = &processes.rdzv_endpoint else {
         return usage(
             "--nnodes: the nodes have to find each other\n  help: give all of them the address of node \
              0, and a free port there, as --rdzv-endpoint HOST:PORT",
         );
     };
     Ok(Some(Job {
-        node: args.node_rank.into(),
+        node: processes.node_rank.into(),
         nodes: max,
         possible: (min..=max).filter(|nodes| is_possible(config, *nodes)).collect(),
         ranks_per_node: config.runtime.nproc_per_node,
         endpoint: endpoint.clone(),
-        id: args.rdzv_id.clone(),
+        id: processes.rdzv_id.clone(),
         deadline: Duration::from_secs(config.runtime.rendezvous_timeout),
         rejoin: Duration::from_secs(
-            args.rejoin_timeout.unwrap_or(config.runtime.rendezvous_timeout),
+            processes.rejoin_timeout.unwrap_or(config.runtime.rendezvous_timeout),
         ),
     }))
 }

@@ -5,12 +5,15 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
+use color_eyre::Report;
+use color_eyre::eyre::eyre;
+use reclora_storage::StorageError;
 use reclora_trainer::metrics::Differences;
 use reclora_trainer::stages::ScoredSamples;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::ReportError;
+use crate::error::Result;
 use crate::monitor::sample::Goodput;
 use crate::monitor::usage::{self, StageUse};
 
@@ -172,7 +175,7 @@ struct ManifestFile {
 
 impl Inputs {
     /// Reads and checks every input below `run_dir`.
-    pub fn read(run_dir: &Path) -> Result<Self, ReportError> {
+    pub fn read(run_dir: &Path) -> Result<Self> {
         let evaluation = Evaluation::read(run_dir)?;
         let adapter = run_dir.join("adapter");
         // The baseline is optional: a run that scored it must also have tuned it.
@@ -195,12 +198,12 @@ impl Inputs {
 
 impl Evaluation {
     /// Reads and checks that of a run.
-    pub fn read(run_dir: &Path) -> Result<Self, ReportError> {
+    pub fn read(run_dir: &Path) -> Result<Self> {
         let path = run_dir.join("predictions").join("metrics.json");
         let evaluation: Self = read_json(&path, "evaluate")?;
         match evaluation.check() {
             Ok(()) => Ok(evaluation),
-            Err(what) => Err(ReportError::Corrupt { path, what, stage: "evaluate" }),
+            Err(problem) => Err(unusable(&path, "evaluate", problem)),
         }
     }
 
@@ -224,30 +227,32 @@ impl Evaluation {
     }
 }
 
-fn adapter_hash(path: &Path) -> Result<String, ReportError> {
+fn adapter_hash(path: &Path) -> Result<String> {
     const WEIGHTS: &str = "adapter_model.safetensors";
     let manifest: Manifest = read_json(path, "tune")?;
     match manifest.files.get(WEIGHTS) {
         Some(file) => Ok(file.xxh3.clone()),
-        None => Err(ReportError::Corrupt {
-            path: path.into(),
-            what: format!("no entry \"files\" / \"{WEIGHTS}\""),
-            stage: "tune",
-        }),
+        None => Err(unusable(path, "tune", format!("no entry \"files\" / \"{WEIGHTS}\""))),
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path, stage: &'static str) -> Result<T, ReportError> {
-    let unreadable = |source: std::io::Error| match source.kind() {
-        ErrorKind::NotFound => ReportError::Missing { path: path.into(), stage },
-        _ => ReportError::Unreadable { path: path.into(), source },
+/// An input that its stage has to write again.
+fn unusable(path: &Path, stage: &str, problem: impl Into<String>) -> Report {
+    let (path, stage, problem) = (path.into(), stage.into(), problem.into());
+    StorageError::StageFile { path, stage, problem }.into()
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path, stage: &str) -> Result<T> {
+    let unreadable = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => unusable(path, stage, "missing"),
+        _ => eyre!("{}: {error}; check its permissions and the disk", path.display()),
     };
-    let corrupt = |what: String| ReportError::Corrupt { path: path.into(), what, stage };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(corrupt(format!("larger than {MAX_BYTES} bytes")));
+        return Err(unusable(path, stage, format!("larger than {MAX_BYTES} bytes")));
     }
-    serde_json::from_slice(&bytes).map_err(|error| corrupt(format!("not as expected: {error}")))
+    let parsed = serde_json::from_slice(&bytes);
+    parsed.map_err(|error| unusable(path, stage, format!("not as expected: {error}")))
 }

@@ -63,14 +63,6 @@ impl Summary {
             adapter_xxh3: inputs.adapter_xxh3.clone(),
         }
     }
-
-    /// The content of `summary.json`.
-    pub(super) fn to_json(&self) -> String {
-        // Maps with string keys and plain values only: serialisation has nothing to fail on.
-        let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
-        text.push('\n');
-        text
-    }
 }
 
 /// The models' figures in the order they are shown.

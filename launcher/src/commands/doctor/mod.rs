@@ -5,18 +5,18 @@ mod run;
 
 use reclora_trainer::stages::{RunContext, Stage};
 
-use crate::cli::{DoctorArgs, NodeCount};
+use crate::cli::{DoctorArgs, ExperimentArgs, NodeCount};
 use crate::error::{LaunchError, Result};
 use crate::output::show;
 use crate::preflight::{self, Check, Level};
-use crate::resolve::{Overrides, resolve};
+use crate::resolve::resolve;
 
 /// Looks, and tells.
 pub fn doctor(args: &DoctorArgs) -> Result<()> {
     let mut checks = machine::checks();
     if let Some(path) = &args.config {
-        let overrides = Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks: None };
-        match resolve(path, overrides, NodeCount::ONE) {
+        let (config, run_dir, set) = (path.clone(), args.run_dir.clone(), args.set.clone());
+        match resolve(&ExperimentArgs { config, run_dir, set }, None, NodeCount::ONE) {
             Ok(config) => {
                 let run_dir = config.run_dir.clone();
                 let found =

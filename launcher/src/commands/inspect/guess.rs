@@ -11,96 +11,23 @@ use toml::Value;
 use super::TableReport;
 use crate::error::Result;
 
-const USERS: [&str; 10] = [
-    "user",
-    "userid",
-    "uid",
-    "customer",
-    "customerid",
-    "reviewer",
-    "reviewerid",
-    "visitorid",
-    "member",
-    "memberid",
-];
-const ITEMS: [&str; 14] = [
-    "item",
-    "itemid",
-    "iid",
-    "movie",
-    "movieid",
-    "book",
-    "bookid",
-    "isbn",
-    "product",
-    "productid",
-    "parentasin",
-    "asin",
-    "trackid",
-    "businessid",
-];
-const RATINGS: [&str; 10] = [
-    "rating",
-    "ratings",
-    "score",
-    "stars",
-    "overall",
-    "bookrating",
-    "value",
-    "liked",
-    "like",
-    "label",
-];
-const TIMES: [&str; 9] = [
-    "timestamp",
-    "time",
-    "ts",
-    "unixreviewtime",
-    "datetime",
-    "date",
-    "createdat",
-    "ratedat",
-    "reviewtime",
-];
+/// Names of columns that hold a user's id: words without what is between them, the likeliest first; so are the others.
+const USERS: &str = "\
+    user userid uid customer customerid reviewer reviewerid visitorid member memberid";
+const ITEMS: &str = "\
+    item itemid iid movie movieid book bookid isbn product productid parentasin asin trackid \
+    businessid";
+const RATINGS: &str = "\
+    rating ratings score stars overall bookrating value liked like label";
+const TIMES: &str = "\
+    timestamp time ts unixreviewtime datetime date createdat ratedat reviewtime";
 /// First or last words of names of columns that are categories.
-const FIELDS: [&str; 34] = [
-    "genre",
-    "genres",
-    "category",
-    "categories",
-    "subcategory",
-    "brand",
-    "author",
-    "authors",
-    "publisher",
-    "department",
-    "type",
-    "kind",
-    "language",
-    "director",
-    "artist",
-    "year",
-    "format",
-    "color",
-    "colour",
-    "gender",
-    "sex",
-    "age",
-    "occupation",
-    "job",
-    "country",
-    "city",
-    "state",
-    "region",
-    "location",
-    "zip",
-    "zipcode",
-    "segment",
-    "tier",
-    "platform",
-];
+const FIELDS: &str = "\
+    genre genres category categories subcategory brand author authors publisher department type \
+    kind language director artist year format color colour gender sex age occupation job country \
+    city state region location zip zipcode segment tier platform";
 /// Last words of names of columns that are what an item is called.
-const TITLES: [&str; 3] = ["title", "name", "headline"];
+const TITLES: &str = "title name headline";
 
 /// A table as it looks when read in the way that suits it.
 pub struct Look {
@@ -160,14 +87,14 @@ pub fn mapping(looks: &[Look], given: &ColumnMapping) -> Option<ColumnMapping> {
         ColumnMapping { ratings: ratings.table.name.clone(), ..ratings.columns.clone() };
     let [user, item, rating] = ids;
     let default = ColumnMapping::default();
-    let timestamp = given_or(&ratings.table.sample, &given.timestamp, &default.timestamp, &TIMES);
+    let timestamp = given_or(&ratings.table.sample, &given.timestamp, &default.timestamp, TIMES);
     columns.time_unit = timestamp.and_then(time_unit).unwrap_or_default();
     columns.timestamp = timestamp.map(|column| column.name.clone()).unwrap_or_default();
     (columns.user, columns.item, columns.rating) = (user, item, rating);
     let others =
         || looks.iter().filter(|look| !std::ptr::eq(*look, ratings) && look.fits(&columns));
-    let items = others().find_map(|look| look.key(&columns.item, &ITEMS).map(|key| (look, key)));
-    let users = others().find_map(|look| look.key(&columns.user, &USERS).map(|key| (look, key)));
+    let items = others().find_map(|look| look.key(&columns.item, ITEMS).map(|key| (look, key)));
+    let users = others().find_map(|look| look.key(&columns.user, USERS).map(|key| (look, key)));
     if let Some((look, key)) = items {
         columns.items = look.table.name.clone();
         columns.item_key = if key == columns.item { String::new() } else { key.clone() };
@@ -189,14 +116,14 @@ pub fn mapping(looks: &[Look], given: &ColumnMapping) -> Option<ColumnMapping> {
 
 /// Columns of users, items and ratings.
 fn ids(sample: &TableSample, given: &ColumnMapping) -> Option<[String; 3]> {
-    let name = |given: &str, default: &str, names: &[&str]| {
+    let name = |given: &str, default: &str, names: &str| {
         given_or(sample, given, default, names).map(|column| column.name.clone())
     };
     let default = ColumnMapping::default();
     Some([
-        name(&given.user, &default.user, &USERS)?,
-        name(&given.item, &default.item, &ITEMS)?,
-        name(&given.rating, &default.rating, &RATINGS)?,
+        name(&given.user, &default.user, USERS)?,
+        name(&given.item, &default.item, ITEMS)?,
+        name(&given.rating, &default.rating, RATINGS)?,
     ])
 }
 
@@ -205,7 +132,7 @@ fn given_or<'a>(
     sample: &'a TableSample,
     given: &str,
     default: &str,
-    names: &[&str],
+    names: &str,
 ) -> Option<&'a Column> {
     if given == default {
         return find(sample, names);
@@ -213,11 +140,15 @@ fn given_or<'a>(
     sample.columns.iter().find(|column| column.readable && column.name == given)
 }
 
-fn find<'a>(sample: &'a TableSample, names: &[&str]) -> Option<&'a Column> {
-    let column = |name: &&str| {
-        sample.columns.iter().find(|c| c.readable && words(&c.name).concat() == **name)
-    };
-    names.iter().find_map(column)
+fn find<'a>(sample: &'a TableSample, names: &str) -> Option<&'a Column> {
+    let column =
+        |name: &str| sample.columns.iter().find(|c| c.readable && words(&c.name).concat() == name);
+    names.split(' ').find_map(column)
+}
+
+/// Whether a word is one of a list.
+fn has(list: &str, word: &str) -> bool {
+    list.split(' ').any(|known| known == word)
 }
 
 /// The words of a name, in small letters: `Book-Title`, `bookTitle` and `book_title` have the same two.
@@ -245,19 +176,19 @@ impl Look {
     }
 
     /// The column of ids, where this is a table of what the ratings call `id`.
-    fn key(&self, id: &str, names: &[&str]) -> Option<String> {
+    fn key(&self, id: &str, names: &str) -> Option<String> {
         let sample = &self.table.sample;
         if ids(sample, &ColumnMapping::default()).is_some()
-            || (find(sample, &USERS).is_some() && find(sample, &ITEMS).is_some())
+            || (find(sample, USERS).is_some() && find(sample, ITEMS).is_some())
         {
             return None;
         }
         let mut found = sample.columns.iter().find(|c| c.readable && c.name == id);
         found = found.or_else(|| find(sample, names));
-        if found.is_none() && find(sample, &USERS).is_none() && find(sample, &ITEMS).is_none() {
+        if found.is_none() && find(sample, USERS).is_none() && find(sample, ITEMS).is_none() {
             let file = words(&self.table.name);
-            let is_users = file.iter().any(|word| USERS.contains(&word.trim_end_matches('s')));
-            found = find(sample, &["id"]).filter(|_| is_users == (names == USERS));
+            let is_users = file.iter().any(|word| has(USERS, word.trim_end_matches('s')));
+            found = find(sample, "id").filter(|_| is_users == (names == USERS));
         }
         let key = found?;
         // An id that comes twice is none of a table's rows.
@@ -272,11 +203,10 @@ impl Look {
         let (mut fields, mut texts) = (Vec::new(), Vec::new());
         for name in columns.filter(|name| !known.contains(&name.as_str())) {
             let words = words(name);
-            let is =
-                |word: Option<&String>, of: &[&str]| word.is_some_and(|w| of.contains(&w.as_str()));
-            if is(words.last(), &TITLES) {
+            let is = |word: Option<&String>, of| word.is_some_and(|word| has(of, word));
+            if is(words.last(), TITLES) {
                 texts.push(name.clone());
-            } else if is(words.first(), &FIELDS) || is(words.last(), &FIELDS) {
+            } else if is(words.first(), FIELDS) || is(words.last(), FIELDS) {
                 fields.push(name.clone());
             }
         }
@@ -352,27 +282,9 @@ fn column<'a>(looks: &'a [Look], columns: &ColumnMapping) -> Option<&'a Column> 
 }
 
 /// Settings of a section, in its order; those that are as by default are left out, but for the first ones.
-const ORDER: [&str; 19] = [
-    "ratings",
-    "user",
-    "item",
-    "rating",
-    "timestamp",
-    "time_unit",
-    "users",
-    "user_key",
-    "user_fields",
-    "user_texts",
-    "items",
-    "item_key",
-    "item_fields",
-    "item_texts",
-    "unmatched",
-    "duplicates",
-    "missing",
-    "delimiter",
-    "encoding",
-];
+const ORDER: &str = "\
+    ratings user item rating timestamp time_unit users user_key user_fields user_texts items \
+    item_key item_fields item_texts unmatched duplicates missing delimiter encoding";
 const ALWAYS: usize = 5;
 
 /// The lines of a config that say what was guessed.
@@ -391,7 +303,7 @@ pub fn section(data: &DataConfig) -> Result<String> {
     out.push_str("\n[data.columns]\n");
     let (mine, default) =
         (Value::try_from(&data.columns)?, Value::try_from(ColumnMapping::default())?);
-    for (i, name) in ORDER.into_iter().enumerate() {
+    for (i, name) in ORDER.split(' ').enumerate() {
         if let Some(value) = mine.get(name).filter(|v| i < ALWAYS || Some(*v) != default.get(name))
         {
             out.push_str(&format!("{name} = {value}\n"));
