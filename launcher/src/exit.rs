@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use reclora_trainer::error::TrainerError;
 
 use crate::error::LaunchError;
+use crate::hints::said;
 
 /// The command did what it should.
 pub const EXIT_OK: i32 = 0;
@@ -53,14 +54,16 @@ pub fn block(error: &Report) -> String {
             continue_command()
         ),
         _ => {
-            let mut text = format!("error: {error}");
-            let mut last = error.to_string();
-            for cause in error.chain().skip(1).map(ToString::to_string) {
+            let mut text = String::new();
+            let mut last = String::new();
+            for cause in error.chain() {
+                let plain = cause.to_string();
+                let lead = if text.is_empty() { "error: " } else { "\n  because: " };
                 // Transparent wrappers repeat their cause.
-                if !last.contains(&cause) {
-                    text.push_str(&format!("\n  because: {cause}"));
+                if text.is_empty() || !last.contains(&plain) {
+                    text.push_str(&format!("{lead}{}", said(cause)));
                 }
-                last = cause;
+                last = plain;
             }
             text
         }

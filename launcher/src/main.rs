@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod error;
 mod exit;
+mod hints;
 mod monitor;
 mod output;
 mod pipeline;

@@ -11,6 +11,7 @@ use reclora_trainer::stages::{RunContext, Stage};
 use serde::Serialize;
 
 use crate::error::{LaunchError, Result};
+use crate::hints;
 use crate::output::say;
 
 /// Less than this is soon full of checkpoints and logs.
@@ -60,11 +61,12 @@ impl Check {
 
 impl From<Finding> for Check {
     fn from(finding: Finding) -> Self {
-        let (name, seen) = (finding.name, finding.to_string());
+        let name = finding.name;
+        let (seen, help) = hints::of_finding(&finding);
         match finding.severity {
             Severity::Fine => Self::fine(name, seen),
-            Severity::Warning => Self::warning(name, seen, finding.help),
-            Severity::Wrong => Self::wrong(name, seen, finding.help),
+            Severity::Warning => Self::warning(name, seen, help),
+            Severity::Wrong => Self::wrong(name, seen, help),
         }
     }
 }

@@ -12,6 +12,7 @@ use reclora_trainer::stages::{Part, RunContext, Stage, outdated};
 use crate::config;
 use crate::error::{LaunchError, Result};
 use crate::exit::quote;
+use crate::hints::said;
 use crate::output::say;
 
 /// What the last failure was, for programs.
@@ -120,7 +121,10 @@ pub fn context(run_dir: &Path) -> Result<RunContext> {
 pub fn note_outdated(context: &RunContext) {
     // Who needs what can't be read says so.
     if let Ok(Some(error)) = outdated(context, Stage::Export) {
-        say(&format!("note: the settings shown are those of config.toml now, but {error}"));
+        say(&format!(
+            "note: the settings shown are those of config.toml now, but {}",
+            said(&error)
+        ));
     }
 }
 

@@ -13,6 +13,7 @@ use crate::cluster::{self, Job, Leader};
 use crate::commands::report::{write_report, write_without_llm};
 use crate::error::{LaunchError, Result};
 use crate::exit::exit_code;
+use crate::hints::said;
 use crate::monitor::collect::Collector;
 use crate::monitor::store::LEADER;
 use crate::monitor::watch::Watch;
@@ -90,7 +91,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let result = pipeline.run();
     if let Some(leader) = pipeline.leader {
         let error = result.as_ref().err();
-        leader.into_inner().finish(error.map(|error| (error.to_string(), exit_code(error))));
+        leader.into_inner().finish(error.map(|error| (said(&**error), exit_code(error))));
     }
     drop(collector);
     result?;

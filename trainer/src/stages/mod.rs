@@ -43,7 +43,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::config::{Config, Order};
-use crate::error::{Result, TrainerError};
+use crate::error::{Remedy, Result, TrainerError};
 pub use crate::scoring::chunks::Part;
 use crate::telemetry::progress::Progress;
 use inputs::check_scale_of;
@@ -330,13 +330,12 @@ fn check_origin(ctx: &RunContext, stage: Stage) -> Result<()> {
         let now = StageDir::new(ctx.path(before), before.name(), "").content_hash()?;
         if inputs.get(before.name()).is_some_and(|then| *then != now) {
             let what = format!(
-                "was made from another {} than {} holds now; make it again: reclora-launch run CONFIG \
-                 --from {}",
+                "{}: was made from another {} than {} holds now",
+                ctx.path(stage).display(),
                 before.directory(),
-                ctx.path(before).display(),
-                stage.name()
+                ctx.path(before).display()
             );
-            return Err(TrainerError::file(ctx.path(stage), what));
+            return Err(TrainerError::Remake { what, remedy: Remedy::Again(stage.name()) });
         }
     }
     Ok(())

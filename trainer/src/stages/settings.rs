@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{RunContext, Stage, file_key};
 use crate::config::{Config, StoredAdapter};
-use crate::error::{Result, TrainerError};
+use crate::error::{Remedy, Result, TrainerError};
 
 /// The settings a stage is a function of, with the prompt template where it is read, by name: what can be
 /// compared without reading data or a model.
@@ -74,12 +74,10 @@ pub fn outdated(ctx: &RunContext, last: Stage) -> Result<Option<TrainerError>> {
         let now = settings_of(&ctx.config, stage)?;
         if now.iter().any(|(name, value)| then.get(name) != Some(value)) {
             let saved = ctx.run_dir.join("config.toml");
-            let what = format!(
-                "was made with other settings than {0} has now; make it again: reclora-launch run {0}, or \
-                 run the config that it was made with, whose settings are there then",
-                saved.display()
-            );
-            return Ok(Some(TrainerError::file(ctx.path(stage), what)));
+            let made = ctx.path(stage);
+            let (made, now) = (made.display(), saved.display());
+            let what = format!("{made}: was made with other settings than {now} has now");
+            return Ok(Some(TrainerError::Remake { what, remedy: Remedy::Settings(saved) }));
         }
     }
     Ok(None)

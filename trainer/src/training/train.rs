@@ -109,9 +109,7 @@ impl<'a> Run<'a> {
         let optimizer = AdamW::from_parts(plan.weight_decay, first, second, state.step)
             .map(|optimizer| optimizer.with_lazy_rows(plan.lazy_rows))
             .filter(|optimizer| optimizer.first_moment().len() == parameters)
-            .ok_or_else(|| {
-                TrainerError::file(&plan.checkpoints, "a checkpoint of another model; use --force")
-            })?;
+            .ok_or_else(|| TrainerError::other_checkpoint(&plan.checkpoints))?;
         let (saved, spent) = (state.step, Spent::default());
         Ok(Self { plan, objective, share, comm, progress, optimizer, state, saved, spent })
     }

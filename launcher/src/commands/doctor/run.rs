@@ -13,6 +13,7 @@ use reclora_trainer::config::Config;
 use crate::commands::verify;
 use crate::config;
 use crate::exit::quote;
+use crate::hints::said;
 use crate::preflight::Check;
 
 /// Time stamps of files and logs are confusing beyond this.
@@ -101,7 +102,7 @@ fn hashes(run_dir: &Path) -> Check {
     let work = match Work::of(run_dir) {
         Ok(work) if work.is_empty() => return Check::fine("files", "nothing of an earlier run"),
         Ok(work) => work,
-        Err(error) => return Check::wrong("files", error, &command),
+        Err(error) => return Check::wrong("files", said(&error), &command),
     };
     let report = verify::check(work, true);
     match report.damaged.first() {
