@@ -284,7 +284,7 @@ fn limits(config: &Config) -> Limits {
         heartbeat: Duration::from_secs(runtime.heartbeat_timeout),
         progress: (!progress.is_zero()).then_some(progress),
         pause: Duration::from_secs(runtime.pause_timeout),
-        heal: Duration::from_secs(runtime.heal_timeout),
+        recovery: Duration::from_secs(runtime.recovery_timeout),
     }
 }
 

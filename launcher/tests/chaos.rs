@@ -172,7 +172,7 @@ fn e2e_d2_s4_chaos_changes_nothing() {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        // The agent is told, or finds its leader gone.
+        // The agent is notified, or finds its leader gone.
         if let Some(agent) = &mut job.nodes[1] {
             for (_, pid) in job.thaws.drain(..) {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);

@@ -1,4 +1,4 @@
-//! Every node but the first: starts ranks as the leader says, and tells it of them.
+//! Every node but the first: starts ranks as the leader says, and notifies it of what they do.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ struct Agent<'a> {
     runtime: &'a RuntimeConfig,
     collector: Collector,
     group: Option<Ranks>,
-    /// When the leader was told that this node is to end.
+    /// When the leader was notified that this node is to end.
     asked: Option<Instant>,
 }
 
@@ -93,7 +93,7 @@ impl Agent<'_> {
                 }
                 Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => {}
             }
-            self.heed(signals::pending())?;
+            self.notify_leader(signals::pending())?;
             if let Some(group) = &mut self.group
                 && group.report(&self.control)?
             {
@@ -103,7 +103,7 @@ impl Agent<'_> {
     }
 
     /// Asked to end, this node asks the leader, who decides for all; but it does not wait for ever.
-    fn heed(&mut self, signal: Option<Signal>) -> Result<()> {
+    fn notify_leader(&mut self, signal: Option<Signal>) -> Result<()> {
         let Some(signal) = signal else { return Ok(()) };
         if matches!(Ask::of(signal, true), Ask::End(_)) {
             return Err(LaunchError::Interrupted(signal).into());
@@ -112,7 +112,7 @@ impl Agent<'_> {
             self.control.send(encode(&ToLeader::Asked { signal: signal as i32 }))?;
         }
         let since = *self.asked.get_or_insert_with(Instant::now);
-        // The leader's own limit, and some time for it to tell.
+        // The leader's own limit, and some time for it to notify this node.
         if since.elapsed() > Duration::from_secs(self.runtime.pause_timeout) + LEADER_GRACE {
             return Err(LaunchError::Interrupted(signal).into());
         }
@@ -148,8 +148,8 @@ struct Ranks {
     group: u64,
     first_rank: usize,
     processes: Vec<RankProcess>,
-    /// Whether the leader knows of a rank's end.
-    told: Vec<bool>,
+    /// Whether the leader has been notified of a rank's end.
+    notified: Vec<bool>,
     events: Receiver<(usize, Event)>,
 }
 
@@ -195,34 +195,34 @@ impl Ranks {
         };
         let (sender, events) = sync_channel(CHANNEL);
         let processes = spec.start_local(&sender)?;
-        let told = vec![false; processes.len()];
-        Ok(Self { group, first_rank, processes, told, events })
+        let notified = vec![false; processes.len()];
+        Ok(Self { group, first_rank, processes, notified, events })
     }
 
-    /// Tells the leader what is new; returns whether all ranks have ended.
+    /// Notifies the leader of what is new; returns whether all ranks have ended.
     fn report(&mut self, control: &Control) -> Result<bool> {
         let group = self.group;
-        let tell = |(rank, event): (usize, Event)| {
+        let notify = |(rank, event): (usize, Event)| {
             control.send(encode(&ToLeader::Event { group, rank, event }))
         };
-        self.events.try_iter().try_for_each(tell)?;
+        self.events.try_iter().try_for_each(notify)?;
         for (place, process) in self.processes.iter_mut().enumerate() {
-            if self.told[place] {
+            if self.notified[place] {
                 continue;
             }
             let Some(outcome) = process.poll()? else { continue };
             // Its last words were written before it ended, but perhaps not read yet.
             let deadline = Instant::now() + DRAIN;
             while !process.is_drained() && Instant::now() < deadline {
-                self.events.try_iter().try_for_each(tell)?;
+                self.events.try_iter().try_for_each(notify)?;
                 std::thread::sleep(TICK / 10);
             }
-            self.events.try_iter().try_for_each(tell)?;
+            self.events.try_iter().try_for_each(notify)?;
             let rank = self.first_rank + place;
             let tail = process.tail();
             control.send(encode(&ToLeader::Ended { group, rank, end: outcome, tail }))?;
-            self.told[place] = true;
+            self.notified[place] = true;
         }
-        Ok(self.told.iter().all(|told| *told))
+        Ok(self.notified.iter().all(|notified| *notified))
     }
 }

@@ -51,7 +51,7 @@ struct Node {
     asked: Arc<AtomicI32>,
 }
 
-/// What is known of a node, told by its connection.
+/// What is known of a node, as its connection reports it.
 #[derive(Debug, Default)]
 struct NodeState {
     /// Why it is gone.
@@ -160,8 +160,8 @@ impl Leader {
         }
         let state = Arc::new(Mutex::new(NodeState::default()));
         let asked = Arc::new(AtomicI32::new(0));
-        let (told, asking) = (Arc::clone(&state), Arc::clone(&asked));
-        match arrival.welcome(move |incoming| take(&told, &asking, node, incoming)) {
+        let (seen, asking) = (Arc::clone(&state), Arc::clone(&asked));
+        match arrival.welcome(move |incoming| take(&seen, &asking, node, incoming)) {
             Ok(control) => {
                 say(&format!("node {node} is here: {address}"));
                 let control = Arc::new(control);

@@ -104,7 +104,7 @@ impl Collector {
         Ok(Self { watch, end: Some(end), thread: Some(thread) })
     }
 
-    /// What is to be told of this node's ranks.
+    /// What is to be notified of what this node's ranks do.
     pub fn watch(&self) -> Arc<Watch> {
         Arc::clone(&self.watch)
     }

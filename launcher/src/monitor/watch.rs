@@ -80,7 +80,7 @@ impl Watch {
         (seen.stage.clone(), ranks.collect())
     }
 
-    /// Steps and epochs that were told since the last call.
+    /// Steps and epochs that were reported since the last call.
     pub fn curves(&self) -> Vec<Curve> {
         std::mem::take(&mut self.lock().curves)
     }

@@ -134,7 +134,7 @@ impl Tracker {
         self.errors.get(rank)?.as_deref()
     }
 
-    /// The last collectives that a failing rank told of.
+    /// The last collectives that a failing rank reported.
     pub fn records(&self, rank: usize) -> &[Record] {
         self.records.get(rank).map_or(&[], Vec::as_slice)
     }

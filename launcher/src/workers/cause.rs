@@ -66,7 +66,7 @@ impl Outcome {
     }
 }
 
-/// A signal as another process is told of it: by its number.
+/// A signal as it is sent to another process: by its number.
 mod number {
     use nix::sys::signal::Signal;
     use serde::{Deserialize, Deserializer, Serializer};

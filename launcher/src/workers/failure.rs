@@ -68,7 +68,7 @@ pub struct RankReport {
     pub error: Option<String>,
     /// What it was doing.
     pub doing: String,
-    /// Its last collectives, oldest first, if it could tell.
+    /// Its last collectives, oldest first, if it reported them.
     pub collectives: Vec<Record>,
     /// The last lines of its log.
     pub log_tail: Vec<String>,

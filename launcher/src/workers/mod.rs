@@ -196,7 +196,7 @@ impl WorkerGroup {
     fn supervise(&mut self, display: &mut Display, asked: &dyn Fn() -> Option<Ask>) -> Result<End> {
         loop {
             let wait = match self.state.phase {
-                Phase::Condemned(_) => Duration::ZERO,
+                Phase::Terminating(_) => Duration::ZERO,
                 Phase::Ending { .. } => TICK / 5,
                 _ => TICK,
             };

@@ -89,7 +89,7 @@ impl RankProcess {
         let log = spec.log_of(rank);
         let (oom_kills, readers) = (oom_kills(), Vec::new());
         let mut process = Self { child, group, oom_kills, reaped: false, tail, log, readers };
-        tell_of_end(rank, group, events.clone())?;
+        notify_of_end(rank, group, events.clone())?;
         if let Some(pipe) = stdout {
             let events = events.clone();
             let see = events.clone();
@@ -198,7 +198,7 @@ fn oom_kills() -> Option<u64> {
 }
 
 /// Wakes whoever waits for events when a process has ended, which then is there to be polled.
-fn tell_of_end(rank: usize, process: Pid, events: Events) -> Result<()> {
+fn notify_of_end(rank: usize, process: Pid, events: Events) -> Result<()> {
     let work = move || {
         let _ = waitid(Id::Pid(process), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
         let _ = events.send((rank, Event::Beat));

@@ -87,9 +87,9 @@ fn listen_and_beat() -> std::io::Result<()> {
 
 /// Says that this process lives, and what it has done.
 fn beat() {
-    /// Held from taking to telling: what one thread has taken is told before what the next takes.
-    static TELLING: Mutex<()> = Mutex::new(());
-    let _telling = TELLING.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Held from taking to reporting: what one thread has taken is reported before what the next takes.
+    static REPORTING: Mutex<()> = Mutex::new(());
+    let _reporting = REPORTING.lock().unwrap_or_else(PoisonError::into_inner);
     let threads = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
     let measures = measure::now(threads.unwrap_or(1));
     emit(&Event::Measured { measures, curves: measure::curves() });
@@ -178,6 +178,6 @@ fn emit(event: &Event) {
     let Ok(mut line) = serde_json::to_vec(event) else { return };
     line.push(b'\n');
     let mut out = std::io::stdout().lock();
-    // Without a launcher to read it there is nobody left to tell: the kernel ends this process.
+    // Without a launcher to read it there is nobody left to notify: the kernel ends this process.
     let _ = out.write_all(&line).and_then(|()| out.flush());
 }

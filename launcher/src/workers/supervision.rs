@@ -18,7 +18,7 @@ use super::cause::{Ended, Outcome, Verdict, verdict};
 /// signal before, since nothing is lost with them.
 pub const GRACE: Duration = Duration::from_secs(2);
 /// So much work since all was saved is worth waiting for those that can save it.
-const WORTH_HEALING: Duration = Duration::from_secs(5);
+const WORTH_RECOVERY: Duration = Duration::from_secs(5);
 /// A supervisor that was not looking for so long has itself been stopped: the ranks are not to blame for what
 /// it did not hear.
 const ABSENCE: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ pub struct Limits {
     /// To finish a step and save it, when asked to pause.
     pub pause: Duration,
     /// For those that are left to save what they have in memory, when one has died.
-    pub heal: Duration,
+    pub recovery: Duration,
 }
 
 /// What somebody wants of the worker group.
@@ -104,12 +104,12 @@ pub enum Phase {
         signal: Signal,
     },
     /// A rank failed; the others notice, save what they have, and end.
-    Healing {
+    Recovering {
         /// Since when.
         since: Duration,
     },
     /// The ranks are about to be ended: what has ended by itself is seen once more before.
-    Condemned(Why),
+    Terminating(Why),
     /// The ranks are being ended.
     Ending {
         /// Since when.
@@ -250,8 +250,8 @@ fn asked(state: &mut State, now: Duration, ask: Ask) -> Decision {
             let reason = format!("{signal}: ranks finish their step and save it, within {limit} s");
             Decision::because(reason, state.signal_all(Signal::SIGUSR1))
         }
-        (Ask::End(signal), Phase::Running | Phase::Pausing { .. } | Phase::Healing { .. }) => {
-            state.phase = Phase::Condemned(Why::Asked(signal));
+        (Ask::End(signal), Phase::Running | Phase::Pausing { .. } | Phase::Recovering { .. }) => {
+            state.phase = Phase::Terminating(Why::Asked(signal));
             Decision::because(format!("{signal}: ranks are ended"), Vec::new())
         }
         _ => Decision::nothing(),
@@ -269,21 +269,21 @@ fn tick(state: &mut State, now: Duration) -> Decision {
         Phase::Running => watch(state, now),
         Phase::Pausing { since, signal } => {
             if now.saturating_sub(since) >= state.limits.pause {
-                state.phase = Phase::Condemned(Why::Asked(signal));
+                state.phase = Phase::Terminating(Why::Asked(signal));
                 let waited = state.limits.pause.as_secs();
                 let reason = format!("not all ranks had saved within {waited} s of {signal}");
                 return Decision::because(reason, Vec::new());
             }
             watch(state, now)
         }
-        Phase::Healing { since } => {
-            if now.saturating_sub(since) < state.limits.heal {
+        Phase::Recovering { since } => {
+            if now.saturating_sub(since) < state.limits.recovery {
                 return Decision::nothing();
             }
-            state.phase = Phase::Condemned(Why::Failed);
+            state.phase = Phase::Terminating(Why::Failed);
             Decision::because("not all that are left have saved and ended", Vec::new())
         }
-        Phase::Condemned(why) => {
+        Phase::Terminating(why) => {
             state.phase = Phase::Ending { since: now, why };
             Decision::because("ranks that are left are killed", state.signal_all(Signal::SIGKILL))
         }
@@ -333,11 +333,11 @@ fn watch(state: &mut State, now: Duration) -> Decision {
 /// it was last saved, they are given the time to save it.
 fn after_failure(state: &State, now: Duration) -> Phase {
     let unsaved = state.saved.map_or(Duration::ZERO, |saved| now.saturating_sub(saved));
-    let healthy = state.alive().next().is_some() && !state.limits.heal.is_zero();
-    if healthy && unsaved >= WORTH_HEALING {
-        Phase::Healing { since: now }
+    let healthy = state.alive().next().is_some() && !state.limits.recovery.is_zero();
+    if healthy && unsaved >= WORTH_RECOVERY {
+        Phase::Recovering { since: now }
     } else {
-        Phase::Condemned(Why::Failed)
+        Phase::Terminating(Why::Failed)
     }
 }
 
@@ -375,9 +375,9 @@ fn end_by(why: Why) -> End {
 fn end_of(state: &State) -> End {
     let any = |wanted: fn(Outcome) -> bool| state.ended.iter().any(|end| wanted(end.outcome));
     match state.phase {
-        Phase::Condemned(why) | Phase::Ending { why, .. } => end_by(why),
+        Phase::Terminating(why) | Phase::Ending { why, .. } => end_by(why),
         Phase::Over(end) => end,
-        Phase::Healing { .. } => End::Failed,
+        Phase::Recovering { .. } => End::Failed,
         _ if any(Outcome::is_primary) => End::Failed,
         // Those that paused are the peers that the others lost.
         Phase::Pausing { signal, .. } if any(|outcome| outcome == Outcome::Paused) => {

@@ -40,7 +40,7 @@ fn run_spec(spec: &GroupSpec, asked: &dyn Fn() -> Option<Ask>) -> Result<GroupEn
         heartbeat: Duration::from_secs(60),
         progress: None,
         pause: Duration::from_secs(5),
-        heal: Duration::ZERO,
+        recovery: Duration::ZERO,
     };
     run(spec, limits, &|_| Ok(Vec::new()), &mut Display::new("tune"), asked)
 }

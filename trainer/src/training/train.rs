@@ -67,7 +67,7 @@ pub fn train(
     run.progress.emit(Event::Saved);
     let trained = run.all_epochs();
     if let Err(TrainerError::Comm(_)) = &trained {
-        run.heal();
+        run.recover();
     }
     trained
 }
@@ -325,7 +325,7 @@ impl<'a> Run<'a> {
 
     /// When another rank went away: leaves what this one has in memory, for the next attempt to go on from. A
     /// step changes the state at once, when all sums of it are there, so it is that of a whole step.
-    fn heal(&mut self) {
+    fn recover(&mut self) {
         if self.plan.row_wise || self.state.step <= self.saved {
             return;
         }

@@ -10,7 +10,7 @@ const LIMITS: Limits = Limits {
     heartbeat: Duration::from_secs(10),
     progress: Some(Duration::from_secs(60)),
     pause: Duration::from_secs(20),
-    heal: Duration::from_secs(3),
+    recovery: Duration::from_secs(3),
 };
 
 /// Feeds inputs at milliseconds; returns the state and all actions.
@@ -116,7 +116,7 @@ fn those_that_are_left_save_what_is_worth_it() {
     // Much: they end by themselves...
     let later = [(7000, Ended(1, KILLED)), (7000, Tick), (7000, Tick), (9000, Tick)];
     let (state, actions) = feed(2, &[&start[..], &later].concat());
-    assert_eq!((state.phase, actions.len()), (Phase::Healing { since: ms(7000) }, 0));
+    assert_eq!((state.phase, actions.len()), (Phase::Recovering { since: ms(7000) }, 0));
     let (state, _) = step(state, ms(9500), Ended(0, Outcome::PeerLost));
     let (state, _) = step(state, ms(9500), Tick);
     assert_eq!(state.end(), Some(End::Failed));

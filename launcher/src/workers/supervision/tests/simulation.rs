@@ -22,7 +22,7 @@ const LIMITS: Limits = Limits {
     heartbeat: Duration::from_secs(10),
     progress: Some(Duration::from_secs(30)),
     pause: Duration::from_secs(8),
-    heal: Duration::from_secs(3),
+    recovery: Duration::from_secs(3),
 };
 
 /// What befalls a rank.
@@ -224,7 +224,7 @@ fn group(
         + LIMITS.heartbeat
         + LIMITS.progress.unwrap_or_default()
         + LIMITS.pause
-        + LIMITS.heal
+        + LIMITS.recovery
         + SETTLE
         + GRACE * 2;
     let mut now = Duration::ZERO;
@@ -281,7 +281,7 @@ fn judge(world: &World, state: &State, end: End, ask: Option<Ask>) -> Result<Gro
         (End::Failed, _) if world.hit.is_empty() => return Err("failed without a fault".into()),
         (End::Failed, _) => {
             // Who noticed is not to blame. But of ranks that wait for each other all stand still: which of them
-            // began is told by their last collectives, which are not modelled here.
+            // began is shown by their last collectives, which are not modelled here.
             let certain = |outcome| outcome != Outcome::Stalled && outcome != Outcome::PeerLost;
             let blamed = cause.filter(|cause| certain(cause.outcome)).map(|cause| cause.rank);
             if blamed.is_some_and(|rank| !world.hit.contains(&rank)) {
