@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use color_eyre::eyre::eyre;
 use reclora_comm::Secret;
 
-use crate::cli::Binding;
+use crate::cli::{Binding, StageArgs};
 use crate::cluster::Leader;
 use crate::error::{LaunchError, Result};
 use crate::monitor::watch::Watch;
@@ -21,23 +21,10 @@ use crate::signals::{self, Polled};
 use crate::workers::cause::{History, Outcome, Restart};
 use crate::workers::env::{GroupEnv, threads_per_rank};
 use crate::workers::failure::{FailureReport, GroupFailure};
-use crate::workers::supervision::{Ask, Limits};
-use crate::workers::{self, Events, GroupEnd, GroupSpec, Shown, rendezvous};
+use crate::workers::supervision::{Ask, End, Limits};
+use crate::workers::{self, Events, GroupSpec, Shown, WorkerGroup, rendezvous};
 use reclora_trainer::config::Config;
 use reclora_trainer::stages::{RunContext, Stage, stage_dir};
-
-/// Which stages the user asked for.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Selection {
-    /// This and everything after it again.
-    pub from: Option<Stage>,
-    /// Only this.
-    pub only: Option<Stage>,
-    /// Nothing after this.
-    pub until: Option<Stage>,
-    /// What is selected, again.
-    pub force: bool,
-}
 
 /// What to do with a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +37,7 @@ pub enum Plan {
     Again,
 }
 
-impl Selection {
+impl StageArgs {
     /// Those that are done, or found up to date.
     pub fn stages(self) -> Vec<Stage> {
         Stage::ALL.into_iter().filter(|stage| self.plan(*stage) != Plan::Leave).collect()
@@ -80,7 +67,7 @@ pub struct Pipeline {
     /// The run.
     pub context: RunContext,
     /// Which stages.
-    pub selection: Selection,
+    pub selection: StageArgs,
     /// Where ranks meet, if not anywhere on this machine.
     pub endpoint: Option<SocketAddr>,
     /// The other nodes, where there are any.
@@ -175,14 +162,13 @@ impl Pipeline {
             let attempt = next_attempt(&logs);
             let logs = logs.join(format!("attempt_{attempt}"));
             let mut display = Display::new(stage.name());
-            match self.run_group(stage, logs, &mut display)? {
-                GroupEnd::Finished => return Ok(()),
-                GroupEnd::Paused(signal) => return Err(LaunchError::Paused(signal).into()),
-                GroupEnd::Interrupted(signal) => {
-                    return Err(LaunchError::Interrupted(signal).into());
-                }
-                GroupEnd::Failed(failure) => {
-                    self.after_failure(stage, attempt, failure, &mut history, &display)?;
+            let (end, group) = self.run_group(stage, logs, &mut display)?;
+            match end {
+                End::Finished => return Ok(()),
+                End::Paused(signal) => return Err(LaunchError::Paused(signal).into()),
+                End::Interrupted(signal) => return Err(LaunchError::Interrupted(signal).into()),
+                End::Failed => {
+                    self.after_failure(stage, attempt, group.failure(), &mut history, &display)?;
                 }
             }
         }
@@ -217,7 +203,12 @@ impl Pipeline {
         }
     }
 
-    fn run_group(&self, stage: Stage, logs: PathBuf, display: &mut Display) -> Result<GroupEnd> {
+    fn run_group(
+        &self,
+        stage: Stage,
+        logs: PathBuf,
+        display: &mut Display,
+    ) -> Result<(End, WorkerGroup)> {
         let runtime = &self.context.config.runtime;
         let run_dir = &self.context.run_dir;
         let leader = self.leader.as_ref().filter(|_| !stage.single_process());
@@ -267,13 +258,15 @@ impl Pipeline {
         let polled = Polled::begin();
         let pending = || signals::pending().or_else(|| leader?.borrow().asked());
         let asked = || Some(Ask::of(pending()?, !stage.single_process()));
-        let end = workers::run(&spec, limits(&self.context.config), &others, display, &asked)?;
+        let (end, group) =
+            workers::run(&spec, limits(&self.context.config), &others, display, &asked)?;
         drop(polled);
-        match (end, pending()) {
-            (GroupEnd::Paused(signal), _) => Ok(GroupEnd::Paused(signal)),
-            (_, Some(signal)) => Ok(GroupEnd::Interrupted(signal)),
-            (end, None) => Ok(end),
-        }
+        let end = match (end, pending()) {
+            (End::Paused(signal), _) => End::Paused(signal),
+            (_, Some(signal)) => End::Interrupted(signal),
+            (end, None) => end,
+        };
+        Ok((end, group))
     }
 }
 
@@ -295,23 +288,23 @@ mod tests {
     #[test]
     fn plans() {
         let (tune, embed, eval) = (Stage::Tune, Stage::Embed, Stage::Evaluate);
-        let none = Selection::default();
-        let from = Selection { from: Some(tune), ..none };
-        let only = Selection { only: Some(tune), ..none };
-        let only_again = Selection { only: Some(tune), force: true, ..none };
-        let force = Selection { force: true, ..none };
-        let until = Selection { until: Some(tune), ..none };
-        let from_until = Selection { from: Some(tune), ..until };
+        let none = StageArgs::default();
+        let from = StageArgs { from: Some(tune), ..none };
+        let only = StageArgs { only: Some(tune), ..none };
+        let only_again = StageArgs { only: Some(tune), force: true, ..none };
+        let force = StageArgs { force: true, ..none };
+        let until = StageArgs { until: Some(tune), ..none };
+        let from_until = StageArgs { from: Some(tune), ..until };
         let cases = [
             (none, [Plan::IfNeeded, Plan::IfNeeded, Plan::IfNeeded]),
             (from, [Plan::IfNeeded, Plan::Again, Plan::Again]),
-            (Selection { force: true, ..from }, [Plan::IfNeeded, Plan::Again, Plan::Again]),
+            (StageArgs { force: true, ..from }, [Plan::IfNeeded, Plan::Again, Plan::Again]),
             (only, [Plan::Leave, Plan::IfNeeded, Plan::Leave]),
             (only_again, [Plan::Leave, Plan::Again, Plan::Leave]),
             (force, [Plan::Again, Plan::Again, Plan::Again]),
             (until, [Plan::IfNeeded, Plan::IfNeeded, Plan::Leave]),
             (from_until, [Plan::IfNeeded, Plan::Again, Plan::Leave]),
-            (Selection { force: true, ..until }, [Plan::Again, Plan::Again, Plan::Leave]),
+            (StageArgs { force: true, ..until }, [Plan::Again, Plan::Again, Plan::Leave]),
         ];
         for (selection, expected) in cases {
             assert_eq!([embed, tune, eval].map(|s| selection.plan(s)), expected, "{selection:?}");

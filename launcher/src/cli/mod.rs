@@ -138,7 +138,7 @@ pub struct RunArgs {
 }
 
 /// Which stages are run.
-#[derive(Debug, Args)]
+#[derive(Clone, Copy, Debug, Default, Args)]
 #[command(next_help_heading = "Stages")]
 pub struct StageArgs {
     /// Do this stage and everything after it again

@@ -18,7 +18,7 @@ use crate::monitor::collect::Collector;
 use crate::monitor::store::LEADER;
 use crate::monitor::watch::Watch;
 use crate::output::{print, say};
-use crate::pipeline::{Pipeline, Selection};
+use crate::pipeline::Pipeline;
 use crate::preflight;
 use crate::resolve::{is_possible, resolve};
 use crate::run_dir::{share, take};
@@ -43,15 +43,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
         check_part(args, part)?;
     }
     let run_dir = config.run_dir.clone();
-    let selection = Selection {
-        from: stages.from,
-        only: stages.only,
-        until: stages.until,
-        force: stages.force,
-    };
     let context = RunContext { run_dir: run_dir.clone(), config, part: stages.part };
     // Nodes share the run directory and nothing else, so each looks at what it has.
-    preflight::run(&context, &selection.stages())?;
+    preflight::run(&context, &stages.stages())?;
     let config = &context.config;
     if let Some(job) = job.as_ref().filter(|job| job.node > 0) {
         return cluster::run_agent(job, &run_dir, &config.runtime);
@@ -86,8 +80,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
         None => Collector::start(&run_dir, LEADER, 0),
         Some(part) => Collector::start(&run_dir, &format!("part_{}", part.index), 0),
     }?;
-    let last = selection.last();
-    let pipeline = pipeline(args, context, selection, endpoint, leader, collector.watch())?;
+    let last = stages.last();
+    let pipeline = pipeline(args, context, endpoint, leader, collector.watch())?;
     let result = pipeline.run();
     if let Some(leader) = pipeline.leader {
         let error = result.as_ref().err();
@@ -109,14 +103,13 @@ pub fn run(args: &RunArgs) -> Result<()> {
 fn pipeline(
     args: &RunArgs,
     context: RunContext,
-    selection: Selection,
     endpoint: Option<SocketAddr>,
     leader: Option<RefCell<Leader>>,
     watch: Arc<Watch>,
 ) -> Result<Pipeline> {
-    let RunArgs { output, processes, .. } = args;
+    let RunArgs { stages, output, processes, .. } = args;
     Ok(Pipeline {
-        selection,
+        selection: *stages,
         endpoint,
         leader,
         max_restarts: processes.max_restarts,

@@ -8,7 +8,7 @@ use std::path::Path;
 use color_eyre::Report;
 use color_eyre::eyre::eyre;
 use reclora_storage::StorageError;
-use reclora_trainer::metrics::Differences;
+use reclora_trainer::metrics::{CalibrationBin, Differences, HistoryGroup};
 use reclora_trainer::stages::ScoredSamples;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -58,21 +58,12 @@ pub(super) struct Model {
     /// Its figures less those of other models, by their names.
     pub differences: BTreeMap<String, Differences>,
     #[serde(default)]
-    pub calibration: Vec<Bin>,
+    pub calibration: Vec<CalibrationBin>,
     /// (false positive rate, true positive rate), from (0, 0) to (1, 1).
     #[serde(default)]
     pub roc: Vec<[Option<f64>; 2]>,
     #[serde(default)]
     pub by_history_length: Vec<HistoryGroup>,
-}
-
-/// Test samples whose users had from `from` to fewer than `to` earlier interactions.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub(super) struct HistoryGroup {
-    pub from: u64,
-    pub to: u64,
-    pub samples: u64,
-    pub auc: Option<f64>,
 }
 
 /// Test metrics; `None` where undefined (one class only, no sample).
@@ -105,14 +96,6 @@ fn both(pair: Option<[Option<f64>; 2]>) -> Option<[f64; 2]> {
         Some([Some(low), Some(high)]) => Some([low, high]),
         _ => None,
     }
-}
-
-/// One bin of the reliability curve.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub(super) struct Bin {
-    pub count: u64,
-    pub mean_probability: Option<f64>,
-    pub like_rate: Option<f64>,
 }
 
 /// Mixture weights of the gates over the test set.

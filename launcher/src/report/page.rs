@@ -2,11 +2,11 @@
 
 use color_eyre::eyre::WrapErr;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
-use reclora_trainer::metrics::{Compared, Difference, Role};
+use reclora_trainer::metrics::{Compared, Difference, HistoryGroup, Role};
 use reclora_trainer::telemetry::measure::Phase;
 use serde::Serialize;
 
-use super::inputs::{Gate, HistoryGroup, Inputs};
+use super::inputs::{Gate, Inputs};
 use super::summary::{ModelSummary, Summary, label, number, what_was_scored};
 use super::table::FIGURES;
 use super::{RunInfo, figures, verdict};

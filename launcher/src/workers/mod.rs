@@ -131,27 +131,14 @@ pub trait Worker {
 /// Starts the ranks of other nodes, in the order of their numbers, behind this node's.
 pub type StartOthers<'a> = dyn Fn(&Events) -> Result<Vec<Box<dyn Worker>>> + 'a;
 
-/// How it went.
-#[derive(Debug)]
-pub enum GroupEnd {
-    /// Every rank finished.
-    Finished,
-    /// Every rank saved what it had, because of a signal.
-    Paused(Signal),
-    /// A signal ended it.
-    Interrupted(Signal),
-    /// A rank failed.
-    Failed(GroupFailure),
-}
-
-/// Runs a worker group to its end, of which this node has the first ranks. `asked` is called at every tick.
+/// Runs a worker group, of which this node has the first ranks, to its end. `asked` is called at every tick.
 pub fn run(
     spec: &GroupSpec,
     limits: Limits,
     others: &StartOthers<'_>,
     display: &mut Display,
     asked: &dyn Fn() -> Option<Ask>,
-) -> Result<GroupEnd> {
+) -> Result<(End, WorkerGroup)> {
     let (sender, events) = sync_channel(CHANNEL);
     let world_size = spec.env.world_size;
     let mut group = WorkerGroup {
@@ -172,16 +159,11 @@ pub fn run(
     let end = group.supervise(display, asked)?;
     group.drain(display);
     display.clear();
-    Ok(match end {
-        End::Finished => GroupEnd::Finished,
-        End::Paused(signal) => GroupEnd::Paused(signal),
-        End::Interrupted(signal) => GroupEnd::Interrupted(signal),
-        End::Failed => group.failure(),
-    })
+    Ok((end, group))
 }
 
 /// Sees and does what [`supervision`] decides on.
-struct WorkerGroup {
+pub struct WorkerGroup {
     ranks: Vec<Box<dyn Worker>>,
     /// Whose process is known to be gone.
     gone: Vec<bool>,
@@ -292,18 +274,18 @@ impl WorkerGroup {
         self.tee.due(Duration::MAX).iter().for_each(|line| display.line(line));
     }
 
-    fn failure(&self) -> GroupEnd {
+    /// What is known of it, after a rank has failed.
+    pub fn failure(&self) -> GroupFailure {
         let ended = &self.state.ended;
-        let Some(cause) = first_cause(ended) else { return GroupEnd::Finished };
         let report = |(rank, process): (usize, &Box<dyn Worker>)| {
             let end = ended.iter().find(|end| end.rank == rank);
             let outcome = end.map_or(Outcome::Ended, |end| end.outcome);
             RankReport::new(rank, outcome, process.as_ref(), &self.tracker)
         };
-        GroupEnd::Failed(GroupFailure {
+        GroupFailure {
             ranks: self.ranks.iter().enumerate().map(report).collect(),
-            cause: cause.rank,
+            cause: first_cause(ended).map_or(0, |cause| cause.rank),
             reached: self.tracker.high_water(),
-        })
+        }
     }
 }

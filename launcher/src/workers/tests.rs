@@ -28,14 +28,14 @@ fn group(script: &str, world_size: usize, dir: &std::path::Path) -> GroupSpec {
     }
 }
 
-fn run_script(script: &str, world_size: usize) -> (GroupEnd, tempfile::TempDir) {
+fn run_script(script: &str, world_size: usize) -> ((End, WorkerGroup), tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let spec = group(script, world_size, dir.path());
     let end = run_spec(&spec, &|| None).unwrap();
     (end, dir)
 }
 
-fn run_spec(spec: &GroupSpec, asked: &dyn Fn() -> Option<Ask>) -> Result<GroupEnd> {
+fn run_spec(spec: &GroupSpec, asked: &dyn Fn() -> Option<Ask>) -> Result<(End, WorkerGroup)> {
     let limits = Limits {
         heartbeat: Duration::from_secs(60),
         progress: None,
@@ -45,17 +45,15 @@ fn run_spec(spec: &GroupSpec, asked: &dyn Fn() -> Option<Ask>) -> Result<GroupEn
     run(spec, limits, &|_| Ok(Vec::new()), &mut Display::new("tune"), asked)
 }
 
-fn failed(end: GroupEnd) -> GroupFailure {
-    match end {
-        GroupEnd::Failed(failure) => failure,
-        other => panic!("{other:?}"),
-    }
+fn failed((end, group): (End, WorkerGroup)) -> GroupFailure {
+    assert_eq!(end, End::Failed);
+    group.failure()
 }
 
 #[test]
 fn success_and_logs() {
     let (end, dir) = run_script("echo out $RANK; echo err $RANK >&2", 2);
-    assert!(matches!(end, GroupEnd::Finished));
+    assert_eq!(end.0, End::Finished);
     let read = |path: &str| std::fs::read_to_string(dir.path().join(path)).unwrap();
     assert_eq!(read("logs/tune/attempt_1/rank_1/stdout.log"), "out 1\n");
     assert_eq!(read("logs/tune/attempt_1/rank_0/stderr.log"), "err 0\n");
@@ -127,8 +125,8 @@ fn an_interrupt_ends_the_group() {
     let start = Instant::now();
     let ask = Ask::End(Signal::SIGINT);
     let asked = || (start.elapsed() > Duration::from_millis(200)).then_some(ask);
-    let end = run_spec(&spec, &asked).unwrap();
-    assert!(matches!(end, GroupEnd::Interrupted(Signal::SIGINT)));
+    let (end, _) = run_spec(&spec, &asked).unwrap();
+    assert_eq!(end, End::Interrupted(Signal::SIGINT));
     assert!(start.elapsed() < Duration::from_secs(2));
 }
 
@@ -140,8 +138,8 @@ fn a_pause_lets_ranks_save() {
     let spec = group(&format!("cd {}; {script}", dir.path().display()), 2, dir.path());
     let there = |name: &str| (0..2).all(|r| dir.path().join(format!("{name}_{r}")).exists());
     let asked = || there("ready").then_some(Ask::Pause(Signal::SIGUSR1));
-    let end = run_spec(&spec, &asked).unwrap();
-    assert!(matches!(end, GroupEnd::Paused(Signal::SIGUSR1)), "{end:?}");
+    let (end, _) = run_spec(&spec, &asked).unwrap();
+    assert_eq!(end, End::Paused(Signal::SIGUSR1));
     assert!(there("saved"));
 }
 
@@ -167,7 +165,7 @@ fn s2_a_rank_that_is_stopped_is_missed_and_named() {
 #[test]
 fn endless_lines_do_not_fill_memory() {
     let (end, dir) = run_script("head -c 300000 /dev/zero; echo; exit 0", 1);
-    assert!(matches!(end, GroupEnd::Finished));
+    assert_eq!(end.0, End::Finished);
     let log = dir.path().join("logs/tune/attempt_1/rank_0/stdout.log");
     assert_eq!(std::fs::metadata(log).unwrap().len(), 300_001);
 }
@@ -177,7 +175,7 @@ fn a_program_that_is_missing_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let mut spec = group("", 1, dir.path());
     spec.program = dir.path().join("no-such-program");
-    let error = run_spec(&spec, &|| None).unwrap_err();
+    let error = run_spec(&spec, &|| None).err().unwrap();
     assert!(error.to_string().contains("no-such-program"), "{error}");
 }
 
