@@ -178,8 +178,12 @@ impl Source {
 
     fn arrows(&self) -> Arrows {
         let arrows = self.0.iter().map(|(names, module)| {
-            let files = module.paths.iter().filter_map(|path| self.file_of(names, path, 0));
-            (module.file.clone(), files.filter(|file| *file != module.file).collect())
+            let file_of = |path: &Names| self.file_of(names, path, 0);
+            let used = module.paths.iter().filter_map(file_of);
+            let passed = module.reexports.values().filter_map(file_of);
+            let passed = passed.filter(|file| room(file) != room(&module.file));
+            let used = used.chain(passed).filter(|file| *file != module.file);
+            (module.file.clone(), used.collect())
         });
         arrows.collect()
     }
@@ -227,7 +231,10 @@ impl Source {
         let (name, module) = (rest.first()?, self.0.get(&at)?);
         if let Some(passed) = module.reexports.get(name) {
             let path = [&passed[..], &rest[1..]].concat();
-            return self.file_of(&at, &path, depth + 1);
+            let file = self.file_of(&at, &path, depth + 1);
+            // What comes from another room is a word of the room that passes it on.
+            let own = file.filter(|file| room(file) == room(&module.file));
+            return Some(own.unwrap_or_else(|| module.file.clone()));
         }
         if !module.defines(name) {
             for passed in &module.passes_on {
