@@ -190,7 +190,7 @@ impl Source {
 
     /// The module that a path begins in, and what is left of it; `None` for other crates.
     fn begin(&self, from: &[String], path: &[String]) -> Option<(Names, Names)> {
-        let child = |name: &String| [from, &[name.clone()][..]].concat();
+        let child = |name: &String| [from, std::slice::from_ref(name)].concat();
         let (mut at, mut rest) = match path[0].as_str() {
             "crate" => (Vec::new(), &path[1..]),
             "self" | "super" => (from.to_vec(), path),
@@ -214,7 +214,7 @@ impl Source {
     /// Follows the names that are modules.
     fn descend(&self, mut at: Names, mut rest: Names) -> (Names, Names) {
         while let Some(name) = rest.first() {
-            let below = [&at[..], &[name.clone()]].concat();
+            let below = [&at[..], std::slice::from_ref(name)].concat();
             if !self.0.contains_key(&below) {
                 break;
             }

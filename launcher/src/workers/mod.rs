@@ -277,13 +277,13 @@ impl WorkerGroup {
     /// What is known of it, after a rank has failed.
     pub fn failure(&self) -> GroupFailure {
         let ended = &self.state.ended;
-        let report = |(rank, process): (usize, &Box<dyn Worker>)| {
+        let ranks = self.ranks.iter().enumerate().map(|(rank, process)| {
             let end = ended.iter().find(|end| end.rank == rank);
             let outcome = end.map_or(Outcome::Ended, |end| end.outcome);
             RankReport::new(rank, outcome, process.as_ref(), &self.tracker)
-        };
+        });
         GroupFailure {
-            ranks: self.ranks.iter().enumerate().map(report).collect(),
+            ranks: ranks.collect(),
             cause: first_cause(ended).map_or(0, |cause| cause.rank),
             reached: self.tracker.high_water(),
         }
