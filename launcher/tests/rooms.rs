@@ -39,7 +39,7 @@ fn rooms_use_only_what_is_below_them_and_files_no_circle() {
                     "workers",
                 ],
             ),
-            ("slurm", &["cli", "exit", "preflight", "resolve", "run_dir"]),
+            ("slurm", &["cli", "exit", "preflight", "progress", "resolve", "run_dir"]),
             (
                 "commands",
                 &[

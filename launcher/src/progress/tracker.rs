@@ -153,6 +153,11 @@ impl Tracker {
         format!("{verb}{}, {done} {} done on this rank", task.name, task.unit)
     }
 
+    /// The task that was begun last.
+    pub fn latest(&self) -> Option<&Task> {
+        self.tasks.last()
+    }
+
     /// Units done of each task: what restarts are compared by.
     pub fn high_water(&self) -> BTreeMap<String, u64> {
         self.tasks.iter().map(|task| (task.name.clone(), task.done())).collect()

@@ -13,8 +13,8 @@ use serde::Serialize;
 use super::{Job, client, jobs_of};
 use crate::error::Result;
 use crate::output::{print, printable, show};
-use crate::run_dir::attempts;
-use crate::run_dir::context;
+use crate::progress::tracker::Tracker;
+use crate::run_dir::{attempts, context};
 
 /// How long a cancelled job may take to be gone: Slurm's KillWait is 30 s unless configured.
 const CANCEL_WAIT: Duration = Duration::from_secs(120);
@@ -192,27 +192,16 @@ fn events_of(log: &Path) -> Vec<Event> {
 
 /// How far the task is that ranks began last: what each has done of it, together.
 fn doing(logs: &[Vec<Event>]) -> Option<String> {
-    let begun = |events: &Vec<Event>| {
-        events.iter().rev().find_map(|event| match event {
-            Event::Start { task, total, unit, together } => {
-                Some((task.clone(), *total, unit.clone(), *together))
-            }
-            _ => None,
-        })
-    };
-    let (task, total, unit, together) = logs.iter().find_map(begun)?;
-    let (mut done, mut note) = (0, String::new());
-    for events in logs {
-        let own = events.iter().rev().find_map(|event| match event {
-            Event::Update { task: of, done, note } if *of == task => Some((*done, note)),
-            _ => None,
-        });
-        if let Some((by, said)) = own {
-            done = if together { done.max(by) } else { done + by };
-            note = if said.is_empty() { String::new() } else { format!(", {said}") };
+    let mut tracker = Tracker::new(logs.len());
+    for (rank, events) in logs.iter().enumerate() {
+        // Logs are read one after the other: nothing is over before all of them are.
+        for event in events.iter().filter(|event| !matches!(event, Event::Finish { .. })) {
+            tracker.apply(rank, event.clone());
         }
     }
-    Some(format!("{task}: {done} of {total} {unit}{note}"))
+    let task = tracker.latest()?;
+    let note = if task.note.is_empty() { String::new() } else { format!(", {}", task.note) };
+    Some(format!("{}: {} of {} {}{note}", task.name, task.done(), task.total, task.unit))
 }
 
 #[cfg(test)]
