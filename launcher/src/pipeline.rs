@@ -19,10 +19,10 @@ use crate::progress::display::Display;
 use crate::run_dir::{clear, next_attempt, save};
 use crate::signals::{self, Polled};
 use crate::workers::cause::{History, Outcome, Restart};
-use crate::workers::env::{GroupEnv, threads_per_rank};
+use crate::workers::env::threads_per_rank;
 use crate::workers::failure::{FailureReport, GroupFailure};
 use crate::workers::supervision::{Ask, End, Limits};
-use crate::workers::{self, Events, GroupSpec, Shown, WorkerGroup, rendezvous};
+use crate::workers::{self, Events, GroupPlan, GroupSpec, Shown, WorkerGroup, rendezvous};
 use reclora_trainer::config::Config;
 use reclora_trainer::stages::{RunContext, Stage, stage_dir};
 
@@ -234,21 +234,20 @@ impl Pipeline {
         let spec = GroupSpec {
             program: self.program.clone(),
             args: vec!["rank".into()],
-            env: GroupEnv {
+            plan: GroupPlan {
+                stage: stage.name().to_owned(),
+                run_dir: run_dir.clone(),
+                logs,
+                tee: self.tee.clone(),
+                binding: self.binding,
                 world_size,
                 first_rank: 0,
                 local_world_size,
-                threads: threads_per_rank(runtime.threads_per_rank, cores, local_world_size),
-                stage: stage.name().to_owned(),
-                run_dir: run_dir.clone(),
-                part: self.context.part,
-                meeting: meeting.clone(),
-                host: None,
-                launcher_pid: std::process::id(),
             },
-            logs,
-            tee: self.tee.clone(),
-            binding: self.binding,
+            threads: threads_per_rank(runtime.threads_per_rank, cores, local_world_size),
+            part: self.context.part,
+            meeting: meeting.clone(),
+            host: None,
             watch: Arc::clone(&self.watch),
         };
         let others = |events: &Events| match (leader, &meeting) {

@@ -20,7 +20,7 @@ use crate::monitor::collect::Collector;
 use crate::monitor::watch::Watch;
 use crate::output::say;
 use crate::signals::{self, Polled};
-use crate::workers::env::{GroupEnv, Meeting, threads_per_rank};
+use crate::workers::env::{Meeting, threads_per_rank};
 use crate::workers::process::RankProcess;
 use crate::workers::supervision::{Ask, GRACE};
 use crate::workers::{CHANNEL, DRAIN, GroupSpec, Worker};
@@ -161,42 +161,31 @@ impl Ranks {
         control: &Control,
         watch: Arc<Watch>,
     ) -> Result<Self> {
-        let StartGroup { group, first_rank, ranks, world_size, .. } = *start;
-        if !start.run_dir.is_dir() {
+        let StartGroup { group, plan, meeting } = start;
+        if !plan.run_dir.is_dir() {
             return Err(eyre!(
                 "node 0 works in {}, which is not there on this node; use a run directory that all \
                  nodes share",
-                start.run_dir.display()
+                plan.run_dir.display()
             ));
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let secret = group_secret(secret, *group).to_hex();
         let spec = GroupSpec {
             program: std::env::current_exe().wrap_err("can't find this executable")?,
             args: vec!["rank".into()],
-            env: GroupEnv {
-                world_size,
-                first_rank,
-                local_world_size: ranks,
-                threads: threads_per_rank(threads, cores, ranks),
-                stage: start.stage.clone(),
-                run_dir: start.run_dir.clone(),
-                part: None,
-                meeting: Some(Meeting {
-                    address: start.meeting,
-                    secret: group_secret(secret, group).to_hex(),
-                }),
-                host: Some(control.local()),
-                launcher_pid: std::process::id(),
-            },
-            logs: start.logs.clone(),
-            tee: start.tee.clone(),
-            binding: start.binding,
+            plan: plan.clone(),
+            threads: threads_per_rank(threads, cores, plan.local_world_size),
+            part: None,
+            meeting: Some(Meeting { address: *meeting, secret }),
+            host: Some(control.local()),
             watch,
         };
         let (sender, events) = sync_channel(CHANNEL);
         let processes = spec.start_local(&sender)?;
         let notified = vec![false; processes.len()];
-        Ok(Self { group, first_rank, processes, notified, events })
+        let first_rank = plan.first_rank;
+        Ok(Self { group: *group, first_rank, processes, notified, events })
     }
 
     /// Notifies the leader of what is new; returns whether all ranks have ended.

@@ -20,7 +20,7 @@ use crate::output::say;
 use crate::signals;
 use crate::workers::cause::Outcome;
 use crate::workers::env::Meeting;
-use crate::workers::{Events, GroupSpec, Worker};
+use crate::workers::{Events, GroupPlan, GroupSpec, Worker};
 
 /// Between two looks for signals while nodes are waited for.
 const POLL: Duration = Duration::from_millis(50);
@@ -227,14 +227,7 @@ impl Leader {
             drop(state);
             let start = ToAgent::Start(StartGroup {
                 group: self.groups,
-                stage: spec.env.stage.clone(),
-                run_dir: spec.env.run_dir.clone(),
-                logs: spec.logs.clone(),
-                tee: spec.tee.clone(),
-                binding: spec.binding,
-                world_size: spec.env.world_size,
-                first_rank,
-                ranks,
+                plan: GroupPlan { first_rank, ..spec.plan.clone() },
                 meeting: meeting.address,
             });
             node.control.send(encode(&start))?;

@@ -17,13 +17,11 @@ pub use job::Job;
 pub use leader::Leader;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use reclora_trainer::telemetry::progress::Event;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Binding;
-use crate::workers::Shown;
+use crate::workers::GroupPlan;
 use crate::workers::cause::Outcome;
 
 /// From the leader to an agent.
@@ -42,15 +40,7 @@ enum ToAgent {
 struct StartGroup {
     /// Number of the worker group, of this leader.
     group: u64,
-    stage: String,
-    run_dir: PathBuf,
-    /// Directory of this attempt's logs.
-    logs: PathBuf,
-    tee: Shown,
-    binding: Binding,
-    world_size: usize,
-    first_rank: usize,
-    ranks: usize,
+    plan: GroupPlan,
     /// Where all ranks meet; the secret is the job's, with the number of the worker group.
     meeting: SocketAddr,
 }

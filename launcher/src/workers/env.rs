@@ -1,9 +1,8 @@
 //! The environment of a rank: torchrun's names, plus what is needed to find its work.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::SocketAddr;
 
-use reclora_trainer::stages::Part;
+use super::GroupSpec;
 
 /// The job's secret, as hex. Never on a command line, where every user of the machine reads it.
 pub const SECRET: &str = "RECLORA_JOB_SECRET";
@@ -35,45 +34,21 @@ impl std::fmt::Debug for Meeting {
     }
 }
 
-/// What a node's ranks of a worker group have in common.
-#[derive(Clone, Debug)]
-pub struct GroupEnv {
-    /// Number of ranks.
-    pub world_size: usize,
-    /// The first rank of this node.
-    pub first_rank: usize,
-    /// Number of ranks of this node, as of every other.
-    pub local_world_size: usize,
-    /// Compute threads of each rank.
-    pub threads: usize,
-    /// Stage to run.
-    pub stage: String,
-    /// Run directory.
-    pub run_dir: PathBuf,
-    /// The part of the stage's chunks to do, if not all.
-    pub part: Option<Part>,
-    /// Where ranks meet; none for one rank.
-    pub meeting: Option<Meeting>,
-    /// Address on which ranks of other nodes reach those of this one, where that is not said by the meeting.
-    pub host: Option<IpAddr>,
-    /// Pid of the launcher.
-    pub launcher_pid: u32,
-}
-
-impl GroupEnv {
+impl GroupSpec {
     /// The variables of one rank of this node.
     pub fn variables(&self, local_rank: usize) -> Vec<(&'static str, String)> {
-        let node = self.first_rank / self.local_world_size.max(1);
+        let plan = &self.plan;
+        let node = plan.first_rank / plan.local_world_size.max(1);
         let mut all = vec![
-            ("RANK", (self.first_rank + local_rank).to_string()),
+            ("RANK", (plan.first_rank + local_rank).to_string()),
             ("LOCAL_RANK", local_rank.to_string()),
-            ("WORLD_SIZE", self.world_size.to_string()),
-            ("LOCAL_WORLD_SIZE", self.local_world_size.to_string()),
+            ("WORLD_SIZE", plan.world_size.to_string()),
+            ("LOCAL_WORLD_SIZE", plan.local_world_size.to_string()),
             ("GROUP_RANK", node.to_string()),
             ("RAYON_NUM_THREADS", self.threads.to_string()),
-            (STAGE, self.stage.clone()),
-            (RUN_DIR, self.run_dir.display().to_string()),
-            (LAUNCHER_PID, self.launcher_pid.to_string()),
+            (STAGE, plan.stage.clone()),
+            (RUN_DIR, plan.run_dir.display().to_string()),
+            (LAUNCHER_PID, std::process::id().to_string()),
         ];
         if let Some(meeting) = &self.meeting {
             all.push(("MASTER_ADDR", meeting.address.ip().to_string()));
@@ -101,26 +76,36 @@ pub fn threads_per_rank(configured: usize, cores: usize, ranks: usize) -> usize 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Binding;
+    use crate::workers::{GroupPlan, Shown};
+    use std::sync::Arc;
 
-    fn env(meeting: Option<Meeting>) -> GroupEnv {
-        GroupEnv {
-            world_size: 8,
-            first_rank: 4,
-            local_world_size: 4,
+    fn spec(meeting: Option<Meeting>) -> GroupSpec {
+        GroupSpec {
+            program: "reclora-launch".into(),
+            args: Vec::new(),
+            plan: GroupPlan {
+                stage: "tune".into(),
+                run_dir: "runs/x".into(),
+                logs: "runs/x/logs".into(),
+                tee: Shown::None,
+                binding: Binding::None,
+                world_size: 8,
+                first_rank: 4,
+                local_world_size: 4,
+            },
             threads: 2,
-            stage: "tune".into(),
-            run_dir: "runs/x".into(),
             part: None,
             meeting,
             host: Some("10.0.0.2".parse().unwrap()),
-            launcher_pid: 77,
+            watch: Arc::default(),
         }
     }
 
     #[test]
     fn names_are_torchruns() {
         let address = "127.0.0.1:29500".parse().unwrap();
-        let all = env(Some(Meeting { address, secret: "ab".into() })).variables(3);
+        let all = spec(Some(Meeting { address, secret: "ab".into() })).variables(3);
         let get = |name: &str| all.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_str());
         assert_eq!(get("RANK"), Some("7"));
         assert_eq!(get("LOCAL_RANK"), Some("3"));
@@ -132,19 +117,19 @@ mod tests {
         assert_eq!(get("MASTER_PORT"), Some("29500"));
         assert_eq!(get("RECLORA_JOB_SECRET"), Some("ab"));
         assert_eq!(get("RAYON_NUM_THREADS"), Some("2"));
-        assert_eq!(get("RECLORA_LAUNCHER_PID"), Some("77"));
+        assert_eq!(get("RECLORA_LAUNCHER_PID"), Some(std::process::id().to_string().as_str()));
     }
 
     #[test]
     fn a_lone_rank_gets_no_secret() {
-        let all = env(None).variables(0);
+        let all = spec(None).variables(0);
         assert!(all.iter().all(|(name, _)| *name != SECRET));
     }
 
     #[test]
     fn secret_is_not_in_debug_output() {
         let address = "127.0.0.1:1".parse().unwrap();
-        let text = format!("{:?}", env(Some(Meeting { address, secret: "5ec2e7".into() })));
+        let text = format!("{:?}", spec(Some(Meeting { address, secret: "5ec2e7".into() })));
         assert!(!text.contains("5ec2e7"), "{text}");
     }
 

@@ -15,12 +15,14 @@ pub mod supervision;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use reclora_trainer::stages::Part;
 use reclora_trainer::telemetry::progress::Event;
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +33,7 @@ use crate::progress::display::Display;
 use crate::progress::tee::Tee;
 use crate::progress::tracker::Tracker;
 use cause::{Outcome, first_cause};
-use env::GroupEnv;
+use env::Meeting;
 use failure::{GroupFailure, RankReport};
 use process::RankProcess;
 use supervision::{Action, Ask, End, Input, Limits, Phase, State, step};
@@ -45,23 +47,46 @@ pub const DRAIN: Duration = Duration::from_secs(1);
 /// Events on their way from the reader threads.
 pub const CHANNEL: usize = 1024;
 
-/// What to start.
+/// What to start on a node.
 #[derive(Debug)]
 pub struct GroupSpec {
     /// Executable.
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<String>,
-    /// Environment.
-    pub env: GroupEnv,
+    /// What every node knows.
+    pub plan: GroupPlan,
+    /// Compute threads of each rank.
+    pub threads: usize,
+    /// The part of the stage's chunks to do, if not all.
+    pub part: Option<Part>,
+    /// Where ranks meet; none for one rank.
+    pub meeting: Option<Meeting>,
+    /// Address on which ranks of other nodes reach those of this one, where that is not said by the meeting.
+    pub host: Option<IpAddr>,
+    /// Learns what this node's ranks do.
+    pub watch: Arc<Watch>,
+}
+
+/// A worker group as each of its nodes knows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GroupPlan {
+    /// Stage to run.
+    pub stage: String,
+    /// Run directory.
+    pub run_dir: PathBuf,
     /// Directory of this attempt's logs; one directory per rank is made in it.
     pub logs: PathBuf,
     /// Whose standard error is shown too.
     pub tee: Shown,
     /// On which cores ranks run.
     pub binding: Binding,
-    /// Learns what this node's ranks do.
-    pub watch: Arc<Watch>,
+    /// Number of ranks.
+    pub world_size: usize,
+    /// The first rank of the node.
+    pub first_rank: usize,
+    /// Number of ranks of the node, as of every other.
+    pub local_world_size: usize,
 }
 
 /// The ranks of each node whose standard error is shown.
@@ -90,9 +115,9 @@ impl Shown {
 impl GroupSpec {
     /// Starts this node's ranks.
     pub fn start_local(&self, events: &Events) -> Result<Vec<RankProcess>> {
-        let ranks = self.env.local_world_size;
-        self.watch.clear(&self.env.stage);
-        let nodes = match self.binding {
+        let ranks = self.plan.local_world_size;
+        self.watch.clear(&self.plan.stage);
+        let nodes = match self.plan.binding {
             Binding::None => Vec::new(),
             Binding::Node => binding::nodes()?,
         };
@@ -110,7 +135,7 @@ impl GroupSpec {
 
     /// Directory of a rank's logs.
     fn logs_of(&self, rank: usize) -> PathBuf {
-        self.logs.join(format!("rank_{rank}"))
+        self.plan.logs.join(format!("rank_{rank}"))
     }
 }
 
@@ -140,7 +165,7 @@ pub fn run(
     asked: &dyn Fn() -> Option<Ask>,
 ) -> Result<(End, WorkerGroup)> {
     let (sender, events) = sync_channel(CHANNEL);
-    let world_size = spec.env.world_size;
+    let world_size = spec.plan.world_size;
     let mut group = WorkerGroup {
         ranks: Vec::new(),
         gone: vec![false; world_size],

@@ -62,7 +62,7 @@ impl RankProcess {
         cpus: &[usize],
         events: &Events,
     ) -> Result<Self> {
-        let rank = spec.env.first_rank + local_rank;
+        let rank = spec.plan.first_rank + local_rank;
         let log_dir = spec.logs_of(rank);
         create_dir_all(&log_dir)?;
         let open = |name: &str| {
@@ -74,7 +74,7 @@ impl RankProcess {
             .args(&spec.args)
             // That of the job, which only launchers need; what a rank needs comes with the rest.
             .env_remove(SECRET)
-            .envs(spec.env.variables(local_rank))
+            .envs(spec.variables(local_rank))
             .env(CPUS, binding::render(cpus))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -107,7 +107,7 @@ impl RankProcess {
         }
         if let Some(pipe) = stderr {
             let tail = Arc::clone(&process.tail);
-            let say = spec.tee.has(local_rank).then(|| events.clone());
+            let say = spec.plan.tee.has(local_rank).then(|| events.clone());
             process.readers.push(reader(
                 rank,
                 "err",

@@ -9,21 +9,20 @@ fn group(script: &str, world_size: usize, dir: &std::path::Path) -> GroupSpec {
     GroupSpec {
         program: "/bin/sh".into(),
         args: vec!["-c".into(), script.into()],
-        env: GroupEnv {
+        plan: GroupPlan {
+            stage: "tune".into(),
+            run_dir: dir.into(),
+            logs: dir.join("logs/tune/attempt_1"),
+            tee: Shown::None,
+            binding: Binding::None,
             world_size,
             first_rank: 0,
             local_world_size: world_size,
-            threads: 1,
-            stage: "tune".into(),
-            run_dir: dir.into(),
-            part: None,
-            meeting: None,
-            host: None,
-            launcher_pid: std::process::id(),
         },
-        logs: dir.join("logs/tune/attempt_1"),
-        tee: Shown::None,
-        binding: Binding::None,
+        threads: 1,
+        part: None,
+        meeting: None,
+        host: None,
         watch: std::sync::Arc::default(),
     }
 }
