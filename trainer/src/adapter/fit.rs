@@ -22,7 +22,7 @@ impl AdapterLayout {
         let (count, expected) = (parameters.len(), self.num_parameters());
         if count != expected {
             let what = format!("{count} parameters are not those of an adapter of {expected}");
-            return Err(TrainerError::Input(format!("{what}; run tune again with --force")));
+            return Err(TrainerError::afresh(what, "tune"));
         }
         Ok(())
     }

@@ -273,19 +273,16 @@ fn measure(
 /// The resamples on which models are measured.
 pub fn bootstrap(scored: &[Vec<Scored>], resamples: usize, seed: u64) -> Result<Bootstrap> {
     Bootstrap::new(scored, resamples, seed).ok_or_else(|| {
-        let text = "the models have scored different samples; run evaluate again with --force";
-        TrainerError::Input(text.to_owned())
+        TrainerError::afresh("the models have scored different samples", Stage::Evaluate.name())
     })
 }
 
 /// P(like) of samples by a model, with what is to be known of these.
 pub fn scored(name: &str, samples: &[Sample], probabilities: &[f32]) -> Result<Vec<Scored>> {
     if probabilities.len() != samples.len() {
-        return Err(TrainerError::Input(format!(
-            "{name}: {} predictions for {} samples; run evaluate again with --force",
-            probabilities.len(),
-            samples.len()
-        )));
+        let (count, expected) = (probabilities.len(), samples.len());
+        let what = format!("{name}: {count} predictions for {expected} samples");
+        return Err(TrainerError::afresh(what, Stage::Evaluate.name()));
     }
     let scored = |(sample, &probability): (&Sample, &f32)| Scored {
         user: sample.user,

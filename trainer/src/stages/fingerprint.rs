@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{RunContext, Stage, inputs};
 use crate::config::Config;
-use crate::error::{Result, TrainerError};
+use crate::error::{Remedy, Result, TrainerError};
 
 /// Raised when a stage writes something else for the same inputs.
 const VERSION: u32 = 10;
@@ -105,13 +105,12 @@ pub(super) fn check_origin(ctx: &RunContext, stage: Stage) -> Result<()> {
         let now = finished(ctx, before).content_hash()?;
         if inputs.get(before.name()).is_some_and(|then| *then != now) {
             let what = format!(
-                "was made from another {} than {} holds now; make it again: reclora-launch run CONFIG \
-                 --from {}",
+                "{}: was made from another {} than {} holds now",
+                ctx.path(stage).display(),
                 before.directory(),
-                ctx.path(before).display(),
-                stage.name()
+                ctx.path(before).display()
             );
-            return Err(TrainerError::file(ctx.path(stage), what));
+            return Err(TrainerError::Remake { what, remedy: Remedy::Again(stage.name()) });
         }
     }
     Ok(())
@@ -130,12 +129,10 @@ pub fn outdated(ctx: &RunContext, last: Stage) -> Result<Option<TrainerError>> {
         let now = settings_of(&ctx.config, stage)?;
         if now.iter().any(|(name, value)| then.get(name) != Some(value)) {
             let saved = ctx.run_dir.join("config.toml");
-            let what = format!(
-                "was made with other settings than {0} has now; make it again: reclora-launch run {0}, or \
-                 run the config that it was made with, whose settings are there then",
-                saved.display()
-            );
-            return Ok(Some(TrainerError::file(ctx.path(stage), what)));
+            let made = ctx.path(stage);
+            let (made, now) = (made.display(), saved.display());
+            let what = format!("{made}: was made with other settings than {now} has now");
+            return Ok(Some(TrainerError::Remake { what, remedy: Remedy::Settings(saved) }));
         }
     }
     Ok(None)
