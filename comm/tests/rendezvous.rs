@@ -80,7 +80,7 @@ fn a_port_in_use_is_named_with_what_to_do() {
     })
     .unwrap_err();
     let text = error.to_string();
-    assert!(text.contains(&bind.to_string()) && text.contains("--rdzv-endpoint"), "{text}");
+    assert!(text.contains(&bind.to_string()) && text.contains("can't listen on"), "{text}");
 }
 
 #[test]

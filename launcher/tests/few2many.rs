@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 mod common;
-#[path = "common/gang.rs"]
-mod gang;
+#[path = "common/workers.rs"]
+mod workers;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ use std::process::Command;
 use std::time::Instant;
 
 use common::{copy_of, fails, launch, small};
-use gang::{Random, Victim, kill_at};
 use reclora_storage::shard::Shard;
+use workers::{Random, Victim, kill_at};
 
 /// A run up to and including the CRM.
 struct Pretrained {

@@ -49,7 +49,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(dataset::FILE), bytes).unwrap();
         let error = Dataset::open(dir.path()).unwrap_err().to_string();
-        prop_assert!(error.contains("dataset.shard") && error.contains("--from STAGE"), "{}", error);
+        prop_assert!(error.contains("dataset.shard"), "{}", error);
     }
 
     #[test]
@@ -71,7 +71,7 @@ proptest! {
         bytes[at] ^= change.1;
         fs::write(&path, bytes).unwrap();
         let error = stage.manifest().unwrap_err().to_string();
-        prop_assert!(error.contains("manifest.json") && error.contains("--from prepare"), "{}", error);
+        prop_assert!(error.contains("manifest.json"), "{}", error);
     }
 
     #[test]

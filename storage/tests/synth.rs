@@ -54,7 +54,7 @@ fn existing_files_are_replaced_only_when_told() {
     for name in [MOVIES, RATINGS] {
         std::fs::write(dir.path().join(name), "mine").unwrap();
         let error = synth::write(dir.path(), &other, false).unwrap_err().to_string();
-        assert!(error.contains(name) && error.contains("--force"), "{error}");
+        assert!(error.contains(name) && error.contains("it exists"), "{error}");
         assert_eq!(std::fs::read_to_string(dir.path().join(name)).unwrap(), "mine");
         std::fs::remove_file(dir.path().join(name)).unwrap();
     }

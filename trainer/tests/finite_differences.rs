@@ -76,7 +76,7 @@ impl Case {
         } else {
             model.train(ws, &[sample], losses::for_head(is_trained), 1.0, got)
         };
-        finishing.check(self.backbone.config().num_layers, &gradient, "what is told to be final");
+        finishing.check(self.backbone.config().num_layers(), &gradient, "what is told to be final");
         (losses.unwrap().training, gradient)
     }
 

@@ -8,7 +8,7 @@ mod stories;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout};
-use reclora_trainer::backbone::{Backbone, BackboneConfig};
+use reclora_trainer::backbone::{Backbone, BackboneConfig, LayerShape};
 use reclora_trainer::config::{AdapterConfig, Head, MixForm};
 use reclora_trainer::engine::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use reclora_trainer::losses::{self, AnswerCrossEntropy, TokenCrossEntropy};
@@ -347,11 +347,10 @@ fn each_module_has_its_experts_and_its_own_gate() {
 /// Trained parameters on LLaMA-7B: plain LoRA, N = 8, N = 16.
 #[test]
 fn a_7b_backbone_has_the_published_number_of_parameters() {
+    let layer = LayerShape { num_heads: 32, num_kv_heads: 32, ..stories().config().layers[0] };
     let llama = BackboneConfig {
         hidden_size: 4096,
-        num_layers: 32,
-        num_heads: 32,
-        num_kv_heads: 32,
+        layers: vec![layer; 32],
         head_dim: 128,
         ..stories().config().clone()
     };

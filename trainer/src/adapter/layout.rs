@@ -96,9 +96,14 @@ impl AdapterLayout {
             head: None,
             parameters: ParameterLayout::default(),
         };
-        for layer in 0..backbone.num_layers {
+        for layer in 0..backbone.num_layers() {
             for &projection in &targets {
-                layout.push_module(layer, projection, backbone.projection(projection), scaled)?;
+                layout.push_module(
+                    layer,
+                    projection,
+                    backbone.projection(layer, projection),
+                    scaled,
+                )?;
             }
         }
         // Last, so that the modules' ranges are the same with every head.

@@ -67,7 +67,7 @@ pub struct RuntimeConfig {
     /// Seconds that ranks have to save what they have in memory when another has died and the last checkpoint
     /// is more than 5 s old; 0 ends them at once.
     #[default = 10]
-    pub heal_timeout: u64,
+    pub recovery_timeout: u64,
 }
 
 impl RuntimeConfig {

@@ -6,17 +6,28 @@ use half::f16;
 use rayon::prelude::*;
 use reclora_comm::Communicator;
 use reclora_storage::dataset::Dataset;
+use serde_json::json;
 
 use super::folds::Crms;
 use super::inputs::{Neighbours, crm_batch, dataset, lens_chunks};
 use super::pretrain::BLOCK;
-use super::{Counts, RunContext};
+use super::{Counts, Description, RunContext, Stage};
 use crate::crm::{CrmBatch, TrainedCrm, Workspace};
 use crate::error::{Result, TrainerError};
 use crate::scoring::chunks::Values;
 use crate::telemetry::progress::Progress;
 
-pub fn run(
+pub(super) const STAGE: Description = Description {
+    name: "few2many",
+    directory: "lens",
+    what: "score all data with the recommendation model",
+    reads: &[Stage::Prepare, Stage::Retrieve, Stage::Pretrain],
+    settings: |config| Ok(json!([config.crm.representation])),
+    run,
+    ..Description::BASE
+};
+
+fn run(
     ctx: &RunContext,
     comm: &mut dyn Communicator,
     progress: &mut dyn Progress,

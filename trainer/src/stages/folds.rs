@@ -5,8 +5,7 @@ use std::ops::Range;
 use reclora_storage::dataset::{Dataset, Split};
 use reclora_storage::permutation::EpochOrder;
 
-use super::pretrain::FILE;
-use super::{RunContext, Stage};
+use super::{RunContext, Stage, artifacts};
 use crate::crm::TrainedCrm;
 use crate::error::Result;
 
@@ -46,11 +45,6 @@ impl Folds {
     }
 }
 
-/// File of the CRM that was trained without a fold.
-pub fn file(fold: u64) -> String {
-    format!("crm_without_fold_{fold}.safetensors")
-}
-
 /// The CRMs of a run: that of all of train, and one for each fold.
 pub struct Crms {
     folds: Folds,
@@ -63,7 +57,8 @@ impl Crms {
     pub fn open(ctx: &RunContext, dataset: &Dataset) -> Result<Self> {
         let folds = Folds::new(ctx, dataset);
         let (dir, representation) = (ctx.path(Stage::Pretrain), ctx.config.crm.representation);
-        let names = std::iter::once(FILE.to_owned()).chain(folds.all().map(file));
+        let names = std::iter::once(artifacts::CRM.to_owned())
+            .chain(folds.all().map(artifacts::crm_without));
         let models = names
             .map(|name| TrainedCrm::open(&dir.join(name), representation))
             .collect::<Result<_>>()?;

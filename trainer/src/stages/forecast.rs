@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::draw::Drawn;
 use super::pretrain::shape;
-use super::{RunContext, Stage, StageDir, inputs};
+use super::{RunContext, Stage, finished, inputs};
 use crate::adapter::AdapterLayout;
 use crate::backbone::{self, BackboneConfig, Projection, WeightType};
 use crate::config::{CrmConfig, EmbeddingSharding};
@@ -156,7 +156,7 @@ impl Context<'_> {
             Wire::Bf16 => F32 / 2,
         };
         let sent_per_step = 2 * (ranks - 1) * (dense * value) / ranks;
-        let manifest = StageDir::new(self.ctx.path(stage), stage.name(), "").manifest()?;
+        let manifest = finished(self.ctx, stage).manifest()?;
         Ok(Training {
             parameters,
             bytes_per_rank: F32 * (3 * held + dense * self.threads as u64),
@@ -171,13 +171,14 @@ impl Context<'_> {
 
 fn frozen(config: &BackboneConfig, weights: WeightType) -> Frozen {
     let (hidden, vocab) = (config.hidden_size as u64, config.vocab_size as u64);
-    let block: u64 = Projection::ALL
-        .into_iter()
-        .map(|projection| config.projection(projection).into_iter().product::<usize>() as u64)
-        .sum();
+    let in_block = |layer: usize| -> u64 {
+        let shapes = Projection::ALL.map(|projection| config.projection(layer, projection));
+        shapes.iter().map(|[outputs, inputs]| (outputs * inputs) as u64).sum()
+    };
+    let blocks: u64 = (0..config.num_layers()).map(in_block).sum();
     let tables = if config.tie_word_embeddings { 1 } else { 2 };
-    let matrices = config.num_layers as u64 * block + tables * vocab * hidden;
-    let norms = (2 * config.num_layers as u64 + 1) * hidden;
+    let matrices = blocks + tables * vocab * hidden;
+    let norms = (2 * config.num_layers() as u64 + 1) * hidden;
     let bytes = match weights {
         WeightType::F32 => matrices * F32,
         WeightType::Bf16 => matrices * F32 / 2,

@@ -54,7 +54,7 @@ pub fn check_scale_of(ctx: &RunContext) -> Result<()> {
     if written.iter().any(|dir| real(path).starts_with(dir)) {
         let what = format!(
             "{} is a file of this very run, which would replace it: give the run of the scales a \
-             directory of its own (run_dir, or --run-dir)",
+             directory of its own (run_dir)",
             path.display()
         );
         return Err(TrainerError::config("adapter.scale_of", what));

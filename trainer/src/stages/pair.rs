@@ -1,7 +1,7 @@
 //! A user and an item by their raw ids, with everything the models read of the two.
 
 use super::inputs::{Lens, Neighbours, as_in_lens};
-use super::{RunContext, Stage, pretrain, retrieve};
+use super::{RunContext, Stage, artifacts, retrieve};
 use crate::crm::{CrmBatch, TrainedCrm, Workspace};
 use crate::error::{Result, TrainerError};
 use reclora_storage::dataset::{Dataset, Split};
@@ -70,7 +70,7 @@ impl Pair {
         let embeddings = retrieve::embeddings(ctx)?;
         let (config, embeddings) = (&ctx.config.retrieve, embeddings.as_ref());
         let [text, crm] = retrieve::positions(config, embeddings, dataset, user, position, item);
-        let path = ctx.path(Stage::Pretrain).join(pretrain::FILE);
+        let path = ctx.path(Stage::Pretrain).join(artifacts::CRM);
         let model = TrainedCrm::open(&path, ctx.config.crm.representation)?;
         let mut batch = CrmBatch::default();
         batch.push(dataset, user, item, &crm)?;

@@ -6,10 +6,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 use reclora_comm::Communicator;
 use reclora_storage::dataset::{Dataset, Sample, Split};
+use serde_json::json;
 
-use super::folds::{self, Folds};
+use super::folds::Folds;
 use super::inputs::{Neighbours, crm_batch, dataset};
-use super::{Counts, RunContext, Stage, write_json};
+use super::{Counts, Description, RunContext, Stage, artifacts, write_json};
 use crate::config::{EmbeddingOptimizer, EmbeddingSharding};
 use crate::crm::{Crm, CrmShape, Workspace};
 use crate::error::Result;
@@ -21,8 +22,6 @@ use crate::telemetry::progress::Progress;
 use crate::training::exchange::{Fetched, Held, gather_rows};
 use crate::training::{Objective, TrainPlan, train};
 
-/// File of the CRM.
-pub const FILE: &str = "crm.safetensors";
 /// Samples scored in one pass of the network.
 pub const BLOCK: usize = 64;
 /// Valid samples of a rank whose rows of a shared-out table are brought at once.
@@ -150,7 +149,23 @@ impl Objective for CrmObjective<'_> {
     }
 }
 
-pub fn run(
+pub(super) const STAGE: Description = Description {
+    name: "pretrain",
+    directory: "crm",
+    what: "train the recommendation model on all data",
+    reads: &[Stage::Prepare, Stage::Retrieve],
+    trains: true,
+    settings: |config| {
+        let mut crm = json!(config.crm);
+        // What is made of a trained CRM.
+        crm["representation"] = json!(null);
+        Ok(json!([config.seed, crm]))
+    },
+    run,
+    ..Description::BASE
+};
+
+fn run(
     ctx: &RunContext,
     comm: &mut dyn Communicator,
     progress: &mut dyn Progress,
@@ -166,10 +181,10 @@ pub fn run(
         ("samples".to_owned(), all.len()),
         ("folds".to_owned(), folds.all().end),
     ]);
-    let mut work = vec![("train CRM".to_owned(), FILE.to_owned(), all)];
+    let mut work = vec![("train CRM".to_owned(), artifacts::CRM.to_owned(), all)];
     for fold in folds.all() {
         let task = format!("train CRM without fold {fold}");
-        work.push((task, folds::file(fold), Samples::Some(folds.without(fold))));
+        work.push((task, artifacts::crm_without(fold), Samples::Some(folds.without(fold))));
     }
     for (task, file, train) in work {
         let objective = CrmObjective {
@@ -181,10 +196,10 @@ pub fn run(
             seed: ctx.config.seed,
         };
         let history = train_one(ctx, &task, &file, &objective, comm, progress)?;
-        if file == FILE {
+        if file == artifacts::CRM {
             counts.insert("epochs".to_owned(), history.epochs.len() as u64);
             if comm.rank() == 0 {
-                write_json(&ctx.path(Stage::Pretrain).join("history.json"), &history)?;
+                write_json(&ctx.path(Stage::Pretrain).join(artifacts::HISTORY), &history)?;
             }
         }
     }
@@ -202,7 +217,7 @@ fn train_one(
 ) -> Result<History> {
     let (config, crm, dir) = (&ctx.config.crm, objective.crm, ctx.path(Stage::Pretrain));
     let mut checkpoints = dir.join("checkpoints");
-    if file != FILE {
+    if file != artifacts::CRM {
         checkpoints.push(file);
     }
     let plan = TrainPlan {
