@@ -87,7 +87,7 @@ struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// Values that can't be are taken out, so that the others can be looked at too.
     fn new(source: Option<&'a Source>, mut table: Table) -> Self {
-        let mut problems = check(&serde_json::json!(table));
+        let mut problems = check("", &table);
         for Problem { field, help, .. } in &mut problems {
             let value = remove(&mut table, field);
             let is_section = value.as_ref().is_some_and(Value::is_table) && !field.contains('.');

@@ -45,7 +45,7 @@ impl Override {
         let value = value_of(setting, value);
         let mut alone = Table::new();
         setting.put(&mut alone, value.clone());
-        if let Some(problem) = check(&serde_json::json!(alone)).first() {
+        if let Some(problem) = check("", &alone).first() {
             let what = format!("`{path}`: {}", problem.what);
             return match SETTINGS.choice_advice(path, &value) {
                 Some(help) => fail(&what, &help),

@@ -42,7 +42,8 @@ impl Setting {
 
     /// Its value in a config.
     pub fn get<'a>(&self, table: &'a Table) -> Option<&'a Value> {
-        section(table, &self.section)?.get(&self.name)
+        let mut parts = self.section.split('.').filter(|part| !part.is_empty());
+        parts.try_fold(table, |table, part| table.get(part)?.as_table())?.get(&self.name)
     }
 
     /// Sets its value in a config.
@@ -173,12 +174,6 @@ impl Settings {
         let wrong = given.find(|word| !names.contains(word))?;
         Some(format!("did you mean `{}`?", nearest(wrong, &names)?))
     }
-}
-
-/// The table of a section, `a` or `a.b`, in a config.
-pub fn section<'a>(table: &'a Table, name: &str) -> Option<&'a Table> {
-    let mut parts = name.split('.').filter(|part| !part.is_empty());
-    parts.try_fold(table, |table, part| table.get(part)?.as_table())
 }
 
 /// How similar two words are that differ by a typo, at least.

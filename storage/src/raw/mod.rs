@@ -42,9 +42,9 @@ pub use texts::{TextColumns, text_columns};
 
 /// Layout of raw files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum DatasetFormat {
     /// MovieTweetings: `ratings.dat`, `movies.dat`, `::`-separated, UTF-8.
-    #[serde(rename = "movietweetings")]
     Movietweetings,
     /// MovieLens-100K: `u.data`, `u.item`, `u.user`.
     #[serde(rename = "movielens_100k")]
@@ -59,17 +59,13 @@ pub enum DatasetFormat {
     #[serde(rename = "movielens_25m")]
     Movielens25m,
     /// BookCrossing: `BX-Book-Ratings.csv`, `BX-Books.csv`, `BX-Users.csv`; ratings have no time.
-    #[serde(rename = "bookcrossing")]
     Bookcrossing,
     /// GoodReads as UCSD publishes it: `goodreads_interactions*.json`, `goodreads_books*.json` and
     /// optional tables of authors, works and genres.
-    #[serde(rename = "goodreads")]
     Goodreads,
     /// Any CSV, by the columns that `[data.columns]` names.
-    #[serde(rename = "csv")]
     Csv,
     /// Any Parquet, by the columns that `[data.columns]` names.
-    #[serde(rename = "parquet")]
     Parquet,
 }
 

@@ -70,6 +70,5 @@ pub enum WeightType {
     /// instructions for that (about twice the speed), sums are f32.
     Bf16,
     /// 34 bytes per 32 weights (GGUF's Q8_0); computation is in f32. Widths must be multiples of 32.
-    #[serde(rename = "q8_0")]
     Q8_0,
 }

@@ -9,7 +9,6 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Config;
-use crate::error::TrainerError;
 
 /// What is wrong with a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,12 +25,6 @@ impl Problem {
     /// What is wrong with a setting.
     pub fn new(field: impl Into<String>, what: impl Into<String>) -> Self {
         Self { field: field.into(), what: what.into(), help: None }
-    }
-}
-
-impl From<Problem> for TrainerError {
-    fn from(problem: Problem) -> Self {
-        Self::config(problem.field, problem.what)
     }
 }
 
@@ -72,18 +65,14 @@ fn short(value: f64) -> Value {
     (value as f32).to_string().parse::<f64>().map_or(Value::Null, |value| json!(value))
 }
 
-/// What is wrong with the values of a section of a config ("" is all of it), each by itself.
-pub(super) fn check_section(section: &str, values: &impl Serialize) -> Vec<Problem> {
+/// What is wrong with a section of a config ("" is all of it): keys that don't exist, values of a wrong type, that
+/// are no choice or out of range.
+pub fn check(section: &str, values: &impl Serialize) -> Vec<Problem> {
     let schema = if section.is_empty() { schema() } else { &schema()["properties"][section] };
     match serde_json::to_value(values) {
         Ok(values) => found_in(section, schema, &values),
         Err(error) => vec![Problem::new(section, error.to_string())],
     }
-}
-
-/// Keys of a config that don't exist, values of a wrong type, that are no choice or out of range.
-pub fn check(config: &Value) -> Vec<Problem> {
-    found_in("", schema(), config)
 }
 
 fn found_in(path: &str, schema: &Value, value: &Value) -> Vec<Problem> {
@@ -212,7 +201,7 @@ mod tests {
 
     fn what(field: &str, value: Value) -> Option<String> {
         let (section, key) = field.split_once('.').unwrap();
-        let found = check(&json!({ section: { key: value } }));
+        let found = check("", &json!({ section: { key: value } }));
         assert!(found.iter().all(|problem| problem.field == field), "{found:?}");
         found.into_iter().next().map(|problem| problem.what)
     }

@@ -7,10 +7,9 @@ use std::path::Path;
 use reclora_comm::Wire;
 use reclora_storage::raw::ColumnMapping;
 
-use super::schema::check_section;
 use super::{
     AdapterConfig, CommBackend, Config, CrmConfig, DataConfig, Device, GateInput, Problem,
-    Reduction, RuntimeConfig,
+    Reduction, RuntimeConfig, check,
 };
 use crate::error::{Result, TrainerError};
 
@@ -44,7 +43,7 @@ impl<'a> Found<'a> {
 /// Refuses the first problem: of values by themselves, and of conflicts.
 fn refuse(mut problems: Vec<Problem>, conflicts: impl FnOnce(&mut Found<'_>)) -> Result<()> {
     conflicts(&mut Found::new(&mut problems));
-    problems.into_iter().next().map_or(Ok(()), |problem| Err(problem.into()))
+    problems.into_iter().next().map_or(Ok(()), |p| Err(TrainerError::config(p.field, p.what)))
 }
 
 impl Config {
@@ -53,7 +52,7 @@ impl Config {
     /// # Errors
     /// The first setting that can't work.
     pub fn validate(&self, world_size: usize) -> Result<()> {
-        refuse(check_section("", self), |found| self.conflicts(world_size, found))
+        refuse(check("", self), |found| self.conflicts(world_size, found))
     }
 
     /// Adds the settings that don't go together to the values that are wrong by themselves. Conflicts with those
@@ -77,7 +76,8 @@ impl Config {
         for (field, micro_batches) in self.micro_batches() {
             if !micro_batches.is_power_of_two() {
                 found.conflict(&[field], format!("{micro_batches} is not a power of two"));
-            } else if !is_shared_evenly(micro_batches, world_size) {
+            } else if !world_size.is_power_of_two() || world_size > micro_batches {
+                // Ranks share the leaves of a canonical sum evenly, or results would depend on their number.
                 let what = format!(
                     "{world_size} ranks can't share {micro_batches} micro-batches ({field}) so that the \
                      result is the same for any number of ranks; use a power of two of at most that many"
@@ -90,7 +90,8 @@ impl Config {
 
     /// Whether so many ranks can share the work.
     pub fn is_shared_evenly(&self, world_size: usize) -> bool {
-        self.micro_batches().into_iter().all(|(_, count)| is_shared_evenly(count, world_size))
+        let is_enough = |(_, micro_batches)| world_size <= micro_batches;
+        world_size.is_power_of_two() && self.micro_batches().into_iter().all(is_enough)
     }
 
     fn micro_batches(&self) -> [(&'static str, usize); 2] {
@@ -99,11 +100,6 @@ impl Config {
             ("tune.micro_batches", self.tune.micro_batches),
         ]
     }
-}
-
-/// Ranks share the leaves of a canonical sum evenly, or results would depend on their number.
-fn is_shared_evenly(micro_batches: usize, world_size: usize) -> bool {
-    world_size.is_power_of_two() && world_size <= micro_batches
 }
 
 impl DataConfig {
@@ -130,7 +126,7 @@ impl CrmConfig {
     /// # Errors
     /// The first setting that can't work.
     pub fn validate(&self) -> Result<()> {
-        refuse(check_section("crm", self), |found| self.conflicts(found))
+        refuse(check("crm", self), |found| self.conflicts(found))
     }
 
     fn conflicts(&self, found: &mut Found<'_>) {
@@ -146,7 +142,7 @@ impl AdapterConfig {
     /// # Errors
     /// The first setting that can't work.
     pub fn validate(&self) -> Result<()> {
-        refuse(check_section("adapter", self), |found| self.conflicts(found))
+        refuse(check("adapter", self), |found| self.conflicts(found))
     }
 
     /// The LoRA whose scales are tuned, where it is one.
@@ -292,7 +288,7 @@ mod tests {
         (config.adapter.experts, config.adapter.top_k) = (0, 9);
         (config.tune.micro_batches, config.crm.folds) = (6, 1);
         config.runtime.reduction = Reduction::Fastest;
-        let mut problems = check_section("", &config);
+        let mut problems = check("", &config);
         config.add_conflicts(1, &mut problems);
         let fields: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
         let expected = ["adapter.experts", "crm.folds", "tune.micro_batches", "runtime.reduction"];
