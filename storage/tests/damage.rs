@@ -1,7 +1,4 @@
 //! S-1, S-3: manifests, datasets and remembered checks of any content: refused or right, no panic.
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,6 +6,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
+use crate::common;
 use reclora_storage::dataset::{self, Dataset};
 use reclora_storage::manifest::{FileEntry, StageDir, StageManifest};
 use reclora_storage::protocol;

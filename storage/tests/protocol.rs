@@ -1,11 +1,8 @@
 //! The data protocol on small hand-made and on random data.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::collections::{HashMap, HashSet};
 
-use common::{Raw, config, movielens_1m, movielens_25m, movielens_100k, shipped};
+use crate::common::{Raw, config, movielens_1m, movielens_25m, movielens_100k, shipped};
 use proptest::prelude::*;
 use reclora_storage::StorageError;
 use reclora_storage::dataset::{self, Dataset, Split};

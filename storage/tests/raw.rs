@@ -1,9 +1,6 @@
 //! Readers: what the layouts hold, and every way a file can be wrong.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{
+use crate::common::{
     Raw, every_format, movielens_1m, movielens_10m, movielens_25m, movielens_100k, movietweetings,
     seconds,
 };

@@ -1,5 +1,4 @@
 //! Synthetic ratings: exact, reproducible, readable, and with a structure that can be learnt.
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 use std::collections::HashSet;
 use std::path::Path;

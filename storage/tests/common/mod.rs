@@ -1,5 +1,4 @@
 //! Small raw directories in each layout, and file systems that are soon full.
-#![allow(dead_code, clippy::unwrap_used)]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use reclora_storage::raw::DatasetFormat::Bookcrossing;
 use reclora_storage::raw::{self, RawTables};
 
 use crate::common::Raw;
-use crate::{dropped, field, names, refused, rows, text};
+use super::{dropped, field, names, refused, rows, text};
 
 const USERS: &str = "\"User-ID\";\"Location\";\"Age\"\n";
 const BOOKS: &str = "\"ISBN\";\"Book-Title\";\"Book-Author\";\"Year-Of-Publication\";\"Publisher\";\

@@ -4,7 +4,7 @@ use reclora_storage::raw::DatasetFormat::{Csv, Movielens100k, Movietweetings, Pa
 use reclora_storage::raw::{self, ColumnMapping, TimeUnit};
 
 use crate::common::{Raw, movietweetings};
-use crate::{refused, rows};
+use super::{refused, rows};
 
 const TABLE: &str = "user,item,rating,timestamp\nu,i,1,7\n";
 

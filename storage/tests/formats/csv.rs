@@ -9,7 +9,7 @@ use reclora_storage::raw::{
 use reclora_storage::spill::Spill;
 
 use crate::common::{Raw, config};
-use crate::{dropped, field, names, refused, rows, text};
+use super::{dropped, field, names, refused, rows, text};
 
 fn read(raw: &Raw, columns: &ColumnMapping) -> reclora_storage::Result<RawTables> {
     raw::read_mapped(Csv, raw.path(), columns)

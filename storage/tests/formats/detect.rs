@@ -3,7 +3,7 @@
 use reclora_storage::raw::{DatasetFormat, Known, detect};
 
 use crate::common::{Raw, every_format, movielens_10m};
-use crate::refused;
+use super::refused;
 
 #[test]
 fn layouts_are_known_by_their_files() {

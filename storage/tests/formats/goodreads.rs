@@ -5,7 +5,7 @@ use reclora_storage::raw;
 use reclora_storage::raw::DatasetFormat::Goodreads;
 
 use crate::common::Raw;
-use crate::{dropped, field, names, rows, text};
+use super::{dropped, field, names, rows, text};
 
 const BOOKS: &str = r#"{"book_id": "11", "title": "Amélie, \"the\" book", "title_without_series": "Amélie", "authors": [{"author_id": "7", "role": ""}, {"author_id": "8", "role": "Illustrator"}], "popular_shelves": [{"count": "3", "name": "to-read"}, {"count": "5", "name": "poetry"}, {"count": "9", "name": "fiction"}, {"count": "99", "name": "books-i-own"}], "average_rating": "4.10", "text_reviews_count": "12", "num_pages": "256", "is_ebook": "false", "format": "Paperback", "publisher": "A House", "publication_year": "2001", "work_id": "501", "isbn": "x"}
 {"book_id": "12", "title": "Bare", "authors": [], "popular_shelves": [], "average_rating": 3.5, "num_pages": null, "is_ebook": true, "work_id": ""}

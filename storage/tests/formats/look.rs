@@ -3,7 +3,7 @@
 use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, RawEntities};
 
 use crate::common::{Raw, every_format};
-use crate::{bookcrossing, goodreads};
+use super::{bookcrossing, goodreads};
 
 fn texts(entities: &RawEntities) -> Vec<&str> {
     entities.texts.iter().map(|column| column.name.as_str()).collect()

@@ -16,7 +16,7 @@ use reclora_storage::raw::DatasetFormat::Parquet;
 use reclora_storage::raw::{self, ColumnMapping, Missing, RawTables, TimeUnit};
 
 use crate::common::{Raw, seconds};
-use crate::{dropped, field, refused, rows, text};
+use super::{dropped, field, refused, rows, text};
 
 /// Values of a column; null where levels say 0.
 #[derive(Clone)]

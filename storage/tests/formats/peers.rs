@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use reclora_storage::raw::DatasetFormat::{Csv, Parquet};
 use reclora_storage::raw::{self, ColumnMapping, RawTables};
 
-use crate::{field, refused, rows, text};
+use super::{field, refused, rows, text};
 
 fn peer() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peer")
