@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use proptest::prelude::*;
 use crate::common;
+use proptest::prelude::*;
 use reclora_storage::dataset::{self, Dataset};
 use reclora_storage::manifest::{FileEntry, StageDir, StageManifest};
 use reclora_storage::protocol;
@@ -79,7 +79,7 @@ proptest! {
         stage.prepare().unwrap();
         let manifest = StageManifest {
             files: [(name.clone(), FileEntry { bytes: 1, xxh3: String::new() })].into(),
-            xxh3: None,
+            xxh3: String::new(),
             ..stage.complete(BTreeMap::new(), BTreeMap::new(), 0.0).unwrap()
         };
         let text = serde_json::to_vec(&manifest).unwrap();
