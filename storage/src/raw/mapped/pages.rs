@@ -301,7 +301,7 @@ fn read_header(file: &File, at: u64, end: u64) -> Result<(Header, usize)> {
         file.read_exact_at(&mut bytes, at)?;
         let mut input = Input::new(&bytes);
         match header(&mut input) {
-            Ok(header) => return Ok((header, size - input.left())),
+            Ok(header) => return Ok((header, size - input.rest().len())),
             Err(Stop::Damaged) => return Err(problem("its header can't be read")),
             Err(Stop::End) if size == left => return Err(problem("its header has no end")),
             Err(Stop::End) => size = (size * 16).min(left),
@@ -389,7 +389,7 @@ mod tests {
         let content = Content::Data { values: 3, encoding: Encoding::PLAIN, levels };
         let expected = Header { unpacked: 20, packed: 10, content };
         assert_eq!(header(&mut input), Ok(expected));
-        assert_eq!(input.left(), 1);
+        assert_eq!(input.rest().len(), 1);
         for len in 0..HEADER_BYTES.len() - 1 {
             let header = header(&mut Input::new(&HEADER_BYTES[..len]));
             assert_eq!(header, Err(Stop::End), "{len} bytes");
