@@ -28,6 +28,7 @@ fn note(reason: &str) {
     let test = test.unwrap_or_else(|_| thread.name().unwrap_or("a test").to_owned());
     let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
     // In one piece, beside other processes that write.
-    let written = file.and_then(|mut file| file.write_all(format!("{reason}\t{test}\n").as_bytes()));
+    let written =
+        file.and_then(|mut file| file.write_all(format!("{reason}\t{test}\n").as_bytes()));
     assert!(written.is_ok(), "RECLORA_SKIPPED names {path:?}: {written:?}");
 }

@@ -191,7 +191,8 @@ fn features_of_the_layouts() {
 /// The files that ship with the repository, against counts found independently.
 #[test]
 fn movietweetings_100k_as_shipped() {
-    let raw = raw::read(DatasetFormat::Movietweetings, &shipped()).unwrap();
+    let raw =
+        raw::read(DatasetFormat::Movietweetings, &shipped(), &ColumnMapping::default()).unwrap();
     assert_eq!((raw.ratings.user.len(), raw.users.keys.len()), (100_000, 16_554));
     assert_eq!(raw.items.keys.len(), 10_506);
     let config = ProtocolConfig { label: LabelRule::AtLeast(8.0), ..config(5, 5) };

@@ -200,7 +200,7 @@ fn the_rating_that_is_kept_does_not_depend_on_limit_and_threads() {
 #[test]
 fn quotes_line_ends_and_blank_lines_change_nothing() {
     let raw = synthetic(4_000);
-    let expected = raw::read(Movielens25m, raw.path()).unwrap();
+    let expected = raw::read(Movielens25m, raw.path(), &ColumnMapping::default()).unwrap();
     let good = std::fs::read_to_string(raw.path().join(RATINGS)).unwrap();
     let quoted = |line: &str| format!("\"{}\"", line.replace(',', "\",\""));
     let mut variants =

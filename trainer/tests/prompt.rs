@@ -14,7 +14,7 @@ fn configs() -> PathBuf {
 }
 
 fn movietweetings(dir: &Path) -> Dataset {
-    let raw = raw::read(DatasetFormat::Movietweetings, &configs().join("data/movietweetings-100k"))
+    let raw = raw::read(DatasetFormat::Movietweetings, &configs().join("data/movietweetings-100k"), &ColumnMapping::default())
         .unwrap();
     let config = ProtocolConfig {
         k_core: 5,

@@ -9,7 +9,7 @@ use crate::atomic::create_dir_all;
 use crate::error::{Result, StorageError};
 use crate::protocol::{Entities, Prepared};
 use crate::shard::{Column, Pieces, write_shard};
-use crate::spill::{Fixed, SpillVec};
+use crate::spill::SpillVec;
 
 /// Writes a dataset into directory `dir` (made if need be). Returns counts for the manifest: raw
 /// ratings, users, items, interactions, features, samples, positive samples, train, valid, test.
@@ -56,7 +56,7 @@ pub fn write(prepared: &Prepared, name: &str, dir: &Path) -> Result<BTreeMap<Str
 }
 
 /// Numbers that a column may hold.
-trait Element: Fixed + std::fmt::Debug + 'static {
+trait Element: bytemuck::Pod + std::fmt::Debug + 'static {
     fn column(rows: &[Self]) -> Column<'_>;
 }
 

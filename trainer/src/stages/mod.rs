@@ -241,7 +241,7 @@ fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<BTreeMap<String, String>>
     }
     if stage == Stage::Prepare {
         let data = &config.data;
-        for path in raw::files_mapped(data.format, &data.path, &data.columns)? {
+        for path in raw::files(data.format, &data.path, &data.columns)? {
             // Parts of a table in several directories may have one name.
             let name = path.strip_prefix(&data.path).unwrap_or(&path);
             inputs.insert(format!("data/{}", name.to_string_lossy()), xxh3_file(&path)?);

@@ -100,7 +100,7 @@ mod tests {
         let text = format!("user,item,rating,timestamp\n{}", rows.collect::<String>());
         std::fs::write(dir.path().join("ratings.csv"), text).unwrap();
         let columns = ColumnMapping::default();
-        let raw = raw::read_mapped(DatasetFormat::Csv, dir.path(), &columns).unwrap();
+        let raw = raw::read(DatasetFormat::Csv, dir.path(), &columns).unwrap();
         let (k_core, min_history, split) = (0, 0, [0.5, 0.25, 0.25]);
         let config = ProtocolConfig { k_core, min_history, label: rule, split };
         let prepared = protocol::prepare(&raw, &config).unwrap();
