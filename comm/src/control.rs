@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, copy, sink, split};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::codec::{read_frame, write_frame};
 use crate::error::{CommError, Result};
 use crate::handshake::{HANDSHAKE_LIMIT, Purpose, admit, dial, receive, send};
-use crate::rendezvous::runtime;
 use crate::secret::Secret;
+use crate::service::{Service, runtime};
 
 /// Between two signs of life.
 pub const BEAT: Duration = Duration::from_millis(500);
@@ -189,10 +189,8 @@ async fn give(
 /// Waits for agents to come.
 #[derive(Debug)]
 pub struct ControlListener {
-    address: SocketAddr,
+    service: Service,
     arrivals: Receiver<Arrival>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 /// An agent that knows the secret.
@@ -211,58 +209,32 @@ impl ControlListener {
     /// # Errors
     /// The address can't be listened on, or the system gives no thread.
     pub fn start(bind: SocketAddr, secret: Secret) -> Result<Self> {
-        let failed = |why: std::io::Error| CommError::Bind {
-            address: bind.to_string(),
-            why: why.to_string(),
-        };
-        let listener = std::net::TcpListener::bind(bind).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        let runtime = runtime()?;
         let (arrived, arrivals) = channel();
-        let (stop, stopped) = oneshot::channel();
-        let serve = move || {
-            runtime.block_on(async move {
-                let Ok(listener) = TcpListener::from_std(listener) else { return };
-                let (candidates, mut proven) = mpsc::channel(1);
-                let hand_over = async {
-                    while let Some((introduction, stream, address)) = proven.recv().await {
-                        if let Ok(stream) = TcpStream::into_std(stream) {
-                            let _ = arrived.send(Arrival { introduction, address, stream });
-                        }
+        let serve = async move |listener| {
+            let (candidates, mut proven) = mpsc::channel(1);
+            let hand_over = async {
+                while let Some((introduction, stream, address)) = proven.recv().await {
+                    if let Ok(stream) = TcpStream::into_std(stream) {
+                        let _ = arrived.send(Arrival { introduction, address, stream });
                     }
-                };
-                tokio::select! {
-                    _ = stopped => {}
-                    () = admit(listener, Purpose::Agent, secret, candidates) => {}
-                    () = hand_over => {}
                 }
-            });
+            };
+            tokio::select! {
+                () = admit(listener, Purpose::Agent, secret, candidates) => {}
+                () = hand_over => {}
+            }
         };
-        let thread = std::thread::Builder::new()
-            .name("agents".into())
-            .spawn(serve)
-            .map_err(|why| CommError::system("start a thread for agents", why))?;
-        Ok(Self { address, arrivals, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { service: Service::start(bind, "agents", serve)?, arrivals })
     }
 
     /// Where it listens, with the real port.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.service.address()
     }
 
     /// The next agent, if one comes within `wait`.
     pub fn next(&self, wait: Duration) -> Option<Arrival> {
         self.arrivals.recv_timeout(wait).ok()
-    }
-}
-
-impl Drop for ControlListener {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

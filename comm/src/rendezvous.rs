@@ -1,62 +1,23 @@
 //! Where ranks meet: a [`Store`] in the launcher, and [`join`] in every rank.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::communicator::Wire;
+pub use crate::config::{JoinConfig, StoreConfig};
 use crate::error::{CommError, Result};
 use crate::handshake::{HANDSHAKE_LIMIT, Identity, Purpose, admit, dial, receive, send};
 use crate::mesh;
-use crate::secret::Secret;
+use crate::service::{Service, runtime};
 use crate::tcp::TcpCommunicator;
 
 /// How long after the store's deadline a rank still waits for the store's reason.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// What a [`Store`] needs.
-#[derive(Clone, Debug)]
-pub struct StoreConfig {
-    /// Where to listen; port 0 takes any free one.
-    pub bind: SocketAddr,
-    /// Ranks in the job.
-    pub world_size: usize,
-    /// The job's secret.
-    pub secret: Secret,
-    /// What the ranks must be.
-    pub identity: Identity,
-    /// How long all ranks have to come.
-    pub deadline: Duration,
-}
-
-/// What a rank needs to [`join`].
-#[derive(Clone, Debug)]
-pub struct JoinConfig {
-    /// `host:port` of the store.
-    pub endpoint: String,
-    /// This rank, from 0.
-    pub rank: usize,
-    /// Ranks in the job.
-    pub world_size: usize,
-    /// The job's secret.
-    pub secret: Secret,
-    /// What this rank is.
-    pub identity: Identity,
-    /// How long all ranks have to come.
-    pub deadline: Duration,
-    /// How long this rank waits for another in one collective.
-    pub timeout: Duration,
-    /// In what values of sums cross the wire.
-    pub wire: Wire,
-    /// Address of this machine on which other ranks reach this one.
-    pub listen_host: IpAddr,
-}
 
 /// What a rank tells the store.
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,11 +39,7 @@ pub(crate) enum Answer {
 
 /// The meeting point of one job: lives until dropped.
 #[derive(Debug)]
-pub struct Store {
-    address: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
+pub struct Store(Service);
 
 impl Store {
     /// Listens and serves in a thread of its own.
@@ -93,55 +50,16 @@ impl Store {
         if config.world_size == 0 {
             return Err(CommError::Config("a job has at least one rank".into()));
         }
-        let bind = |why: std::io::Error| CommError::Bind {
-            address: config.bind.to_string(),
-            why: why.to_string(),
-        };
-        let listener = std::net::TcpListener::bind(config.bind).map_err(bind)?;
-        listener.set_nonblocking(true).map_err(bind)?;
-        let address = listener.local_addr().map_err(bind)?;
-        let runtime = runtime()?;
-        let (stop, stopped) = oneshot::channel();
-        let serve = move || {
-            runtime.block_on(async move {
-                let Ok(listener) = TcpListener::from_std(listener) else { return };
-                tokio::select! {
-                    _ = stopped => {}
-                    () = serve(listener, Arc::new(config)) => {}
-                }
-            });
-        };
-        let thread = std::thread::Builder::new()
-            .name("rendezvous".into())
-            .spawn(serve)
-            .map_err(|why| CommError::system("start the rendezvous thread", why))?;
-        Ok(Store { address, stop: Some(stop), thread: Some(thread) })
+        Service::start(config.bind, "rendezvous", |listener| serve(listener, config)).map(Self)
     }
 
     /// Where it listens, with the real port.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.0.address()
     }
 }
 
-impl Drop for Store {
-    fn drop(&mut self) {
-        // Either the thread hears the sender go, or it has ended by itself.
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|why| CommError::system("start the network runtime", why))
-}
-
-async fn serve(listener: TcpListener, config: Arc<StoreConfig>) {
+async fn serve(listener: TcpListener, config: StoreConfig) {
     let (candidates, mut arrived) = mpsc::channel(64);
     let admit = admit(listener, Purpose::Store, config.secret.clone(), candidates);
     let gather = async {

@@ -4,6 +4,7 @@
 mod collectives;
 mod common;
 mod control;
+mod cost;
 #[cfg(target_os = "linux")]
 mod faults;
 #[cfg(target_os = "linux")]

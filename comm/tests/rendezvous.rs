@@ -1,6 +1,5 @@
 //! Who may join, who is refused and why, and that strangers hold nobody up (S-2, S-3).
 
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};

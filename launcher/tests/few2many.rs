@@ -267,7 +267,9 @@ fn s1_a_full_disk_is_an_error_and_the_rerun_completes() {
     let text = String::from_utf8_lossy(&output.stderr);
     if output.status.code() == Some(77) || text.contains("unshare") {
         eprintln!("{text}");
-        return skip("needs unshare, and the right of a user to mount a file system in a namespace");
+        return skip(
+            "needs unshare, and the right of a user to mount a file system in a namespace",
+        );
     }
     assert_eq!(output.status.code(), Some(4), "{text}");
     assert!(text.contains("No space left on device") && text.contains("lens"), "{text}");

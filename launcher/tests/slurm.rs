@@ -18,7 +18,9 @@ use skip::skip;
 /// Where the cluster is; without one the test is skipped.
 fn cluster() -> Option<Cluster> {
     let Ok(dir) = std::env::var("RECLORA_SLURM") else {
-        skip("needs a Slurm of four nodes, which scripts/test.sh starts as root with network namespaces");
+        skip(
+            "needs a Slurm of four nodes, which scripts/test.sh starts as root with network namespaces",
+        );
         return None;
     };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();

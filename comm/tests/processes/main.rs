@@ -14,7 +14,8 @@ use reclora_comm::rendezvous::{JoinConfig, Store, StoreConfig, join};
 use reclora_comm::{CommError, Communicator, Identity, Secret, Wire, tree};
 
 fn environment(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: this program is started by tests"))
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: this program is started by tests"))
 }
 
 fn number(name: &str) -> u64 {
