@@ -151,11 +151,13 @@ async fn take(
     peer: &str,
     on: &mut impl FnMut(Incoming),
 ) -> CommError {
-    let lost = |why: String| CommError::Unreachable { endpoint: peer.into(), why };
     loop {
         match timeout(SILENCE, read_frame(stream, MESSAGE_LIMIT)).await {
-            Err(_) => return lost(format!("no sign of life for {} s", SILENCE.as_secs())),
-            Ok(Err(error)) => return lost(error.to_string()),
+            Err(_) => {
+                let why = format!("no sign of life for {} s", SILENCE.as_secs());
+                return CommError::unreachable(peer, why);
+            }
+            Ok(Err(error)) => return CommError::unreachable(peer, error),
             // A sign of life.
             Ok(Ok(bytes)) if bytes.is_empty() => {}
             Ok(Ok(bytes)) => on(Incoming::Message(bytes)),
@@ -182,7 +184,7 @@ async fn give(
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("it took nothing for {} s", SILENCE.as_secs()),
         };
-        return Some(CommError::Unreachable { endpoint: peer.into(), why });
+        return Some(CommError::unreachable(peer, why));
     }
 }
 
@@ -257,10 +259,10 @@ impl Arrival {
     fn answer(self, answer: &Answer) -> Result<(tokio::runtime::Runtime, TcpStream)> {
         let (runtime, peer) = (runtime()?, self.address.to_string());
         let stream = runtime.block_on(async {
-            let lost = |why: String| CommError::Unreachable { endpoint: peer.clone(), why };
-            let mut stream = TcpStream::from_std(self.stream).map_err(|e| lost(e.to_string()))?;
+            let lost = |why: &dyn std::fmt::Display| CommError::unreachable(&peer, why);
+            let mut stream = TcpStream::from_std(self.stream).map_err(|why| lost(&why))?;
             let sent = timeout(HANDSHAKE_LIMIT, send(&mut stream, &peer, answer)).await;
-            sent.map_err(|_| lost("it did not read its answer".into()))??;
+            sent.map_err(|_| lost(&"it did not read its answer"))??;
             Ok::<_, CommError>(stream)
         })?;
         Ok((runtime, stream))
@@ -300,10 +302,10 @@ async fn knock(
     introduction: &Introduction,
     until: Instant,
 ) -> Result<TcpStream> {
-    let unreachable = |why: String| CommError::Unreachable { endpoint: endpoint.into(), why };
+    let unreachable = |why: &dyn std::fmt::Display| CommError::unreachable(endpoint, why);
     let talk = async {
         let connected = TcpStream::connect(endpoint).await;
-        let mut stream = connected.map_err(|error| unreachable(error.to_string()))?;
+        let mut stream = connected.map_err(|error| unreachable(&error))?;
         dial(&mut stream, endpoint, Purpose::Agent, secret, introduction).await?;
         match receive(&mut stream, endpoint).await? {
             Answer::Welcome => Ok(stream),
@@ -315,5 +317,5 @@ async fn knock(
         }
     };
     let talk = tokio::time::timeout_at(until, talk).await;
-    talk.unwrap_or_else(|_| Err(unreachable("no answer by the deadline".into())))
+    talk.unwrap_or_else(|_| Err(unreachable(&"no answer by the deadline")))
 }

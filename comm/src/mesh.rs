@@ -55,9 +55,8 @@ fn tune(stream: &TcpStream) -> std::io::Result<()> {
 
 async fn dial_peer(config: &JoinConfig, peer: usize, address: SocketAddr) -> Result<TcpStream> {
     let name = format!("rank {peer} at {address}");
-    let mut stream = TcpStream::connect(address)
-        .await
-        .map_err(|why| CommError::Unreachable { endpoint: name.clone(), why: why.to_string() })?;
+    let mut stream =
+        TcpStream::connect(address).await.map_err(|why| CommError::unreachable(&name, why))?;
     dial(&mut stream, &name, Purpose::Mesh, &config.secret, &config.rank).await?;
     Ok(stream)
 }

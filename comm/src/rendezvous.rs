@@ -154,8 +154,7 @@ pub fn join(config: JoinConfig) -> Result<TcpCommunicator> {
 async fn meet(config: &JoinConfig) -> Result<Vec<Option<TcpStream>>> {
     let until = Instant::now() + config.deadline + GRACE;
     let local = SocketAddr::new(config.listen_host, 0);
-    let bind =
-        |why: std::io::Error| CommError::Bind { address: local.to_string(), why: why.to_string() };
+    let bind = |why: std::io::Error| CommError::bind(local, why);
     let listener = TcpListener::bind(local).await.map_err(bind)?;
     let request = Request {
         rank: config.rank,
@@ -164,10 +163,9 @@ async fn meet(config: &JoinConfig) -> Result<Vec<Option<TcpStream>>> {
         address: listener.local_addr().map_err(bind)?,
     };
     let asked = timeout_at(until, ask(config, &request)).await;
-    let no_answer = |_| CommError::Unreachable {
-        endpoint: config.endpoint.clone(),
-        why: format!("no answer within {:?}", config.deadline + GRACE),
-    };
+    let within = config.deadline + GRACE;
+    let no_answer =
+        |_| CommError::unreachable(&config.endpoint, format!("no answer within {within:?}"));
     match asked.map_err(no_answer)?? {
         Answer::Welcome(addresses) if addresses.len() == config.world_size => {
             mesh::form(config, &addresses, listener).await
@@ -191,10 +189,7 @@ async fn ask(config: &JoinConfig, request: &Request) -> Result<Answer> {
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            Err(error) => {
-                let why = error.to_string();
-                return Err(CommError::Unreachable { endpoint: endpoint.into(), why });
-            }
+            Err(error) => return Err(CommError::unreachable(endpoint, error)),
         }
     };
     dial(&mut stream, endpoint, Purpose::Store, &config.secret, request).await?;

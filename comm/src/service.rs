@@ -26,10 +26,7 @@ impl Service {
         name: &'static str,
         serve: impl FnOnce(TcpListener) -> F + Send + 'static,
     ) -> Result<Self> {
-        let failed = |why: std::io::Error| CommError::Bind {
-            address: bind.to_string(),
-            why: why.to_string(),
-        };
+        let failed = |why: std::io::Error| CommError::bind(bind, why);
         let listener = std::net::TcpListener::bind(bind).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;

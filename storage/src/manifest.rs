@@ -17,7 +17,7 @@ use crate::error::{Result, StorageError};
 use crate::hash::{xxh3_file, xxh3_hex};
 
 /// Version of the stage directories' layout.
-pub const MANIFEST_FORMAT: u32 = 1;
+pub(crate) const MANIFEST_FORMAT: u32 = 1;
 
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const PLAN: &str = "plan.json";

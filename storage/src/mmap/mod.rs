@@ -15,17 +15,19 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use bytemuck::Pod;
-use memmap2::{Advice, Mmap, MmapMut};
+/// How bytes are going to be used: a hint to the operating system, never an error.
+pub use memmap2::Advice as Pattern;
+use memmap2::{Mmap, MmapMut};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StorageError};
 
 mod system;
 
-pub use system::advise_file;
+pub(crate) use system::advise_file;
 use system::on_network;
 
 /// How a file is brought into memory.
@@ -43,39 +45,23 @@ pub enum Access {
     Read,
 }
 
-/// What [`Access::Automatic`] means in this process: its place in the enum.
-static ACCESS: AtomicU8 = AtomicU8::new(Access::Automatic as u8);
+/// What [`Access::Automatic`] means in this process.
+static ACCESS: Mutex<Access> = Mutex::new(Access::Automatic);
 
 /// Says what [`Access::Automatic`] means from now on in this process: the setting of the run, which
 /// nobody between here and there has to know of.
 pub fn set_access(access: Access) {
-    ACCESS.store(access as u8, Ordering::Relaxed);
+    *ACCESS.lock().unwrap_or_else(PoisonError::into_inner) = access;
 }
 
 /// Whether a file is to be read rather than mapped.
 fn is_read(access: Access, file: &File) -> bool {
-    match access {
+    let of_process = || *ACCESS.lock().unwrap_or_else(PoisonError::into_inner);
+    match if access == Access::Automatic { of_process() } else { access } {
         Access::Map => false,
         Access::Read => true,
-        Access::Automatic => match ACCESS.load(Ordering::Relaxed) {
-            set if set == Access::Map as u8 => false,
-            set if set == Access::Read as u8 => true,
-            _ => on_network(file),
-        },
+        Access::Automatic => on_network(file),
     }
-}
-
-/// How bytes are going to be used: a hint to the operating system, never an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pattern {
-    /// Nothing is known.
-    Normal,
-    /// From the first to the last, once: read far ahead.
-    Sequential,
-    /// Here and there: read what is asked for, nothing around it.
-    Random,
-    /// All of it, soon: begin to read now.
-    WillNeed,
 }
 
 /// The content of a file: mapped, or read into memory that is not the file's.
@@ -103,12 +89,7 @@ impl Mapped {
     pub fn advise(&self, pattern: Pattern) {
         if self.is_mapped {
             // A kernel that knows no advice serves the same bytes.
-            let _ = self.memory.advise(match pattern {
-                Pattern::Normal => Advice::Normal,
-                Pattern::Sequential => Advice::Sequential,
-                Pattern::Random => Advice::Random,
-                Pattern::WillNeed => Advice::WillNeed,
-            });
+            let _ = self.memory.advise(pattern);
         }
     }
 

@@ -44,20 +44,20 @@ pub(super) fn on_network(_: &File) -> bool {
 
 /// Says how an open file is going to be read. A refusal is of no consequence: the same bytes are read.
 #[cfg(target_os = "linux")]
-pub fn advise_file(file: &File, pattern: Pattern) {
+pub(crate) fn advise_file(file: &File, pattern: Pattern) {
     use nix::fcntl::{PosixFadviseAdvice as Advice, posix_fadvise};
     let advice = match pattern {
-        Pattern::Normal => Advice::POSIX_FADV_NORMAL,
         Pattern::Sequential => Advice::POSIX_FADV_SEQUENTIAL,
         Pattern::Random => Advice::POSIX_FADV_RANDOM,
         Pattern::WillNeed => Advice::POSIX_FADV_WILLNEED,
+        _ => Advice::POSIX_FADV_NORMAL,
     };
     let _ = posix_fadvise(file, 0, 0, advice);
 }
 
 /// Other systems are not told.
 #[cfg(not(target_os = "linux"))]
-pub fn advise_file(_: &File, _: Pattern) {}
+pub(crate) fn advise_file(_: &File, _: Pattern) {}
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {

@@ -327,6 +327,15 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
 
 struct TextVisitor;
 
+/// Visits of values whose text has to be made.
+macro_rules! as_text {
+    ($($visit:ident: $value:ty),*) => { $(
+        fn $visit<E: de::Error>(self, value: $value) -> Result<Self::Value, E> {
+            Ok(Cow::Owned(value.to_string()))
+        }
+    )* };
+}
+
 impl<'de> Visitor<'de> for TextVisitor {
     type Value = Cow<'de, str>;
 
@@ -338,25 +347,7 @@ impl<'de> Visitor<'de> for TextVisitor {
         Ok(Cow::Borrowed(text))
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(text.to_owned()))
-    }
-
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(value.to_string()))
-    }
-
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(value.to_string()))
-    }
-
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(value.to_string()))
-    }
-
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(value.to_string()))
-    }
+    as_text!(visit_str: &str, visit_bool: bool, visit_u64: u64, visit_i64: i64, visit_f64: f64);
 
     fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
         Ok(Cow::Borrowed(""))

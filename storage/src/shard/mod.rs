@@ -121,24 +121,20 @@ pub(crate) enum DType {
 }
 
 impl DType {
-    fn size(self) -> u64 {
+    /// Bytes of a value, and the name of the type in errors.
+    fn describe(self) -> (u64, &'static str) {
         match self {
-            Self::U8 => 1,
-            Self::U16 => 2,
-            Self::U32 | Self::F32 => 4,
-            Self::U64 | Self::I64 => 8,
+            Self::U8 => (1, "u8"),
+            Self::U16 => (2, "u16"),
+            Self::U32 => (4, "u32"),
+            Self::U64 => (8, "u64"),
+            Self::I64 => (8, "i64"),
+            Self::F32 => (4, "f32"),
         }
     }
 
-    fn name(self) -> &'static str {
-        match self {
-            Self::U8 => "u8",
-            Self::U16 => "u16",
-            Self::U32 => "u32",
-            Self::U64 => "u64",
-            Self::I64 => "i64",
-            Self::F32 => "f32",
-        }
+    fn size(self) -> u64 {
+        self.describe().0
     }
 }
 
@@ -376,7 +372,7 @@ impl Shard {
             .ok_or_else(|| StorageError::NoColumn {
                 path: self.path.clone(),
                 column: name.to_owned(),
-                dtype: dtype.name(),
+                dtype: dtype.describe().1,
             })
     }
 

@@ -6,11 +6,9 @@ use std::io::{self, Read, Seek, SeekFrom};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{Other, Task};
+use crate::hash::{Hasher, each_piece};
 use crate::mmap::{Pattern, advise_file};
 use crate::shard::{ColumnHeader, MAGIC, parse_file};
-
-/// Bytes read at once.
-const BLOCK: usize = 1 << 20;
 
 /// A file that has been read and is whole.
 pub(super) struct Whole {
@@ -76,27 +74,20 @@ fn hash(
 ) -> Result<String, String> {
     let unreadable = |error: io::Error| format!("cannot be read: {error}");
     file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
-    let (mut whole, mut at) = (Xxh3::new(), 0_u64);
-    let mut block = vec![0; BLOCK];
-    loop {
-        let count = match file.read(&mut block) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(unreadable(error)),
-        };
-        let bytes = block.get(..count).unwrap_or_default();
+    let (mut whole, mut at) = (Hasher::default(), 0_u64);
+    each_piece(file, unreadable, |bytes| {
         whole.update(bytes);
         if let Some(columns) = &mut columns {
             columns.update(at, bytes)?;
         }
-        at += count as u64;
-        advance(count as u64);
-    }
+        at += bytes.len() as u64;
+        advance(bytes.len() as u64);
+        Ok(())
+    })?;
     if at != length {
         return Err(format!("changed from {length} to {at} bytes meanwhile"));
     }
-    Ok(format!("{:016x}", whole.digest()))
+    Ok(whole.hex())
 }
 
 /// Hashes of the columns of a shard whose bytes come one after the other.

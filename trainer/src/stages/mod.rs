@@ -54,7 +54,7 @@ const PREPARING: &str = ".preparing";
 /// How long another part may take for it.
 const PREPARE_WAIT: Duration = Duration::from_secs(60);
 /// Raised when a stage writes something else for the same inputs.
-const VERSION: u32 = 9;
+const VERSION: u32 = 10;
 
 /// A stage of the pipeline, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use reclora_storage::raw;
 use serde_json::{Value, json};
 
 use super::{RunContext, Stage, file_key};
-use crate::config::{Config, StoredAdapter};
+use crate::config::Config;
 use crate::error::{Result, TrainerError};
 
 /// The settings a stage is a function of, with the prompt template where it is read, by name: what can be
@@ -29,7 +29,7 @@ pub(super) fn settings_of(config: &Config, stage: Stage) -> Result<BTreeMap<Stri
     Ok(settings)
 }
 
-fn section(config: &Config, stage: Stage) -> Value {
+pub(super) fn section(config: &Config, stage: Stage) -> Value {
     match stage {
         Stage::Prepare => {
             let data = &config.data;
@@ -51,7 +51,7 @@ fn section(config: &Config, stage: Stage) -> Value {
             let mut tune = json!(config.tune);
             // How often it is saved does not change what is learnt.
             tune["checkpoint_every"] = json!(0);
-            let adapter = StoredAdapter(config.adapter.clone());
+            let adapter = config.adapter.without_path();
             json!([config.seed, adapter, config.prompt.max_tokens, tune])
         }
         Stage::Evaluate => {

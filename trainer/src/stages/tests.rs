@@ -17,7 +17,6 @@ fn formats_without_a_mapping_keep_the_fingerprints_they_had() {
     let inputs = prepare_inputs(|config| config.data.path = path);
     let names: Vec<&str> = inputs.keys().map(String::as_str).collect();
     assert_eq!(names, ["config", "data/movies.dat.gz", "data/ratings.dat.gz"]);
-    // What the first version hashed.
     assert_eq!(inputs["config"], r#"["movietweetings",5,5,{"at_least":8.0},[0.8,0.1,0.1]]"#);
 }
 
@@ -56,4 +55,22 @@ fn the_mapping_and_every_part_are_inputs() {
     assert_eq!(names, ["config", &parts[0], &parts[1]]);
     assert_ne!(who[&parts[0]], who[&parts[1]]);
     assert_ne!(who["config"], inputs("whom")["config"]);
+}
+
+#[test]
+fn the_place_of_a_frozen_lora_is_no_input_and_every_setting_of_an_adapter_is() {
+    let tune = |change: fn(&mut Config)| {
+        let mut config = Config::default();
+        change(&mut config);
+        settings::section(&config, Stage::Tune)
+    };
+    let default = tune(|_| ());
+    assert_eq!(tune(|config| config.adapter.scale_of = "some/file".into()), default);
+    for change in [
+        (|config| config.adapter.top_k = 3) as fn(&mut Config),
+        |config| config.adapter.gate = crate::config::GateInput::Token,
+        |config| config.adapter.head = crate::config::Head::Ctr1,
+    ] {
+        assert_ne!(tune(change), default);
+    }
 }

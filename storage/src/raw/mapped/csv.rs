@@ -84,7 +84,10 @@ impl CsvTable {
         let mut names = Vec::with_capacity(table.columns);
         for (i, bytes) in table.record.iter().enumerate() {
             let number = (i + 1).to_string();
-            let name = if columns.header { table.text(&number, bytes)? } else { number.into() };
+            let name = match columns.header {
+                true => decode(table.encoding, table.place(), &number, bytes)?,
+                false => number.into(),
+            };
             if names.contains(&name) {
                 let problem = format!("two columns are called {name:?}; rename one of them");
                 return Err(StorageError::Table { path: table.path, problem });
@@ -98,23 +101,6 @@ impl CsvTable {
     /// Names of the columns of a file.
     pub(super) fn names(path: &Path, columns: &ColumnMapping) -> Result<Vec<String>> {
         Ok(Self::begin(path, columns)?.1)
-    }
-
-    /// Copies the wanted values of the record.
-    fn take_values(&self, values: &mut [String]) -> Result<()> {
-        for ((value, place), wanted) in values.iter_mut().zip(&self.places).zip(&self.wanted) {
-            let text = self.text(&wanted.name, self.record.get(*place).unwrap_or_default())?;
-            value.clear();
-            value.push_str(&text);
-        }
-        Ok(())
-    }
-
-    fn text<'a>(&self, column: &str, bytes: &'a [u8]) -> Result<Cow<'a, str>> {
-        if bytes.len() > MAX_VALUE {
-            return Err(cell(self.place(), column, RawProblem::TooLong { limit: MAX_VALUE }));
-        }
-        self.encoding.decode(bytes).map_err(|problem| cell(self.place(), column, problem))
     }
 
     /// Reads a record; false at the end of the file.
@@ -171,10 +157,14 @@ impl Table for CsvTable {
             };
             return Err(self.place().error("line", problem));
         }
-        let mut values = std::mem::take(&mut self.values);
-        let taken = self.take_values(&mut values);
-        self.values = values;
-        taken.map(|()| true)
+        let place = Place { path: &self.path, line: self.line };
+        for ((value, at), wanted) in self.values.iter_mut().zip(&self.places).zip(&self.wanted) {
+            let bytes = self.record.get(*at).unwrap_or_default();
+            let text = decode(self.encoding, place, &wanted.name, bytes)?;
+            value.clear();
+            value.push_str(&text);
+        }
+        Ok(true)
     }
 
     fn value(&self, i: usize) -> &str {
@@ -188,6 +178,20 @@ impl Table for CsvTable {
     fn wanted(&self) -> &[Wanted] {
         &self.wanted
     }
+}
+
+/// A value as text, or what is wrong with it.
+fn decode<'a>(
+    encoding: TextEncoding,
+    place: Place<'_>,
+    column: &str,
+    bytes: &'a [u8],
+) -> Result<Cow<'a, str>> {
+    let text = match bytes.len() {
+        ..=MAX_VALUE => encoding.decode(bytes),
+        _ => Err(RawProblem::TooLong { limit: MAX_VALUE }),
+    };
+    text.map_err(|problem| cell(place, column, problem))
 }
 
 /// A row of more bytes is none: a quote that is never closed would fill the memory.

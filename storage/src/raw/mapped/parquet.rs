@@ -239,7 +239,7 @@ impl Table for ParquetTable {
 
     fn is_time(&self, i: usize) -> bool {
         let origin = self.open.as_ref().and_then(|open| open.origins.get(i));
-        matches!(origin, Some(Origin::Column(_, shape)) if shape.kind.is_time() && !shape.list)
+        matches!(origin, Some(Origin::Column(_, shape)) if shape.is_time())
     }
 
     fn place(&self) -> Place<'_> {
@@ -317,9 +317,8 @@ fn origin(part: &Part, metadata: &ParquetMetaData, wanted: &Wanted) -> Result<Or
     let schema = metadata.file_metadata().schema_descr();
     let leaf = schema.columns().iter().position(|c| c.path().parts().first() == Some(&wanted.name));
     if let Some(leaf) = leaf {
-        return match Shape::of(schema, leaf) {
-            Ok(shape) if wanted.setting == "timestamp" => Ok(Origin::Column(leaf, shape)),
-            Ok(shape) => Ok(Origin::Column(leaf, Shape { kind: shape.kind.written(), ..shape })),
+        return match Shape::of(schema, leaf, wanted.setting != "timestamp") {
+            Ok(shape) => Ok(Origin::Column(leaf, shape)),
             Err(kind) => Err(table(
                 &part.path,
                 format!(
@@ -350,7 +349,7 @@ fn columns(part: &Part, metadata: &ParquetMetaData) -> Vec<Column> {
     for (leaf, column) in schema.columns().iter().enumerate() {
         let name = column.path().parts().first().cloned().unwrap_or_default();
         if all.last().is_none_or(|last| last.name != name) {
-            let readable = Shape::of(schema, leaf).is_ok();
+            let readable = Shape::of(schema, leaf, true).is_ok();
             all.push(Column { name, kind: type_name(schema, leaf), readable, values: Vec::new() });
         }
     }
