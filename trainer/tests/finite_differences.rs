@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use reclora_trainer::adapter::{Adapter, AdapterLayout, Dropout, ModuleLayout};
+use reclora_trainer::adapter::{Adapter, AdapterLayout, Dropout, ModuleKind, ModuleLayout};
 use reclora_trainer::backbone::{Backbone, Projection};
 use reclora_trainer::config::{AdapterConfig, GateInput, Head, MixForm};
 use reclora_trainer::engine::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
@@ -144,14 +144,14 @@ fn trained(backbone: &Backbone, config: &AdapterConfig, random: &mut ChaCha8Rng)
         let values = uniform(tensor.range.len(), if expert { 0.5 } else { 0.3 }, random);
         parameters[tensor.range.clone()].copy_from_slice(&values);
     }
-    for gate in layout.modules().iter().filter_map(|module| module.gate.as_ref()) {
+    for gate in layout.modules().iter().filter_map(|module| module.sample_gate()) {
         // LayerNorm's output is at most 1.3 √5 + 0.3 √5 < 3.6 long and a row of fc1 0.3 √5 < 0.7:
         // their product is below 2.6, and a step of 0.1 adds at most 0.3.
         for (unit, bias) in parameters[gate.fc1_bias.clone()].iter_mut().enumerate() {
             *bias = if unit % 2 == 0 { 3.2 } else { -3.2 };
         }
     }
-    for module in layout.modules().iter().filter(|module| module.attention_gate.is_some()) {
+    for module in layout.modules() {
         tell_experts_apart(module, config.experts, &mut parameters);
     }
     Adapter::from_parameters(layout, parameters).unwrap()
@@ -163,7 +163,7 @@ fn trained(backbone: &Backbone, config: &AdapterConfig, random: &mut ChaCha8Rng)
 /// Unit u of a key is 2.4, −2.4 and 0 for experts u, u + 1 and the third (plus a bias of at most 0.3); a
 /// hidden unit is that of the key plus 1.2 and a little of everything else.
 fn tell_experts_apart(module: &ModuleLayout, experts: usize, parameters: &mut [f32]) {
-    let gate = module.attention_gate.as_ref().unwrap();
+    let ModuleKind::AttentionGate(gate) = &module.kind else { return };
     let hidden = gate.fc1_bias.len();
     let weights = |k: usize, parameters: &[f32]| -> Vec<f32> {
         let part = |all: &std::ops::Range<usize>| {
@@ -239,7 +239,7 @@ fn hard_routing_away_from_ties() {
         let modules = case.adapter.layout().modules().to_vec();
         let alphas = case.adapter.alpha(&case.representation).unwrap();
         for (module, alpha) in modules.iter().zip(&alphas) {
-            let bias = module.gate.as_ref().unwrap().fc2_bias.clone();
+            let bias = module.sample_gate().unwrap().fc2_bias.clone();
             let biases = &mut case.adapter.parameters_mut()[bias];
             for (bias, _) in biases.iter_mut().zip(alpha).filter(|(_, alpha)| **alpha > 0.0) {
                 // More than any step can make up for: it moves a logit by 0.2 at most.

@@ -206,7 +206,7 @@ fn one_expert_is_plain_lora_and_reads_no_representation() {
         let config = AdapterConfig { experts: 1, ..settings(form) };
         let adapter = random_adapter(&backbone, &config, 1);
         assert_eq!(adapter.representation_dim(), 0);
-        assert!(adapter.layout().modules().iter().all(|module| module.gate.is_none()));
+        assert!(adapter.layout().modules().iter().all(|module| module.sample_gate().is_none()));
         for (module, mixed) in adapter.layout().modules().iter().zip(adapter.mixed(&[]).unwrap()) {
             assert!(mixed.lora_a == adapter.parameters()[module.a.clone()]);
             assert!(mixed.lora_b == adapter.parameters()[module.b.clone()]);
@@ -227,7 +227,8 @@ fn with_all_weight_on_one_expert_the_others_do_not_matter() {
         for expert in 0..4 {
             let mut adapter = random_adapter(&backbone, &settings(form), 2);
             for module in adapter.layout().modules().to_vec() {
-                adapter.parameters_mut()[module.gate.unwrap().fc2_bias.start + expert] = 1e6;
+                adapter.parameters_mut()
+                    [module.sample_gate().cloned().unwrap().fc2_bias.start + expert] = 1e6;
             }
             let alpha = adapter.alpha(&representation(3)).unwrap();
             assert!(
@@ -336,7 +337,7 @@ fn each_module_has_its_experts_and_its_own_gate() {
         let gate = 2 * width + 60 * (width + 1) + experts * 61;
         let module = |d_out: usize| experts * r * (d_in + d_out) + gate;
         assert_eq!(layout.num_parameters(), 5 * d_out.map(module).iter().sum::<usize>());
-        let gates = layout.modules().iter().map(|module| module.gate.clone().unwrap());
+        let gates = layout.modules().iter().map(|module| module.sample_gate().cloned().unwrap());
         let mut starts: Vec<usize> = gates.map(|gate| gate.fc1_weight.start).collect();
         starts.dedup();
         assert_eq!(starts.len(), 10, "q and v of five blocks");

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use reclora_trainer::adapter::{Adapter, AdapterLayout};
+use reclora_trainer::adapter::{Adapter, AdapterLayout, ModuleKind};
 use reclora_trainer::backbone::{Backbone, Projection};
 use reclora_trainer::config::{AdapterConfig, GateInput, Head, MixForm};
 use reclora_trainer::engine::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
@@ -85,7 +85,7 @@ impl Trained {
         let rank = lora.config().rank;
         let modules = lora.layout().modules().to_vec();
         for (module, scaled) in modules.iter().zip(scales.layout().modules()) {
-            let of = scaled.scales.clone().unwrap();
+            let ModuleKind::Scales(of) = scaled.kind.clone() else { panic!("no scales") };
             let factor = |index: usize| 1.0 + f64::from(scales.parameters()[index]);
             for (index, value) in lora.parameters_mut()[module.b.clone()].iter_mut().enumerate() {
                 let (i, j) = (index / rank, index % rank);

@@ -11,7 +11,7 @@ use super::folds::{self, Folds};
 use super::inputs::{Neighbours, crm_batch, dataset};
 use super::{Counts, RunContext, Stage, write_json};
 use crate::config::{EmbeddingOptimizer, EmbeddingSharding};
-use crate::crm::{Din, DinShape, Workspace};
+use crate::crm::{Crm, CrmShape, Workspace};
 use crate::error::Result;
 use crate::metrics::Validation;
 use crate::parameters::{Gradient, Losses, Parameters, Ready};
@@ -33,7 +33,7 @@ thread_local! {
 }
 
 struct CrmObjective<'a> {
-    din: &'a Din,
+    crm: &'a Crm,
     dataset: &'a Dataset,
     neighbours: &'a Neighbours,
     /// The samples it is trained on, as indices of the dataset.
@@ -74,7 +74,7 @@ impl CrmObjective<'_> {
     fn logit(&self, parameters: Parameters<'_>, index: u64) -> Result<f32> {
         let (mut batch, _) = crm_batch(self.dataset, self.neighbours, std::iter::once(index))?;
         parameters.rows.map_or(Ok(()), |rows| batch.number_by(rows))?;
-        let score = |ws: &mut Workspace| self.din.score(parameters, ws, &batch.inputs());
+        let score = |ws: &mut Workspace| self.crm.score(parameters, ws, &batch.inputs());
         let (logits, _) = WORKSPACE.with_borrow_mut(score);
         Ok(logits.first().copied().unwrap_or(f32::NAN))
     }
@@ -98,7 +98,7 @@ impl Objective for CrmObjective<'_> {
         let keys: Vec<u64> = samples.iter().map(|sample| sample.index).collect();
         let dropout_seed = self.seed.wrapping_add(epoch << 40);
         let loss = WORKSPACE.with_borrow_mut(|ws| {
-            self.din.loss_and_gradient(
+            self.crm.loss_and_gradient(
                 parameters,
                 ws,
                 &batch.inputs(),
@@ -117,7 +117,7 @@ impl Objective for CrmObjective<'_> {
     }
 
     fn tensors(&self) -> Vec<(String, Range<usize>)> {
-        let tensors = self.din.tensors().iter();
+        let tensors = self.crm.tensors().iter();
         tensors.map(|tensor| (tensor.name.clone(), tensor.range.clone())).collect()
     }
 
@@ -158,11 +158,11 @@ pub fn run(
     let config = &ctx.config.crm;
     let dataset = dataset(ctx)?;
     let neighbours = Neighbours::open(ctx, &dataset)?;
-    let din = Din::new(config, shape(&dataset))?;
+    let crm = Crm::new(config, shape(&dataset))?;
     let folds = Folds::new(ctx, &dataset);
     let all = Samples::All(dataset.split(Split::Train));
     let mut counts = Counts::from([
-        ("parameters".to_owned(), din.num_parameters() as u64),
+        ("parameters".to_owned(), crm.num_parameters() as u64),
         ("samples".to_owned(), all.len()),
         ("folds".to_owned(), folds.all().end),
     ]);
@@ -173,7 +173,7 @@ pub fn run(
     }
     for (task, file, train) in work {
         let objective = CrmObjective {
-            din: &din,
+            crm: &crm,
             dataset: &dataset,
             neighbours: &neighbours,
             train,
@@ -200,14 +200,14 @@ fn train_one(
     comm: &mut dyn Communicator,
     progress: &mut dyn Progress,
 ) -> Result<History> {
-    let (config, din, dir) = (&ctx.config.crm, objective.din, ctx.path(Stage::Pretrain));
+    let (config, crm, dir) = (&ctx.config.crm, objective.crm, ctx.path(Stage::Pretrain));
     let mut checkpoints = dir.join("checkpoints");
     if file != FILE {
         checkpoints.push(file);
     }
     let plan = TrainPlan {
         task: task.into(),
-        table: din.table(),
+        table: crm.table(),
         row_wise: ctx.config.runtime.embedding_sharding == EmbeddingSharding::RowWise,
         lazy_rows: config.embedding_optimizer == EmbeddingOptimizer::LazyAdamw,
         samples: objective.train.len(),
@@ -225,16 +225,16 @@ fn train_one(
         checkpoint_every: 100,
         checkpoints,
     };
-    let initial = |share| din.init_share(ctx.config.seed, share);
+    let initial = |share| crm.init_share(ctx.config.seed, share);
     let trained = train(&plan, objective, initial, comm, progress)?;
     let (rows, dense) = trained.parameters.split_at(trained.share.held().len());
-    gather_rows(trained.share, rows, 2, comm, |rows| din.save_rows(dense, &dir.join(file), rows))?;
+    gather_rows(trained.share, rows, 2, comm, |rows| crm.save_rows(dense, &dir.join(file), rows))?;
     Ok(trained.history)
 }
 
 /// What the network needs to know of a dataset.
-pub fn shape(dataset: &Dataset) -> DinShape {
-    DinShape {
+pub fn shape(dataset: &Dataset) -> CrmShape {
+    CrmShape {
         features: dataset.num_features(),
         fields: dataset.fields().len(),
         item_field: dataset.item_field(),

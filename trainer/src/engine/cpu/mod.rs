@@ -18,7 +18,7 @@ use rayon::prelude::*;
 
 use super::sample::{Prompt, TrainingSample, check, check_finite, check_loss};
 use super::{Adapted, Engine, Read, Told};
-use crate::adapter::{Adapter, AdapterView, Dropout, Mixture};
+use crate::adapter::{Adapter, AdapterView, Dropout, Mixture, Sample};
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::error::{Result, TrainerError};
 use crate::losses::{Loss, Readout, groups};
@@ -314,7 +314,9 @@ impl<'a> AdaptedModel<'a> {
 
     fn mix(&self, ws: &mut Workspace, prompt: &Prompt<'_>, dropout: Option<Dropout>) -> Result<()> {
         match self.adapter {
-            Some(adapter) => ws.mixture.forward(adapter, prompt.representation, dropout),
+            Some(adapter) => ws
+                .mixture
+                .forward(adapter, Sample { representation: prompt.representation, dropout }),
             None => Ok(()),
         }
     }

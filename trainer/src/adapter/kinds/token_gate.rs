@@ -5,14 +5,67 @@
 //! p_k = A_k x_t, by that token's weights: v_k = α_k p_k in the product form; in the factor form
 //! v_k = α_k Σ_j α_j p_j, which is what the mixed A gives, spread over the experts' B.
 
-use super::gate::{LAYER_NORM_EPS, route, route_grad};
-use super::layout::TokenGateLayout;
+use std::ops::Range;
+
+use super::{Kind, Module, ModuleTensors, Sample};
+use crate::adapter::mixture::MixedState;
+use crate::adapter::routing::{LAYER_NORM_EPS, route, route_grad};
 use crate::config::{AdapterConfig, MixForm};
+use crate::error::Result;
 use crate::kernels::pointwise::{axpy, dot};
+
+/// The gate of one adapted projection: where its parameters are, one after the other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenGate {
+    /// LayerNorm weight `[d_in + |c|]`; the scale is 1 + weight.
+    pub norm_weight: Range<usize>,
+    /// LayerNorm bias `[d_in + |c|]`.
+    pub norm_bias: Range<usize>,
+    /// The layer `[N, d_in + |c|]`.
+    pub fc_weight: Range<usize>,
+    /// Its bias `[N]`.
+    pub fc_bias: Range<usize>,
+}
+
+impl TokenGate {
+    pub(super) fn push(tensors: &mut ModuleTensors<'_>) -> Result<Self> {
+        let experts = tensors.config.experts;
+        let width = tensors.d_in + tensors.representation_dim;
+        Ok(Self {
+            norm_weight: tensors.zeros("gate.norm.weight", &[width])?,
+            norm_bias: tensors.zeros("gate.norm.bias", &[width])?,
+            fc_weight: tensors.weight("gate.fc.weight", &[experts, width])?,
+            fc_bias: tensors.zeros("gate.fc.bias", &[experts])?,
+        })
+    }
+
+    fn parameters(&self) -> Range<usize> {
+        self.norm_weight.start..self.fc_bias.end
+    }
+}
+
+/// All experts are kept, each with weight 1; a token's weights are applied between A and B.
+impl Kind for TokenGate {
+    fn mix(&self, module: Module<'_>, sample: Sample<'_>, mixed: &mut MixedState) {
+        let adapter = module.adapter;
+        let parameters = &adapter.parameters()[self.parameters()];
+        let router = mixed.router.get_or_insert_default();
+        router.set(adapter.config(), parameters, sample.representation);
+        mixed.set_ones(adapter.config().experts);
+        mixed.mix_experts(module);
+    }
+
+    fn unmix(&self, module: Module<'_>, mixed: &mut MixedState, gradient: &mut [f32]) {
+        mixed.unmix_experts(module, gradient);
+        if let Some(router) = &mixed.router {
+            axpy(&mut gradient[self.parameters()], 1.0, &router.gradient);
+        }
+    }
+}
 
 /// The gate of one module for one sample, and its gradient.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TokenGate {
+pub(crate) struct TokenRouter {
     config: AdapterConfig,
     /// Representation `[|c|]`.
     c: Vec<f32>,
@@ -24,7 +77,7 @@ pub(crate) struct TokenGate {
 
 /// What the forward computes of all tokens and the backward reads. No one reads it after that.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TokenGateBuffers {
+pub(crate) struct TokenBuffers {
     /// ([x; c] - mean) / std `[rows, d_in + |c|]`.
     x_hat: Vec<f32>,
     /// 1 / std `[rows]`.
@@ -41,34 +94,23 @@ pub(crate) struct TokenGateBuffers {
     pub routed: Vec<f32>,
 }
 
-impl TokenGate {
+impl TokenRouter {
     /// Takes over a module's parameters and a sample's representation.
-    pub fn set(
-        &mut self,
-        gate: &TokenGateLayout,
-        config: &AdapterConfig,
-        parameters: &[f32],
-        c: &[f32],
-    ) {
+    fn set(&mut self, config: &AdapterConfig, parameters: &[f32], c: &[f32]) {
         self.config.clone_from(config);
         self.c.clear();
         self.c.extend_from_slice(c);
         self.parameters.clear();
-        self.parameters.extend_from_slice(&parameters[gate.norm_weight.start..gate.fc_bias.end]);
+        self.parameters.extend_from_slice(parameters);
         self.gradient.clear();
-        self.gradient.resize(self.parameters.len(), 0.0);
-    }
-
-    /// Adds the gate's gradient to the flat one.
-    pub fn add_gradient(&self, gate: &TokenGateLayout, gradient: &mut [f32]) {
-        axpy(&mut gradient[gate.norm_weight.start..gate.fc_bias.end], 1.0, &self.gradient);
+        self.gradient.resize(parameters.len(), 0.0);
     }
 
     /// Mixture weights of the rows of `x` `[rows, d_in]`, and `routed`: what the experts' A made of
     /// these rows (`lora_x` `[rows, N * r]`), weighted.
-    pub fn forward(&self, x: &[f32], d_in: usize, lora_x: &[f32], buffers: &mut TokenGateBuffers) {
+    pub fn forward(&self, x: &[f32], d_in: usize, lora_x: &[f32], buffers: &mut TokenBuffers) {
         self.weigh(x, d_in, buffers);
-        let TokenGateBuffers { alpha, routed, .. } = buffers;
+        let TokenBuffers { alpha, routed, .. } = buffers;
         routed.clear();
         routed.extend_from_slice(lora_x);
         let (experts, rank) = (self.config.experts, self.config.rank);
@@ -83,12 +125,12 @@ impl TokenGate {
         }
     }
 
-    fn weigh(&self, x: &[f32], d_in: usize, buffers: &mut TokenGateBuffers) {
+    fn weigh(&self, x: &[f32], d_in: usize, buffers: &mut TokenBuffers) {
         let (width, experts) = (d_in + self.c.len(), self.config.experts);
         let (norm, fc) = self.parameters.split_at(2 * width);
         let (scale, shift) = norm.split_at(width);
         let (weight, bias) = fc.split_at(experts * width);
-        let TokenGateBuffers { x_hat, inv_std, probability, alpha, normed, .. } = buffers;
+        let TokenBuffers { x_hat, inv_std, probability, alpha, normed, .. } = buffers;
         let rows = x.len() / d_in;
         x_hat.clear();
         inv_std.clear();
@@ -124,11 +166,11 @@ impl TokenGate {
         scale: f32,
         d_in: usize,
         dx: Option<&mut [f32]>,
-        buffers: &mut TokenGateBuffers,
+        buffers: &mut TokenBuffers,
     ) {
         let (experts, rank) = (self.config.experts, self.config.rank);
         let stacked = experts * rank;
-        let TokenGateBuffers { probability, alpha, d_alpha, .. } = buffers;
+        let TokenBuffers { probability, alpha, d_alpha, .. } = buffers;
         d_alpha.clear();
         let rows = lora_x.chunks_exact(stacked).zip(d_lora.chunks_exact_mut(stacked));
         let weights = probability.chunks_exact(experts).zip(alpha.chunks_exact(experts));
@@ -158,12 +200,7 @@ impl TokenGate {
     }
 
     /// From the gradients of the logits to those of the parameters and of the rows.
-    fn logits_grad(
-        &mut self,
-        d_in: usize,
-        mut dx: Option<&mut [f32]>,
-        buffers: &mut TokenGateBuffers,
-    ) {
+    fn logits_grad(&mut self, d_in: usize, mut dx: Option<&mut [f32]>, buffers: &mut TokenBuffers) {
         let (width, experts) = (d_in + self.c.len(), self.config.experts);
         let (norm, fc) = self.parameters.split_at(2 * width);
         let (scale, shift) = norm.split_at(width);
@@ -171,7 +208,7 @@ impl TokenGate {
         let (d_norm, d_fc) = self.gradient.split_at_mut(2 * width);
         let (d_scale, d_shift) = d_norm.split_at_mut(width);
         let (d_weight, d_bias) = d_fc.split_at_mut(experts * width);
-        let TokenGateBuffers { x_hat, inv_std, d_alpha, normed, .. } = buffers;
+        let TokenBuffers { x_hat, inv_std, d_alpha, normed, .. } = buffers;
         let rows = x_hat.chunks_exact(width).zip(inv_std).zip(d_alpha.chunks_exact(experts));
         for (row, ((x_hat, inv_std), d_logits)) in rows.enumerate() {
             affine(x_hat, scale, shift, normed);
@@ -237,16 +274,10 @@ mod tests {
         for form in [MixForm::Factor, MixForm::Product] {
             let config =
                 AdapterConfig { experts, rank, form, temperature: 0.7, ..Default::default() };
-            let gate = TokenGateLayout {
-                norm_weight: 0..5,
-                norm_bias: 5..10,
-                fc_weight: 10..20,
-                fc_bias: 20..22,
-            };
             let parameters = wave(22, 1.0);
-            let mut state = TokenGate::default();
-            state.set(&gate, &config, &parameters, &c);
-            let mut buffers = TokenGateBuffers::default();
+            let mut state = TokenRouter::default();
+            state.set(&config, &parameters, &c);
+            let mut buffers = TokenBuffers::default();
             state.forward(&x, d_in, &lora_x, &mut buffers);
             for row in 0..2 {
                 let joined: Vec<f64> = x[row * d_in..(row + 1) * d_in]

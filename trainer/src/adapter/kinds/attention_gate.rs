@@ -6,14 +6,66 @@
 
 use std::ops::Range;
 
-use super::gate::{route, route_grad};
-use super::layout::AttentionGateLayout;
-use super::{AdapterView, ModuleLayout};
+use super::{Kind, Module, ModuleTensors, Sample};
+use crate::adapter::ModuleLayout;
+use crate::adapter::mixture::MixedState;
+use crate::adapter::routing::{route, route_grad};
+use crate::error::Result;
 use crate::kernels::pointwise::{axpy, dot};
 
+/// The gate of one adapted projection: where its parameters are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionGate {
+    /// Representation to query `[hidden, |c|]`.
+    pub query_weight: Range<usize>,
+    /// Its bias `[hidden]`.
+    pub query_bias: Range<usize>,
+    /// An expert's A, then its B, to its key `[hidden, r (d_in + d_out)]`.
+    pub key_weight: Range<usize>,
+    /// Its bias `[hidden]`.
+    pub key_bias: Range<usize>,
+    /// `[q, k, q - k, q * k]` to the hidden layer `[hidden, 4 hidden]`.
+    pub fc1_weight: Range<usize>,
+    /// Its bias `[hidden]`.
+    pub fc1_bias: Range<usize>,
+    /// Hidden layer to the expert's logit `[1, hidden]`; a bias would be the same for all experts.
+    pub fc2_weight: Range<usize>,
+}
+
+impl AttentionGate {
+    pub(super) fn push(tensors: &mut ModuleTensors<'_>) -> Result<Self> {
+        let (hidden, width) = (tensors.config.gate_hidden, tensors.representation_dim);
+        let expert = tensors.config.rank * (tensors.d_in + tensors.d_out);
+        Ok(Self {
+            query_weight: tensors.weight("gate.query.weight", &[hidden, width])?,
+            query_bias: tensors.zeros("gate.query.bias", &[hidden])?,
+            key_weight: tensors.weight("gate.key.weight", &[hidden, expert])?,
+            key_bias: tensors.zeros("gate.key.bias", &[hidden])?,
+            fc1_weight: tensors.weight("gate.mlp.fc1.weight", &[hidden, 4 * hidden])?,
+            fc1_bias: tensors.zeros("gate.mlp.fc1.bias", &[hidden])?,
+            fc2_weight: tensors.weight("gate.mlp.fc2.weight", &[1, hidden])?,
+        })
+    }
+}
+
+impl Kind for AttentionGate {
+    fn mix(&self, module: Module<'_>, sample: Sample<'_>, mixed: &mut MixedState) {
+        let state: &mut AttentionState = mixed.buffers.of();
+        state.forward(self, module, sample.representation, &mut mixed.alpha);
+        mixed.mix_experts(module);
+    }
+
+    fn unmix(&self, module: Module<'_>, mixed: &mut MixedState, gradient: &mut [f32]) {
+        mixed.unmix_experts(module, gradient);
+        let MixedState { buffers, alpha, d_alpha, .. } = mixed;
+        let state: &mut AttentionState = buffers.of();
+        state.backward(self, module, alpha, d_alpha, gradient);
+    }
+}
+
 /// What the forward computed and the backward reads.
-#[derive(Clone, Debug, Default)]
-pub(super) struct AttentionGate {
+#[derive(Debug, Default)]
+struct AttentionState {
     c: Vec<f32>,
     /// `[hidden]`.
     query: Vec<f32>,
@@ -42,16 +94,16 @@ fn compare(query: &[f32], key: &[f32]) -> Vec<f32> {
     features
 }
 
-impl AttentionGate {
+impl AttentionState {
     /// Mixture weights of a module's experts for representation `c`.
-    pub fn forward(
+    fn forward(
         &mut self,
-        adapter: AdapterView<'_>,
-        module: &ModuleLayout,
+        gate: &AttentionGate,
+        module: Module<'_>,
         c: &[f32],
         alpha: &mut Vec<f32>,
     ) {
-        let Some(gate) = &module.attention_gate else { return };
+        let Module { adapter, layout, .. } = module;
         let (parameters, experts) = (adapter.parameters(), adapter.config().experts);
         let get = |range: &Range<usize>| &parameters[range.clone()];
         self.c.clear();
@@ -64,7 +116,7 @@ impl AttentionGate {
         self.probability.clear();
         let width = self.query.len();
         for k in 0..experts {
-            let [a, b] = expert(module, experts, k).map(|range| get(&range));
+            let [a, b] = expert(layout, experts, k).map(|range| get(&range));
             let rows = get(&gate.key_weight).chunks_exact(a.len() + b.len());
             let key = rows.zip(get(&gate.key_bias)).map(|(row, bias)| {
                 let (of_a, of_b) = row.split_at(a.len());
@@ -82,15 +134,15 @@ impl AttentionGate {
     }
 
     /// Adds the gradients of gate and experts for d loss / d alpha.
-    pub fn backward(
+    fn backward(
         &self,
-        adapter: AdapterView<'_>,
-        module: &ModuleLayout,
+        gate: &AttentionGate,
+        module: Module<'_>,
         alpha: &[f32],
         d_alpha: &[f32],
         gradient: &mut [f32],
     ) {
-        let Some(gate) = &module.attention_gate else { return };
+        let Module { adapter, layout, .. } = module;
         let (parameters, experts) = (adapter.parameters(), adapter.config().experts);
         let width = self.query.len();
         let mut d_logits = d_alpha.to_vec();
@@ -99,7 +151,7 @@ impl AttentionGate {
         for (k, d_logit) in d_logits.into_iter().enumerate() {
             let d_key = self.score_grad(gate, parameters, k, d_logit, &mut d_query, gradient);
             axpy(&mut gradient[gate.key_bias.clone()], 1.0, &d_key);
-            let [a, b] = expert(module, experts, k);
+            let [a, b] = expert(layout, experts, k);
             for (unit, d) in d_key.iter().enumerate() {
                 let of_a = gate.key_weight.start + unit * (a.len() + b.len());
                 let of_b = of_a + a.len();
@@ -120,7 +172,7 @@ impl AttentionGate {
     /// From the gradient of one expert's logit to that of its key, which is returned, and of the query.
     fn score_grad(
         &self,
-        gate: &AttentionGateLayout,
+        gate: &AttentionGate,
         parameters: &[f32],
         k: usize,
         d_logit: f32,

@@ -1,27 +1,20 @@
-//! Forward and backward of DIN over a packed batch.
+//! DIN, or SIM when the history is retrieved.
+//!
+//! A shared table E; `h_t = ReLU(Linear([E[item_t]; E[rating_t]]))`; `a_t = MLP([q, h_t, q − h_t, q ⊙ h_t])`
+//! without softmax; u = Σ a_t h_t; r = MLP(flatten([fields; u])); logit = Linear(r). History rows of a
+//! batch are packed: what is not there is not multiplied.
 
 use super::attention::AttentionInput;
-use super::layers::{Dropout, MlpState};
-use super::{Din, DinShape};
-use crate::config::Representation;
+use super::layers::{Dropout, Linear, Mlp, MlpState};
+use super::{CrmInput, CrmLayout, CrmShape, DropoutKeys, Network, Workspace};
+use crate::config::{CrmConfig, Representation};
+use crate::error::Result;
 use crate::kernels::pointwise::{add, axpy, dot};
 use crate::parameters::{Gradient, Parameters, splitmix};
-use crate::telemetry::measure::{Phase, processed, timed};
 
-/// One sample, in rows of the shared table, numbered as they lie in the parameters.
-#[derive(Clone, Copy, Debug)]
-pub struct CrmInput<'a> {
-    /// One feature per field.
-    pub fields: &'a [u32],
-    /// Item features of the history.
-    pub history_items: &'a [u32],
-    /// Rating features of the history, one per item.
-    pub history_ratings: &'a [u32],
-}
-
-/// Reusable buffers of one thread.
+/// What backward needs of a forward, reused.
 #[derive(Debug, Default)]
-pub struct Workspace {
+struct Pass {
     /// First history row of each sample, and the number of rows at the end.
     offsets: Vec<usize>,
     /// `[rows, 2e]`: item and rating of each history row.
@@ -37,88 +30,45 @@ pub struct Workspace {
     dpairs: Vec<f32>,
 }
 
-/// What dropout of a training batch is keyed by.
-struct DropoutKeys<'a> {
-    seed: u64,
-    samples: &'a [u64],
+/// The network: where its layers are.
+#[derive(Debug)]
+pub(super) struct Din {
+    embedding_dim: usize,
+    dropout: f32,
+    representation: Representation,
+    shape: CrmShape,
+    history: Linear,
+    attention: Mlp,
+    prediction: Mlp,
 }
 
 impl Din {
-    /// Logit of each sample, and its representation `[dim]` one after the other. Dropout off.
-    ///
-    /// Features outside the parameters' rows are a defect of the caller and panic.
-    pub fn score(
-        &self,
-        parameters: Parameters<'_>,
-        ws: &mut Workspace,
-        inputs: &[CrmInput<'_>],
-    ) -> (Vec<f32>, Vec<f32>) {
-        processed(inputs.len(), 0);
-        timed(Phase::Forward, || self.forward(parameters, ws, inputs, None));
-        (ws.prediction.output.clone(), self.representations(parameters, ws, inputs))
-    }
-
-    /// Adds `weight` times the gradient of each sample's binary cross-entropy; returns their sum.
-    /// Dropout is on, a pure function of (`dropout_seed`, sample key, place).
-    #[expect(clippy::too_many_arguments, reason = "what a training step is a function of")]
-    pub fn loss_and_gradient(
-        &self,
-        parameters: Parameters<'_>,
-        ws: &mut Workspace,
-        inputs: &[CrmInput<'_>],
-        labels: &[f32],
-        sample_keys: &[u64],
-        dropout_seed: u64,
-        weight: f32,
-        gradient: &mut Gradient,
-    ) -> f32 {
-        let keys = DropoutKeys { seed: dropout_seed, samples: sample_keys };
-        let keys = Some(keys).filter(|_| self.config.dropout > 0.0);
-        processed(inputs.len(), 0);
-        timed(Phase::Forward, || self.forward(parameters, ws, inputs, keys));
-        let mut loss = 0.0;
-        let mut dlogits = Vec::with_capacity(inputs.len());
-        for (&logit, &label) in ws.prediction.output.iter().zip(labels) {
-            // log(1 + e^x) without overflow.
-            loss += logit.max(0.0) - logit * label + (-logit.abs()).exp().ln_1p();
-            dlogits.push(weight * (1.0 / (1.0 + (-logit).exp()) - label));
-        }
-        timed(Phase::Backward, || self.backward(parameters, ws, inputs, &dlogits, gradient));
-        loss
+    /// The network for these settings and this data, its tensors added to the layout.
+    pub fn new(config: &CrmConfig, shape: CrmShape, layout: &mut CrmLayout) -> Result<Self> {
+        let (e, width) = (config.embedding_dim, config.hidden_dim);
+        Ok(Self {
+            embedding_dim: e,
+            dropout: config.dropout,
+            representation: config.representation,
+            shape,
+            history: layout.linear("history", 2 * e, e)?,
+            attention: layout.mlp("attention", 4 * e, width, config.num_attention_layers)?,
+            prediction: layout.mlp(
+                "prediction",
+                (shape.fields + 1) * e,
+                width,
+                config.num_layers,
+            )?,
+        })
     }
 
     fn row<'p>(&self, parameters: Parameters<'p>, feature: u32) -> &'p [f32] {
-        let e = self.config.embedding_dim;
+        let e = self.embedding_dim;
         &parameters.table[feature as usize * e..(feature as usize + 1) * e]
     }
 
-    fn forward(
-        &self,
-        parameters: Parameters<'_>,
-        ws: &mut Workspace,
-        inputs: &[CrmInput<'_>],
-        keys: Option<DropoutKeys<'_>>,
-    ) {
-        self.history_forward(parameters, ws, inputs);
-        self.attention_forward(parameters, ws, inputs, keys.as_ref());
-        self.pool(parameters, ws, inputs);
-        let probability = self.config.dropout;
-        ws.row_keys.clear();
-        if let Some(keys) = &keys {
-            ws.row_keys
-                .extend(keys.samples.iter().map(|sample| splitmix(keys.seed ^ splitmix(*sample))));
-        }
-        let dropout = keys.map(|_| Dropout { probability, row_keys: &ws.row_keys });
-        self.prediction.forward(parameters.dense, inputs.len(), dropout, &mut ws.prediction);
-    }
-
     /// h = ReLU(Linear([E[item]; E[rating]])) for every history row.
-    fn history_forward(
-        &self,
-        parameters: Parameters<'_>,
-        ws: &mut Workspace,
-        inputs: &[CrmInput<'_>],
-    ) {
+    fn history_forward(&self, parameters: Parameters<'_>, ws: &mut Pass, inputs: &[CrmInput<'_>]) {
         ws.offsets.clear();
         ws.pairs.clear();
         let mut rows = 0;
@@ -139,7 +89,7 @@ impl Din {
     fn attention_forward(
         &self,
         parameters: Parameters<'_>,
-        ws: &mut Workspace,
+        ws: &mut Pass,
         inputs: &[CrmInput<'_>],
         keys: Option<&DropoutKeys<'_>>,
     ) {
@@ -155,14 +105,14 @@ impl Din {
             ws.row_keys.extend(places.map(|place| splitmix(key ^ place << 32)));
         }
         let rows = ws.offsets[inputs.len()];
-        let probability = self.config.dropout;
+        let probability = self.dropout;
         let dropout = keys.map(|_| Dropout { probability, row_keys: &ws.row_keys });
         self.attention.forward_from(1, parameters.dense, rows, dropout, &mut ws.attention);
     }
 
     /// z = flatten([fields; u]), u = Σ a h.
-    fn pool(&self, parameters: Parameters<'_>, ws: &mut Workspace, inputs: &[CrmInput<'_>]) {
-        let e = self.config.embedding_dim;
+    fn pool(&self, parameters: Parameters<'_>, ws: &mut Pass, inputs: &[CrmInput<'_>]) {
+        let e = self.embedding_dim;
         let z = ws.prediction.layer(0);
         z.clear();
         for (sample, input) in inputs.iter().enumerate() {
@@ -178,17 +128,72 @@ impl Din {
         }
     }
 
+    fn history_backward(
+        &self,
+        parameters: Parameters<'_>,
+        ws: &mut Pass,
+        inputs: &[CrmInput<'_>],
+        gradient: &mut Gradient,
+    ) {
+        let e = self.embedding_dim;
+        for (d, h) in ws.dhistory.iter_mut().zip(&ws.history) {
+            *d = if *h > 0.0 { *d } else { 0.0 };
+        }
+        self.history.backward(parameters.dense, &ws.pairs, &ws.dhistory, gradient, &mut ws.dpairs);
+        let mut rows = ws.dpairs.chunks_exact(2 * e);
+        for input in inputs {
+            let pairs = input.history_items.iter().zip(input.history_ratings);
+            for ((&item, &rating), d) in pairs.zip(&mut rows) {
+                add(gradient.row(item), &d[..e]);
+                add(gradient.row(rating), &d[e..]);
+            }
+        }
+    }
+}
+
+impl Network for Din {
+    fn forward(
+        &self,
+        parameters: Parameters<'_>,
+        ws: &mut Workspace,
+        inputs: &[CrmInput<'_>],
+        keys: Option<DropoutKeys<'_>>,
+    ) -> Vec<f32> {
+        let ws = ws.of::<Pass>();
+        self.history_forward(parameters, ws, inputs);
+        self.attention_forward(parameters, ws, inputs, keys.as_ref());
+        self.pool(parameters, ws, inputs);
+        let probability = self.dropout;
+        ws.row_keys.clear();
+        if let Some(keys) = &keys {
+            ws.row_keys
+                .extend(keys.samples.iter().map(|sample| splitmix(keys.seed ^ splitmix(*sample))));
+        }
+        let dropout = keys.map(|_| Dropout { probability, row_keys: &ws.row_keys });
+        self.prediction.forward(parameters.dense, inputs.len(), dropout, &mut ws.prediction);
+        ws.prediction.output.clone()
+    }
+
+    fn representation_dim(&self) -> usize {
+        match self.representation {
+            Representation::Final => self.prediction.output.inputs,
+            Representation::Hidden => (self.shape.fields + 1) * self.embedding_dim,
+            Representation::User => 2 * self.embedding_dim,
+        }
+    }
+
     fn representations(
         &self,
         parameters: Parameters<'_>,
         ws: &mut Workspace,
         inputs: &[CrmInput<'_>],
     ) -> Vec<f32> {
-        match self.config.representation {
+        let ws = ws.of::<Pass>();
+        match self.representation {
             Representation::Final => ws.prediction.last_hidden().to_vec(),
             Representation::Hidden => ws.prediction.layer(0).clone(),
             Representation::User => {
-                let e = self.config.embedding_dim;
+                let e = self.embedding_dim;
                 let mut users = Vec::with_capacity(inputs.len() * 2 * e);
                 for (sample, input) in inputs.iter().enumerate() {
                     let user = input.fields[self.shape.user_field];
@@ -216,9 +221,10 @@ impl Din {
         dlogits: &[f32],
         gradient: &mut Gradient,
     ) {
-        let e = self.config.embedding_dim;
-        let keep = 1.0 - self.config.dropout;
-        let DinShape { fields, item_field, .. } = self.shape;
+        let ws = ws.of::<Pass>();
+        let e = self.embedding_dim;
+        let keep = 1.0 - self.dropout;
+        let CrmShape { fields, item_field, .. } = self.shape;
         let dz =
             self.prediction.backward(parameters.dense, dlogits, keep, gradient, &mut ws.prediction);
         let width = (fields + 1) * e;
@@ -245,27 +251,5 @@ impl Din {
             add(gradient.row(input.fields[item_field]), dq);
         }
         self.history_backward(parameters, ws, inputs, gradient);
-    }
-
-    fn history_backward(
-        &self,
-        parameters: Parameters<'_>,
-        ws: &mut Workspace,
-        inputs: &[CrmInput<'_>],
-        gradient: &mut Gradient,
-    ) {
-        let e = self.config.embedding_dim;
-        for (d, h) in ws.dhistory.iter_mut().zip(&ws.history) {
-            *d = if *h > 0.0 { *d } else { 0.0 };
-        }
-        self.history.backward(parameters.dense, &ws.pairs, &ws.dhistory, gradient, &mut ws.dpairs);
-        let mut rows = ws.dpairs.chunks_exact(2 * e);
-        for input in inputs {
-            let pairs = input.history_items.iter().zip(input.history_ratings);
-            for ((&item, &rating), d) in pairs.zip(&mut rows) {
-                add(gradient.row(item), &d[..e]);
-                add(gradient.row(rating), &d[e..]);
-            }
-        }
     }
 }

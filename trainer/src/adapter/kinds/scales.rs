@@ -4,13 +4,49 @@
 //! LoRA. Per adapted projection only s `[r]` and o `[d_out]` are trained, zero at the start: so the model
 //! begins as that of the LoRA. The same for all samples, they are one with B.
 
+use std::ops::Range;
 use std::path::Path;
 
-use super::file::settings;
-use super::{Adapter, AdapterLayout, ScaleLayout};
+use super::{Kind, Module, ModuleTensors, Sample};
+use crate::adapter::file::settings;
+use crate::adapter::mixture::MixedState;
+use crate::adapter::{Adapter, AdapterLayout};
 use crate::backbone::{BackboneConfig, Projection};
 use crate::config::{AdapterConfig, Head};
 use crate::error::{Result, TrainerError};
+
+/// The scales of one adapted projection, each as its offset from 1: where they are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scales {
+    /// Of the rank: `[r]`.
+    pub rank: Range<usize>,
+    /// Of the outputs: `[d_out]`.
+    pub output: Range<usize>,
+}
+
+impl Scales {
+    pub(super) fn push(tensors: &mut ModuleTensors<'_>) -> Result<Self> {
+        let (rank, outputs) = (tensors.config.rank, tensors.d_out);
+        Ok(Self {
+            rank: tensors.zeros("rank_scale", &[rank])?,
+            output: tensors.zeros("output_scale", &[outputs])?,
+        })
+    }
+}
+
+impl Kind for Scales {
+    fn mix(&self, module: Module<'_>, _sample: Sample<'_>, mixed: &mut MixedState) {
+        mixed.set_ones(1);
+        mixed.mix_experts(module.frozen());
+        apply(self, module.adapter.parameters(), &mut mixed.b);
+    }
+
+    fn unmix(&self, module: Module<'_>, mixed: &mut MixedState, gradient: &mut [f32]) {
+        let lora = module.frozen();
+        let b = &lora.adapter.parameters()[lora.layout.b.clone()];
+        backward(self, module.adapter.parameters(), b, &mixed.d_b, gradient);
+    }
+}
 
 impl Adapter {
     /// Checks the file of `scale_of`, where that is set, by its header: a plain LoRA with the settings of
@@ -26,7 +62,7 @@ impl Adapter {
 }
 
 /// Reads the LoRA whose scales `layout` is of.
-pub(super) fn frozen(
+pub(in crate::adapter) fn frozen(
     path: &Path,
     backbone: &BackboneConfig,
     config: &AdapterConfig,
@@ -89,7 +125,7 @@ fn targets(config: &AdapterConfig) -> Vec<&'static str> {
 }
 
 /// Makes `b` `[d_out, r]` diag(1 + o) B diag(1 + s).
-pub(super) fn apply(scales: &ScaleLayout, parameters: &[f32], b: &mut [f32]) {
+fn apply(scales: &Scales, parameters: &[f32], b: &mut [f32]) {
     let (rank, output) = (&parameters[scales.rank.clone()], &parameters[scales.output.clone()]);
     for (row, o) in b.chunks_exact_mut(rank.len()).zip(output) {
         for (b, s) in row.iter_mut().zip(rank) {
@@ -99,13 +135,7 @@ pub(super) fn apply(scales: &ScaleLayout, parameters: &[f32], b: &mut [f32]) {
 }
 
 /// Adds the gradients of the scales, for that of what [`apply`] makes of the frozen `b`.
-pub(super) fn backward(
-    scales: &ScaleLayout,
-    parameters: &[f32],
-    b: &[f32],
-    d_b: &[f32],
-    gradient: &mut [f32],
-) {
+fn backward(scales: &Scales, parameters: &[f32], b: &[f32], d_b: &[f32], gradient: &mut [f32]) {
     let (rank, output) = (&parameters[scales.rank.clone()], &parameters[scales.output.clone()]);
     let rows = b.chunks_exact(rank.len()).zip(d_b.chunks_exact(rank.len()));
     for (i, ((b, d_b), o)) in rows.zip(output).enumerate() {
