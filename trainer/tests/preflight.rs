@@ -56,7 +56,7 @@ fn run() -> (TempDir, RunContext) {
 /// Makes the dataset of a run.
 fn prepared(ctx: &RunContext) {
     let data = &ctx.config.data;
-    let tables = raw::read_mapped(data.format, &data.path, &data.columns).unwrap();
+    let tables = raw::read(data.format, &data.path, &data.columns).unwrap();
     let protocol = ProtocolConfig {
         k_core: data.k_core,
         min_history: data.min_history,

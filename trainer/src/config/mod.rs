@@ -5,7 +5,6 @@
 
 mod adapter;
 mod runtime;
-mod stored;
 mod training;
 mod validate;
 
@@ -20,7 +19,6 @@ use reclora_storage::protocol::LabelRule;
 use reclora_storage::raw::{ColumnMapping, DatasetFormat, Duplicates};
 pub use runtime::{CommBackend, Device, EmbeddingSharding, RuntimeConfig};
 use serde::{Deserialize, Serialize};
-pub(crate) use stored::StoredAdapter;
 pub use training::{EmbeddingOptimizer, FewShotSampler, LimitOrder};
 
 use crate::backbone::{Projection, WeightType};

@@ -16,7 +16,7 @@ use super::inputs::{Lens, Neighbours, check_scale_of};
 use super::text::{TextInputs, deciding_logits};
 use super::{Counts, Description, Inputs, RunContext, Stage, artifacts, write_json};
 use crate::adapter::{Adapter, Dropout};
-use crate::config::{AdapterConfig, GateInput, StoredAdapter};
+use crate::config::{AdapterConfig, GateInput};
 use crate::engine::{Adapted, Engine, Prompt, TrainingSample};
 use crate::error::{Result, TrainerError};
 use crate::losses;
@@ -216,7 +216,7 @@ pub(super) const STAGE: Description = Description {
         let mut tune = json!(config.tune);
         // How often it is saved does not change what is learnt.
         tune["checkpoint_every"] = json!(0);
-        let adapter = StoredAdapter(config.adapter.clone());
+        let adapter = config.adapter.without_path();
         Ok(json!([config.seed, adapter, config.prompt.max_tokens, tune]))
     },
     files: |ctx| {

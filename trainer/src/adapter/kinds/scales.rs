@@ -57,7 +57,7 @@ impl Adapter {
     pub fn check_scale_of(config: &AdapterConfig) -> Result<()> {
         let Some(path) = config.frozen_lora() else { return Ok(()) };
         let lora = settings(path)?;
-        compare(config, path, &lora.config.0, lora.scales)
+        compare(config, path, &lora.config, lora.scales)
     }
 }
 
