@@ -2,6 +2,7 @@
 //! bridge) in a namespace of its own. Nothing of the real network is touched; needs root and `ip`.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::skip::skip;
@@ -15,7 +16,9 @@ pub struct Network {
 impl Network {
     /// `None` where namespaces can't be made: the test is skipped.
     pub fn new(ranks: usize) -> Option<Self> {
-        let network = Self { id: format!("rl{}", std::process::id()), ranks };
+        static NETWORKS: AtomicUsize = AtomicUsize::new(0);
+        let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
+        let network = Self { id: format!("rl{}n{number}", std::process::id()), ranks };
         let switch = network.switch();
         if let Err(error) = try_ip(&["netns", "add", &switch]) {
             eprintln!("{error}");
