@@ -10,5 +10,6 @@ mod faults;
 #[cfg(target_os = "linux")]
 mod network;
 mod rendezvous;
+mod rooms;
 #[path = "../../tests/skip.rs"]
 mod skip;

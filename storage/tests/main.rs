@@ -14,6 +14,7 @@ mod formats;
 mod manifest;
 mod protocol;
 mod raw;
+mod rooms;
 mod shard;
 #[path = "../../tests/skip.rs"]
 mod skip;

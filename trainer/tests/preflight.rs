@@ -1,8 +1,6 @@
 //! What is known before the first stage, and right after `prepare`.
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
-mod tiny;
-
+use crate::tiny;
 use std::fmt::Write as _;
 use std::path::Path;
 

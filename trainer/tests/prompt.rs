@@ -1,6 +1,4 @@
 //! Prompts of the shipped dataset for the shipped tokenizer.
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
 use std::path::{Path, PathBuf};
 
 use reclora_storage::dataset::{self, Dataset, Split};
