@@ -165,6 +165,16 @@ impl CommError {
         Self::System { what: what.into(), why: why.to_string() }
     }
 
+    /// A [`CommError::Unreachable`].
+    pub(crate) fn unreachable(endpoint: impl Into<String>, why: impl std::fmt::Display) -> Self {
+        Self::Unreachable { endpoint: endpoint.into(), why: why.to_string() }
+    }
+
+    /// A [`CommError::Bind`].
+    pub(crate) fn bind(address: std::net::SocketAddr, why: impl std::fmt::Display) -> Self {
+        Self::Bind { address: address.to_string(), why: why.to_string() }
+    }
+
     /// A [`CommError::Malformed`].
     pub(crate) fn malformed(peer: impl Into<String>, what: impl std::fmt::Display) -> Self {
         Self::Malformed { peer: peer.into(), what: what.to_string() }

@@ -1,9 +1,6 @@
 //! The dataset on disk: what it says, and that nothing damaged or inconsistent is opened (S-1).
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{config, movielens_1m, movietweetings};
+use crate::common::{config, movielens_1m, movietweetings};
 use reclora_storage::dataset::{self, Dataset, FieldOwner, KIND, Split};
 use reclora_storage::protocol::{Prepared, prepare};
 use reclora_storage::raw::DatasetFormat;

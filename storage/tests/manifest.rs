@@ -1,5 +1,4 @@
 //! S-1: a stage directory is used only when it is complete and what it should be.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -3,9 +3,9 @@
 //! A new arrow is added where it is meant, and refused where a room would come to know one above it.
 
 #[path = "../../checks/rooms.rs"]
-mod rooms;
+mod check;
 
-use rooms::Rooms;
+use check::Rooms;
 
 #[test]
 fn rooms_use_only_what_is_below_them_and_files_no_circle() {

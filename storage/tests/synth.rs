@@ -1,17 +1,16 @@
 //! Synthetic ratings: exact, reproducible, readable, and with a structure that can be learnt.
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 use std::collections::HashSet;
 use std::path::Path;
 
-use reclora_storage::raw::{self, DatasetFormat, RawTables};
+use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, RawTables};
 use reclora_storage::synth::{self, MOVIES, RATINGS, SynthSpec};
 
 const SMALL: SynthSpec = SynthSpec { users: 300, items: 400, ratings: 20_000, seed: 5 };
 
 fn made(dir: &Path, spec: &SynthSpec) -> RawTables {
     synth::write(dir, spec, false).unwrap();
-    raw::read(DatasetFormat::Movielens25m, dir).unwrap()
+    raw::read(DatasetFormat::Movielens25m, dir, &ColumnMapping::default()).unwrap()
 }
 
 #[test]

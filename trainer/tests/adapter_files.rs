@@ -1,11 +1,9 @@
 //! The adapter's own file, and its export for Hugging Face PEFT.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod tiny;
-
+use crate::tiny;
 use std::path::Path;
 
+use crate::tiny::{Sizes, uniform};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout, MixedModule};
@@ -15,7 +13,6 @@ use reclora_trainer::error::{Remedy, TrainerError};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tiny::{Sizes, uniform};
 
 const WIDTH: usize = 5;
 

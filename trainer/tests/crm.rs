@@ -1,10 +1,7 @@
 //! The CRM against finite differences and a per-sample loop, and its file.
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
-mod ranks;
-
+use crate::ranks::with_ranks;
 use proptest::prelude::*;
-use ranks::with_ranks;
 use reclora_comm::Communicator;
 use reclora_trainer::config::{CrmConfig, Representation};
 use reclora_trainer::crm::{Crm, CrmInput, CrmShape, TrainedCrm, Workspace};

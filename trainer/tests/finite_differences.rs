@@ -4,12 +4,10 @@
 //! most `RELATIVE` of a tensor's largest entry, and by 1.5/h times the rounding of the loss, about 6e-7 of up to 5:
 //! `NOISE` / h. A tensor whose gradient is not well above that fails: agreement would say nothing.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod tiny;
-
+use crate::tiny;
 use std::path::PathBuf;
 
+use crate::tiny::{Finishing, Pairs, Sizes, uniform};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout, Dropout, ModuleKind, ModuleLayout};
@@ -18,7 +16,6 @@ use reclora_trainer::config::{AdapterConfig, GateInput, Head, MixForm};
 use reclora_trainer::engine::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use reclora_trainer::losses::{self, TokenCrossEntropy};
 use reclora_trainer::parameters::GradientSink;
-use tiny::{Finishing, Pairs, Sizes, uniform};
 
 const RELATIVE: f32 = 2e-3;
 const NOISE: f32 = 1e-6;

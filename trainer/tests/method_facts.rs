@@ -1,10 +1,10 @@
 //! What personalised LoRA is, as facts about whole models: each must hold for any experts and gates. The
 //! gates' own: routing_facts.rs.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod stories;
-
+use crate::stories::{
+    FORMS, TOKENS, WIDTH, assert_close, logits, merged, random_adapter, representation, settings,
+    stories, uniform,
+};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout};
@@ -12,10 +12,6 @@ use reclora_trainer::backbone::{Backbone, BackboneConfig, LayerShape};
 use reclora_trainer::config::{AdapterConfig, Head, MixForm};
 use reclora_trainer::engine::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use reclora_trainer::losses::{self, AnswerCrossEntropy, TokenCrossEntropy};
-use stories::{
-    FORMS, TOKENS, WIDTH, assert_close, logits, merged, random_adapter, representation, settings,
-    stories, uniform,
-};
 
 /// Plain LoRA with, per module, the A and B that `choose` makes of the experts' (each `[N, …]`).
 fn plain(

@@ -1,15 +1,11 @@
 //! How experts are weighted, by each kind of gate, as facts about whole models.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod stories;
-
+use crate::stories::{
+    FORMS, WIDTH, assert_close, logits, merged, random_adapter, representation, settings, stories,
+};
 use reclora_trainer::adapter::{Adapter, AdapterLayout, ModuleKind, SampleGate};
 use reclora_trainer::config::{AdapterConfig, GateInput, MixForm};
 use reclora_trainer::engine::AdaptedModel;
-use stories::{
-    FORMS, WIDTH, assert_close, logits, merged, random_adapter, representation, settings, stories,
-};
 
 /// α = softmax(W2 ReLU(W1 LayerNorm(c) + b1) + b2, over T), or its square root: in f64, line by line.
 #[test]

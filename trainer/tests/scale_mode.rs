@@ -1,11 +1,9 @@
 //! Scales of a frozen LoRA: what they are, what of them is trained, and what their file holds.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod tiny;
-
+use crate::tiny;
 use std::path::PathBuf;
 
+use crate::tiny::{Sizes, uniform};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::adapter::{Adapter, AdapterLayout, ModuleKind};
@@ -16,7 +14,6 @@ use reclora_trainer::error::{Remedy, TrainerError};
 use reclora_trainer::losses::TokenCrossEntropy;
 use safetensors::SafeTensors;
 use tempfile::TempDir;
-use tiny::{Sizes, uniform};
 
 const TOKENS: [u32; 6] = [1, 7, 3, 3, 10, 5];
 const TARGETS: [Target; 2] = [Target { position: 4, token: 2 }, Target { position: 1, token: 9 }];

@@ -1,6 +1,5 @@
 //! The adapter's own file.
 
-use std::ops::Not;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,7 +18,6 @@ pub(super) struct Settings {
     pub config: AdapterConfig,
     representation_dim: usize,
     /// Whether it is of scales: then the frozen LoRA comes before them.
-    #[serde(default, skip_serializing_if = "Not::not")]
     pub scales: bool,
 }
 
@@ -36,7 +34,7 @@ impl Adapter {
     /// The file can't be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let settings = Settings {
-            config: self.config().clone(),
+            config: self.config().without_path(),
             representation_dim: self.representation_dim(),
             scales: self.layout.is_scaled(),
         };

@@ -2,7 +2,7 @@
 //!
 //! The schema has what is wrong with a value by itself; here are settings that don't go together.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use reclora_comm::Wire;
 use reclora_storage::raw::ColumnMapping;
@@ -148,6 +148,12 @@ impl AdapterConfig {
     /// The LoRA whose scales are tuned, where it is one.
     pub fn frozen_lora(&self) -> Option<&Path> {
         Some(self.scale_of.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// As adapter files and fingerprints hold it: without the path of a frozen LoRA. Its place changes nothing,
+    /// and what is in that file is hashed by itself.
+    pub(crate) fn without_path(&self) -> Self {
+        Self { scale_of: PathBuf::new(), ..self.clone() }
     }
 
     /// Checks what scales of a frozen LoRA ask of the other settings.

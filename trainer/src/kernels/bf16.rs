@@ -86,11 +86,12 @@ fn product(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::skip::skip_without_instructions;
 
     /// Says so where the tests can't run: only on CPUs without the instructions.
     fn skipped() -> bool {
         if !available() {
-            eprintln!("skipped: this CPU has no AVX-512 BF16");
+            skip_without_instructions("AVX-512 BF16");
         }
         !available()
     }

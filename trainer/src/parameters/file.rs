@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::backbone::{Numbers, TensorFile};
 use crate::error::{Remedy, Result, TrainerError};
 
-/// Format 1 had a hash of the parameters only: damaged settings were another model.
-const FORMAT: u32 = 2;
+/// Version of the header: another one is refused.
+const FORMAT: u32 = 3;
 
 /// A kind of file.
 pub(crate) struct ParameterFile {

@@ -25,7 +25,7 @@ pub(super) const STAGE: Description = Description {
     },
     files: |ctx| {
         let data = &ctx.config.data;
-        let files = raw::files_mapped(data.format, &data.path, &data.columns)?.into_iter();
+        let files = raw::files(data.format, &data.path, &data.columns)?.into_iter();
         files
             .map(|path| {
                 // Parts of a table in several directories may have one name.
@@ -129,7 +129,7 @@ mod tests {
         let text = format!("user,item,rating,timestamp\n{}", rows.collect::<String>());
         std::fs::write(dir.path().join("ratings.csv"), text).unwrap();
         let columns = ColumnMapping::default();
-        let raw = raw::read_mapped(DatasetFormat::Csv, dir.path(), &columns).unwrap();
+        let raw = raw::read(DatasetFormat::Csv, dir.path(), &columns).unwrap();
         let (k_core, min_history, split) = (0, 0, [0.5, 0.25, 0.25]);
         let config = ProtocolConfig { k_core, min_history, label: rule, split };
         let prepared = protocol::prepare(&raw, &config).unwrap();

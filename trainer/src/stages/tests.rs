@@ -74,3 +74,21 @@ fn the_mapping_and_every_part_are_inputs() {
     assert_ne!(who[&parts[0]], who[&parts[1]]);
     assert_ne!(who["config"], inputs("whom")["config"]);
 }
+
+#[test]
+fn the_place_of_a_frozen_lora_is_no_input_and_every_setting_of_an_adapter_is() {
+    let tune = |change: fn(&mut Config)| {
+        let mut config = Config::default();
+        change(&mut config);
+        (Stage::Tune.description().settings)(&config).unwrap()
+    };
+    let default = tune(|_| ());
+    assert_eq!(tune(|config| config.adapter.scale_of = "some/file".into()), default);
+    for change in [
+        (|config| config.adapter.top_k = 3) as fn(&mut Config),
+        |config| config.adapter.gate = crate::config::GateInput::Token,
+        |config| config.adapter.head = crate::config::Head::Ctr1,
+    ] {
+        assert_ne!(tune(change), default);
+    }
+}

@@ -216,9 +216,7 @@ pub(super) const STAGE: Description = Description {
         let mut tune = json!(config.tune);
         // How often it is saved does not change what is learnt.
         tune["checkpoint_every"] = json!(0);
-        let mut adapter = json!(config.adapter);
-        // Its place changes nothing, and what is in that file is hashed by itself.
-        adapter["scale_of"] = json!(null);
+        let adapter = config.adapter.without_path();
         Ok(json!([config.seed, adapter, config.prompt.max_tokens, tune]))
     },
     files: |ctx| {

@@ -13,7 +13,7 @@ use reclora_storage::StorageError;
 use reclora_storage::inspect::{self, Inspection};
 use reclora_storage::protocol::{LabelRule, ProtocolConfig};
 use reclora_storage::raw::{
-    self, ColumnMapping, DatasetFormat, Known, RawTables, TableSample, Unmatched,
+    self, ColumnMapping, DatasetFormat, Known, RawTables, TableSample, Unusable,
 };
 use reclora_storage::spill::Spill;
 use reclora_trainer::config::{Config, DataConfig};
@@ -219,7 +219,7 @@ fn look_into(report: &mut Report, tables: &RawTables) -> Result<()> {
 
 /// All but what takes reading the ratings.
 fn describe(data: &DataConfig, format_from: String) -> Result<Report> {
-    let files = raw::files_mapped(data.format, &data.path, &data.columns)?;
+    let files = raw::files(data.format, &data.path, &data.columns)?;
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
     let name =
         |path: &Path| path.strip_prefix(&data.path).unwrap_or(path).to_string_lossy().into_owned();
@@ -308,7 +308,7 @@ fn unmapped(
         }
         Err(error) => report.problem = Some(error.to_string()),
     }
-    if data.columns.unmatched == Unmatched::Drop {
+    if data.columns.unmatched == Unusable::Drop {
         report.notes.push("ratings of users or items that their table lacks are left out".into());
     }
     report.suggestion = Some(guess::section(&data)?);
@@ -322,10 +322,10 @@ fn read_guessed(
 ) -> Result<(Report, Result<RawTables, StorageError>)> {
     let mut tables = read(data);
     if tables.is_err() && !(data.columns.items.is_empty() && data.columns.users.is_empty()) {
-        data.columns.unmatched = Unmatched::Drop;
+        data.columns.unmatched = Unusable::Drop;
         match read(data) {
             Ok(dropped) => tables = Ok(dropped),
-            Err(_) => data.columns.unmatched = Unmatched::Refuse,
+            Err(_) => data.columns.unmatched = Unusable::Refuse,
         }
     }
     Ok((describe(data, format_from)?, tables))

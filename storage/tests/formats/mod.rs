@@ -1,8 +1,4 @@
 //! BookCrossing, GoodReads, CSV and Parquet: what the readers make of small files, and of bad ones.
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-#[path = "../common/mod.rs"]
-mod common;
 
 mod bookcrossing;
 mod containers;
