@@ -158,9 +158,10 @@ impl PromptTemplate {
                 )
             })
         };
-        render(ITEM, &MadeUp::item(columns))?;
         let body = render(BODY, &MadeUp::sample(columns, history, target))?;
-        render(WRAPPER, &MadeUp::wrapped(body))
+        let text = render(WRAPPER, &MadeUp::wrapped(body))?;
+        render(ITEM, &MadeUp::item(columns))?;
+        Ok(text)
     }
 
     /// What stands between the body's last line and the answer, with some of the body: the context in
