@@ -2,30 +2,31 @@
 
 use std::ops::Range;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CommError, Result};
 use crate::record::Record;
 
 /// In which order the sums of ranks are added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reduction {
-    /// In the order of [`tree`](crate::tree): the same bits for every power-of-two number of ranks.
+    /// In the order of a binary tree over the ranks: the same bits with 1, 2, 4, 8, … ranks.
     Canonical,
-    /// As NCCL likes it (`ncclAllReduce`): bits that depend on the number of ranks.
+    /// As NCCL likes it (`ncclAllReduce`, so only with `nccl`): bits that depend on the number of ranks.
     Fastest,
 }
 
 /// In what values cross the wire on their way into a sum and back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Wire {
     /// As they are.
     #[default]
     F32,
-    /// Rounded to bf16, half the bytes. Added in f32 in the order of [`tree`](crate::tree), and the sum
-    /// rounded once: the same bits on every rank, but others with another number of ranks.
+    /// Rounded to bf16, half the bytes (only with `tcp`). Added in f32 in the order of a binary tree, and the
+    /// sum rounded once: the same bits on every rank, but others with another number of ranks.
     Bf16,
 }
 

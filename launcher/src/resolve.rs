@@ -3,7 +3,7 @@
 use reclora_trainer::config::Config;
 
 use crate::cli::{ExperimentArgs, NodeCount};
-use crate::config;
+use crate::config::{self, Override};
 use crate::error::{LaunchError, Result};
 
 /// The config with every flag applied, checked for so many nodes with `ranks` on each, if that is given: one number
@@ -13,24 +13,21 @@ pub fn resolve(
     ranks: Option<u16>,
     nodes: NodeCount,
 ) -> Result<Config> {
-    let mut config = config::load(&experiment.config, &experiment.set)?;
-    if let Some(ranks) = ranks {
-        config.runtime.nproc_per_node = ranks.into();
-    }
+    let ranks = ranks.map(|ranks| Override {
+        said: format!("--nproc-per-node {ranks}"),
+        text: format!("runtime.nproc_per_node={ranks}"),
+    });
+    let set = experiment.set.iter().map(Override::set).chain(ranks);
+    let mut config = config::load_for(&experiment.config, set, |config| {
+        let ranks = |nodes| usize::from(nodes).saturating_mul(config.runtime.nproc_per_node);
+        let mut possible = (nodes.min..=nodes.max).rev().map(ranks);
+        let best = possible.find(|ranks| config.is_shared_evenly(*ranks));
+        Some(best.unwrap_or_else(|| ranks(nodes.max)))
+    })?;
     if let Some(dir) = &experiment.run_dir {
         config.run_dir.clone_from(dir);
     }
     config.run_dir = std::path::absolute(&config.run_dir)
         .map_err(|error| LaunchError::Usage(format!("run directory: {error}")))?;
-    let mut numbers = (nodes.min..=nodes.max).rev().map(usize::from);
-    let refused = config.validate(usize::from(nodes.max) * config.runtime.nproc_per_node);
-    if !numbers.any(|nodes| is_possible(&config, nodes)) {
-        refused?;
-    }
     Ok(config)
-}
-
-/// Whether a run can have so many nodes.
-pub fn is_possible(config: &Config, nodes: usize) -> bool {
-    config.validate(nodes * config.runtime.nproc_per_node).is_ok()
 }

@@ -15,6 +15,7 @@ fn every_command_has_help_with_examples() {
         &["report"],
         &["config", "show"],
         &["config", "reference"],
+        &["config", "schema"],
         &["synth"],
         &["doctor"],
         &["plan"],

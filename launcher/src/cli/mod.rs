@@ -319,9 +319,18 @@ pub enum ConfigCommand {
         #[arg(long, value_name = "KEY=VALUE")]
         set: Vec<String>,
     },
-    /// Print every setting with its meaning and default, as a TOML file
-    #[command(after_help = "Examples:\n  reclora-launch config reference | less")]
-    Reference,
+    /// Print every setting with its meaning, choices, range and default, as a TOML file
+    #[command(after_help = "Examples:\n  reclora-launch config reference | less\n  \
+        reclora-launch config reference mine.toml > commented.toml")]
+    Reference {
+        /// An experiment, whose values are printed in the place of defaults
+        config: Option<PathBuf>,
+    },
+    /// Print the JSON schema of configs, by which editors complete and check them
+    #[command(after_help = "Examples:\n  reclora-launch config schema > reclora.schema.json\n\n\
+        With `#:schema reclora.schema.json` as its first line, a config is checked as it is written, by editors that \
+        know taplo (Even Better TOML).")]
+    Schema,
 }
 
 fn stage_parser() -> impl TypedValueParser<Value = Stage> {

@@ -20,7 +20,7 @@ use crate::monitor::watch::Watch;
 use crate::output::{print, say};
 use crate::pipeline::Pipeline;
 use crate::preflight;
-use crate::resolve::{is_possible, resolve};
+use crate::resolve::resolve;
 use crate::run_dir::{share, take};
 use crate::workers::Shown;
 use reclora_trainer::stages::{Part, RunContext, Stage};
@@ -154,7 +154,8 @@ fn job(processes: &ProcessArgs, nodes: NodeCount, config: &Config) -> Result<Opt
         ));
     }
     let (min, max) = (nodes.min.into(), nodes.max.into());
-
+    let ranks_per_node = config.runtime.nproc_per_node;
+    let is_possible = |nodes: &usize| config.is_shared_evenly(nodes.saturating_mul(ranks_per_node));
     let Some(endpoint) = &processes.rdzv_endpoint else {
         return usage(
             "--nnodes: the nodes have to find each other\n  help: give all of them the address of node \
@@ -164,8 +165,8 @@ fn job(processes: &ProcessArgs, nodes: NodeCount, config: &Config) -> Result<Opt
     Ok(Some(Job {
         node: processes.node_rank.into(),
         nodes: max,
-        possible: (min..=max).filter(|nodes| is_possible(config, *nodes)).collect(),
-        ranks_per_node: config.runtime.nproc_per_node,
+        possible: (min..=max).filter(is_possible).collect(),
+        ranks_per_node,
         endpoint: endpoint.clone(),
         id: processes.rdzv_id.clone(),
         deadline: Duration::from_secs(config.runtime.rendezvous_timeout),

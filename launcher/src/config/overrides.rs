@@ -1,71 +1,71 @@
 //! `--set section.key=value`.
 
-use reclora_trainer::config::Config;
+use reclora_trainer::config::check;
 use toml::{Table, Value};
 
-use super::explain::explain;
-use super::schema::{Key, PATH_KEYS, SCHEMA};
-use crate::error::{LaunchError, Result};
+use super::schema::{SETTINGS, Setting};
 
-/// Applies one `key=value` to the parsed config. The value is TOML; bare words are strings.
-pub fn apply(table: &mut Table, text: &str) -> Result<()> {
-    let fail = |message: &str, help: Option<String>| {
-        let help = help.map(|h| format!("\n  help: {h}")).unwrap_or_default();
-        LaunchError::Usage(format!("--set {text}: {message}{help}"))
-    };
-    let Some((path, value)) = text.split_once('=') else {
-        let help = "write section.key=value, for example --set tune.epochs=3".to_owned();
-        return Err(fail("there is no `=`", Some(help)).into());
-    };
-    let (path, value) = (path.trim(), value.trim());
-    let Some(key) = SCHEMA.key(path) else {
-        return Err(fail(&unknown(path), Some(advice(path))).into());
-    };
-    insert(table, key, value_of(key, value));
-    // Checked after each override, so that the error belongs to the one that made it.
-    table.clone().try_into::<Config>().map(drop).map_err(|error| {
-        let explained = explain(Some(path), error.message());
-        fail(&explained.message, explained.help).into()
-    })
+/// A setting that the command line changes.
+#[derive(Clone, Debug)]
+pub struct Override {
+    /// How the user said it.
+    pub said: String,
+    /// `section.key=value`.
+    pub text: String,
 }
 
-fn unknown(path: &str) -> String {
-    if SCHEMA.has_section(path) && !path.is_empty() {
-        format!("`{path}` is a section")
-    } else {
-        format!("unknown key `{path}`")
+impl Override {
+    /// `--set` of this text.
+    pub fn set(text: &String) -> Self {
+        Self { said: format!("--set {text}"), text: text.clone() }
     }
-}
 
-fn advice(path: &str) -> String {
-    if SCHEMA.has_section(path) && !path.is_empty() {
-        let names: Vec<&str> = SCHEMA.names_in(path).collect();
-        return format!("name one of its keys, {path}.KEY: {}", names.join(", "));
-    }
-    match path.rsplit_once('.') {
-        Some((section, name)) if SCHEMA.has_section(section) => SCHEMA.advice(section, name),
-        Some((section, name)) => {
-            let corrected = SCHEMA.section_advice(section);
-            match corrected.strip_prefix("did you mean [").and_then(|s| s.strip_suffix("]?")) {
-                Some(right) if SCHEMA.key(&format!("{right}.{name}")).is_some() => {
-                    format!("did you mean `{right}.{name}`?")
-                }
-                _ => corrected,
-            }
+    /// Applies it to a parsed config, and returns the path of the setting. The value is TOML; bare words are strings.
+    ///
+    /// # Errors
+    /// What is wrong with it, and advice.
+    pub fn apply(&self, table: &mut Table) -> Result<String, String> {
+        let fail = |what: &str, help: &str| Err(format!("{}: {what}\n  help: {help}", self.said));
+        let Some((path, value)) = self.text.split_once('=') else {
+            return fail(
+                "there is no `=`",
+                "write section.key=value, for example --set tune.epochs=3",
+            );
+        };
+        let (path, value) = (path.trim(), value.trim());
+        let Some(setting) = SETTINGS.get(path) else {
+            return if SETTINGS.has_section(path) {
+                let names = SETTINGS.names_in(path).join(", ");
+                let help = format!("name one of its keys, {path}.KEY: {names}");
+                fail(&format!("`{path}` is a section"), &help)
+            } else {
+                fail(&format!("unknown key `{path}`"), &SETTINGS.advice(path))
+            };
+        };
+        let value = value_of(setting, value);
+        let mut alone = Table::new();
+        setting.put(&mut alone, value.clone());
+        if let Some(problem) = check("", &alone).first() {
+            let what = format!("`{path}`: {}", problem.what);
+            return match SETTINGS.choice_advice(path, &value) {
+                Some(help) => fail(&what, &help),
+                None => Err(format!("{}: {what}", self.said)),
+            };
         }
-        None => SCHEMA.advice("", path),
+        setting.put(table, value);
+        Ok(path.to_owned())
     }
 }
 
 /// The value as TOML; what is not TOML, or not text where text belongs, is taken as it stands.
-fn value_of(key: &Key, text: &str) -> Value {
+fn value_of(setting: &Setting, text: &str) -> Value {
     let parsed = format!("v = {text}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
     let value = match parsed {
-        Some(value) if !key.default.is_str() || value.is_str() => value,
+        Some(value) if !setting.default().is_str() || value.is_str() => value,
         _ => Value::String(text.to_owned()),
     };
     match &value {
-        Value::String(path) if PATH_KEYS.contains(&key.path().as_str()) => {
+        Value::String(path) if setting.is_path() => {
             let full = std::path::absolute(path).map(|full| full.display().to_string());
             Value::String(full.unwrap_or_else(|_| path.clone()))
         }
@@ -73,23 +73,15 @@ fn value_of(key: &Key, text: &str) -> Value {
     }
 }
 
-fn insert(mut table: &mut Table, key: &Key, value: Value) {
-    for part in key.section.split('.').filter(|part| !part.is_empty()) {
-        let inner = table.entry(part).or_insert_with(|| Value::Table(Table::new()));
-        // A section that is no table is refused before overrides are applied.
-        let Value::Table(inner) = inner else { return };
-        table = inner;
-    }
-    table.insert(key.name.clone(), value);
-}
-
 #[cfg(test)]
 mod tests {
+    use reclora_trainer::config::Config;
+
     use super::*;
 
     fn set(text: &str) -> Result<Config, String> {
         let mut table = Table::new();
-        apply(&mut table, text).map_err(|error| error.to_string())?;
+        Override::set(&text.to_owned()).apply(&mut table)?;
         table.try_into().map_err(|error: toml::de::Error| error.to_string())
     }
 
@@ -127,6 +119,12 @@ mod tests {
         assert!(error.contains("expected a whole number"), "{error}");
         let error = set("tune.epochs=-1").unwrap_err();
         assert!(error.contains("expected a whole number, 0 or more"), "{error}");
+        let error = set("tune.epochs=0").unwrap_err();
+        assert!(error.contains("`tune.epochs`: is 0; it must be at least 1"), "{error}");
+        let error = set("adapter.targets=[q_prj]").unwrap_err();
+        assert!(error.contains("expected a list"), "{error}");
+        let error = set("adapter.targets=[\"q_prj\"]").unwrap_err();
+        assert!(error.contains("did you mean `q_proj`?"), "{error}");
         let error = set("adapter.form=factors").unwrap_err();
         assert!(error.contains("did you mean `factor`?"), "{error}");
     }

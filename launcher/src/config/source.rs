@@ -1,6 +1,16 @@
 //! The text of a config file and how places in it are shown.
 
+use std::io::ErrorKind;
 use std::ops::Range;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::error::LaunchError;
+
+/// Largest config file that is read; a real one has a few kilobytes.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// A config file as read, with the name errors call it by.
 #[derive(Clone, Debug)]
@@ -12,6 +22,49 @@ pub struct Source {
 }
 
 impl Source {
+    /// Reads a config file.
+    pub fn read(path: &Path) -> Result<Self, LaunchError> {
+        let name = path.display().to_string();
+        let usage = |what: String| LaunchError::Usage(format!("{name}: {what}"));
+        let meta = std::fs::metadata(path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => usage(
+                "no such config file\n  help: `reclora-launch run configs/quickstart.toml` runs the \
+                 shipped experiment"
+                    .into(),
+            ),
+            _ => usage(format!("can't read the config: {error}")),
+        })?;
+        if meta.is_dir() {
+            let mut what = "is a directory, not a config file".to_owned();
+            let inside = path.join("config.toml");
+            if inside.is_file() {
+                what += &format!("\n  help: to continue that run, give {}", inside.display());
+            }
+            return Err(usage(what));
+        }
+        if meta.len() > MAX_CONFIG_BYTES {
+            return Err(usage(format!("{} bytes is too large for a config", meta.len())));
+        }
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| usage(format!("can't read the config as UTF-8 text: {error}")))?;
+        Ok(Self { name, text })
+    }
+
+    /// The text as a table.
+    pub fn table(&self) -> Result<toml::Table, LaunchError> {
+        self.text.parse().map_err(|error: toml::de::Error| {
+            let what = error.message().lines().collect::<Vec<_>>().join(", ");
+            LaunchError::Usage(self.block(error.span(), &format!("not valid TOML: {what}"), None))
+        })
+    }
+
+    /// Where a key or a table is, by its dotted path, or (`of_value`) the value of a key.
+    pub fn place(&self, path: &str, of_value: bool) -> Option<Range<usize>> {
+        let tree = DeTable::parse(&self.text).ok()?;
+        let (key, value) = find(tree.get_ref(), path)?;
+        Some(if of_value && !value.get_ref().is_table() { value.span() } else { key })
+    }
+
     /// Line and column of a byte offset, both from 1; the column counts characters.
     pub fn position(&self, offset: usize) -> (usize, usize) {
         let before = self.text.get(..offset).unwrap_or(&self.text);
@@ -57,6 +110,16 @@ impl Source {
     }
 }
 
+fn find<'a, 'i>(
+    table: &'a DeTable<'i>,
+    path: &str,
+) -> Option<(Range<usize>, &'a Spanned<DeValue<'i>>)> {
+    table.iter().find_map(|(key, value)| match path.strip_prefix(key.get_ref().as_ref())? {
+        "" => Some((key.span(), value)),
+        below => find(value.get_ref().as_table()?, below.strip_prefix('.')?),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +131,18 @@ mod tests {
         assert_eq!(source.position(6), (2, 1));
         assert_eq!(source.position(8), (2, 2)); // é is two bytes, one column
         assert_eq!(source.position(999), (3, 2));
+    }
+
+    #[test]
+    fn places_are_of_keys_and_values() {
+        let text = "seed = 1\n[tune]\nepochs = 3\n[data]\n\"a.b\" = 2\n";
+        let source = Source { name: "c.toml".into(), text: text.into() };
+        let at = |path, of_value| source.place(path, of_value).and_then(|place| text.get(place));
+        assert_eq!(at("seed", false), Some("seed"));
+        assert_eq!(at("tune.epochs", true), Some("3"));
+        assert_eq!(at("tune", false), Some("tune"));
+        assert_eq!(at("data.a.b", true), Some("2"));
+        assert_eq!(at("tune.rank", true), None);
     }
 
     #[test]

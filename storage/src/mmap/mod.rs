@@ -21,6 +21,7 @@ use bytemuck::Pod;
 /// How bytes are going to be used: a hint to the operating system, never an error.
 pub use memmap2::Advice as Pattern;
 use memmap2::{Mmap, MmapMut};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StorageError};
@@ -31,16 +32,17 @@ pub(crate) use system::advise_file;
 use system::on_network;
 
 /// How a file is brought into memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Access {
-    /// As [`set_access`] says; without that, mapped, but read into memory on network file systems.
+    /// Read on network file systems (NFS, SMB, Lustre, GPFS, BeeGFS, FUSE, Ceph and the like), where a file that
+    /// vanishes would end the process, and mapped elsewhere.
     #[default]
     #[serde(rename = "automatic")]
     Automatic,
-    /// Mapped.
+    /// Mapped: shared by all ranks, no copy.
     #[serde(rename = "mmap")]
     Map,
-    /// Read into memory of the process.
+    /// Read: each rank has a copy in its memory.
     #[serde(rename = "pread")]
     Read,
 }

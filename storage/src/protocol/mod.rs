@@ -17,6 +17,7 @@
 
 use std::collections::HashMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StorageError};
@@ -32,12 +33,12 @@ use columns::{Columns, Order};
 use core::{Appearances, Core, appearances};
 
 /// When a rating counts as "like".
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LabelRule {
-    /// rating > value
+    /// Rating > value.
     Greater(f32),
-    /// rating >= value
+    /// Rating >= value.
     AtLeast(f32),
 }
 

@@ -4,6 +4,7 @@
 //! and each user's items marked in one table of the items; then come the next users, in another pass
 //! over the ratings.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Rating, RawRatings};
@@ -12,15 +13,15 @@ use crate::spill::Spill;
 
 /// What happens to an item that a user has rated more than once, and to an id that a table defines more than
 /// once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Duplicates {
     /// It is an error.
     #[default]
     Refuse,
-    /// The first rating by time is kept, of equal times the first row; of a table the first row.
+    /// The first rating by time is kept, of equal times the first row; of a table the first row. Others are counted.
     First,
-    /// The last rating by time is kept, of equal times the last row; of a table the last row.
+    /// The last rating by time is kept, of equal times the last row; of a table the last row. Others are counted.
     Last,
 }
 

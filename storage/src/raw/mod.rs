@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StorageError};
@@ -39,10 +40,10 @@ pub use mapped::{
 pub use texts::{TextColumns, text_columns};
 
 /// Layout of raw files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum DatasetFormat {
     /// MovieTweetings: `ratings.dat`, `movies.dat`, `::`-separated, UTF-8.
-    #[serde(rename = "movietweetings")]
     Movietweetings,
     /// MovieLens-100K: `u.data`, `u.item`, `u.user`.
     #[serde(rename = "movielens_100k")]
@@ -57,17 +58,13 @@ pub enum DatasetFormat {
     #[serde(rename = "movielens_25m")]
     Movielens25m,
     /// BookCrossing: `BX-Book-Ratings.csv`, `BX-Books.csv`, `BX-Users.csv`; ratings have no time.
-    #[serde(rename = "bookcrossing")]
     Bookcrossing,
     /// GoodReads as UCSD publishes it: `goodreads_interactions*.json`, `goodreads_books*.json` and
     /// optional tables of authors, works and genres.
-    #[serde(rename = "goodreads")]
     Goodreads,
-    /// Any CSV, by the columns that a [`ColumnMapping`] names.
-    #[serde(rename = "csv")]
+    /// Any CSV, by the columns that `[data.columns]` names.
     Csv,
-    /// Any Parquet, by the columns that a [`ColumnMapping`] names.
-    #[serde(rename = "parquet")]
+    /// Any Parquet, by the columns that `[data.columns]` names.
     Parquet,
 }
 

@@ -1,9 +1,12 @@
 //! The words of an LLM: its projections, and how its matrices are kept.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A projection of a decoder block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Projection {
     /// Query projection.
@@ -58,15 +61,14 @@ impl Projection {
 }
 
 /// How a frozen matrix is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightType {
     /// 4 bytes per weight.
     F32,
     /// 2 bytes per weight; what is multiplied with it is rounded to bf16 where the CPU has
-    /// instructions for that, sums are f32.
+    /// instructions for that (about twice the speed), sums are f32.
     Bf16,
-    /// 34 bytes per 32 weights (GGUF's Q8_0); computation is in f32.
-    #[serde(rename = "q8_0")]
+    /// 34 bytes per 32 weights (GGUF's Q8_0); computation is in f32. Widths must be multiples of 32.
     Q8_0,
 }

@@ -2,9 +2,13 @@
 //!
 //! Each stage is a function of its own section (plus its inputs and the seed), so a section holds
 //! exactly what its stage reads: changing `[tune]` must not rebuild `dataset/`.
+//!
+//! What is said of a setting stands once, here: its doc comment, default, choices and range are what
+//! `schema` derives, which validation enforces and the reference, the commented configs and editors show.
 
 mod adapter;
 mod runtime;
+mod schema;
 mod training;
 mod validate;
 
@@ -18,32 +22,43 @@ pub use reclora_comm::Reduction;
 use reclora_storage::protocol::LabelRule;
 use reclora_storage::raw::{ColumnMapping, DatasetFormat, Duplicates};
 pub use runtime::{CommBackend, Device, EmbeddingSharding, RuntimeConfig};
+pub use schema::{Problem, check, choice_name, editor_schema, range, schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 pub use training::{EmbeddingOptimizer, FewShotSampler, LimitOrder};
 
 use crate::backbone::{Projection, WeightType};
 
+/// Largest width and depth of the CRM: far more than is of use, and no product of sizes overflows.
+const MAX_CRM_SIZE: usize = 1 << 14;
+/// Most experts, and largest rank of one: far more than is of use, and their product does not overflow.
+const MAX_ADAPTER_SIZE: usize = 1 << 16;
+
 /// One experiment, as read from a TOML file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// A short name, shown in tables and reports.
+    #[default = "experiment"]
     pub name: String,
-    /// Seed of every random choice. Same config and seed: the same bits.
+    /// Seed of every random choice. The same config and seed give the same bits.
+    #[default = 42]
     pub seed: u64,
     /// Where the run is kept, unless `--run-dir` says otherwise. Relative to the working directory.
+    #[default(PathBuf::from("runs/experiment"))]
     pub run_dir: PathBuf,
-    /// Raw ratings and the protocol that turns them into samples.
+    /// Raw ratings, and the protocol that turns them into samples.
     pub data: DataConfig,
     /// The frozen LLM.
     pub backbone: BackboneSection,
-    /// Which history items are shown to the LLM and to the CRM.
+    /// Item embeddings, and which history items are shown to the LLM and to the CRM.
     pub retrieve: RetrieveConfig,
-    /// The conventional recommendation model.
+    /// The conventional recommendation model (CRM, a DIN or SIM network), trained on all of train.
     pub crm: CrmConfig,
     /// How the text of a sample is written.
     pub prompt: PromptConfig,
-    /// The personalised LoRA.
+    /// The personalised LoRA: a bank of experts, mixed for each user and item.
     pub adapter: AdapterConfig,
     /// Tuning of the adapters on the few-shot set.
     pub tune: TuneConfig,
@@ -51,62 +66,88 @@ pub struct Config {
     pub evaluate: EvaluateConfig,
     /// What is exported besides the bank of experts.
     pub export: ExportConfig,
-    /// Processes, threads and device.
+    /// Processes, threads and device. Nothing here changes a result, but for `device` (a GPU rounds
+    /// differently), `reduction` and `gradient_wire`.
     pub runtime: RuntimeConfig,
 }
 
-/// `[data]`: raw ratings and the protocol that turns them into samples.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `[data]`.
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// Layout of the raw files: `movietweetings`, `movielens_100k`, `movielens_1m`, `movielens_10m`, `movielens_25m` (also 20M and 32M), `bookcrossing`, `goodreads`, or `csv` or `parquet` with the columns that `[data.columns]` names.
+    /// Layout of the raw files. `reclora-launch inspect PATH` looks at files and names theirs.
+    #[default(DatasetFormat::Movietweetings)]
     pub format: DatasetFormat,
     /// Directory of the raw files (each plain or `.gz`). Relative to the config file.
+    #[default(PathBuf::from("data/movietweetings-100k"))]
+    #[schemars(extend("format" = "path"))]
     pub path: PathBuf,
     /// Keep users and items with at least this many ratings, repeated until stable; 0 or 1 keeps all.
+    #[default = 5]
     pub k_core: u32,
     /// Drop samples with fewer earlier interactions of the user than this.
+    #[default = 5]
     pub min_history: u32,
-    /// When a rating counts as "like": `{ greater = 3.0 }` or `{ at_least = 8.0 }`.
+    /// When a rating counts as "like".
+    #[default(LabelRule::AtLeast(8.0))]
     pub label: LabelRule,
-    /// Shares of train, valid and test in global time order.
+    /// Shares of train, valid and test in global time order. They sum to 1.
+    #[default([0.8, 0.1, 0.1])]
+    #[schemars(inner(range(min = 0.0, max = 1.0)))]
     pub split: [f64; 3],
-    /// An item that a user has rated more than once, and an id that a table of users or items has more than once: `refuse` it with an error, or keep the `first` or the `last` (of ratings by time, where times are equal and in tables by row) and count the others.
+    /// An item that a user has rated more than once, and an id that a table of users or items has more than
+    /// once.
     pub duplicates: Duplicates,
-    /// Memory that ratings may take while they are prepared, in MiB, at least 16; what does not fit is sorted in temporary files of the run directory. Users and items come on top. Never changes the result.
+    /// Memory that ratings may take while they are prepared, in MiB; what does not fit is sorted in
+    /// temporary files of the run directory. Users and items come on top. Never changes the result.
+    // Less makes too many temporary runs, and no machine has more.
+    #[default = 1024]
+    #[schemars(range(min = 16, max = 1 << 30))]
     pub memory_limit_mib: u64,
-    /// Which columns of which tables hold what. Only for format = "csv" and "parquet".
+    /// Which columns of which tables hold what: only for format = "csv" and "parquet". Other formats know
+    /// theirs.
     pub columns: ColumnMapping,
 }
 
-/// `[backbone]`: the frozen LLM.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `[backbone]`.
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BackboneSection {
-    /// Hugging Face directory: config.json, model.safetensors (or an index with shards), tokenizer.json. Relative to the config file.
+    /// Hugging Face directory (config.json, model.safetensors or an index with shards, tokenizer.json), or a
+    /// GGUF file, which holds all of that. Relative to the config file.
+    #[default(PathBuf::from("models/stories260k"))]
+    #[schemars(extend("format" = "path"))]
     pub path: PathBuf,
-    /// How its matrices are kept in memory: `f32`, `bf16` (half the memory; on CPUs with bf16 instructions twice the speed) or `q8_0` (about a quarter; computes in f32).
+    /// How its matrices are kept in memory.
+    #[default(WeightType::F32)]
     pub weights: WeightType,
 }
 
-/// `[retrieve]`: item embeddings and which history items a sample is shown with.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `[retrieve]`.
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetrieveConfig {
     /// Dimensions kept by the PCA of the item embeddings (at most the backbone's hidden size).
+    #[default = 512]
+    #[schemars(range(min = 1))]
     pub pca_dimensions: usize,
     /// History items shown to the LLM (the paper's K).
+    #[default = 10]
     pub text_k: usize,
     /// Which history items, in which order, reach the prompt.
+    #[default(Order::Sequential)]
     pub text_order: Order,
     /// History items shown to the CRM (the paper's ctr_K).
+    #[default = 60]
+    #[schemars(range(min = 1))]
     pub crm_k: usize,
     /// Which history items reach the CRM: `sequential` is SIM, `recent` is DIN.
+    #[default(Order::Sequential)]
     pub crm_order: Order,
 }
 
 /// Choice and order of history items.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// The last K, chronological.
@@ -119,45 +160,69 @@ pub enum Order {
     Low,
 }
 
-/// `[crm]`: the DIN/SIM network and its training.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `[crm]`.
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CrmConfig {
     /// Which network it is.
     pub network: CrmNetwork,
     /// Width e of the shared embedding table.
+    #[default = 64]
+    #[schemars(range(min = 1, max = MAX_CRM_SIZE))]
     pub embedding_dim: usize,
     /// Width H of the hidden layers.
+    #[default = 256]
+    #[schemars(range(min = 1, max = MAX_CRM_SIZE))]
     pub hidden_dim: usize,
     /// Hidden layers of the prediction network (n_l).
+    #[default = 3]
+    #[schemars(range(min = 1, max = MAX_CRM_SIZE))]
     pub num_layers: usize,
     /// Hidden layers of the attention network (n_a).
+    #[default = 1]
+    #[schemars(range(min = 1, max = MAX_CRM_SIZE))]
     pub num_attention_layers: usize,
     /// Dropout of the prediction and attention networks while training.
+    #[default = 0.1]
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub dropout: f32,
     /// Learning rate of AdamW.
+    #[default = 1e-3]
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub learning_rate: f32,
     /// Weight decay of AdamW.
+    #[schemars(range(min = 0.0))]
     pub weight_decay: f32,
     /// Which rows of the embedding table a step moves.
     pub embedding_optimizer: EmbeddingOptimizer,
     /// Samples per optimizer step.
+    #[default = 256]
+    #[schemars(range(min = 1))]
     pub batch_size: usize,
-    /// Pieces a batch is cut into: the unit of the canonical sum. A power of two, at least the number of ranks.
+    /// Pieces a batch is cut into: the unit of the canonical sum. A power of two, at least the number of
+    /// ranks.
+    #[default = 8]
     pub micro_batches: usize,
     /// Largest number of epochs.
+    #[default = 10]
+    #[schemars(range(min = 1))]
     pub epochs: usize,
     /// Stop after this many epochs without a better valid AUC.
+    #[default = 2]
     pub patience: usize,
-    /// Train samples get the representation of a CRM that has not seen them: one of this many, each
-    /// trained on the rest of train. 0: all of the one CRM.
+    /// The CRM has seen the labels of the samples it is trained on, and is too sure of them. With K folds, K
+    /// more CRMs are trained, each without one K-th of train, whose representations are then its (out of
+    /// fold). 0 for none; else at least 2.
+    // Each is a CRM to be trained.
+    #[schemars(range(max = 64))]
     pub folds: usize,
-    /// What the gate reads: `final` (last hidden layer), `hidden` (its input) or `user`.
+    /// What the gate reads of the CRM.
+    #[default(Representation::Final)]
     pub representation: Representation,
 }
 
 /// The networks of a CRM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CrmNetwork {
     /// Attention over the history (DIN); over a retrieved one, SIM.
@@ -166,7 +231,7 @@ pub enum CrmNetwork {
 }
 
 /// What the CRM hands to the gate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Representation {
     /// r, the output of the last hidden layer, width H.
@@ -177,223 +242,140 @@ pub enum Representation {
     User,
 }
 
-/// `[prompt]`: how the text of a sample is written.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `[prompt]`.
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PromptConfig {
     /// Template file. Relative to the config file.
+    #[default(PathBuf::from("prompts/movietweetings.toml"))]
+    #[schemars(extend("format" = "path"))]
     pub template: PathBuf,
     /// Cut prompts at this many tokens (oldest history lines first). 0: the backbone's limit, at most 2048.
     pub max_tokens: usize,
 }
 
-/// `[adapter]`: the personalised LoRA.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `[adapter]`.
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdapterConfig {
-    /// Number N of meta-LoRAs per adapted projection. 1 is plain LoRA, without a gate.
+    /// Number N of experts (meta-LoRAs) per adapted projection. 1 is plain LoRA, without a gate.
+    #[default = 8]
+    #[schemars(range(min = 1, max = MAX_ADAPTER_SIZE))]
     pub experts: usize,
     /// Rank r of each expert.
+    #[default = 8]
+    #[schemars(range(min = 1, max = MAX_ADAPTER_SIZE))]
     pub rank: usize,
     /// LoRA scale: the update is multiplied by lora_alpha / rank.
+    #[default = 16.0]
     pub lora_alpha: f32,
-    /// Softmax temperature T of the gate.
+    /// Softmax temperature T of the gate: higher mixes more evenly.
+    #[default = 5.0]
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub temperature: f32,
-    /// `factor` (published code) or `product` (paper text).
+    /// How the experts are mixed.
+    #[default(MixForm::Factor)]
     pub form: MixForm,
     /// Take the square root of the mixture weights.
     pub sqrt_alpha: bool,
-    /// Experts a sample is given: those of the largest gate logits, the others get weight 0. 0 is all (soft routing).
+    /// Experts a sample is given: those of the largest gate logits, the others get weight 0. 0 is all (soft
+    /// routing).
     pub top_k: usize,
-    /// What the gate reads: `sample` (the CRM's representation, once per sample), `token` (that and the module's input, for every token) or `attention` (the representation as query, each expert's weights as key).
+    /// What the gate reads.
     pub gate: GateInput,
-    /// Width of the `sample` gate's hidden layer, and of the `attention` gate's queries, keys and hidden layer.
+    /// Width of the `sample` gate's hidden layer, and of the `attention` gate's queries, keys and hidden
+    /// layer.
+    #[default = 60]
+    #[schemars(range(min = 1))]
     pub gate_hidden: usize,
     /// Dropout inside the `sample` gate while tuning.
+    #[default = 0.1]
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub gate_dropout: f32,
-    /// Adapted projections.
+    /// Adapted projections, each once.
+    #[default(vec![Projection::QProj, Projection::VProj])]
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
     pub targets: Vec<Projection>,
-    /// What turns the final hidden state into an answer: `lm`, `ctr2` or `ctr1`.
+    /// What turns the last hidden state before the answer into P(like).
     pub head: Head,
-    /// File of a trained plain LoRA (`adapter_model.safetensors` in the `adapter/` or `adapter/plain_lora/` of another run) that stays frozen: tuned are scales of its rank and of its outputs. Empty: none. Relative to the config file.
+    /// File of a trained plain LoRA that stays frozen: instead of experts, scales of its rank and of its
+    /// outputs are tuned. It is the adapter_model.safetensors in another run's adapter/plain_lora/ (or
+    /// adapter/, if that run has experts = 1). experts must then be 1, and rank, lora_alpha and targets as in
+    /// that run. Empty: none. Relative to the config file.
+    #[schemars(extend("format" = "path"))]
     pub scale_of: PathBuf,
 }
 
-/// `[tune]`: tuning of the adapters on the few-shot set.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `[tune]`.
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TuneConfig {
     /// Size of the few-shot set, drawn from train; smaller sets are prefixes of larger ones.
+    #[default = 70_000]
+    #[schemars(range(min = 1))]
     pub few_shot: usize,
     /// How it is drawn.
     pub few_shot_sampler: FewShotSampler,
     /// Passes over the few-shot set.
+    #[default = 5]
+    #[schemars(range(min = 1))]
     pub epochs: usize,
     /// Samples per optimizer step, over all ranks.
+    #[default = 256]
+    #[schemars(range(min = 1))]
     pub global_batch: usize,
-    /// Pieces a global batch is cut into: the unit of the canonical sum. A power of two, at least the number of ranks.
+    /// Pieces a global batch is cut into: the unit of the canonical sum. A power of two, at least the number
+    /// of ranks.
+    #[default = 8]
     pub micro_batches: usize,
     /// Peak learning rate of AdamW; it decays linearly to 0.
+    #[default = 1e-3]
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub learning_rate: f32,
     /// Weight decay of AdamW.
+    #[schemars(range(min = 0.0))]
     pub weight_decay: f32,
     /// Gradients are scaled down to this norm.
+    #[default = 1.0]
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub max_grad_norm: f32,
     /// Write a checkpoint every this many steps.
+    #[default = 20]
+    #[schemars(range(min = 1))]
     pub checkpoint_every: u64,
     /// Valid samples scored after each epoch (0: none); the best epoch is not selected, only shown.
+    #[default = 512]
     pub valid_samples: usize,
-    /// Which of the valid samples: `sample` draws them with the seed, `first` takes the first in time.
+    /// Which of the valid samples.
     pub valid_order: LimitOrder,
     /// Also tune plain LoRA (N = 1, no gate) with the same settings, as a baseline.
+    #[default = true]
     pub plain_lora: bool,
 }
 
-/// `[evaluate]`: scoring of the test set.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// `[evaluate]`.
+#[derive(Clone, Debug, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluateConfig {
-    /// Score only this many samples of the test split (0: all of it); smaller limits are subsets of larger ones.
+    /// Score only this many samples of the test split (0: all of it); smaller limits are subsets of larger
+    /// ones.
     pub limit: u64,
-    /// Which of the test samples: `sample` draws them with the seed, `first` takes the first in time, a handful of users.
+    /// Which of the test samples.
     pub limit_order: LimitOrder,
     /// Samples per unit of work; also what a killed run loses at most per rank.
+    #[default = 256]
+    #[schemars(range(min = 1))]
     pub chunk_size: u64,
     /// Resamples of the users for the 95 % bootstrap intervals.
+    #[default = 1000]
     pub bootstrap: usize,
 }
 
-/// `[export]`: what is exported besides the bank of experts.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// `[export]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ExportConfig {
-    /// `user:item` raw ids whose mixed adapters are written as PEFT directories; empty: that of the first test sample.
+    /// "user:item" raw ids whose mixed adapters are written as PEFT directories; empty: that of the first test
+    /// sample.
     pub pairs: Vec<String>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            name: "experiment".into(),
-            seed: 42,
-            run_dir: "runs/experiment".into(),
-            data: DataConfig::default(),
-            backbone: BackboneSection::default(),
-            retrieve: RetrieveConfig::default(),
-            crm: CrmConfig::default(),
-            prompt: PromptConfig::default(),
-            adapter: AdapterConfig::default(),
-            tune: TuneConfig::default(),
-            evaluate: EvaluateConfig::default(),
-            export: ExportConfig::default(),
-            runtime: RuntimeConfig::default(),
-        }
-    }
-}
-
-impl Default for DataConfig {
-    fn default() -> Self {
-        Self {
-            format: DatasetFormat::Movietweetings,
-            path: "data/movietweetings-100k".into(),
-            k_core: 5,
-            min_history: 5,
-            label: LabelRule::AtLeast(8.0),
-            split: [0.8, 0.1, 0.1],
-            duplicates: Duplicates::Refuse,
-            memory_limit_mib: 1024,
-            columns: ColumnMapping::default(),
-        }
-    }
-}
-
-impl Default for BackboneSection {
-    fn default() -> Self {
-        Self { path: "models/stories260k".into(), weights: WeightType::F32 }
-    }
-}
-
-impl Default for RetrieveConfig {
-    fn default() -> Self {
-        Self {
-            pca_dimensions: 512,
-            text_k: 10,
-            text_order: Order::Sequential,
-            crm_k: 60,
-            crm_order: Order::Sequential,
-        }
-    }
-}
-
-impl Default for CrmConfig {
-    fn default() -> Self {
-        Self {
-            network: CrmNetwork::default(),
-            embedding_dim: 64,
-            hidden_dim: 256,
-            num_layers: 3,
-            num_attention_layers: 1,
-            dropout: 0.1,
-            learning_rate: 1e-3,
-            weight_decay: 0.0,
-            embedding_optimizer: EmbeddingOptimizer::Adamw,
-            batch_size: 256,
-            micro_batches: 8,
-            epochs: 10,
-            patience: 2,
-            folds: 0,
-            representation: Representation::Final,
-        }
-    }
-}
-
-impl Default for PromptConfig {
-    fn default() -> Self {
-        Self { template: "prompts/movietweetings.toml".into(), max_tokens: 0 }
-    }
-}
-
-impl Default for AdapterConfig {
-    fn default() -> Self {
-        Self {
-            experts: 8,
-            rank: 8,
-            lora_alpha: 16.0,
-            temperature: 5.0,
-            form: MixForm::Factor,
-            sqrt_alpha: false,
-            top_k: 0,
-            gate: GateInput::Sample,
-            gate_hidden: 60,
-            gate_dropout: 0.1,
-            targets: vec![Projection::QProj, Projection::VProj],
-            head: Head::Lm,
-            scale_of: PathBuf::new(),
-        }
-    }
-}
-
-impl Default for TuneConfig {
-    fn default() -> Self {
-        Self {
-            few_shot: 70_000,
-            few_shot_sampler: FewShotSampler::Uniform,
-            epochs: 5,
-            global_batch: 256,
-            micro_batches: 8,
-            learning_rate: 1e-3,
-            weight_decay: 0.0,
-            max_grad_norm: 1.0,
-            checkpoint_every: 20,
-            valid_samples: 512,
-            valid_order: LimitOrder::Sample,
-            plain_lora: true,
-        }
-    }
-}
-
-impl Default for EvaluateConfig {
-    fn default() -> Self {
-        Self { limit: 0, limit_order: LimitOrder::Sample, chunk_size: 256, bootstrap: 1000 }
-    }
 }

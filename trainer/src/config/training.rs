@@ -1,9 +1,10 @@
 //! Choices of `[crm]`, `[tune]` and `[evaluate]`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which rows of the CRM's embedding table a step moves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EmbeddingOptimizer {
     /// All of them: a row without a gradient moves as its moments say, as in the published code.
@@ -14,7 +15,7 @@ pub enum EmbeddingOptimizer {
 }
 
 /// Which samples of a split are scored, where a limit leaves some out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LimitOrder {
     /// Any, each as likely as the others, drawn with the seed; fewer are a subset of more.
@@ -25,7 +26,7 @@ pub enum LimitOrder {
 }
 
 /// Which samples of train the adapters are tuned on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FewShotSampler {
     /// Any, each as likely as the others.

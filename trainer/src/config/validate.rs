@@ -1,31 +1,49 @@
 //! Settings that can't work are refused before anything runs, each by its name.
+//!
+//! The schema has what is wrong with a value by itself; here are settings that don't go together.
 
 use std::path::{Path, PathBuf};
 
 use reclora_comm::Wire;
-use reclora_storage::StorageError;
-use reclora_storage::protocol::LabelRule;
 use reclora_storage::raw::ColumnMapping;
 
 use super::{
-    AdapterConfig, CommBackend, Config, CrmConfig, DataConfig, Device, GateInput, Reduction,
-    RuntimeConfig,
+    AdapterConfig, CommBackend, Config, CrmConfig, DataConfig, Device, GateInput, Problem,
+    Reduction, RuntimeConfig, check,
 };
-use crate::backbone::Projection;
 use crate::error::{Result, TrainerError};
 
-/// Most folds of train: each is a CRM to be trained.
-const MAX_FOLDS: usize = 64;
-/// Largest width and depth of the CRM.
-const MAX_CRM_SIZE: usize = 1 << 14;
-/// Smallest and largest memory of `prepare`, in MiB: less makes too many temporary runs, and no machine
-/// has more.
-const MIN_MEMORY_MIB: u64 = 16;
-const MAX_MEMORY_MIB: u64 = 1 << 30;
+/// What is wrong with a config: values by themselves first, which conflicts of theirs would only repeat.
+struct Found<'a> {
+    problems: &'a mut Vec<Problem>,
+    values: usize,
+}
 
-/// Ends the check of a config with the name of a setting and what is wrong with it.
-fn refuse<T>(field: &str, what: impl Into<String>) -> Result<T> {
-    Err(TrainerError::config(field, what))
+impl<'a> Found<'a> {
+    fn new(problems: &'a mut Vec<Problem>) -> Self {
+        Self { values: problems.len(), problems }
+    }
+
+    /// Settings that don't go together, the one that should change first.
+    fn conflict(&mut self, fields: &[&str], what: impl Into<String>) {
+        let is_wrong = |field: &&str| {
+            let mut wrong = self.problems[..self.values].iter().map(|problem| &problem.field);
+            wrong.any(|wrong| {
+                field
+                    .strip_prefix(wrong.as_str())
+                    .is_some_and(|below| below.is_empty() || below.starts_with('.'))
+            })
+        };
+        if !fields.iter().any(is_wrong) {
+            self.problems.push(Problem::new(fields[0], what));
+        }
+    }
+}
+
+/// Refuses the first problem: of values by themselves, and of conflicts.
+fn refuse(mut problems: Vec<Problem>, conflicts: impl FnOnce(&mut Found<'_>)) -> Result<()> {
+    conflicts(&mut Found::new(&mut problems));
+    problems.into_iter().next().map_or(Ok(()), |p| Err(TrainerError::config(p.field, p.what)))
 }
 
 impl Config {
@@ -34,138 +52,72 @@ impl Config {
     /// # Errors
     /// The first setting that can't work.
     pub fn validate(&self, world_size: usize) -> Result<()> {
-        let Self { data, retrieve, crm, adapter, tune, evaluate, .. } = self;
-        let positive = [
-            ("retrieve.pca_dimensions", retrieve.pca_dimensions as u64),
-            ("retrieve.crm_k", retrieve.crm_k as u64),
-            ("crm.batch_size", crm.batch_size as u64),
-            ("crm.epochs", crm.epochs as u64),
-            ("tune.few_shot", tune.few_shot as u64),
-            ("tune.epochs", tune.epochs as u64),
-            ("tune.global_batch", tune.global_batch as u64),
-            ("tune.checkpoint_every", tune.checkpoint_every),
-            ("evaluate.chunk_size", evaluate.chunk_size),
-            ("runtime.nproc_per_node", world_size as u64),
-            ("runtime.collective_timeout", self.runtime.collective_timeout),
-            ("runtime.rendezvous_timeout", self.runtime.rendezvous_timeout),
-            ("runtime.heartbeat_timeout", self.runtime.heartbeat_timeout),
-            ("runtime.pause_timeout", self.runtime.pause_timeout),
-            ("runtime.bucket_mib", self.runtime.bucket_mib as u64),
-        ];
-        if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return refuse(field, "must be at least 1");
-        }
-        if data.split.iter().any(|share| !(0.0..=1.0).contains(share))
-            || (data.split.iter().sum::<f64>() - 1.0).abs() > 1e-6
-        {
-            return refuse("data.split", format!("{:?}: three shares must sum to 1", data.split));
-        }
-        let (LabelRule::Greater(value) | LabelRule::AtLeast(value)) = data.label;
-        if !value.is_finite() {
-            return refuse("data.label", format!("{value} is not a rating"));
-        }
-        if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&data.memory_limit_mib) {
-            let what = format!(
-                "{} is not a number of MiB from {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}",
-                data.memory_limit_mib
-            );
-            return refuse("data.memory_limit_mib", what);
-        }
-        columns(data)?;
-        crm.validate()?;
-        adapter.validate()?;
-        optimizer("crm", crm.learning_rate, crm.weight_decay)?;
-        optimizer("tune", tune.learning_rate, tune.weight_decay)?;
-        if !(tune.max_grad_norm.is_finite() && tune.max_grad_norm > 0.0) {
-            let what = format!("{} is not a positive number", tune.max_grad_norm);
-            return refuse("tune.max_grad_norm", what);
-        }
+        refuse(check("", self), |found| self.conflicts(world_size, found))
+    }
+
+    /// Adds the settings that don't go together to the values that are wrong by themselves. Conflicts with those
+    /// are left out.
+    pub fn add_conflicts(&self, world_size: usize, problems: &mut Vec<Problem>) {
+        self.conflicts(world_size, &mut Found::new(problems));
+    }
+
+    fn conflicts(&self, world_size: usize, found: &mut Found<'_>) {
+        self.data.conflicts(found);
+        self.crm.conflicts(found);
+        self.adapter.conflicts(found);
         if let Some(pair) = self.export.pairs.iter().find(|pair| !pair.contains(':')) {
-            return refuse("export.pairs", format!("{pair:?}: write \"user:item\""));
+            found.conflict(&["export.pairs"], format!("{pair:?}: write \"user:item\""));
         }
-        if !self.export.pairs.is_empty() && adapter.gate == GateInput::Token && adapter.experts > 1
-        {
+        let is_per_token = self.adapter.gate == GateInput::Token && self.adapter.experts > 1;
+        if is_per_token && !self.export.pairs.is_empty() {
             let what = "no ordinary LoRA equals an adapter that mixes per token (adapter.gate = \"token\")";
-            return refuse("export.pairs", what);
+            found.conflict(&["export.pairs", "adapter.gate", "adapter.experts"], what);
         }
-        micro_batches("crm.micro_batches", crm.micro_batches, world_size)?;
-        micro_batches("tune.micro_batches", tune.micro_batches, world_size)?;
-        #[cfg(not(feature = "cuda"))]
-        if self.runtime.device == Device::Cuda {
-            return Err(no_cuda());
+        for (field, micro_batches) in self.micro_batches() {
+            if !micro_batches.is_power_of_two() {
+                found.conflict(&[field], format!("{micro_batches} is not a power of two"));
+            } else if !world_size.is_power_of_two() || world_size > micro_batches {
+                // Ranks share the leaves of a canonical sum evenly, or results would depend on their number.
+                let what = format!(
+                    "{world_size} ranks can't share {micro_batches} micro-batches ({field}) so that the \
+                     result is the same for any number of ranks; use a power of two of at most that many"
+                );
+                found.conflict(&["runtime.nproc_per_node", field], what);
+            }
         }
-        let RuntimeConfig { backend, reduction, device, .. } = &self.runtime;
-        match (backend, reduction) {
-            (CommBackend::Nccl, _) if cfg!(not(feature = "cuda")) => {
-                refuse("runtime.backend", "this build has no NCCL; use \"tcp\" (the default)")
-            }
-            (CommBackend::Nccl, _) if *device != Device::Cuda => {
-                let what = "\"nccl\" sums on GPUs: set device = \"cuda\", or use \"tcp\"";
-                refuse("runtime.backend", what)
-            }
-            (CommBackend::Nccl, _) if self.runtime.gradient_wire != Wire::F32 => {
-                refuse("runtime.gradient_wire", "\"nccl\" sums in f32; use \"f32\" (the default)")
-            }
-            (CommBackend::Tcp, Reduction::Fastest) => {
-                let what = "\"fastest\" is NCCL's own order: with tcp sums are \"canonical\"";
-                refuse("runtime.reduction", what)
-            }
-            _ => Ok(()),
-        }
+        self.runtime.conflicts(found);
+    }
+
+    /// Whether so many ranks can share the work.
+    pub fn is_shared_evenly(&self, world_size: usize) -> bool {
+        let is_enough = |(_, micro_batches)| world_size <= micro_batches;
+        world_size.is_power_of_two() && self.micro_batches().into_iter().all(is_enough)
+    }
+
+    fn micro_batches(&self) -> [(&'static str, usize); 2] {
+        [
+            ("crm.micro_batches", self.crm.micro_batches),
+            ("tune.micro_batches", self.tune.micro_batches),
+        ]
     }
 }
 
-/// The columns of CSV and Parquet, which other formats have no use for.
-fn columns(data: &DataConfig) -> Result<()> {
-    if !data.format.is_mapped() {
-        let name = data.format.name();
-        return if data.columns == ColumnMapping::default() {
-            Ok(())
-        } else {
+impl DataConfig {
+    fn conflicts(&self, found: &mut Found<'_>) {
+        if (self.split.iter().sum::<f64>() - 1.0).abs() > 1e-6 {
+            let what = format!("{:?}: three shares must sum to 1", self.split);
+            found.conflict(&["data.split"], what);
+        }
+        if self.format.is_mapped() {
+            for (setting, problem) in self.columns.problems() {
+                found.conflict(&[&format!("data.columns.{setting}"), "data.format"], problem);
+            }
+        } else if self.columns != ColumnMapping::default() {
+            let name = self.format.name();
             let what = format!("format = \"{name}\" knows its columns; use \"csv\" or \"parquet\"");
-            refuse("data.columns", what)
-        };
-    }
-    match data.columns.check() {
-        Err(StorageError::Mapping { setting, problem }) => {
-            refuse(&format!("data.columns.{setting}"), problem)
+            found.conflict(&["data.columns", "data.format"], what);
         }
-        checked => Ok(checked?),
     }
-}
-
-/// The device is one that this build can't use.
-#[cfg(not(feature = "cuda"))]
-pub(crate) fn no_cuda() -> TrainerError {
-    let what = "this build has no CUDA; use \"cpu\" (the default), or build with --features cuda";
-    TrainerError::config("runtime.device", what)
-}
-
-/// Ranks share the leaves of a canonical sum evenly, or results would depend on their number.
-fn micro_batches(field: &str, micro_batches: usize, world_size: usize) -> Result<()> {
-    if !micro_batches.is_power_of_two() {
-        return refuse(field, format!("{micro_batches} is not a power of two"));
-    }
-    if !world_size.is_power_of_two() || world_size > micro_batches {
-        let what = format!(
-            "{world_size} ranks can't share {micro_batches} micro-batches ({field}) so that the result \
-             is the same for any number of ranks; use a power of two of at most that many"
-        );
-        return refuse("runtime.nproc_per_node", what);
-    }
-    Ok(())
-}
-
-fn optimizer(section: &str, learning_rate: f32, weight_decay: f32) -> Result<()> {
-    if !(learning_rate.is_finite() && learning_rate > 0.0) {
-        let what = format!("{learning_rate} is not a positive number");
-        return refuse(&format!("{section}.learning_rate"), what);
-    }
-    if !(weight_decay.is_finite() && weight_decay >= 0.0) {
-        let what = format!("{weight_decay} is not a number of at least 0");
-        return refuse(&format!("{section}.weight_decay"), what);
-    }
-    Ok(())
 }
 
 impl CrmConfig {
@@ -174,27 +126,13 @@ impl CrmConfig {
     /// # Errors
     /// The first setting that can't work.
     pub fn validate(&self) -> Result<()> {
-        let positive = [
-            ("crm.embedding_dim", self.embedding_dim),
-            ("crm.hidden_dim", self.hidden_dim),
-            ("crm.num_layers", self.num_layers),
-            ("crm.num_attention_layers", self.num_attention_layers),
-        ];
-        if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return refuse(field, "must be at least 1");
+        refuse(check("crm", self), |found| self.conflicts(found))
+    }
+
+    fn conflicts(&self, found: &mut Found<'_>) {
+        if self.folds == 1 {
+            found.conflict(&["crm.folds"], "is 1; it must be 0 (none) or at least 2");
         }
-        // Far more than is of use, and no product of sizes overflows.
-        if let Some((field, _)) = positive.iter().find(|(_, value)| *value > MAX_CRM_SIZE) {
-            return refuse(field, format!("must be at most {MAX_CRM_SIZE}"));
-        }
-        if self.folds == 1 || self.folds > MAX_FOLDS {
-            let what = format!("must be 0 (none) or 2 to {MAX_FOLDS}");
-            return refuse("crm.folds", what);
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return refuse("crm.dropout", "must be at least 0 and below 1");
-        }
-        Ok(())
     }
 }
 
@@ -204,44 +142,7 @@ impl AdapterConfig {
     /// # Errors
     /// The first setting that can't work.
     pub fn validate(&self) -> Result<()> {
-        let positive = [
-            ("adapter.experts", self.experts),
-            ("adapter.rank", self.rank),
-            ("adapter.gate_hidden", if self.experts > 1 { self.gate_hidden } else { 1 }),
-        ];
-        if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return refuse(field, "is 0; it must be at least 1");
-        }
-        if self.experts.checked_mul(self.rank).is_none() {
-            let what = format!("{} experts of rank {}: too large", self.experts, self.rank);
-            return refuse("adapter.rank", what);
-        }
-        if self.top_k > self.experts {
-            let what = format!("{} of {} experts; 0 is all of them", self.top_k, self.experts);
-            return refuse("adapter.top_k", what);
-        }
-        if !self.lora_alpha.is_finite() {
-            let what = format!("{} is not a finite number", self.lora_alpha);
-            return refuse("adapter.lora_alpha", what);
-        }
-        if !(self.temperature.is_finite() && self.temperature > 0.0) {
-            let what = format!("{} is not a positive number", self.temperature);
-            return refuse("adapter.temperature", what);
-        }
-        if !(0.0..1.0).contains(&self.gate_dropout) {
-            return refuse("adapter.gate_dropout", format!("{} is not in 0..1", self.gate_dropout));
-        }
-        let mut targets = self.targets.clone();
-        targets.sort();
-        targets.dedup();
-        if targets.is_empty() || targets.len() != self.targets.len() {
-            let names = Projection::ALL.map(Projection::name).join(", ");
-            return refuse("adapter.targets", format!("must name some of {names}, each once"));
-        }
-        match self.frozen_lora() {
-            Some(_) => self.validate_scales(),
-            None => Ok(()),
-        }
+        refuse(check("adapter", self), |found| self.conflicts(found))
     }
 
     /// The LoRA whose scales are tuned, where it is one.
@@ -257,23 +158,72 @@ impl AdapterConfig {
 
     /// Checks what scales of a frozen LoRA ask of the other settings.
     pub(crate) fn validate_scales(&self) -> Result<()> {
+        refuse(Vec::new(), |found| self.conflicts_of_scales(found))
+    }
+
+    fn conflicts(&self, found: &mut Found<'_>) {
+        if self.top_k > self.experts {
+            let what = format!("{} of {} experts; 0 is all of them", self.top_k, self.experts);
+            found.conflict(&["adapter.top_k", "adapter.experts"], what);
+        }
+        if self.frozen_lora().is_some() {
+            self.conflicts_of_scales(found);
+        }
+    }
+
+    fn conflicts_of_scales(&self, found: &mut Found<'_>) {
         if self.experts != 1 {
             let what = format!(
                 "is {}; adapter.scale_of tunes scales of one plain LoRA, so it must be 1",
                 self.experts
             );
-            return refuse("adapter.experts", what);
+            found.conflict(&["adapter.experts", "adapter.scale_of"], what);
         }
         if self.gate != GateInput::default() {
             let what = "must be the default (\"sample\"): with adapter.scale_of there is no gate";
-            return refuse("adapter.gate", what);
+            found.conflict(&["adapter.gate", "adapter.scale_of"], what);
         }
-        Ok(())
     }
+}
+
+impl RuntimeConfig {
+    fn conflicts(&self, found: &mut Found<'_>) {
+        #[cfg(not(feature = "cuda"))]
+        if self.device == Device::Cuda {
+            found.conflict(&["runtime.device"], NO_CUDA);
+        }
+        let nccl = self.backend == CommBackend::Nccl;
+        if nccl && cfg!(not(feature = "cuda")) {
+            let what = "this build has no NCCL; use \"tcp\" (the default)";
+            found.conflict(&["runtime.backend"], what);
+        } else if nccl && self.device != Device::Cuda {
+            let what = "\"nccl\" sums on GPUs: set device = \"cuda\", or use \"tcp\"";
+            found.conflict(&["runtime.backend", "runtime.device"], what);
+        }
+        if nccl && self.gradient_wire != Wire::F32 {
+            let what = "\"nccl\" sums in f32; use \"f32\" (the default)";
+            found.conflict(&["runtime.gradient_wire", "runtime.backend"], what);
+        }
+        if !nccl && self.reduction == Reduction::Fastest {
+            let what = "\"fastest\" is NCCL's own order: with tcp sums are \"canonical\"";
+            found.conflict(&["runtime.reduction", "runtime.backend"], what);
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+const NO_CUDA: &str =
+    "this build has no CUDA; use \"cpu\" (the default), or build with --features cuda";
+
+/// The device is one that this build can't use.
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn no_cuda() -> TrainerError {
+    TrainerError::config("runtime.device", NO_CUDA)
 }
 
 #[cfg(test)]
 mod tests {
+    use reclora_storage::protocol::LabelRule;
     use reclora_storage::raw::DatasetFormat;
 
     use super::*;
@@ -336,6 +286,19 @@ mod tests {
             let error = refused(change, 1);
             assert!(error.starts_with(&format!("config: {field}: ")), "{field}: {error}");
         }
+    }
+
+    #[test]
+    fn all_is_found_at_once_and_no_conflict_with_what_is_wrong_by_itself() {
+        let mut config = Config::default();
+        (config.adapter.experts, config.adapter.top_k) = (0, 9);
+        (config.tune.micro_batches, config.crm.folds) = (6, 1);
+        config.runtime.reduction = Reduction::Fastest;
+        let mut problems = check("", &config);
+        config.add_conflicts(1, &mut problems);
+        let fields: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
+        let expected = ["adapter.experts", "crm.folds", "tune.micro_batches", "runtime.reduction"];
+        assert_eq!(fields, expected);
     }
 
     #[cfg(not(feature = "cuda"))]

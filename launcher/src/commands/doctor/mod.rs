@@ -31,7 +31,8 @@ pub fn doctor(args: &DoctorArgs) -> Result<()> {
             }
             Err(error) => {
                 let text = format!("{error:#}");
-                let (seen, help) = text.split_once("\n  help: ").unwrap_or((&text, "correct it"));
+                let split = text.split_once("\n  help: ").filter(|(_, help)| !help.contains('\n'));
+                let (seen, help) = split.unwrap_or((&text, "correct it"));
                 checks.push(Check::wrong("config", seen, help));
             }
         }

@@ -21,7 +21,7 @@ use reclora_trainer::error::TrainerError;
 use serde::Serialize;
 
 use crate::cli::InspectArgs;
-use crate::config;
+use crate::config::{self, Override};
 use crate::error::{LaunchError, Result};
 use crate::output::show;
 
@@ -89,8 +89,7 @@ fn is_config(path: &Path) -> bool {
 }
 
 fn of_config(path: &Path, set: &[String]) -> Result<Report> {
-    let config = config::load(path, set)?;
-    config.validate(1)?;
+    let config = config::load_for(path, set.iter().map(Override::set), |_| Some(1))?;
     look(&config.data, format!("data.format of {}", path.display()))
 }
 
@@ -172,9 +171,7 @@ fn likes(format: DatasetFormat) -> LabelRule {
 
 /// The data section with overrides, checked.
 fn with(data: DataConfig, set: &[String]) -> Result<DataConfig> {
-    let config = config::override_config(&Config { data, ..Config::default() }, set)?;
-    config.validate(1)?;
-    Ok(config.data)
+    Ok(config::override_config(&Config { data, ..Config::default() }, set)?.data)
 }
 
 /// Reads the ratings. What is wrong with them is no error of `inspect`, but said in its report.

@@ -4,34 +4,44 @@ use std::borrow::Cow;
 use std::path::{Component, Path};
 
 use encoding_rs::WINDOWS_1252;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use crate::error::{RawProblem, Result, StorageError};
 use crate::raw::time::Notation;
 
-/// `[data.columns]`: which columns of which tables hold what. Only for format = "csv" and "parquet".
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// `[data.columns]`.
+#[derive(Clone, Debug, PartialEq, Eq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ColumnMapping {
-    /// Table of ratings, relative to data.path: a file (CSV also as `.gz`), or for Parquet a directory as Spark writes it. Empty: `ratings.csv` or `ratings.parquet`.
+    /// Table of ratings, relative to data.path: a file (CSV also as `.gz`), or for Parquet a directory as Spark
+    /// writes it. Empty: `ratings.csv` or `ratings.parquet`.
     pub ratings: String,
-    /// Table of users, one row each; empty: none, and what is known of users is in the ratings.
+    /// Table of users, one row each. Empty: none, and what is known of users is in the ratings, the same in every
+    /// row of one user.
     pub users: String,
-    /// Table of items, one row each; empty: none, and what is known of items is in the ratings.
+    /// Table of items, one row each. Empty: none, and what is known of items is in the ratings, the same in every
+    /// row of one item.
     pub items: String,
     /// Column of the ratings with the user's id. Without a header, columns are called by number, from "1".
+    #[default = "user"]
     pub user: String,
     /// Column of the ratings with the item's id.
+    #[default = "item"]
     pub item: String,
     /// Column of the ratings with the rating, a number, or true (1) and false (0); at most 256 distinct ones.
+    #[default = "rating"]
     pub rating: String,
-    /// Column of the ratings with the time; empty: there is none, and samples are drawn as for BookCrossing.
+    /// Column of the ratings with the time. Empty: there is none, and each user gives one sample, drawn with a
+    /// fixed seed, as for BookCrossing.
+    #[default = "timestamp"]
     pub timestamp: String,
-    /// What a time is: `s`, `ms`, `us` or `ns` since 1970, with decimals or without, or `iso8601` (2011-08-01T20:41:57Z). Parquet's own timestamps need none.
+    /// What a time is. Parquet's own timestamps need none.
     pub time_unit: TimeUnit,
-    /// Column of the table of users with the id; empty: it is called as in the ratings.
+    /// Column of the table of users with the id. Empty: it is called as in the ratings.
     pub user_key: String,
-    /// Column of the table of items with the id; empty: it is called as in the ratings.
+    /// Column of the table of items with the id. Empty: it is called as in the ratings.
     pub item_key: String,
     /// Columns of users that the CRM reads as categories, in order.
     pub user_fields: Vec<String>,
@@ -41,37 +51,39 @@ pub struct ColumnMapping {
     pub item_fields: Vec<String>,
     /// Columns of items that prompts and item embeddings may use, e.g. the title.
     pub item_texts: Vec<String>,
-    /// Ratings whose user or item is not in its table: `refuse` them with an error, or `drop` and count them.
+    /// Ratings whose user or item is not in its table.
     pub unmatched: Unusable,
-    /// Ratings without a user, item, rating or time (empty, null, NaN): `refuse` them with an error, or `drop` and count them.
+    /// Ratings without a user, item, rating or time (empty, null, NaN).
     pub missing: Unusable,
     /// CSV: what separates two values, one ASCII character.
+    #[default = ","]
     pub delimiter: String,
-    /// CSV: `utf8`, or `latin1` for files that are neither.
+    /// CSV: how its bytes become text.
     pub encoding: TextEncoding,
     /// CSV: whether the first line has the names of the columns.
+    #[default = true]
     pub header: bool,
 }
 
 /// What a time is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TimeUnit {
-    /// Seconds since 1970.
+    /// Seconds since 1970, with decimals or without.
     #[default]
     S,
-    /// Milliseconds since 1970.
+    /// Milliseconds since 1970, with decimals or without.
     Ms,
-    /// Microseconds since 1970.
+    /// Microseconds since 1970, with decimals or without.
     Us,
-    /// Nanoseconds since 1970.
+    /// Nanoseconds since 1970, with decimals or without.
     Ns,
-    /// ISO 8601, UTC where it has no offset.
+    /// ISO 8601 (2011-08-01T20:41:57Z), UTC where it has no offset.
     Iso8601,
 }
 
 /// How the bytes of a CSV become text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TextEncoding {
     /// UTF-8; anything else is an error.
@@ -94,7 +106,7 @@ impl TextEncoding {
 }
 
 /// What happens to a rating that can't be used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Unusable {
     /// It is an error.
@@ -104,51 +116,35 @@ pub enum Unusable {
     Drop,
 }
 
-impl Default for ColumnMapping {
-    fn default() -> Self {
-        Self {
-            ratings: String::new(),
-            users: String::new(),
-            items: String::new(),
-            user: "user".into(),
-            item: "item".into(),
-            rating: "rating".into(),
-            timestamp: "timestamp".into(),
-            time_unit: TimeUnit::S,
-            user_key: String::new(),
-            item_key: String::new(),
-            user_fields: Vec::new(),
-            user_texts: Vec::new(),
-            item_fields: Vec::new(),
-            item_texts: Vec::new(),
-            unmatched: Unusable::Refuse,
-            missing: Unusable::Refuse,
-            delimiter: ",".into(),
-            encoding: TextEncoding::Utf8,
-            header: true,
-        }
-    }
-}
-
 impl ColumnMapping {
     /// Checks what can be checked without the tables.
     ///
     /// # Errors
     /// The first setting that can't work.
     pub fn check(&self) -> Result<()> {
-        let bad = |setting, problem: String| Err(StorageError::Mapping { setting, problem });
+        match self.problems().into_iter().next() {
+            Some((setting, problem)) => Err(StorageError::Mapping { setting, problem }),
+            None => Ok(()),
+        }
+    }
+
+    /// Settings that can't work, whatever the tables, and why.
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
         let ids = [("user", &self.user), ("item", &self.item), ("rating", &self.rating)];
         for (setting, column) in ids {
             if column.is_empty() {
-                return bad(setting, "is empty; name the column".into());
+                found.push((setting, "is empty; name the column".into()));
             }
         }
-        self.delimiter()?;
+        if let Err(StorageError::Mapping { setting, problem }) = self.delimiter() {
+            found.push((setting, problem));
+        }
         let tables = [("ratings", &self.ratings), ("users", &self.users), ("items", &self.items)];
         for (setting, table) in tables {
             let inside = |part| matches!(part, Component::Normal(_) | Component::CurDir);
             if !Path::new(table).components().all(inside) {
-                return bad(setting, format!("{table:?} is not a path inside data.path"));
+                found.push((setting, format!("{table:?} is not a path inside data.path")));
             }
         }
         let lists = [
@@ -161,24 +157,23 @@ impl ColumnMapping {
             let id = if key.is_empty() { id } else { key };
             for (i, column) in columns.iter().enumerate() {
                 if column.is_empty() {
-                    return bad(setting, "names a column \"\"".into());
-                }
-                if columns.iter().take(i).any(|before| before == column) {
-                    return bad(setting, format!("names the column {column:?} twice"));
-                }
-                if setting.ends_with("fields") && column == id {
-                    return bad(setting, format!("names {column:?}: the id is a field by itself"));
+                    found.push((setting, "names a column \"\"".into()));
+                } else if columns.iter().take(i).any(|before| before == column) {
+                    found.push((setting, format!("names the column {column:?} twice")));
+                } else if setting.ends_with("fields") && column == id {
+                    let what = format!("names {column:?}: the id is a field by itself");
+                    found.push((setting, what));
                 }
             }
         }
-        for (table, key, setting) in
-            [(&self.users, &self.user_key, "user_key"), (&self.items, &self.item_key, "item_key")]
-        {
+        let keys =
+            [(&self.users, &self.user_key, "user_key"), (&self.items, &self.item_key, "item_key")];
+        for (table, key, setting) in keys {
             if table.is_empty() && !key.is_empty() {
-                return bad(setting, "is for a table of its own, and none is named".into());
+                found.push((setting, "is for a table of its own, and none is named".into()));
             }
         }
-        Ok(())
+        found
     }
 
     /// The delimiter as the byte it is.
