@@ -25,7 +25,7 @@ fn rooms_use_only_what_is_below_them_and_files_no_circle() {
             ("run_dir", &["config", "exit", "hints"]),
             ("resolve", &["cli", "config"]),
             ("workers", &["cli", "config", "exit", "monitor", "progress", "run_dir", "signals"]),
-            ("cluster", &["cli", "exit", "monitor", "signals", "workers"]),
+            ("cluster", &["exit", "monitor", "signals", "workers"]),
             (
                 "pipeline",
                 &[
