@@ -8,6 +8,7 @@ mod attention;
 mod file;
 mod layers;
 mod network;
+mod parts;
 
 pub use file::Crm;
 pub use network::{CrmInput, Workspace};

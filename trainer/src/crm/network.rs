@@ -2,11 +2,13 @@
 
 use super::attention::AttentionInput;
 use super::layers::{Dropout, MlpState};
+use super::parts::Parts;
 use super::{Din, DinShape};
 use crate::config::Representation;
 use crate::kernels::pointwise::{add, axpy, dot};
 use crate::parameters::{Gradient, Parameters, splitmix};
 use crate::telemetry::measure::{Phase, processed, timed};
+use reclora_comm::tree;
 
 /// One sample, in rows of the shared table, numbered as they lie in the parameters.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +26,10 @@ pub struct CrmInput<'a> {
 pub struct Workspace {
     /// First history row of each sample, and the number of rows at the end.
     offsets: Vec<usize>,
+    /// First sample of each micro-batch, and the number of samples at the end.
+    sample_bounds: Vec<usize>,
+    /// First history row of each micro-batch, and the number of rows at the end.
+    row_bounds: Vec<usize>,
     /// `[rows, 2e]`: item and rating of each history row.
     pairs: Vec<f32>,
     /// `[rows, e]`: h.
@@ -54,12 +60,14 @@ impl Din {
         inputs: &[CrmInput<'_>],
     ) -> (Vec<f32>, Vec<f32>) {
         processed(inputs.len(), 0);
+        ws.sample_bounds = vec![0, inputs.len()];
         timed(Phase::Forward, || self.forward(parameters, ws, inputs, None));
         (ws.prediction.output.clone(), self.representations(parameters, ws, inputs))
     }
 
     /// Adds `weight` times the gradient of each sample's binary cross-entropy; returns their sum.
-    /// Dropout is on, a pure function of (`dropout_seed`, sample key, place).
+    /// Dropout is on, a pure function of (`dropout_seed`, sample key, place). Of several micro-batches, which
+    /// `gradient` tells apart, the sums are those of the tree.
     #[expect(clippy::too_many_arguments, reason = "what a training step is a function of")]
     pub fn loss_and_gradient(
         &self,
@@ -75,16 +83,20 @@ impl Din {
         let keys = DropoutKeys { seed: dropout_seed, samples: sample_keys };
         let keys = Some(keys).filter(|_| self.config.dropout > 0.0);
         processed(inputs.len(), 0);
+        ws.sample_bounds = gradient.bounds(inputs.len());
         timed(Phase::Forward, || self.forward(parameters, ws, inputs, keys));
-        let mut loss = 0.0;
+        let mut losses = vec![0.0; ws.sample_bounds.len() - 1];
         let mut dlogits = Vec::with_capacity(inputs.len());
-        for (&logit, &label) in ws.prediction.output.iter().zip(labels) {
-            // log(1 + e^x) without overflow.
-            loss += logit.max(0.0) - logit * label + (-logit.abs()).exp().ln_1p();
-            dlogits.push(weight * (1.0 / (1.0 + (-logit).exp()) - label));
+        for (loss, bounds) in losses.iter_mut().zip(ws.sample_bounds.windows(2)) {
+            let range = bounds[0]..bounds[1];
+            for (&logit, &label) in ws.prediction.output[range.clone()].iter().zip(&labels[range]) {
+                // log(1 + e^x) without overflow.
+                *loss += logit.max(0.0) - logit * label + (-logit.abs()).exp().ln_1p();
+                dlogits.push(weight * (1.0 / (1.0 + (-logit).exp()) - label));
+            }
         }
         timed(Phase::Backward, || self.backward(parameters, ws, inputs, &dlogits, gradient));
-        loss
+        tree::fold(losses, |left, right| *left += right).unwrap_or_default()
     }
 
     fn row<'p>(&self, parameters: Parameters<'p>, feature: u32) -> &'p [f32] {
@@ -109,7 +121,8 @@ impl Din {
                 .extend(keys.samples.iter().map(|sample| splitmix(keys.seed ^ splitmix(*sample))));
         }
         let dropout = keys.map(|_| Dropout { probability, row_keys: &ws.row_keys });
-        self.prediction.forward(parameters.dense, inputs.len(), dropout, &mut ws.prediction);
+        let parts = Parts::new(&ws.sample_bounds);
+        self.prediction.forward(parameters.dense, parts, dropout, &mut ws.prediction);
     }
 
     /// h = ReLU(Linear([E[item]; E[rating]])) for every history row.
@@ -131,7 +144,10 @@ impl Din {
             }
         }
         ws.offsets.push(rows);
-        self.history.forward(parameters.dense, &ws.pairs, rows, &mut ws.history);
+        ws.row_bounds.clear();
+        ws.row_bounds.extend(ws.sample_bounds.iter().map(|sample| ws.offsets[*sample]));
+        let parts = Parts::new(&ws.row_bounds);
+        self.history.forward(parameters.dense, &ws.pairs, parts, &mut ws.history);
         ws.history.iter_mut().for_each(|value| *value = value.max(0.0));
     }
 
@@ -147,17 +163,19 @@ impl Din {
         let queries = inputs.iter().map(|input| self.row(parameters, input.fields[item_field]));
         let y = ws.attention.layer(1);
         let layer = &self.attention.hidden[0];
-        ws.attention_input.forward(layer, parameters.dense, queries, &ws.history, &ws.offsets, y);
+        let parts = [&ws.sample_bounds, &ws.row_bounds].map(|bounds| Parts::new(bounds));
+        let (input, dense) = (&mut ws.attention_input, parameters.dense);
+        input.forward(layer, dense, queries, &ws.history, &ws.offsets, parts, y);
         ws.row_keys.clear();
         for (sample, key) in keys.iter().flat_map(|keys| keys.samples.iter().enumerate()) {
             let key = keys.map_or(0, |keys| keys.seed) ^ splitmix(*key);
             let places = 1..=(ws.offsets[sample + 1] - ws.offsets[sample]) as u64;
             ws.row_keys.extend(places.map(|place| splitmix(key ^ place << 32)));
         }
-        let rows = ws.offsets[inputs.len()];
         let probability = self.config.dropout;
         let dropout = keys.map(|_| Dropout { probability, row_keys: &ws.row_keys });
-        self.attention.forward_from(1, parameters.dense, rows, dropout, &mut ws.attention);
+        let [_, of_rows] = parts;
+        self.attention.forward_from(1, parameters.dense, of_rows, dropout, &mut ws.attention);
     }
 
     /// z = flatten([fields; u]), u = Σ a h.
@@ -219,15 +237,17 @@ impl Din {
         let e = self.config.embedding_dim;
         let keep = 1.0 - self.config.dropout;
         let DinShape { fields, item_field, .. } = self.shape;
-        let dz =
-            self.prediction.backward(parameters.dense, dlogits, keep, gradient, &mut ws.prediction);
+        let parts = [&ws.sample_bounds, &ws.row_bounds].map(|bounds| Parts::new(bounds));
+        let [of_samples, of_rows] = parts;
+        let (dense, state) = (parameters.dense, &mut ws.prediction);
+        let dz = self.prediction.backward(dense, dlogits, of_samples, keep, gradient, state);
         let width = (fields + 1) * e;
         ws.dhistory.clear();
         ws.dattention.clear();
         for (sample, input) in inputs.iter().enumerate() {
             let dz = &dz[sample * width..(sample + 1) * width];
             for (feature, d) in input.fields.iter().zip(dz.chunks_exact(e)) {
-                add(gradient.row(*feature), d);
+                add(gradient.row_of(sample, *feature), d);
             }
             let du = &dz[fields * e..];
             for row in ws.offsets[sample]..ws.offsets[sample + 1] {
@@ -238,11 +258,12 @@ impl Din {
         }
         let state = &mut ws.attention;
         let dy =
-            self.attention.backward_to(1, parameters.dense, &ws.dattention, keep, gradient, state);
+            self.attention.backward_to(1, dense, &ws.dattention, of_rows, keep, gradient, state);
         let layer = &self.attention.hidden[0];
-        ws.attention_input.backward(layer, dy, &ws.offsets, gradient, &mut ws.dhistory);
-        for (input, dq) in inputs.iter().zip(ws.attention_input.dqueries.chunks_exact(e)) {
-            add(gradient.row(input.fields[item_field]), dq);
+        ws.attention_input.backward(layer, dy, &ws.offsets, parts, gradient, &mut ws.dhistory);
+        let dqueries = ws.attention_input.dqueries.chunks_exact(e);
+        for (sample, (input, dq)) in inputs.iter().zip(dqueries).enumerate() {
+            add(gradient.row_of(sample, input.fields[item_field]), dq);
         }
         self.history_backward(parameters, ws, inputs, gradient);
     }
@@ -258,13 +279,14 @@ impl Din {
         for (d, h) in ws.dhistory.iter_mut().zip(&ws.history) {
             *d = if *h > 0.0 { *d } else { 0.0 };
         }
-        self.history.backward(parameters.dense, &ws.pairs, &ws.dhistory, gradient, &mut ws.dpairs);
+        let (parts, dpairs) = (Parts::new(&ws.row_bounds), &mut ws.dpairs);
+        self.history.backward(parameters.dense, &ws.pairs, &ws.dhistory, parts, gradient, dpairs);
         let mut rows = ws.dpairs.chunks_exact(2 * e);
-        for input in inputs {
+        for (sample, input) in inputs.iter().enumerate() {
             let pairs = input.history_items.iter().zip(input.history_ratings);
             for ((&item, &rating), d) in pairs.zip(&mut rows) {
-                add(gradient.row(item), &d[..e]);
-                add(gradient.row(rating), &d[e..]);
+                add(gradient.row_of(sample, item), &d[..e]);
+                add(gradient.row_of(sample, rating), &d[e..]);
             }
         }
     }
