@@ -1,4 +1,4 @@
-//! What a tuning step of a 7B backbone would take on up to 1,024 GPUs: a prediction ([`reclora_comm::cost`]),
+//! What a tuning step of a 7B backbone would take on up to 1,024 GPUs: a prediction (`cost/`),
 //! checked where it can be.
 //!
 //! ```sh
@@ -12,13 +12,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that can't go on says where")]
 
+mod cost;
 mod ranks;
 
 use std::time::Duration;
 
+use cost::{Link, Step};
 use ranks::{median, number, start, sums, this_rank};
 use reclora_comm::Communicator;
-use reclora_comm::cost::{Link, Step};
 
 /// Sizes that are fitted, and sizes that are predicted, in values.
 const FITTED: [usize; 4] = [1_000, 50_000, 1_000_000, 16_000_000];

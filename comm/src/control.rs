@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, copy, sink, split};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::codec::{read_frame, write_frame};
 use crate::error::{CommError, Result};
 use crate::handshake::{HANDSHAKE_LIMIT, Purpose, admit, dial, receive, send};
-use crate::rendezvous::runtime;
 use crate::secret::Secret;
+use crate::service::{Service, runtime};
 
 /// Between two signs of life.
 pub const BEAT: Duration = Duration::from_millis(500);
@@ -151,11 +151,13 @@ async fn take(
     peer: &str,
     on: &mut impl FnMut(Incoming),
 ) -> CommError {
-    let lost = |why: String| CommError::Unreachable { endpoint: peer.into(), why };
     loop {
         match timeout(SILENCE, read_frame(stream, MESSAGE_LIMIT)).await {
-            Err(_) => return lost(format!("no sign of life for {} s", SILENCE.as_secs())),
-            Ok(Err(error)) => return lost(error.to_string()),
+            Err(_) => {
+                let why = format!("no sign of life for {} s", SILENCE.as_secs());
+                return CommError::unreachable(peer, why);
+            }
+            Ok(Err(error)) => return CommError::unreachable(peer, error),
             // A sign of life.
             Ok(Ok(bytes)) if bytes.is_empty() => {}
             Ok(Ok(bytes)) => on(Incoming::Message(bytes)),
@@ -182,17 +184,15 @@ async fn give(
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("it took nothing for {} s", SILENCE.as_secs()),
         };
-        return Some(CommError::Unreachable { endpoint: peer.into(), why });
+        return Some(CommError::unreachable(peer, why));
     }
 }
 
 /// Waits for agents to come.
 #[derive(Debug)]
 pub struct ControlListener {
-    address: SocketAddr,
+    service: Service,
     arrivals: Receiver<Arrival>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 /// An agent that knows the secret.
@@ -211,58 +211,32 @@ impl ControlListener {
     /// # Errors
     /// The address can't be listened on, or the system gives no thread.
     pub fn start(bind: SocketAddr, secret: Secret) -> Result<Self> {
-        let failed = |why: std::io::Error| CommError::Bind {
-            address: bind.to_string(),
-            why: why.to_string(),
-        };
-        let listener = std::net::TcpListener::bind(bind).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        let runtime = runtime()?;
         let (arrived, arrivals) = channel();
-        let (stop, stopped) = oneshot::channel();
-        let serve = move || {
-            runtime.block_on(async move {
-                let Ok(listener) = TcpListener::from_std(listener) else { return };
-                let (candidates, mut proven) = mpsc::channel(1);
-                let hand_over = async {
-                    while let Some((introduction, stream, address)) = proven.recv().await {
-                        if let Ok(stream) = TcpStream::into_std(stream) {
-                            let _ = arrived.send(Arrival { introduction, address, stream });
-                        }
+        let serve = async move |listener| {
+            let (candidates, mut proven) = mpsc::channel(1);
+            let hand_over = async {
+                while let Some((introduction, stream, address)) = proven.recv().await {
+                    if let Ok(stream) = TcpStream::into_std(stream) {
+                        let _ = arrived.send(Arrival { introduction, address, stream });
                     }
-                };
-                tokio::select! {
-                    _ = stopped => {}
-                    () = admit(listener, Purpose::Agent, secret, candidates) => {}
-                    () = hand_over => {}
                 }
-            });
+            };
+            tokio::select! {
+                () = admit(listener, Purpose::Agent, secret, candidates) => {}
+                () = hand_over => {}
+            }
         };
-        let thread = std::thread::Builder::new()
-            .name("agents".into())
-            .spawn(serve)
-            .map_err(|why| CommError::system("start a thread for agents", why))?;
-        Ok(Self { address, arrivals, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { service: Service::start(bind, "agents", serve)?, arrivals })
     }
 
     /// Where it listens, with the real port.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.service.address()
     }
 
     /// The next agent, if one comes within `wait`.
     pub fn next(&self, wait: Duration) -> Option<Arrival> {
         self.arrivals.recv_timeout(wait).ok()
-    }
-}
-
-impl Drop for ControlListener {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -285,10 +259,10 @@ impl Arrival {
     fn answer(self, answer: &Answer) -> Result<(tokio::runtime::Runtime, TcpStream)> {
         let (runtime, peer) = (runtime()?, self.address.to_string());
         let stream = runtime.block_on(async {
-            let lost = |why: String| CommError::Unreachable { endpoint: peer.clone(), why };
-            let mut stream = TcpStream::from_std(self.stream).map_err(|e| lost(e.to_string()))?;
+            let lost = |why: &dyn std::fmt::Display| CommError::unreachable(&peer, why);
+            let mut stream = TcpStream::from_std(self.stream).map_err(|why| lost(&why))?;
             let sent = timeout(HANDSHAKE_LIMIT, send(&mut stream, &peer, answer)).await;
-            sent.map_err(|_| lost("it did not read its answer".into()))??;
+            sent.map_err(|_| lost(&"it did not read its answer"))??;
             Ok::<_, CommError>(stream)
         })?;
         Ok((runtime, stream))
@@ -328,10 +302,10 @@ async fn knock(
     introduction: &Introduction,
     until: Instant,
 ) -> Result<TcpStream> {
-    let unreachable = |why: String| CommError::Unreachable { endpoint: endpoint.into(), why };
+    let unreachable = |why: &dyn std::fmt::Display| CommError::unreachable(endpoint, why);
     let talk = async {
         let connected = TcpStream::connect(endpoint).await;
-        let mut stream = connected.map_err(|error| unreachable(error.to_string()))?;
+        let mut stream = connected.map_err(|error| unreachable(&error))?;
         dial(&mut stream, endpoint, Purpose::Agent, secret, introduction).await?;
         match receive(&mut stream, endpoint).await? {
             Answer::Welcome => Ok(stream),
@@ -343,5 +317,5 @@ async fn knock(
         }
     };
     let talk = tokio::time::timeout_at(until, talk).await;
-    talk.unwrap_or_else(|_| Err(unreachable("no answer by the deadline".into())))
+    talk.unwrap_or_else(|_| Err(unreachable(&"no answer by the deadline")))
 }

@@ -35,7 +35,7 @@ pub enum CommError {
         why: String,
     },
     /// Some ranks did not enter a collective in time.
-    #[error("{collective} #{sequence}: waited {timeout:?} for {}; it is stuck or far behind, see its log, or raise runtime.collective_timeout", ranks(.missing))]
+    #[error("{collective} #{sequence}: waited {timeout:?} for {}; it is stuck or far behind, see its log", ranks(.missing))]
     Timeout {
         /// Name of the collective.
         collective: String,
@@ -117,7 +117,7 @@ pub enum CommError {
         peer: String,
     },
     /// Not all ranks came.
-    #[error("rendezvous: waited {timeout:?} for {}; see their logs, or raise runtime.rendezvous_timeout", ranks(.missing))]
+    #[error("rendezvous: waited {timeout:?} for {}; see their logs", ranks(.missing))]
     Rendezvous {
         /// The ranks that did not come.
         missing: Vec<usize>,
@@ -133,9 +133,7 @@ pub enum CommError {
         why: String,
     },
     /// An address can't be listened on.
-    #[error(
-        "can't listen on {address}: {why}; choose another with --rdzv-endpoint, or leave it out for any free port"
-    )]
+    #[error("can't listen on {address}: {why}")]
     Bind {
         /// The address.
         address: String,
@@ -165,6 +163,16 @@ impl CommError {
     /// A [`CommError::System`].
     pub(crate) fn system(what: &str, why: impl std::fmt::Display) -> Self {
         Self::System { what: what.into(), why: why.to_string() }
+    }
+
+    /// A [`CommError::Unreachable`].
+    pub(crate) fn unreachable(endpoint: impl Into<String>, why: impl std::fmt::Display) -> Self {
+        Self::Unreachable { endpoint: endpoint.into(), why: why.to_string() }
+    }
+
+    /// A [`CommError::Bind`].
+    pub(crate) fn bind(address: std::net::SocketAddr, why: impl std::fmt::Display) -> Self {
+        Self::Bind { address: address.to_string(), why: why.to_string() }
     }
 
     /// A [`CommError::Malformed`].

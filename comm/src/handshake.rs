@@ -99,9 +99,7 @@ pub(crate) async fn send<T: Serialize>(
     value: &T,
 ) -> Result<()> {
     let bytes = encode(value).map_err(|what| CommError::system("encode a message", what))?;
-    write_frame(stream, &bytes)
-        .await
-        .map_err(|error| CommError::Unreachable { endpoint: peer.into(), why: error.to_string() })
+    write_frame(stream, &bytes).await.map_err(|error| CommError::unreachable(peer, error))
 }
 
 /// Receives one control frame.
@@ -109,7 +107,7 @@ pub(crate) async fn receive<T: DeserializeOwned>(stream: &mut TcpStream, peer: &
     let bytes =
         read_frame(stream, CONTROL_LIMIT as u64).await.map_err(|error| match error.kind() {
             std::io::ErrorKind::InvalidData => CommError::malformed(peer, error),
-            _ => CommError::Unreachable { endpoint: peer.into(), why: error.to_string() },
+            _ => CommError::unreachable(peer, error),
         })?;
     decode(&bytes).map_err(|what| CommError::malformed(peer, what))
 }

@@ -11,8 +11,8 @@
 
 mod codec;
 mod communicator;
+mod config;
 pub mod control;
-pub mod cost;
 mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -24,6 +24,7 @@ mod nccl;
 mod record;
 pub mod rendezvous;
 mod secret;
+mod service;
 mod tcp;
 pub mod tree;
 

@@ -8,9 +8,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::config::JoinConfig;
 use crate::error::{CommError, Result};
 use crate::handshake::{HANDSHAKE_LIMIT, Purpose, accept, dial};
-use crate::rendezvous::JoinConfig;
 
 /// Bytes under way between ranks of one machine: few, so that they are still in the cache when the other
 /// rank reads them. Between machines the system finds out by itself how many the network takes.
@@ -55,9 +55,8 @@ fn tune(stream: &TcpStream) -> std::io::Result<()> {
 
 async fn dial_peer(config: &JoinConfig, peer: usize, address: SocketAddr) -> Result<TcpStream> {
     let name = format!("rank {peer} at {address}");
-    let mut stream = TcpStream::connect(address)
-        .await
-        .map_err(|why| CommError::Unreachable { endpoint: name.clone(), why: why.to_string() })?;
+    let mut stream =
+        TcpStream::connect(address).await.map_err(|why| CommError::unreachable(&name, why))?;
     dial(&mut stream, &name, Purpose::Mesh, &config.secret, &config.rank).await?;
     Ok(stream)
 }

@@ -1,62 +1,23 @@
 //! Where ranks meet: a [`Store`] in the launcher, and [`join`] in every rank.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::communicator::Wire;
+pub use crate::config::{JoinConfig, StoreConfig};
 use crate::error::{CommError, Result};
 use crate::handshake::{HANDSHAKE_LIMIT, Identity, Purpose, admit, dial, receive, send};
 use crate::mesh;
-use crate::secret::Secret;
+use crate::service::{Service, runtime};
 use crate::tcp::TcpCommunicator;
 
 /// How long after the store's deadline a rank still waits for the store's reason.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// What a [`Store`] needs.
-#[derive(Clone, Debug)]
-pub struct StoreConfig {
-    /// Where to listen; port 0 takes any free one.
-    pub bind: SocketAddr,
-    /// Ranks in the job.
-    pub world_size: usize,
-    /// The job's secret.
-    pub secret: Secret,
-    /// What the ranks must be.
-    pub identity: Identity,
-    /// How long all ranks have to come.
-    pub deadline: Duration,
-}
-
-/// What a rank needs to [`join`].
-#[derive(Clone, Debug)]
-pub struct JoinConfig {
-    /// `host:port` of the store.
-    pub endpoint: String,
-    /// This rank, from 0.
-    pub rank: usize,
-    /// Ranks in the job.
-    pub world_size: usize,
-    /// The job's secret.
-    pub secret: Secret,
-    /// What this rank is.
-    pub identity: Identity,
-    /// How long all ranks have to come.
-    pub deadline: Duration,
-    /// How long this rank waits for another in one collective.
-    pub timeout: Duration,
-    /// In what values of sums cross the wire.
-    pub wire: Wire,
-    /// Address of this machine on which other ranks reach this one.
-    pub listen_host: IpAddr,
-}
 
 /// What a rank tells the store.
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,11 +39,7 @@ pub(crate) enum Answer {
 
 /// The meeting point of one job: lives until dropped.
 #[derive(Debug)]
-pub struct Store {
-    address: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
+pub struct Store(Service);
 
 impl Store {
     /// Listens and serves in a thread of its own.
@@ -93,55 +50,16 @@ impl Store {
         if config.world_size == 0 {
             return Err(CommError::Config("a job has at least one rank".into()));
         }
-        let bind = |why: std::io::Error| CommError::Bind {
-            address: config.bind.to_string(),
-            why: why.to_string(),
-        };
-        let listener = std::net::TcpListener::bind(config.bind).map_err(bind)?;
-        listener.set_nonblocking(true).map_err(bind)?;
-        let address = listener.local_addr().map_err(bind)?;
-        let runtime = runtime()?;
-        let (stop, stopped) = oneshot::channel();
-        let serve = move || {
-            runtime.block_on(async move {
-                let Ok(listener) = TcpListener::from_std(listener) else { return };
-                tokio::select! {
-                    _ = stopped => {}
-                    () = serve(listener, Arc::new(config)) => {}
-                }
-            });
-        };
-        let thread = std::thread::Builder::new()
-            .name("rendezvous".into())
-            .spawn(serve)
-            .map_err(|why| CommError::system("start the rendezvous thread", why))?;
-        Ok(Store { address, stop: Some(stop), thread: Some(thread) })
+        Service::start(config.bind, "rendezvous", |listener| serve(listener, config)).map(Self)
     }
 
     /// Where it listens, with the real port.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.0.address()
     }
 }
 
-impl Drop for Store {
-    fn drop(&mut self) {
-        // Either the thread hears the sender go, or it has ended by itself.
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|why| CommError::system("start the network runtime", why))
-}
-
-async fn serve(listener: TcpListener, config: Arc<StoreConfig>) {
+async fn serve(listener: TcpListener, config: StoreConfig) {
     let (candidates, mut arrived) = mpsc::channel(64);
     let admit = admit(listener, Purpose::Store, config.secret.clone(), candidates);
     let gather = async {
@@ -236,8 +154,7 @@ pub fn join(config: JoinConfig) -> Result<TcpCommunicator> {
 async fn meet(config: &JoinConfig) -> Result<Vec<Option<TcpStream>>> {
     let until = Instant::now() + config.deadline + GRACE;
     let local = SocketAddr::new(config.listen_host, 0);
-    let bind =
-        |why: std::io::Error| CommError::Bind { address: local.to_string(), why: why.to_string() };
+    let bind = |why: std::io::Error| CommError::bind(local, why);
     let listener = TcpListener::bind(local).await.map_err(bind)?;
     let request = Request {
         rank: config.rank,
@@ -246,10 +163,9 @@ async fn meet(config: &JoinConfig) -> Result<Vec<Option<TcpStream>>> {
         address: listener.local_addr().map_err(bind)?,
     };
     let asked = timeout_at(until, ask(config, &request)).await;
-    let no_answer = |_| CommError::Unreachable {
-        endpoint: config.endpoint.clone(),
-        why: format!("no answer within {:?}", config.deadline + GRACE),
-    };
+    let within = config.deadline + GRACE;
+    let no_answer =
+        |_| CommError::unreachable(&config.endpoint, format!("no answer within {within:?}"));
     match asked.map_err(no_answer)?? {
         Answer::Welcome(addresses) if addresses.len() == config.world_size => {
             mesh::form(config, &addresses, listener).await
@@ -273,10 +189,7 @@ async fn ask(config: &JoinConfig, request: &Request) -> Result<Answer> {
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            Err(error) => {
-                let why = error.to_string();
-                return Err(CommError::Unreachable { endpoint: endpoint.into(), why });
-            }
+            Err(error) => return Err(CommError::unreachable(endpoint, error)),
         }
     };
     dial(&mut stream, endpoint, Purpose::Store, &config.secret, request).await?;

@@ -1,10 +1,8 @@
 //! Collectives between real sockets: the canonical order to the bit, and typed errors.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::Job;
+use crate::common::Job;
 use half::bf16;
 use proptest::prelude::*;
 use reclora_comm::rendezvous::join;

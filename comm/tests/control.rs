@@ -1,5 +1,4 @@
 //! Connections between launchers: messages in order, both ways; strangers, refusals, and ends.
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, channel};

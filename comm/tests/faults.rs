@@ -1,23 +1,16 @@
 //! What goes wrong between machines: every survivor returns an error that names the rank, in time (S-2).
 //!
-//! Every rank is a process, this test binary again, running only `a_process` in a namespace of its own.
+//! Every rank is a process (`processes/`) in a namespace of its own.
 
-#![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod common;
-mod network;
-
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::identity;
-use network::{Network, wait, within};
-use reclora_comm::rendezvous::{JoinConfig, Store, StoreConfig, join};
-use reclora_comm::{CommError, Communicator, Identity, Secret, Wire, tree};
+use reclora_comm::Secret;
 use tempfile::TempDir;
+
+use crate::common::identity;
+use crate::network::{Network, wait, within};
 
 /// How long a rank waits for the others in one collective.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -25,67 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 const SLACK: Duration = Duration::from_secs(2);
 /// How long the ranks have to find each other.
 const MEETING: Duration = Duration::from_secs(5);
-const LENGTH: usize = 300_000;
 const PORT: u16 = 29_500;
-
-fn leaf(rank: usize) -> Vec<f32> {
-    (0..LENGTH).map(|i| ((i * 7 + rank * 13) % 1009) as f32 * 1e-3 - 0.4).collect()
-}
-
-/// Does nothing unless a test made it the store or a rank.
-#[test]
-fn a_process() {
-    let Ok(role) = std::env::var("TEST_ROLE") else { return };
-    let get = |name: &str| std::env::var(name).unwrap();
-    let (address, secret) = (get("TEST_STORE"), Secret::from_hex(&get("TEST_SECRET")).unwrap());
-    let world_size = get("TEST_WORLD_SIZE").parse().unwrap();
-    if role == "store" {
-        let bind: SocketAddr = address.parse().unwrap();
-        let deadline = MEETING;
-        let config = StoreConfig { bind, world_size, secret, identity: identity(), deadline };
-        let _store = Store::start(config).unwrap();
-        std::thread::sleep(Duration::from_secs(60));
-        return;
-    }
-    let build_id = get("TEST_BUILD");
-    let config = JoinConfig {
-        endpoint: address,
-        rank: role.parse().unwrap(),
-        world_size,
-        secret,
-        identity: Identity { build_id, ..identity() },
-        deadline: MEETING,
-        timeout: TIMEOUT,
-        wire: Wire::F32,
-        listen_host: get("TEST_HOST").parse().unwrap(),
-    };
-    let directory = PathBuf::from(get("TEST_DIRECTORY"));
-    let said = match work(config, &directory) {
-        Ok(()) => "done".to_owned(),
-        Err(error) => format!("{:?} {error}", error.culprits()),
-    };
-    std::fs::write(directory.join(format!("said_{role}")), said).unwrap();
-}
-
-/// Sums until the test says that it is enough, or until one fails.
-fn work(config: JoinConfig, directory: &Path) -> Result<(), CommError> {
-    let mut comm = join(config)?;
-    let expected = tree::sum((0..comm.world_size()).map(leaf).collect()).unwrap();
-    for round in 0.. {
-        let mut buffer = leaf(comm.rank());
-        comm.all_reduce_sum(&format!("gradient of round {round}"), &mut buffer)?;
-        assert!(buffer.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()));
-        if round == 2 {
-            std::fs::write(directory.join(format!("sums_{}", comm.rank())), "").unwrap();
-        }
-        let mut enough = vec![u8::from(directory.join("enough").exists())];
-        comm.broadcast("enough", 0, &mut enough)?;
-        if enough == [1] {
-            break;
-        }
-    }
-    Ok(())
-}
 
 /// A job on as many machines as ranks.
 struct Machines {
@@ -110,20 +43,22 @@ impl Machines {
             false => format!("{net}254:{PORT}"),
         };
         let process = |namespace: &str, role: &str| {
-            let mut command = within(namespace, &std::env::current_exe().unwrap());
+            let mut command = within(namespace, env!("CARGO_BIN_EXE_test-process"));
             command
-                .args(["--exact", "a_process", "--nocapture"])
                 .env("TEST_ROLE", role)
                 .env("TEST_STORE", &store)
                 .env("TEST_SECRET", &secret)
                 .env("TEST_WORLD_SIZE", world_size.to_string())
                 .env("TEST_BUILD", identity().build_id)
                 .env("TEST_DIRECTORY", directory.path())
+                .env("TEST_DEADLINE", MEETING.as_secs().to_string())
+                .env("TEST_TIMEOUT", TIMEOUT.as_secs().to_string())
                 .stdout(Stdio::null());
             command
         };
         let start_rank = |rank: usize| {
-            let mut command = process(&network.machine(rank), &rank.to_string());
+            let mut command = process(&network.machine(rank), "rank");
+            command.env("TEST_RANK", rank.to_string());
             command.env("TEST_HOST", format!("{net}{}", rank + 1));
             change(rank, &mut command);
             command.spawn().unwrap()

@@ -1,101 +1,28 @@
-//! Sums over NCCL between real processes; in the simulation, where there is no GPU.
-//!
-//! Every rank is this test binary again, running only `a_rank`, which does what its environment says.
+//! Sums over NCCL between real processes (`processes/`); in the simulation, where there is no GPU.
 
 #![cfg(feature = "nccl")]
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 mod common;
+#[path = "processes/numbers.rs"]
+mod numbers;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::Job;
-use reclora_comm::rendezvous::{JoinConfig, join};
-use reclora_comm::{
-    Communicator, NcclCommunicator, Reduction, Secret, TcpCommunicator, Wire, tree,
-};
+use common::{HOST, Job, identity};
+use reclora_comm::tree;
 
+/// How long the ranks have to find each other.
+const MEETING: Duration = Duration::from_secs(30);
 /// How long a rank waits for the others in one collective.
 const TIMEOUT: Duration = Duration::from_secs(4);
-/// Lengths that are fewer than the ranks, odd, and more than a page.
-const LENGTHS: [usize; 5] = [1, 3, 64, 1021, 70_000];
-
-type Comm = NcclCommunicator<TcpCommunicator>;
-
-/// What a rank sums: numbers of different sizes, so that another order gives other bits.
-fn numbers(rank: usize, length: usize) -> Vec<f32> {
-    let number = |i: usize| {
-        let bits = (i as u32 + 1).wrapping_mul(2_654_435_761).rotate_left(7 * rank as u32 + 3);
-        (bits as f32 / u32::MAX as f32 - 0.5) * [1.0, 3.0, 1e3, -0.7][(i + rank) % 4]
-    };
-    (0..length).map(number).collect()
-}
-
-fn summed(comm: &mut Comm, length: usize) -> Result<Vec<f32>, String> {
-    let mut buffer = numbers(comm.rank(), length);
-    comm.all_reduce_sum("gradient", &mut buffer).map_err(|error| error.to_string())?;
-    Ok(buffer)
-}
-
-fn signal(name: &str, pid: u32) {
-    // The shell's own kill: a bare machine may have no other.
-    let sent = Command::new("sh").args(["-c", &format!("kill {name} {pid}")]).status().unwrap();
-    assert!(sent.success(), "kill {name} {pid}");
-}
-
-/// The work of one rank: sums, and then what goes wrong in this test.
-fn work(what: &str, rank: usize, comm: &mut Comm) -> Result<String, String> {
-    if what == "ends early" && rank == 1 {
-        return Ok("ended".to_owned());
-    }
-    let mut bits = Vec::new();
-    for length in LENGTHS {
-        bits.extend(summed(comm, length)?.into_iter().map(f32::to_bits));
-    }
-    match what {
-        "another length" => summed(comm, 10 + usize::from(rank == 1)).map(drop)?,
-        "killed" if rank == 1 => signal("-KILL", std::process::id()),
-        "stopped" if rank == 1 => signal("-STOP", std::process::id()),
-        "killed" | "stopped" => summed(comm, 64).map(drop)?,
-        _ => {}
-    }
-    Ok(format!("{bits:?}"))
-}
-
-/// Does nothing unless a test made it a rank.
-#[test]
-fn a_rank() {
-    let Ok(what) = std::env::var("TEST_WORK") else { return };
-    let get = |name: &str| std::env::var(name).unwrap();
-    let number = |name: &str| get(name).parse::<usize>().unwrap();
-    let (rank, world_size) = (number("TEST_RANK"), number("TEST_WORLD_SIZE"));
-    let control = join(JoinConfig {
-        endpoint: get("TEST_ENDPOINT"),
-        rank,
-        world_size,
-        secret: Secret::from_hex(&get("TEST_SECRET")).unwrap(),
-        identity: common::identity(),
-        deadline: Duration::from_secs(30),
-        timeout: TIMEOUT,
-        wire: Wire::F32,
-        listen_host: common::HOST,
-    })
-    .unwrap();
-    let reduction = if what == "fastest" { Reduction::Fastest } else { Reduction::Canonical };
-    let mut comm = NcclCommunicator::new(control, rank, reduction, TIMEOUT);
-    let said = match work(&what, rank, &mut comm) {
-        Ok(said) => format!("ok {said}"),
-        Err(error) => format!("error {error}"),
-    };
-    std::fs::write(get("TEST_OUTPUT"), said).unwrap();
-}
 
 /// Runs `what` on so many ranks; what each of them said (nothing if it was killed).
 fn run(what: &str, world_size: usize, environment: &[(&str, &str)]) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
-    let job = Job::with_deadline(world_size, Duration::from_secs(30));
+    let job = Job::with_deadline(world_size, MEETING);
     let output = |rank: usize| dir.path().join(format!("rank_{rank}"));
     let mut ranks: Vec<Child> =
         (0..world_size).map(|rank| start(what, rank, &job, &output(rank), environment)).collect();
@@ -103,7 +30,7 @@ fn run(what: &str, world_size: usize, environment: &[(&str, &str)]) -> Vec<Strin
     while ranks.iter_mut().any(|rank| rank.try_wait().unwrap().is_none()) {
         // A stopped rank never ends: the others have.
         if what == "stopped" && (0..world_size).all(|rank| rank == 1 || output(rank).exists()) {
-            signal("-KILL", ranks[1].id());
+            ranks[1].kill().unwrap();
         }
         assert!(Instant::now() < until, "{what}: a rank hangs");
         std::thread::sleep(Duration::from_millis(20));
@@ -112,13 +39,17 @@ fn run(what: &str, world_size: usize, environment: &[(&str, &str)]) -> Vec<Strin
 }
 
 fn start(what: &str, rank: usize, job: &Job, output: &Path, environment: &[(&str, &str)]) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_rank", "--nocapture"])
+    Command::new(env!("CARGO_BIN_EXE_test-process"))
+        .env("TEST_ROLE", "nccl")
         .env("TEST_WORK", what)
         .env("TEST_RANK", rank.to_string())
         .env("TEST_WORLD_SIZE", job.world_size.to_string())
-        .env("TEST_ENDPOINT", job.store.address().to_string())
+        .env("TEST_STORE", job.store.address().to_string())
         .env("TEST_SECRET", job.secret.to_hex())
+        .env("TEST_BUILD", identity().build_id)
+        .env("TEST_HOST", HOST.to_string())
+        .env("TEST_DEADLINE", MEETING.as_secs().to_string())
+        .env("TEST_TIMEOUT", TIMEOUT.as_secs().to_string())
         .env("TEST_OUTPUT", output)
         .env("GPU_SIM_DEVICES", job.world_size.to_string())
         .envs(environment.iter().copied())
@@ -129,8 +60,8 @@ fn start(what: &str, rank: usize, job: &Job, output: &Path, environment: &[(&str
 
 /// The bits of all sums, in the order of a function of the ranks' numbers.
 fn expected(sum: impl Fn(Vec<Vec<f32>>) -> Vec<f32>, world_size: usize) -> String {
-    let of = |length| sum((0..world_size).map(|rank| numbers(rank, length)).collect());
-    let bits: Vec<u32> = LENGTHS.into_iter().flat_map(of).map(f32::to_bits).collect();
+    let of = |length| sum((0..world_size).map(|rank| numbers::of(rank, length)).collect());
+    let bits: Vec<u32> = numbers::LENGTHS.into_iter().flat_map(of).map(f32::to_bits).collect();
     format!("ok {bits:?}")
 }
 

@@ -24,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
     });
     file("parquet/ratings.parquet", data);
     let dir = scratch().join("parquet");
-    let _ = raw::read(DatasetFormat::Parquet, &dir);
+    let _ = raw::read(DatasetFormat::Parquet, &dir, &ColumnMapping::default());
     // Every column of it, of any type.
     let path = dir.join("ratings.parquet");
     let _ = raw::sample(DatasetFormat::Parquet, &path, &ColumnMapping::default());

@@ -1,27 +1,10 @@
-//! How the program ends: errors as a person reads them, and exit codes.
+//! What can go wrong.
 
 use color_eyre::Report;
 use nix::sys::signal::Signal;
 
-use crate::failure::Failure;
-
 /// Result of everything in the binary.
 pub type Result<T, E = Report> = std::result::Result<T, E>;
-
-/// The command did what it should.
-pub const EXIT_OK: i32 = 0;
-/// Something went wrong that is neither of the other codes.
-pub const EXIT_FAILURE: i32 = 1;
-/// The command line or the config can't work; nothing was started.
-pub const EXIT_USAGE: i32 = 2;
-/// A rank or a node died; `RUN/error.json` says which and why. The same command, here or elsewhere, may succeed.
-pub const EXIT_DIED: i32 = 3;
-/// A rank reported an error, or attempts made no progress: the same would come again. Do not requeue.
-pub const EXIT_HOPELESS: i32 = 4;
-/// All that was done is saved, as SIGUSR1 asked: the same command continues. Requeue (EX_TEMPFAIL).
-pub const EXIT_REQUEUE: i32 = 75;
-/// Between ranks and launcher only: the rank stopped because another rank went away.
-pub const EXIT_PEER_LOST: i32 = 76;
 
 /// Errors that decide the exit code.
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +12,12 @@ pub enum LaunchError {
     /// Command line or config.
     #[error("{0}")]
     Usage(String),
-    /// A gang failed.
+    /// A worker group failed; trying again may help.
     #[error("{0}")]
-    Rank(Box<Failure>),
+    Died(String),
+    /// A worker group failed; the same would come again.
+    #[error("{0}")]
+    Hopeless(String),
     /// A node of the job is not there.
     #[error("{0}")]
     NodeMissing(String),
@@ -44,116 +30,4 @@ pub enum LaunchError {
     /// Node 0 has ended with an error and this exit code.
     #[error("node 0 has ended: {0}")]
     LeaderEnded(String, i32),
-}
-
-/// The exit code of an error.
-pub fn exit_code(error: &Report) -> i32 {
-    use reclora_trainer::error::TrainerError;
-    match error.downcast_ref::<LaunchError>() {
-        Some(LaunchError::Usage(_)) => EXIT_USAGE,
-        Some(LaunchError::Rank(failure)) if failure.hopeless => EXIT_HOPELESS,
-        Some(LaunchError::Rank(_) | LaunchError::NodeMissing(_)) => EXIT_DIED,
-        Some(LaunchError::Interrupted(signal) | LaunchError::Paused(signal)) => match signal {
-            Signal::SIGUSR1 => EXIT_REQUEUE,
-            signal => 128 + *signal as i32,
-        },
-        Some(LaunchError::LeaderEnded(_, code)) => *code,
-        None => match error.downcast_ref::<TrainerError>() {
-            Some(TrainerError::Config { .. }) => EXIT_USAGE,
-            _ => EXIT_FAILURE,
-        },
-    }
-}
-
-/// One readable block, without a stack trace.
-pub fn block(error: &Report) -> String {
-    match error.downcast_ref::<LaunchError>() {
-        Some(LaunchError::Interrupted(signal)) => format!(
-            "stopped by {signal}; every rank has been ended. This continues from there:\n  {}",
-            continue_command()
-        ),
-        Some(LaunchError::Paused(signal)) => format!(
-            "stopped by {signal}; every rank has saved what it had. This continues from there:\n  {}",
-            continue_command()
-        ),
-        _ => {
-            let mut text = format!("error: {error}");
-            let mut last = error.to_string();
-            for cause in error.chain().skip(1).map(ToString::to_string) {
-                // Transparent wrappers repeat their cause.
-                if !last.contains(&cause) {
-                    text.push_str(&format!("\n  because: {cause}"));
-                }
-                last = cause;
-            }
-            text
-        }
-    }
-}
-
-/// The command that continues what this process was doing, as it could be typed.
-pub fn continue_command() -> String {
-    continuing(std::env::args_os().map(|word| word.to_string_lossy().into_owned()))
-}
-
-/// `--from` and `--force` mean "from the beginning", so a continuation leaves them out.
-fn continuing(words: impl Iterator<Item = String>) -> String {
-    let mut kept = Vec::new();
-    let mut words = words;
-    while let Some(word) = words.next() {
-        match word.as_str() {
-            "--force" => {}
-            "--from" => drop(words.next()),
-            _ if word.starts_with("--from=") => {}
-            _ => kept.push(quote(&word)),
-        }
-    }
-    kept.join(" ")
-}
-
-/// Quotes a word for a POSIX shell where it needs it.
-pub fn quote(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_are_quoted_when_needed() {
-        assert_eq!(quote("tune.epochs=3"), "tune.epochs=3");
-        assert_eq!(quote("a b"), "'a b'");
-        assert_eq!(quote("it's"), "'it'\\''s'");
-        assert_eq!(quote(""), "''");
-    }
-
-    #[test]
-    fn a_continuation_does_not_begin_again() {
-        let command = |text: &str| continuing(text.split(' ').map(str::to_owned));
-        assert_eq!(
-            command("x run c.toml --from tune --force --set a.b=1"),
-            "x run c.toml --set a.b=1"
-        );
-        assert_eq!(command("x run c.toml --from=tune"), "x run c.toml");
-        assert_eq!(command("x run c.toml --only tune"), "x run c.toml --only tune");
-    }
-
-    #[test]
-    fn codes() {
-        let usage: Report = LaunchError::Usage("x".into()).into();
-        assert_eq!(exit_code(&usage), 2);
-        let stopped: Report = LaunchError::Interrupted(Signal::SIGINT).into();
-        assert_eq!(exit_code(&stopped), 130);
-        let paused: Report = LaunchError::Paused(Signal::SIGUSR1).into();
-        assert_eq!(exit_code(&paused), 75);
-        let elsewhere: Report = LaunchError::LeaderEnded("x".into(), 3).into();
-        assert_eq!(exit_code(&elsewhere), 3);
-        assert_eq!(exit_code(&color_eyre::eyre::eyre!("x")), 1);
-    }
 }

@@ -1,43 +1,30 @@
-//! Takes an experiment through its stages: which to run, one gang each, restarts.
+//! Takes an experiment through its stages: which to run, one worker group each, restarts.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use color_eyre::eyre::{WrapErr, eyre};
+use color_eyre::eyre::eyre;
 use reclora_comm::Secret;
 
+use crate::cli::{Binding, StageArgs};
 use crate::cluster::Leader;
 use crate::error::{LaunchError, Result};
-use crate::failure::Failure;
-use crate::gang::binding::Binding;
-use crate::gang::cause::{History, Outcome, Restart};
-use crate::gang::env::{GangEnv, threads_per_rank};
-use crate::gang::supervision::Limits;
-use crate::gang::{self, Autopsy, Events, GangEnd, GangSpec, Shown};
 use crate::monitor::watch::Watch;
+use crate::output::say;
 use crate::preflight;
-use crate::progress::display::{Display, say};
-use crate::rendezvous;
-use crate::run::save;
+use crate::progress::display::Display;
+use crate::run_dir::{clear, next_attempt, save};
 use crate::signals::{self, Polled};
+use crate::workers::cause::{History, Outcome, Restart};
+use crate::workers::env::threads_per_rank;
+use crate::workers::failure::{FailureReport, GroupFailure};
+use crate::workers::supervision::{Ask, End, Limits};
+use crate::workers::{self, Events, GroupPlan, GroupSpec, Shown, WorkerGroup, rendezvous};
 use reclora_trainer::config::Config;
 use reclora_trainer::stages::{RunContext, Stage, stage_dir};
-
-/// Which stages the user asked for.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Selection {
-    /// This and everything after it again.
-    pub from: Option<Stage>,
-    /// Only this.
-    pub only: Option<Stage>,
-    /// Nothing after this.
-    pub until: Option<Stage>,
-    /// What is selected, again.
-    pub force: bool,
-}
 
 /// What to do with a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +37,7 @@ pub enum Plan {
     Again,
 }
 
-impl Selection {
+impl StageArgs {
     /// Those that are done, or found up to date.
     pub fn stages(self) -> Vec<Stage> {
         Stage::ALL.into_iter().filter(|stage| self.plan(*stage) != Plan::Leave).collect()
@@ -80,7 +67,7 @@ pub struct Pipeline {
     /// The run.
     pub context: RunContext,
     /// Which stages.
-    pub selection: Selection,
+    pub selection: StageArgs,
     /// Where ranks meet, if not anywhere on this machine.
     pub endpoint: Option<SocketAddr>,
     /// The other nodes, where there are any.
@@ -175,14 +162,13 @@ impl Pipeline {
             let attempt = next_attempt(&logs);
             let logs = logs.join(format!("attempt_{attempt}"));
             let mut display = Display::new(stage.name());
-            match self.run_gang(stage, logs, &mut display)? {
-                GangEnd::Finished => return Ok(()),
-                GangEnd::Paused(signal) => return Err(LaunchError::Paused(signal).into()),
-                GangEnd::Interrupted(signal) => {
-                    return Err(LaunchError::Interrupted(signal).into());
-                }
-                GangEnd::Failed(autopsy) => {
-                    self.after_failure(stage, attempt, &autopsy, &mut history, &display)?;
+            let (end, group) = self.run_group(stage, logs, &mut display)?;
+            match end {
+                End::Finished => return Ok(()),
+                End::Paused(signal) => return Err(LaunchError::Paused(signal).into()),
+                End::Interrupted(signal) => return Err(LaunchError::Interrupted(signal).into()),
+                End::Failed => {
+                    self.after_failure(stage, attempt, group.failure(), &mut history, &display)?;
                 }
             }
         }
@@ -193,30 +179,36 @@ impl Pipeline {
         &self,
         stage: Stage,
         attempt: usize,
-        autopsy: &Autopsy,
+        failure: GroupFailure,
         history: &mut History,
         display: &Display,
     ) -> Result<()> {
-        let cause = autopsy.ranks.get(autopsy.cause).map_or(Outcome::Ended, |rank| rank.outcome);
-        match history.decide(self.max_restarts, cause, &autopsy.reached) {
+        let cause = failure.ranks.get(failure.cause).map_or(Outcome::Ended, |rank| rank.outcome);
+        match history.decide(self.max_restarts, cause, &failure.reached) {
             Restart::Again => {
                 display.line(&format!(
                     "rank {} failed in attempt {attempt}; starting the ranks again",
-                    autopsy.cause
+                    failure.cause
                 ));
                 Ok(())
             }
             Restart::GiveUp { why, hopeless } => {
-                let failure = Failure::new(stage.name(), attempt, autopsy, &why, hopeless);
-                if let Err(error) = failure.write(&self.context.run_dir) {
+                let report = FailureReport::new(stage.name(), attempt, failure, &why, hopeless);
+                if let Err(error) = report.write(&self.context.run_dir) {
                     display.line(&format!("error.json could not be written: {error}"));
                 }
-                Err(LaunchError::Rank(Box::new(failure)).into())
+                let error = if hopeless { LaunchError::Hopeless } else { LaunchError::Died };
+                Err(error(report.to_string()).into())
             }
         }
     }
 
-    fn run_gang(&self, stage: Stage, logs: PathBuf, display: &mut Display) -> Result<GangEnd> {
+    fn run_group(
+        &self,
+        stage: Stage,
+        logs: PathBuf,
+        display: &mut Display,
+    ) -> Result<(End, WorkerGroup)> {
         let runtime = &self.context.config.runtime;
         let run_dir = &self.context.run_dir;
         let leader = self.leader.as_ref().filter(|_| !stage.single_process());
@@ -225,9 +217,9 @@ impl Pipeline {
         if let Some(leader) = leader {
             let mut leader = leader.borrow_mut();
             leader.gather()?;
-            (world_size, secret) = (leader.world_size(), Some(leader.next_gang()));
+            (world_size, secret) = (leader.world_size(), Some(leader.next_group()));
         }
-        // The store lives as long as its gang.
+        // The store lives as long as its worker group.
         let (_store, meeting) = match world_size {
             1 => (None, None),
             _ => {
@@ -239,24 +231,23 @@ impl Pipeline {
             }
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let spec = GangSpec {
+        let spec = GroupSpec {
             program: self.program.clone(),
             args: vec!["rank".into()],
-            env: GangEnv {
+            plan: GroupPlan {
+                stage: stage.name().to_owned(),
+                run_dir: run_dir.clone(),
+                logs,
+                tee: self.tee.clone(),
+                binding: self.binding,
                 world_size,
                 first_rank: 0,
                 local_world_size,
-                threads: threads_per_rank(runtime.threads_per_rank, cores, local_world_size),
-                stage: stage.name().to_owned(),
-                run_dir: run_dir.clone(),
-                part: self.context.part,
-                meeting: meeting.clone(),
-                host: None,
-                launcher_pid: std::process::id(),
             },
-            logs,
-            tee: self.tee.clone(),
-            binding: self.binding,
+            threads: threads_per_rank(runtime.threads_per_rank, cores, local_world_size),
+            part: self.context.part,
+            meeting: meeting.clone(),
+            host: None,
             watch: Arc::clone(&self.watch),
         };
         let others = |events: &Events| match (leader, &meeting) {
@@ -265,14 +256,16 @@ impl Pipeline {
         };
         let polled = Polled::begin();
         let pending = || signals::pending().or_else(|| leader?.borrow().asked());
-        let asked = || Some(signals::meaning(pending()?, !stage.single_process()));
-        let end = gang::run(&spec, limits(&self.context.config), &others, display, &asked)?;
+        let asked = || Some(Ask::of(pending()?, !stage.single_process()));
+        let (end, group) =
+            workers::run(&spec, limits(&self.context.config), &others, display, &asked)?;
         drop(polled);
-        match (end, pending()) {
-            (GangEnd::Paused(signal), _) => Ok(GangEnd::Paused(signal)),
-            (_, Some(signal)) => Ok(GangEnd::Interrupted(signal)),
-            (end, None) => Ok(end),
-        }
+        let end = match (end, pending()) {
+            (End::Paused(signal), _) => End::Paused(signal),
+            (_, Some(signal)) => End::Interrupted(signal),
+            (end, None) => end,
+        };
+        Ok((end, group))
     }
 }
 
@@ -283,39 +276,8 @@ fn limits(config: &Config) -> Limits {
         heartbeat: Duration::from_secs(runtime.heartbeat_timeout),
         progress: (!progress.is_zero()).then_some(progress),
         pause: Duration::from_secs(runtime.pause_timeout),
-        heal: Duration::from_secs(runtime.heal_timeout),
+        recovery: Duration::from_secs(runtime.recovery_timeout),
     }
-}
-
-/// Removes a stage's directory, so that nothing of an earlier result is resumed from. A directory
-/// that no stage made is left alone (and refused by the stage).
-fn clear(run_dir: &Path, dir: &Path) -> Result<()> {
-    if !["plan.json", "manifest.json"].iter().any(|name| dir.join(name).is_file()) {
-        return Ok(());
-    }
-    // Moved away first: a half-removed directory must not look like one somebody else made.
-    let grave = run_dir.join(".removed");
-    let failed = || format!("can't remove {}", dir.display());
-    remove(&grave).wrap_err_with(failed)?;
-    std::fs::rename(dir, &grave).wrap_err_with(failed)?;
-    remove(&grave).wrap_err_with(failed)
-}
-
-fn remove(dir: &Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// The attempts at a stage of which there are logs.
-pub fn attempts(logs: &Path) -> impl Iterator<Item = usize> {
-    let entries = std::fs::read_dir(logs).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("attempt_")?.parse().ok())
-}
-
-fn next_attempt(logs: &Path) -> usize {
-    attempts(logs).max().unwrap_or(0).saturating_add(1)
 }
 
 #[cfg(test)]
@@ -325,50 +287,26 @@ mod tests {
     #[test]
     fn plans() {
         let (tune, embed, eval) = (Stage::Tune, Stage::Embed, Stage::Evaluate);
-        let none = Selection::default();
-        let from = Selection { from: Some(tune), ..none };
-        let only = Selection { only: Some(tune), ..none };
-        let only_again = Selection { only: Some(tune), force: true, ..none };
-        let force = Selection { force: true, ..none };
-        let until = Selection { until: Some(tune), ..none };
-        let from_until = Selection { from: Some(tune), ..until };
+        let none = StageArgs::default();
+        let from = StageArgs { from: Some(tune), ..none };
+        let only = StageArgs { only: Some(tune), ..none };
+        let only_again = StageArgs { only: Some(tune), force: true, ..none };
+        let force = StageArgs { force: true, ..none };
+        let until = StageArgs { until: Some(tune), ..none };
+        let from_until = StageArgs { from: Some(tune), ..until };
         let cases = [
             (none, [Plan::IfNeeded, Plan::IfNeeded, Plan::IfNeeded]),
             (from, [Plan::IfNeeded, Plan::Again, Plan::Again]),
-            (Selection { force: true, ..from }, [Plan::IfNeeded, Plan::Again, Plan::Again]),
+            (StageArgs { force: true, ..from }, [Plan::IfNeeded, Plan::Again, Plan::Again]),
             (only, [Plan::Leave, Plan::IfNeeded, Plan::Leave]),
             (only_again, [Plan::Leave, Plan::Again, Plan::Leave]),
             (force, [Plan::Again, Plan::Again, Plan::Again]),
             (until, [Plan::IfNeeded, Plan::IfNeeded, Plan::Leave]),
             (from_until, [Plan::IfNeeded, Plan::Again, Plan::Leave]),
-            (Selection { force: true, ..until }, [Plan::Again, Plan::Again, Plan::Leave]),
+            (StageArgs { force: true, ..until }, [Plan::Again, Plan::Again, Plan::Leave]),
         ];
         for (selection, expected) in cases {
             assert_eq!([embed, tune, eval].map(|s| selection.plan(s)), expected, "{selection:?}");
         }
-    }
-
-    #[test]
-    fn attempts_count_up() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(next_attempt(&dir.path().join("none")), 1);
-        for name in ["attempt_2", "attempt_10", "attempt_x", "other"] {
-            std::fs::create_dir(dir.path().join(name)).unwrap();
-        }
-        assert_eq!(next_attempt(dir.path()), 11);
-    }
-
-    #[test]
-    fn only_directories_of_stages_are_cleared() {
-        let run = tempfile::tempdir().unwrap();
-        clear(run.path(), &run.path().join("none")).unwrap();
-        let dir = run.path().join("export");
-        std::fs::create_dir(&dir).unwrap();
-        std::fs::write(dir.join("precious"), "x").unwrap();
-        clear(run.path(), &dir).unwrap();
-        assert!(dir.join("precious").exists());
-        std::fs::write(dir.join("plan.json"), "{}").unwrap();
-        clear(run.path(), &dir).unwrap();
-        assert!(!dir.exists());
     }
 }

@@ -1,5 +1,6 @@
 //! Before the first stage: what would end a run later is looked for, and all of it is said at once.
 
+use std::fmt::Display;
 use std::path::Path;
 
 use indicatif::BinaryBytes;
@@ -7,21 +8,65 @@ use nix::sys::statvfs::statvfs;
 use reclora_trainer::config::{Config, Device};
 use reclora_trainer::stages::preflight::{self, DiskForecast, Finding, Severity, disk_forecast};
 use reclora_trainer::stages::{RunContext, Stage};
+use serde::Serialize;
 
-use crate::doctor::{Check, Level};
 use crate::error::{LaunchError, Result};
-use crate::progress::display::say;
+use crate::hints;
+use crate::output::say;
 
 /// Less than this is soon full of checkpoints and logs.
 const SPACE: u64 = 1 << 30;
 
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// As it should be.
+    Fine,
+    /// It may do harm.
+    Warning,
+    /// A run would fail.
+    Wrong,
+}
+
+/// What was looked at, and what was seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: &'static str,
+    /// How bad it is.
+    pub level: Level,
+    /// What was seen.
+    pub seen: String,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+impl Check {
+    /// As it should be.
+    pub fn fine(name: &'static str, seen: impl Display) -> Self {
+        Self { name, level: Level::Fine, seen: seen.to_string(), help: None }
+    }
+
+    /// It may do harm.
+    pub fn warning(name: &'static str, seen: impl Display, help: &str) -> Self {
+        Self { name, level: Level::Warning, seen: seen.to_string(), help: Some(help.into()) }
+    }
+
+    /// A run would fail.
+    pub fn wrong(name: &'static str, seen: impl Display, help: &str) -> Self {
+        Self { name, level: Level::Wrong, seen: seen.to_string(), help: Some(help.into()) }
+    }
+}
+
 impl From<Finding> for Check {
     fn from(finding: Finding) -> Self {
-        let (name, seen) = (finding.name, finding.to_string());
+        let name = finding.name;
+        let (seen, help) = hints::of_finding(&finding);
         match finding.severity {
             Severity::Fine => Self::fine(name, seen),
-            Severity::Warning => Self::warning(name, seen, finding.help),
-            Severity::Wrong => Self::wrong(name, seen, finding.help),
+            Severity::Warning => Self::warning(name, seen, help),
+            Severity::Wrong => Self::wrong(name, seen, help),
         }
     }
 }

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::error::{LaunchError, block, exit_code};
-use crate::gang::supervision::Ask;
+use crate::error::LaunchError;
+use crate::exit::{block, exit_code};
 
-/// The signal that was asked with while a gang was running; 0 for none.
+/// The signal that was asked with while a worker group was running; 0 for none.
 static PENDING: AtomicI32 = AtomicI32::new(0);
 /// Whether somebody polls [`pending`]; if not, a signal ends the process at once.
 static POLLED: AtomicBool = AtomicBool::new(false);
@@ -86,16 +86,6 @@ pub fn pending() -> Option<Signal> {
     Signal::try_from(PENDING.load(Ordering::SeqCst)).ok()
 }
 
-/// What a signal asks of a gang, of a stage that can be paused or not. SIGTERM comes from schedulers, which
-/// give some time before they kill; Ctrl-C and a hangup from people, who would not wait.
-pub fn meaning(signal: Signal, can_pause: bool) -> Ask {
-    match signal {
-        PAUSE => Ask::Pause(signal),
-        Signal::SIGTERM if can_pause => Ask::Pause(signal),
-        _ => Ask::End(signal),
-    }
-}
-
 /// While this lives, signals are reported by [`pending`] instead of ending the process.
 #[derive(Debug)]
 pub struct Polled(());
@@ -132,13 +122,5 @@ mod tests {
         // 0x1001: SIGHUP (1) and SIGPIPE (13).
         assert_eq!(ignored_mask("Name:\tx\nSigIgn:\t0000000000001001\nSigCgt:\t0\n"), 0x1001);
         assert_eq!(ignored_mask("Name:\tx\n"), 0);
-    }
-
-    #[test]
-    fn what_signals_ask_for() {
-        assert_eq!(meaning(Signal::SIGUSR1, false), Ask::Pause(Signal::SIGUSR1));
-        assert_eq!(meaning(Signal::SIGTERM, true), Ask::Pause(Signal::SIGTERM));
-        assert_eq!(meaning(Signal::SIGTERM, false), Ask::End(Signal::SIGTERM));
-        assert_eq!(meaning(Signal::SIGINT, true), Ask::End(Signal::SIGINT));
     }
 }

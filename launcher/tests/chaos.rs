@@ -5,8 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 mod common;
-#[path = "common/gang.rs"]
-mod gang;
+#[path = "common/workers.rs"]
+mod workers;
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -15,9 +15,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{assert_gone, assert_same_results, children, launch, small};
-use gang::Random;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use workers::Random;
 
 /// How long the whole may take, per fault.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -172,7 +172,7 @@ fn e2e_d2_s4_chaos_changes_nothing() {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        // The agent is told, or finds its leader gone.
+        // The agent is notified, or finds its leader gone.
         if let Some(agent) = &mut job.nodes[1] {
             for (_, pid) in job.thaws.drain(..) {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
@@ -188,7 +188,7 @@ fn e2e_d2_s4_chaos_changes_nothing() {
         assert!(TcpListener::bind(&job.endpoint).is_ok(), "the port is taken after {faults:#?}");
         assert_same_results(&alone, &run_dir, &format!("after {faults:#?}"));
         let mut extra: Vec<PathBuf> = files(&run_dir).difference(&files(&alone)).cloned().collect();
-        // Every launcher, and every gang that goes back, begins a file of curves.
+        // Every launcher, and every worker group that goes back, begins a file of curves.
         extra.retain(|path| !path.starts_with("tensorboard"));
         // What leader and agent share, and what was seen of the agent's node.
         let expected = [".secret", "monitor/node_1.jsonl"].map(PathBuf::from);

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 mod common;
-#[path = "common/gang.rs"]
-mod gang;
+#[path = "common/workers.rs"]
+mod workers;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,11 +12,11 @@ use std::path::Path;
 
 use common::{configs, launch, small, stdout};
 use flate2::read::GzDecoder;
-use gang::{Victim, kill_at};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::RowAccessor;
 use reclora_trainer::adapter::Adapter;
 use reclora_trainer::backbone::Backbone;
+use workers::{Victim, kill_at};
 
 /// What a run is for, as bytes.
 const RESULTS: [&str; 8] = [
@@ -126,7 +126,7 @@ fn e2e_d2_a_killed_run_continues_to_the_same_bytes() {
     run(&config, &undisturbed, &["--nproc-per-node", "2"]);
     let mut time = started.elapsed();
     let expected = results(&undisturbed);
-    let mut random = gang::Random::from_clock();
+    let mut random = workers::Random::from_clock();
     let mut killed = 0;
     for attempt in 0..10_u32 {
         let victim = if attempt % 2 == 0 { Victim::Rank } else { Victim::Launcher };

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 mod common;
-#[path = "common/gang.rs"]
-mod gang;
+#[path = "../../tests/skip.rs"]
+mod skip;
+#[path = "common/workers.rs"]
+mod workers;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,8 +13,9 @@ use std::process::Command;
 use std::time::Instant;
 
 use common::{copy_of, fails, launch, small};
-use gang::{Random, Victim, kill_at};
 use reclora_storage::shard::Shard;
+use skip::skip;
+use workers::{Random, Victim, kill_at};
 
 /// A run up to and including the CRM.
 struct Pretrained {
@@ -263,8 +266,10 @@ fn s1_a_full_disk_is_an_error_and_the_rerun_completes() {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     if output.status.code() == Some(77) || text.contains("unshare") {
-        eprintln!("skipped: this machine lets no user mount a file system: {text}");
-        return;
+        eprintln!("{text}");
+        return skip(
+            "needs unshare, and the right of a user to mount a file system in a namespace",
+        );
     }
     assert_eq!(output.status.code(), Some(4), "{text}");
     assert!(text.contains("No space left on device") && text.contains("lens"), "{text}");

@@ -18,7 +18,6 @@ fn every_command_has_help_with_examples() {
         &["synth"],
         &["doctor"],
         &["plan"],
-        &["simulate"],
         &["submit"],
         &["status"],
         &["logs"],

@@ -2,11 +2,15 @@
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 mod common;
+#[path = "../../tests/skip.rs"]
+mod skip;
+
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{fails, launch, small};
 use nix::fcntl::{Flock, FlockArg};
+use skip::skip;
 
 #[test]
 fn a_run_directory_that_cannot_be_made_is_named() {
@@ -74,8 +78,7 @@ fn hold(dir: &std::path::Path) -> Flock<std::fs::File> {
 #[test]
 fn e2e_a_full_disk_is_said_and_the_run_goes_on_with_more_space() {
     if !may_mount() {
-        eprintln!("skipped: not root, a small file system cannot be mounted");
-        return;
+        return skip("needs root: a small file system is mounted");
     }
     let (_dir, config) = small();
     let disk = Disk::new("40k");

@@ -176,12 +176,12 @@ fn d2_an_agent_that_is_killed_and_started_again_is_taken_in() {
     assert!(results(&run_dir) == job.expected(), "other bytes");
 }
 
-/// S-2: what agents tell while the leader stands still is more than it keeps at a time.
+/// S-2: what agents report while the leader stands still is more than it keeps at a time.
 #[test]
 fn a_leader_that_stood_still_catches_up() {
     let job = Job::new();
     let run_dir = job.run_dir("still");
-    // Many small steps, each of which is told.
+    // Many small steps, each of which is reported.
     let small = ["--set", "crm.batch_size=16", "--set", "crm.micro_batches=4"];
     let mut leader = job.node(&run_dir, 0, &small);
     let mut agent = job.node(&run_dir, 1, &small);
@@ -192,10 +192,10 @@ fn a_leader_that_stood_still_catches_up() {
     let before = steps();
     std::thread::sleep(Duration::from_secs(4));
     leader.send(Signal::SIGCONT);
-    let told = 2 * (steps() - before);
-    assert!(leader.ends_within(60).success(), "{told} events\n{}", leader.log());
-    assert!(agent.ends_within(5).success(), "{told} events\n{}", agent.log());
-    eprintln!("{told} events while the leader stood still");
+    let reported = 2 * (steps() - before);
+    assert!(leader.ends_within(60).success(), "{reported} events\n{}", leader.log());
+    assert!(agent.ends_within(5).success(), "{reported} events\n{}", agent.log());
+    eprintln!("{reported} events while the leader stood still");
 }
 
 /// D-1: a job that may have fewer nodes goes on without a lost one, and with it again when it is back.

@@ -3,16 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 mod common;
-#[path = "common/gang.rs"]
-mod gang;
+#[path = "common/workers.rs"]
+mod workers;
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::{assert_gone, assert_same_results, children, launch, small};
-use gang::Random;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use workers::Random;
 
 fn start(config: &str, run_dir: &str, extra: &[&str]) -> Child {
     Command::new(assert_cmd::cargo::cargo_bin("reclora-launch"))
@@ -50,7 +50,7 @@ fn e2e_d2_a_run_paused_again_and_again_ends_with_the_same_bits() {
         assert!(text.contains("continues from there"), "{text}");
         saved += usize::from(text.contains("every rank has saved what it had"));
     }
-    assert!(pauses > 1 && saved > 0, "{saved} of {pauses} pauses were in a gang");
+    assert!(pauses > 1 && saved > 0, "{saved} of {pauses} pauses were in a worker group");
     let run = |name: &str| dir.path().join(name);
     assert_same_results(&run("one"), &run("run"), &format!("after {pauses} pauses"));
 }

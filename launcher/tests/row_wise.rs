@@ -2,14 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 mod common;
-#[path = "common/gang.rs"]
-mod gang;
+#[path = "common/workers.rs"]
+mod workers;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::{copy_of, launch, small};
-use gang::{Random, Victim, kill_at};
+use workers::{Random, Victim, kill_at};
 
 const ROW_WISE: [&str; 2] = ["--set", "runtime.embedding_sharding=row_wise"];
 

@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{fails, launch, stdout, with_ratings};
-use reclora_storage::manifest::{FileEntry, StageDir};
+use reclora_storage::hash::xxh3_hex;
+use reclora_storage::manifest::{FileEntry, StageDir, StageManifest};
 use reclora_storage::verify::STATE;
 use serde_json::Value;
 
@@ -106,13 +107,15 @@ fn s1_a_killed_check_is_continued() {
     let complete = || stage.complete(BTreeMap::new(), BTreeMap::new(), 0.0).unwrap();
     // A last file that takes minutes to read, and no space: a hole. Nothing waits for its hash.
     let mut manifest = complete();
-    manifest.xxh3 = None;
+    manifest.xxh3.clear();
     let bytes = 1 << 41;
     manifest.files.insert("hole".into(), FileEntry { bytes, xxh3: "0".repeat(16) });
     let hole = stage.path().join("hole");
     fs::File::create(&hole).unwrap().set_len(bytes).unwrap();
-    let json = serde_json::to_vec_pretty(&manifest).unwrap();
-    fs::write(stage.path().join("manifest.json"), json).unwrap();
+    let json =
+        |manifest: &_| serde_json::to_string_pretty::<StageManifest>(manifest).unwrap() + "\n";
+    manifest.xxh3 = xxh3_hex(json(&manifest).as_bytes());
+    fs::write(stage.path().join("manifest.json"), json(&manifest)).unwrap();
 
     let state = root.path().join(STATE);
     let lines = || fs::read_to_string(&state).unwrap_or_default().matches("{\"path\"").count();

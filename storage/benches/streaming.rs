@@ -13,7 +13,6 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 use reclora_storage::dataset::Dataset;
@@ -127,7 +126,7 @@ fn main() {
         eprintln!("data=DIR is needed; history, batch, samples and dump are the other options");
         std::process::exit(2);
     }
-    let dataset = Arc::new(Dataset::open(Path::new(&data)).unwrap());
+    let dataset = Dataset::open(Path::new(&data)).unwrap();
     let all = dataset.num_samples();
     let samples = if limit == 0 { all } else { limit.min(all) };
     if !dump_to.is_empty() {
@@ -137,22 +136,26 @@ fn main() {
     let mut stalled = 0.0;
     let mut checksum = 0;
     for epoch in 0..5 {
-        let (dataset, order) = (Arc::clone(&dataset), EpochOrder::new(samples, 42, epoch));
+        let order = EpochOrder::new(samples, 42, epoch);
         let mut next = 0;
         let start = Instant::now();
-        let mut batches = Prefetch::spawn(4, "batches", move || {
+        let next_batch = || {
             let range = next..(next + size).min(samples);
             next = range.end;
             let mut batch = Batch::default();
             range.clone().for_each(|position| batch.push(&dataset, order.at(position), width));
             (!range.is_empty()).then_some(batch)
-        });
+        };
         checksum = 0;
-        while let Some(batch) = batches.next() {
-            checksum += batch.checksum();
-        }
+        let waited = std::thread::scope(|scope| {
+            let mut batches = Prefetch::spawn(scope, 4, "batches", next_batch);
+            while let Some(batch) = batches.next() {
+                checksum += batch.checksum();
+            }
+            batches.stalls().waited
+        });
         let seconds = start.elapsed().as_secs_f64();
-        stalled = batches.waited().as_secs_f64() / seconds;
+        stalled = waited.as_secs_f64() / seconds;
         speeds.push(samples as f64 / seconds);
     }
     speeds.sort_by(f64::total_cmp);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Result, StorageError};
 
 /// What marks a temporary file: `<name>.tmp-<pid>-<n>`.
-pub const TMP_MARK: &str = ".tmp-";
+const TMP_MARK: &str = ".tmp-";
 
 /// Whether a file name is that of a temporary file of [`write_atomic`].
 pub fn is_tmp_name(name: &str) -> bool {

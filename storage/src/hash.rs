@@ -37,13 +37,27 @@ impl Hasher {
 pub fn xxh3_file(path: &Path) -> Result<String> {
     let mut file = File::open(path).map_err(|e| StorageError::io("open", path, e))?;
     let mut hasher = Hasher::default();
-    let mut buffer = vec![0_u8; 1 << 18];
+    let failed = |e| StorageError::io("read", path, e);
+    each_piece(&mut file, failed, |bytes| {
+        hasher.update(bytes);
+        Ok(())
+    })?;
+    Ok(hasher.hex())
+}
+
+/// Hands all that can be read to `take`, piece by piece.
+pub(crate) fn each_piece<E>(
+    file: &mut File,
+    failed: impl Fn(std::io::Error) -> E,
+    mut take: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut buffer = vec![0_u8; 1 << 20];
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => return Ok(hasher.hex()),
-            Ok(n) => hasher.update(buffer.get(..n).unwrap_or_default()),
+            Ok(0) => return Ok(()),
+            Ok(n) => take(buffer.get(..n).unwrap_or_default())?,
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => return Err(StorageError::io("read", path, e)),
+            Err(e) => return Err(failed(e)),
         }
     }
 }

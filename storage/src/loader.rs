@@ -1,8 +1,7 @@
 //! Prefetching: a thread prepares the next items while the consumer works on the current one.
 
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
@@ -33,62 +32,24 @@ pub struct Stalls {
 enum Source<'scope, T> {
     Thread {
         items: Receiver<T>,
-        thread: Thread<'scope>,
+        thread: ScopedJoinHandle<'scope, ()>,
     },
     /// The system allows no further thread: items are made when asked for. Slower, same items.
     Inline(Arc<Mutex<Producer<'scope, T>>>),
     Finished,
 }
 
-enum Thread<'scope> {
-    Free(JoinHandle<()>),
-    Scoped(ScopedJoinHandle<'scope, ()>),
-}
-
-impl Thread<'_> {
-    fn join(self) -> std::thread::Result<()> {
-        match self {
-            Thread::Free(thread) => thread.join(),
-            Thread::Scoped(thread) => thread.join(),
-        }
-    }
-}
-
-impl<T: Send + 'static> Prefetch<'static, T> {
-    /// Starts a thread called `name` that keeps up to `depth` items (at least 1) ready. `producer`
-    /// returns `None` when there is nothing more.
-    pub fn spawn(
-        depth: usize,
-        name: &str,
-        producer: impl FnMut() -> Option<T> + Send + 'static,
-    ) -> Self {
-        Self::start(depth, name, Box::new(producer), |builder, run| {
-            builder.spawn(run).map(Thread::Free)
-        })
-    }
-}
-
 impl<'scope, T: Send + 'scope> Prefetch<'scope, T> {
-    /// The same for a producer that borrows what outlives `scope`.
-    pub fn spawn_scoped(
+    /// Starts a thread called `name` that keeps up to `depth` items (at least 1) ready. `producer`, which may
+    /// borrow what outlives `scope`, returns `None` when there is nothing more.
+    pub fn spawn(
         scope: &'scope Scope<'scope, '_>,
         depth: usize,
         name: &str,
         producer: impl FnMut() -> Option<T> + Send + 'scope,
     ) -> Self {
-        Self::start(depth, name, Box::new(producer), |builder, run| {
-            builder.spawn_scoped(scope, run).map(Thread::Scoped)
-        })
-    }
-
-    fn start(
-        depth: usize,
-        name: &str,
-        producer: Producer<'scope, T>,
-        spawn: impl FnOnce(Builder, Box<dyn FnOnce() + Send + 'scope>) -> io::Result<Thread<'scope>>,
-    ) -> Self {
         let (sender, items) = bounded(depth.max(1));
-        let shared = Arc::new(Mutex::new(producer));
+        let shared: Arc<Mutex<Producer<'scope, T>>> = Arc::new(Mutex::new(Box::new(producer)));
         let producer = Arc::clone(&shared);
         let run = move || {
             let mut produce = producer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,7 +61,7 @@ impl<'scope, T: Send + 'scope> Prefetch<'scope, T> {
             }
         };
         let name: String = name.chars().filter(|c| *c != '\0').collect();
-        let source = match spawn(Builder::new().name(name), Box::new(run)) {
+        let source = match Builder::new().name(name).spawn_scoped(scope, run) {
             Ok(thread) => Source::Thread { items, thread },
             Err(_) => Source::Inline(shared),
         };
@@ -143,11 +104,6 @@ impl<'scope, T: Send + 'scope> Prefetch<'scope, T> {
         item
     }
 
-    /// How long [`Prefetch::next`] has waited in total: near zero when the producer keeps up.
-    pub fn waited(&self) -> Duration {
-        self.stalls.waited
-    }
-
     /// How often and how long [`Prefetch::next`] has waited, for whoever reports it.
     pub fn stalls(&self) -> Stalls {
         self.stalls
@@ -174,10 +130,12 @@ mod tests {
     fn keeps_the_order_and_ends() {
         for depth in [0, 1, 3, 100] {
             let mut numbers = 0..50;
-            let mut prefetch = Prefetch::spawn(depth, "order", move || numbers.next());
-            let got: Vec<i32> = std::iter::from_fn(|| prefetch.next()).collect();
-            assert_eq!(got, (0..50).collect::<Vec<_>>());
-            assert_eq!(prefetch.next(), None);
+            std::thread::scope(|scope| {
+                let mut prefetch = Prefetch::spawn(scope, depth, "order", move || numbers.next());
+                let got: Vec<i32> = std::iter::from_fn(|| prefetch.next()).collect();
+                assert_eq!(got, (0..50).collect::<Vec<_>>());
+                assert_eq!(prefetch.next(), None);
+            });
         }
     }
 
@@ -186,10 +144,10 @@ mod tests {
         let numbers: Vec<i32> = (0..20).collect();
         let got = std::thread::scope(|scope| {
             let mut rest = numbers.iter();
-            let mut prefetch = Prefetch::spawn_scoped(scope, 2, "borrows", move || rest.next());
+            let mut prefetch = Prefetch::spawn(scope, 2, "borrows", move || rest.next());
             let got: Vec<&i32> = std::iter::from_fn(|| prefetch.next()).collect();
             // One that is dropped midway does not hold up the scope.
-            let mut endless = Prefetch::spawn_scoped(scope, 1, "endless", || Some(numbers.len()));
+            let mut endless = Prefetch::spawn(scope, 1, "endless", || Some(numbers.len()));
             assert_eq!(endless.next(), Some(20));
             got
         });
@@ -200,50 +158,58 @@ mod tests {
     fn dropping_midway_stops_the_thread() {
         let made = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&made);
-        let mut prefetch =
-            Prefetch::spawn(2, "endless", move || Some(counter.fetch_add(1, Ordering::SeqCst)));
-        assert_eq!(prefetch.next(), Some(0));
-        drop(prefetch);
-        // The thread has been joined, so its share of the counter is gone.
-        assert_eq!(Arc::strong_count(&made), 1);
-        assert!(made.load(Ordering::SeqCst) <= 5);
+        std::thread::scope(|scope| {
+            let next = move || Some(counter.fetch_add(1, Ordering::SeqCst));
+            let mut prefetch = Prefetch::spawn(scope, 2, "endless", next);
+            assert_eq!(prefetch.next(), Some(0));
+            drop(prefetch);
+            // The thread has been joined, so its share of the counter is gone.
+            assert_eq!(Arc::strong_count(&made), 1);
+            assert!(made.load(Ordering::SeqCst) <= 5);
+        });
     }
 
     #[test]
     fn is_bounded() {
         let made = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&made);
-        let prefetch =
-            Prefetch::spawn(3, "bounded", move || Some(counter.fetch_add(1, Ordering::SeqCst)));
-        std::thread::sleep(Duration::from_millis(50));
-        assert!(made.load(Ordering::SeqCst) <= 4);
-        drop(prefetch);
+        std::thread::scope(|scope| {
+            let next = move || Some(counter.fetch_add(1, Ordering::SeqCst));
+            let prefetch = Prefetch::spawn(scope, 3, "bounded", next);
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(made.load(Ordering::SeqCst) <= 4);
+            drop(prefetch);
+        });
     }
 
     #[test]
     fn a_panic_is_passed_on() {
         let mut calls = 0;
-        let mut prefetch = Prefetch::spawn(1, "panics", move || {
-            calls += 1;
-            assert!(calls < 2, "the producer broke");
-            Some(calls)
+        std::thread::scope(|scope| {
+            let mut prefetch = Prefetch::spawn(scope, 1, "panics", move || {
+                calls += 1;
+                assert!(calls < 2, "the producer broke");
+                Some(calls)
+            });
+            assert_eq!(prefetch.next(), Some(1));
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| prefetch.next()));
+            assert!(result.is_err());
         });
-        assert_eq!(prefetch.next(), Some(1));
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| prefetch.next()));
-        assert!(result.is_err());
     }
 
     #[test]
     fn measures_the_wait() {
         let mut left = 2;
-        let mut prefetch = Prefetch::spawn(1, "slow", move || {
-            std::thread::sleep(Duration::from_millis(30));
-            left -= 1;
-            (left >= 0).then_some(left)
+        let stalls = std::thread::scope(|scope| {
+            let mut prefetch = Prefetch::spawn(scope, 1, "slow", move || {
+                std::thread::sleep(Duration::from_millis(30));
+                left -= 1;
+                (left >= 0).then_some(left)
+            });
+            while prefetch.next().is_some() {}
+            prefetch.stalls()
         });
-        while prefetch.next().is_some() {}
-        assert!(prefetch.waited() >= Duration::from_millis(50));
-        let stalls = prefetch.stalls();
+        assert!(stalls.waited >= Duration::from_millis(50));
         assert_eq!((stalls.items, stalls.count), (2, 2));
         assert!(stalls.longest >= Duration::from_millis(25) && stalls.longest <= stalls.waited);
     }
@@ -251,12 +217,15 @@ mod tests {
     #[test]
     fn what_is_ready_is_no_stall() {
         let mut numbers = 0..8;
-        let mut prefetch = Prefetch::spawn(8, "fast", move || numbers.next());
-        // The thread has filled the channel before the first item is asked for.
-        while !matches!(&prefetch.source, Source::Thread { items, .. } if items.len() == 8) {
-            std::thread::yield_now();
-        }
-        while prefetch.next().is_some() {}
-        assert_eq!((prefetch.stalls().items, prefetch.stalls().count), (8, 0));
+        let stalls = std::thread::scope(|scope| {
+            let mut prefetch = Prefetch::spawn(scope, 8, "fast", move || numbers.next());
+            // The thread has filled the channel before the first item is asked for.
+            while !matches!(&prefetch.source, Source::Thread { items, .. } if items.len() == 8) {
+                std::thread::yield_now();
+            }
+            while prefetch.next().is_some() {}
+            prefetch.stalls()
+        });
+        assert_eq!((stalls.items, stalls.count), (8, 0));
     }
 }

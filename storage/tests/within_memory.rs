@@ -1,12 +1,10 @@
 //! Preparing within a limit of memory: the same result and the same errors, and nothing left behind.
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod common;
 
 use std::fmt::Write;
 use std::path::Path;
 
-use common::{FIRST_TIME, LAST_TIME, Mount, Raw, config, may_mount};
+use crate::common::{FIRST_TIME, LAST_TIME, Mount, Raw, config, may_mount};
+use crate::skip::skip;
 use reclora_storage::permutation::EpochOrder;
 use reclora_storage::protocol::prepare_within;
 use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, Duplicates, RawTables};
@@ -202,7 +200,7 @@ fn the_rating_that_is_kept_does_not_depend_on_limit_and_threads() {
 #[test]
 fn quotes_line_ends_and_blank_lines_change_nothing() {
     let raw = synthetic(4_000);
-    let expected = raw::read(Movielens25m, raw.path()).unwrap();
+    let expected = raw::read(Movielens25m, raw.path(), &ColumnMapping::default()).unwrap();
     let good = std::fs::read_to_string(raw.path().join(RATINGS)).unwrap();
     let quoted = |line: &str| format!("\"{}\"", line.replace(',', "\",\""));
     let mut variants =
@@ -236,8 +234,7 @@ fn a_line_without_end_does_not_fill_the_memory() {
 #[test]
 fn a_full_disk_is_named_and_leaves_nothing() {
     if !may_mount() {
-        eprintln!("skipped: not root, a small file system cannot be mounted");
-        return;
+        return skip("needs root: a small file system is mounted");
     }
     let raw = synthetic(8_000);
     // Too small for the ratings, for the runs of the sort as well, and for the dataset.

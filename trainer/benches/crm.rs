@@ -21,7 +21,7 @@ use reclora_comm::{Communicator, Solo};
 use reclora_storage::dataset::{Dataset, Split};
 use reclora_storage::permutation::EpochOrder;
 use reclora_trainer::config::{CrmConfig, EmbeddingOptimizer};
-use reclora_trainer::crm::{CrmInput, Din, DinShape, Workspace};
+use reclora_trainer::crm::{Crm, CrmInput, CrmShape, Workspace};
 use reclora_trainer::error::Result;
 use reclora_trainer::metrics::{Scored, Validation, auc};
 use reclora_trainer::parameters::{Gradient, Losses, Parameters, Ready};
@@ -77,7 +77,7 @@ impl Row {
 }
 
 struct Bench<'a> {
-    din: &'a Din,
+    crm: &'a Crm,
     inputs: Inputs<'a>,
     valid: std::ops::Range<u64>,
     /// Time spent on validation, which is not training.
@@ -98,8 +98,8 @@ impl Objective for Bench<'_> {
         let inputs: Vec<_> = rows.iter().map(Row::input).collect();
         let labels: Vec<f32> = rows.iter().map(|row| f32::from(u8::from(row.label))).collect();
         let loss = WORKSPACE.with_borrow_mut(|ws| {
-            let din = self.din;
-            din.loss_and_gradient(
+            let crm = self.crm;
+            crm.loss_and_gradient(
                 parameters, ws, &inputs, &labels, samples, epoch, weight, gradient,
             )
         });
@@ -122,7 +122,7 @@ impl Objective for Bench<'_> {
             let rows = self.inputs.rows(first..(first + 64).min(self.valid.end))?;
             let inputs: Vec<_> = rows.iter().map(Row::input).collect();
             let (logits, _) =
-                WORKSPACE.with_borrow_mut(|ws| self.din.score(parameters, ws, &inputs));
+                WORKSPACE.with_borrow_mut(|ws| self.crm.score(parameters, ws, &inputs));
             let scored = rows.iter().zip(logits).map(|(row, logit)| Scored {
                 user: row.user,
                 label: row.label,
@@ -140,7 +140,7 @@ impl Objective for Bench<'_> {
 fn dump(path: &Path, bench: &Bench<'_>, initial: &[f32], plan: &TrainPlan) -> Result<()> {
     let bytes = |values: &[u32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
     let mut tensors = Vec::new();
-    for tensor in bench.din.tensors() {
+    for tensor in bench.crm.tensors() {
         let values: Vec<u32> = initial[tensor.range.clone()].iter().map(|v| v.to_bits()).collect();
         tensors.push((tensor.name.clone(), Dtype::F32, tensor.shape.clone(), bytes(&values)));
     }
@@ -212,20 +212,20 @@ fn main() -> Result<()> {
     }
     rayon::ThreadPoolBuilder::new().num_threads(threads.parse().unwrap()).build_global().unwrap();
     let dataset = Dataset::open(Path::new(&data))?;
-    let shape = DinShape {
+    let shape = CrmShape {
         features: dataset.num_features(),
         fields: dataset.fields().len(),
         item_field: dataset.item_field(),
         user_field: dataset.user_field(),
     };
     let config = CrmConfig { dropout: dropout.parse().unwrap(), ..CrmConfig::default() };
-    let din = Din::new(&config, shape)?;
+    let crm = Crm::new(&config, shape)?;
     let train_samples = dataset.split(Split::Train).end;
     let limit: u64 = samples.parse().unwrap();
     let checkpoints = tempfile::tempdir().unwrap();
     let plan = TrainPlan {
         task: "train CRM".into(),
-        table: din.table(),
+        table: crm.table(),
         row_wise: false,
         lazy_rows: optimizer == EmbeddingOptimizer::LazyAdamw,
         samples: if limit == 0 { train_samples } else { limit.min(train_samples) },
@@ -245,8 +245,8 @@ fn main() -> Result<()> {
     };
     let inputs = Inputs { dataset: &dataset, history: history.parse().unwrap() };
     let valid = dataset.split(Split::Valid);
-    let bench = Bench { din: &din, inputs, valid, validation: Mutex::default() };
-    let initial = din.init(SEED);
+    let bench = Bench { crm: &crm, inputs, valid, validation: Mutex::default() };
+    let initial = crm.init(SEED);
     if !dump_to.is_empty() {
         dump(Path::new(&dump_to), &bench, &initial, &plan)?;
     }

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use reclora_comm::{Communicator, Solo};
 use reclora_trainer::config::CrmConfig;
-use reclora_trainer::crm::{CrmInput, Din, DinShape, Workspace};
+use reclora_trainer::crm::{Crm, CrmInput, CrmShape, Workspace};
 use reclora_trainer::error::Result;
 use reclora_trainer::metrics::Validation;
 use reclora_trainer::parameters::{Gradient, Losses, Parameters, Ready};
@@ -24,7 +24,7 @@ use reclora_trainer::telemetry::progress::{Event, Progress};
 use reclora_trainer::training::exchange::Held;
 use reclora_trainer::training::{Objective, TrainPlan, train};
 
-const SHAPE: DinShape = DinShape { features: 5000, fields: 8, item_field: 5, user_field: 0 };
+const SHAPE: CrmShape = CrmShape { features: 5000, fields: 8, item_field: 5, user_field: 0 };
 /// Steps of a round.
 const STEPS: u64 = 8;
 
@@ -34,7 +34,7 @@ thread_local! {
 
 /// Samples that are functions of their number.
 struct MadeUp<'a> {
-    din: &'a Din,
+    crm: &'a Crm,
     history: usize,
 }
 
@@ -74,8 +74,8 @@ impl Objective for MadeUp<'_> {
             .collect();
         let labels: Vec<f32> = samples.iter().map(|sample| (sample % 2) as f32).collect();
         let loss = WORKSPACE.with_borrow_mut(|ws| {
-            let din = self.din;
-            din.loss_and_gradient(
+            let crm = self.crm;
+            crm.loss_and_gradient(
                 parameters, ws, &inputs, &labels, samples, epoch, weight, gradient,
             )
         });
@@ -98,10 +98,10 @@ impl Objective for MadeUp<'_> {
 /// Samples per second of the median step; saving checkpoints is no part of it.
 fn speed(objective: &MadeUp<'_>, batch: u64, micro_batches: usize) -> f64 {
     let checkpoints = tempfile::tempdir().unwrap();
-    let din = objective.din;
+    let crm = objective.crm;
     let plan = TrainPlan {
         task: "train CRM".into(),
-        table: din.table(),
+        table: crm.table(),
         row_wise: false,
         lazy_rows: true,
         samples: STEPS * batch,
@@ -119,7 +119,7 @@ fn speed(objective: &MadeUp<'_>, batch: u64, micro_batches: usize) -> f64 {
         checkpoint_every: u64::MAX,
         checkpoints: checkpoints.path().into(),
     };
-    let initial = din.init(1);
+    let initial = crm.init(1);
     let mut steps = Steps::default();
     train(&plan, objective, |_| initial, &mut Solo, &mut steps).unwrap();
     let seconds = |pair: &[Instant]| (pair[1] - pair[0]).as_secs_f64();
@@ -160,8 +160,8 @@ fn main() {
     assert!(options.is_empty(), "no such option: {options:?}");
     rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global().unwrap();
     let config = CrmConfig { hidden_dim: hidden as usize, ..CrmConfig::default() };
-    let din = Din::new(&config, SHAPE).unwrap();
-    let objective = MadeUp { din: &din, history: history as usize };
+    let crm = Crm::new(&config, SHAPE).unwrap();
+    let objective = MadeUp { crm: &crm, history: history as usize };
     let pair =
         || [1, several as usize].map(|micro_batches| speed(&objective, batch, micro_batches));
     pair();
@@ -170,7 +170,7 @@ fn main() {
     println!(
         "{}",
         serde_json::json!({
-            "dense_weights": din.num_parameters() - din.table().len(),
+            "dense_weights": crm.num_parameters() - crm.table().len(),
             "history": history, "batch": batch, "micro_batches": several, "threads": threads,
             "samples_per_second_of_one": of(|pair| pair[0]).round(),
             "samples_per_second_of_several": of(|pair| pair[1]).round(),

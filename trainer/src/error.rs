@@ -1,6 +1,6 @@
 //! What can go wrong in a stage. Every message says what, where, and what to do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Result of everything in this crate.
 pub type Result<T, E = TrainerError> = std::result::Result<T, E>;
@@ -21,6 +21,14 @@ pub enum TrainerError {
         path: PathBuf,
         /// What is wrong with it and what to do.
         what: String,
+    },
+    /// What a stage made can't be used as it is.
+    #[error("{what}")]
+    Remake {
+        /// What is wrong, and where.
+        what: String,
+        /// What helps.
+        remedy: Remedy,
     },
     /// A setting that can't work.
     #[error("config: {field}: {what}")]
@@ -65,7 +73,31 @@ pub enum TrainerError {
     Device(#[from] candle_core::Error),
 }
 
+/// What helps where something that a stage made can't be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// A file is damaged or foreign: it is copied again, or made again by this stage.
+    Rebuild(&'static str),
+    /// This stage is done again, and those after it.
+    Again(&'static str),
+    /// What was made with other settings than this config has now is made again with it, or used with its own.
+    Settings(PathBuf),
+    /// This stage, or the one at work, is done again from nothing.
+    Afresh(Option<&'static str>),
+}
+
 impl TrainerError {
+    /// A [`TrainerError::Remake`] of something that a stage has to do again from nothing.
+    pub(crate) fn afresh(what: impl Into<String>, stage: &'static str) -> Self {
+        Self::Remake { what: what.into(), remedy: Remedy::Afresh(Some(stage)) }
+    }
+
+    /// A checkpoint that does not fit what is trained.
+    pub(crate) fn other_checkpoint(dir: &Path) -> Self {
+        let what = format!("{}: a checkpoint of another model", dir.display());
+        Self::Remake { what, remedy: Remedy::Afresh(None) }
+    }
+
     /// A [`TrainerError::File`].
     pub fn file(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
         Self::File { path: path.into(), what: what.into() }

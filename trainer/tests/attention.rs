@@ -1,7 +1,5 @@
 //! The attention kernels against the definition, in f64 and without tiles.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
 use half::bf16;
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};

@@ -1,12 +1,10 @@
 //! A backbone's directory: what is whole is read exactly; everything else is refused with the file, what
 //! is wrong with it and what to do, and nothing panics.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod tiny;
-
+use crate::tiny;
 use std::path::Path;
 
+use crate::tiny::{Directory, Sizes, Tensor, Tensors, WEIGHTS};
 use half::{bf16, f16};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -14,7 +12,6 @@ use reclora_trainer::backbone::{self, Backbone, WeightType};
 use reclora_trainer::engine::{AdaptedModel, Prompt, Workspace};
 use safetensors::Dtype;
 use serde_json::{Value, json};
-use tiny::{Directory, Sizes, Tensor, Tensors, WEIGHTS};
 
 const TOKENS: [u32; 4] = [1, 7, 3, 10];
 const DOWNLOAD: &str = "copy or download";

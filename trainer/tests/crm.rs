@@ -1,13 +1,11 @@
 //! The CRM against finite differences and a per-sample loop, and its file.
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
-mod ranks;
-
+use crate::ranks::with_ranks;
 use proptest::prelude::*;
-use ranks::with_ranks;
 use reclora_comm::{Communicator, tree};
 use reclora_trainer::config::{CrmConfig, Representation};
-use reclora_trainer::crm::{Crm, CrmInput, Din, DinShape, Workspace};
+use reclora_trainer::crm::{Crm, CrmInput, CrmShape, TrainedCrm, Workspace};
+use reclora_trainer::error::{Remedy, TrainerError};
 use reclora_trainer::parameters::{Gradient, GradientSum, Losses, Parameters, TableShare};
 use reclora_trainer::training::exchange::{Rows, gather_rows};
 
@@ -42,7 +40,7 @@ fn samples() -> impl Strategy<Value = Vec<Sample>> {
     prop::collection::vec(sample, 1..5)
 }
 
-fn din(dropout: f32, representation: Representation) -> Din {
+fn crm(dropout: f32, representation: Representation) -> Crm {
     let config = CrmConfig {
         embedding_dim: 3,
         hidden_dim: 5,
@@ -52,26 +50,26 @@ fn din(dropout: f32, representation: Representation) -> Din {
         representation,
         ..CrmConfig::default()
     };
-    let shape = DinShape { features: FEATURES as usize, fields: 3, item_field: 1, user_field: 0 };
-    Din::new(&config, shape).unwrap()
+    let shape = CrmShape { features: FEATURES as usize, fields: 3, item_field: 1, user_field: 0 };
+    Crm::new(&config, shape).unwrap()
 }
 
 /// Larger than the real initial values: gradients that can be told from rounding.
-fn parameters(din: &Din, seed: u64) -> Vec<f32> {
-    din.init(seed).into_iter().enumerate().map(|(i, v)| v + 0.05 * ((i % 7) as f32 - 3.0)).collect()
+fn parameters(crm: &Crm, seed: u64) -> Vec<f32> {
+    crm.init(seed).into_iter().enumerate().map(|(i, v)| v + 0.05 * ((i % 7) as f32 - 3.0)).collect()
 }
 
 /// The loss, and its gradient as one flat vector.
-fn loss(din: &Din, parameters: &[f32], samples: &[Sample]) -> (f32, Vec<f32>) {
+fn loss(crm: &Crm, parameters: &[f32], samples: &[Sample]) -> (f32, Vec<f32>) {
     let inputs: Vec<_> = samples.iter().map(Sample::input).collect();
     let labels: Vec<_> = samples.iter().map(|sample| sample.label).collect();
     let keys: Vec<_> = (0..samples.len() as u64).collect();
     let ws = &mut Workspace::default();
-    let mut gradient = Gradient::zero(din.table(), din.num_parameters() - din.table().len());
-    let parameters = Parameters::whole(din.table(), parameters);
+    let mut gradient = Gradient::zero(crm.table(), crm.num_parameters() - crm.table().len());
+    let parameters = Parameters::whole(crm.table(), parameters);
     let loss =
-        din.loss_and_gradient(parameters, ws, &inputs, &labels, &keys, 9, 1.0, &mut gradient);
-    let (sum, table) = (gradient.sum(loss.into()), din.table());
+        crm.loss_and_gradient(parameters, ws, &inputs, &labels, &keys, 9, 1.0, &mut gradient);
+    let (sum, table) = (gradient.sum(loss.into()), crm.table());
     let mut flat = vec![0.0; table.len()];
     for (row, values) in sum.rows().iter().zip(sum.values().chunks(table.width)) {
         flat[*row as usize * table.width..][..table.width].copy_from_slice(values);
@@ -86,14 +84,14 @@ proptest! {
     fn gradients_equal_finite_differences(
         samples in samples(), seed in 0u64..1000, dropout in prop::bool::ANY,
     ) {
-        let din = din(if dropout { 0.3 } else { 0.0 }, Representation::Final);
-        let parameters = parameters(&din, seed);
-        let (_, gradient) = loss(&din, &parameters, &samples);
+        let crm = crm(if dropout { 0.3 } else { 0.0 }, Representation::Final);
+        let parameters = parameters(&crm, seed);
+        let (_, gradient) = loss(&crm, &parameters, &samples);
         for index in (0..parameters.len()).step_by(3) {
             let at = |step: f32| {
                 let mut moved = parameters.clone();
                 moved[index] += step;
-                f64::from(loss(&din, &moved, &samples).0)
+                f64::from(loss(&crm, &moved, &samples).0)
             };
             let value = f64::from(gradient[index]);
             // ReLU has kinks, where a difference is no slope: a small step to one side misses them.
@@ -111,17 +109,17 @@ proptest! {
     #[test]
     fn a_batch_equals_its_samples_one_by_one(samples in samples(), seed in 0u64..1000) {
         for representation in [Representation::Final, Representation::Hidden, Representation::User] {
-            let din = din(0.2, representation);
-            let parameters = parameters(&din, seed);
+            let crm = crm(0.2, representation);
+            let parameters = parameters(&crm, seed);
             let ws = &mut Workspace::default();
             let inputs: Vec<_> = samples.iter().map(Sample::input).collect();
-            let parameters = Parameters::whole(din.table(), &parameters);
-            let (logits, representations) = din.score(parameters, ws, &inputs);
-            prop_assert_eq!(representations.len(), inputs.len() * din.representation_dim());
+            let parameters = Parameters::whole(crm.table(), &parameters);
+            let (logits, representations) = crm.score(parameters, ws, &inputs);
+            prop_assert_eq!(representations.len(), inputs.len() * crm.representation_dim());
             for (index, input) in inputs.iter().enumerate() {
-                let (logit, one) = din.score(parameters, ws, &[*input]);
+                let (logit, one) = crm.score(parameters, ws, &[*input]);
                 prop_assert!((logit[0] - logits[index]).abs() < 1e-5);
-                let dim = din.representation_dim();
+                let dim = crm.representation_dim();
                 for (a, b) in one.iter().zip(&representations[index * dim..]) {
                     prop_assert!((a - b).abs() < 1e-5);
                 }
@@ -142,10 +140,10 @@ fn d1_micro_batches_at_once_are_those_of_the_tree() {
         dropout: 0.1,
         ..CrmConfig::default()
     };
-    let shape = DinShape { features: FEATURES as usize, fields: 3, item_field: 1, user_field: 0 };
-    let din = Din::new(&config, shape).unwrap();
-    let (flat, dense) = (parameters(&din, 5), din.num_parameters() - din.table().len());
-    let parameters = Parameters::whole(din.table(), &flat);
+    let shape = CrmShape { features: FEATURES as usize, fields: 3, item_field: 1, user_field: 0 };
+    let crm = Crm::new(&config, shape).unwrap();
+    let (flat, dense) = (parameters(&crm, 5), crm.num_parameters() - crm.table().len());
+    let parameters = Parameters::whole(crm.table(), &flat);
     let feature = |place: u64| (place.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32 % FEATURES;
     let sample = |key: &u64| Sample {
         fields: (0..3).map(|place| feature(key * 100 + place)).collect(),
@@ -159,7 +157,7 @@ fn d1_micro_batches_at_once_are_those_of_the_tree() {
         let labels: Vec<_> = samples.iter().map(|sample| sample.label).collect();
         let ws = &mut Workspace::default();
         let loss =
-            din.loss_and_gradient(parameters, ws, &inputs, &labels, keys, 9, 0.1, &mut gradient);
+            crm.loss_and_gradient(parameters, ws, &inputs, &labels, keys, 9, 0.1, &mut gradient);
         gradient.sum(loss.into())
     };
     let bits = |sum: &GradientSum| {
@@ -172,29 +170,29 @@ fn d1_micro_batches_at_once_are_those_of_the_tree() {
         let ends: Vec<usize> = (1..=sizes.len()).map(|part| sizes[..part].iter().sum()).collect();
         let keys: Vec<u64> = (0..ends[sizes.len() - 1] as u64).collect();
         let alone = ends.iter().zip(&sizes).map(|(end, size)| {
-            compute(&keys[end - size..*end], Gradient::zero(din.table(), dense))
+            compute(&keys[end - size..*end], Gradient::zero(crm.table(), dense))
         });
         let alone = tree::fold(alone.collect(), |left, right| left.add(&right)).unwrap();
         let inner = ends[..sizes.len() - 1].to_vec();
-        let together = compute(&keys, Gradient::of_several(din.table(), dense, inner));
+        let together = compute(&keys, Gradient::of_several(crm.table(), dense, inner));
         assert_eq!(bits(&together), bits(&alone), "micro-batches of {sizes:?}");
     }
 }
 
 #[test]
 fn dropout_depends_on_seed_and_sample_only() {
-    let din = din(0.5, Representation::Final);
-    let parameters = parameters(&din, 4);
+    let crm = crm(0.5, Representation::Final);
+    let parameters = parameters(&crm, 4);
     let sample =
         Sample { fields: vec![1, 2, 3], items: vec![4, 5], ratings: vec![28, 29], label: 1.0 };
     let inputs = [sample.input(), sample.input()];
     let run = |keys: &[u64], seed| {
-        let mut gradient = Gradient::zero(din.table(), din.num_parameters() - din.table().len());
+        let mut gradient = Gradient::zero(crm.table(), crm.num_parameters() - crm.table().len());
         let ws = &mut Workspace::default();
         let inputs = &inputs[..keys.len()];
         let labels = &[1.0, 1.0][..keys.len()];
-        let parameters = Parameters::whole(din.table(), &parameters);
-        din.loss_and_gradient(parameters, ws, inputs, labels, keys, seed, 1.0, &mut gradient)
+        let parameters = Parameters::whole(crm.table(), &parameters);
+        crm.loss_and_gradient(parameters, ws, inputs, labels, keys, seed, 1.0, &mut gradient)
     };
     assert_eq!(run(&[7], 1), run(&[7], 1));
     assert_ne!(run(&[7], 1), run(&[7], 2));
@@ -206,16 +204,16 @@ fn dropout_depends_on_seed_and_sample_only() {
 #[test]
 fn ranks_that_share_the_table_write_the_file_of_one() {
     let dir = tempfile::tempdir().unwrap();
-    let din = din(0.1, Representation::User);
+    let crm = crm(0.1, Representation::User);
     let whole = dir.path().join("whole.safetensors");
-    din.save(&din.init(3), &whole).unwrap();
+    crm.save(&crm.init(3), &whole).unwrap();
     for world_size in [2, 4] {
         let path = dir.path().join(format!("{world_size}.safetensors"));
         with_ranks(world_size, |mut comm| {
-            let share = TableShare::part(din.table(), comm.rank(), world_size);
-            let parameters = din.init_share(3, share);
+            let share = TableShare::part(crm.table(), comm.rank(), world_size);
+            let parameters = crm.init_share(3, share);
             let (rows, dense) = parameters.split_at(share.held().len());
-            let write = |rows: &mut Rows<'_>| din.save_rows(dense, &path, rows);
+            let write = |rows: &mut Rows<'_>| crm.save_rows(dense, &path, rows);
             gather_rows(share, rows, 2, &mut comm, write).unwrap();
         });
         assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&whole).unwrap());
@@ -226,25 +224,25 @@ fn ranks_that_share_the_table_write_the_file_of_one() {
 fn the_file_comes_back_and_damage_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("crm.safetensors");
-    let din = din(0.1, Representation::User);
-    let saved = din.init(3);
-    din.save(&saved, &path).unwrap();
+    let crm = crm(0.1, Representation::User);
+    let saved = crm.init(3);
+    crm.save(&saved, &path).unwrap();
     let bytes = std::fs::read(&path).unwrap();
-    let crm = Crm::open(&path, Representation::User).unwrap();
-    let Parameters { table, rows, dense } = crm.parameters();
+    let trained = TrainedCrm::open(&path, Representation::User).unwrap();
+    let Parameters { table, rows, dense } = trained.parameters();
     assert_eq!(([table, dense].concat(), rows), (saved.clone(), None));
-    assert_eq!(crm.din().tensors(), din.tensors());
-    drop(crm);
+    assert_eq!(trained.crm().tensors(), crm.tensors());
+    drop(trained);
     // What the gates are given is no part of it.
-    let other = self::din(0.1, Representation::Hidden);
+    let other = self::crm(0.1, Representation::Hidden);
     other.save(&saved, &path).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), bytes, "the file knows of no representation");
-    let dims = [(Representation::User, &din), (Representation::Hidden, &other)];
-    for (representation, din) in dims {
-        let crm = Crm::open(&path, representation).unwrap();
-        assert_eq!(crm.din().representation_dim(), din.representation_dim());
+    let dims = [(Representation::User, &crm), (Representation::Hidden, &other)];
+    for (representation, crm) in dims {
+        let trained = TrainedCrm::open(&path, representation).unwrap();
+        assert_eq!(trained.crm().representation_dim(), crm.representation_dim());
     }
-    din.save(&saved, &path).unwrap();
+    crm.save(&saved, &path).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), bytes, "the same bytes each time");
     let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     for position in (0..header).chain((header..bytes.len()).step_by(97)) {
@@ -252,11 +250,13 @@ fn the_file_comes_back_and_damage_is_refused() {
         damaged[position] ^= 0x10;
         std::fs::write(&path, damaged).unwrap();
         // Only blanks after the header may change: every setting is hashed, as the values are.
-        if Crm::open(&path, Representation::User).is_ok() {
+        if TrainedCrm::open(&path, Representation::User).is_ok() {
             assert!(bytes[position].is_ascii_whitespace(), "byte {position}");
         }
         std::fs::write(&path, &bytes[..position]).unwrap();
-        let error = Crm::open(&path, Representation::User).unwrap_err().to_string();
-        assert!(error.contains("crm.safetensors") && error.contains("--from pretrain"), "{error}");
+        let error = TrainedCrm::open(&path, Representation::User).unwrap_err();
+        let rebuilt =
+            matches!(&error, TrainerError::Remake { remedy: Remedy::Rebuild("pretrain"), .. });
+        assert!(rebuilt && error.to_string().contains("crm.safetensors"), "{error}");
     }
 }

@@ -99,7 +99,7 @@ impl Case {
                 let mut tell = |gradient: &[f32], from: usize| finishing.tell(gradient, from);
                 let target = GradientSink::observed(&mut gradient, &mut tell);
                 let got = model.train(&self.samples(), &TokenCrossEntropy, weight, target).unwrap();
-                finishing.check(self.backbone.config().num_layers, &gradient, &what);
+                finishing.check(self.backbone.config().num_layers(), &gradient, &what);
                 assert_near(&flat(&got), &flat(&losses), RELATIVE, &what);
                 for tensor in self.adapter.layout().tensors() {
                     let here = tensor.range.clone();
@@ -182,7 +182,8 @@ fn losses_and_gradients_of_all_projections_with_biases_head_norms_and_windows() 
         let config = AdapterConfig { targets: Projection::ALL.to_vec(), ..config(form) };
         let sizes = Sizes { layers: 3, ..Sizes::default() };
         let case = Case::of(qwen3(&sizes, 20), 20, &sizes, &config);
-        assert_eq!(case.backbone.config().sliding_windows, [None, Some(3), Some(3)]);
+        let layers = case.backbone.config().layers.iter();
+        assert!(layers.map(|layer| layer.sliding_window).eq([None, Some(3), Some(3)]));
         case.check_training(&format!("all {form:?}"));
     }
 }

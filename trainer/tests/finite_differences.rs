@@ -4,21 +4,18 @@
 //! most `RELATIVE` of a tensor's largest entry, and by 1.5/h times the rounding of the loss, about 6e-7 of up to 5:
 //! `NOISE` / h. A tensor whose gradient is not well above that fails: agreement would say nothing.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod tiny;
-
+use crate::tiny;
 use std::path::PathBuf;
 
+use crate::tiny::{Finishing, Pairs, Sizes, uniform};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use reclora_trainer::adapter::{Adapter, AdapterLayout, Dropout, ModuleLayout};
+use reclora_trainer::adapter::{Adapter, AdapterLayout, Dropout, ModuleKind, ModuleLayout};
 use reclora_trainer::backbone::{Backbone, Projection};
 use reclora_trainer::config::{AdapterConfig, GateInput, Head, MixForm};
 use reclora_trainer::engine::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use reclora_trainer::losses::{self, TokenCrossEntropy};
 use reclora_trainer::parameters::GradientSink;
-use tiny::{Finishing, Pairs, Sizes, uniform};
 
 const RELATIVE: f32 = 2e-3;
 const NOISE: f32 = 1e-6;
@@ -76,7 +73,7 @@ impl Case {
         } else {
             model.train(ws, &[sample], losses::for_head(is_trained), 1.0, got)
         };
-        finishing.check(self.backbone.config().num_layers, &gradient, "what is told to be final");
+        finishing.check(self.backbone.config().num_layers(), &gradient, "what is told to be final");
         (losses.unwrap().training, gradient)
     }
 
@@ -144,14 +141,14 @@ fn trained(backbone: &Backbone, config: &AdapterConfig, random: &mut ChaCha8Rng)
         let values = uniform(tensor.range.len(), if expert { 0.5 } else { 0.3 }, random);
         parameters[tensor.range.clone()].copy_from_slice(&values);
     }
-    for gate in layout.modules().iter().filter_map(|module| module.gate.as_ref()) {
+    for gate in layout.modules().iter().filter_map(|module| module.sample_gate()) {
         // LayerNorm's output is at most 1.3 √5 + 0.3 √5 < 3.6 long and a row of fc1 0.3 √5 < 0.7:
         // their product is below 2.6, and a step of 0.1 adds at most 0.3.
         for (unit, bias) in parameters[gate.fc1_bias.clone()].iter_mut().enumerate() {
             *bias = if unit % 2 == 0 { 3.2 } else { -3.2 };
         }
     }
-    for module in layout.modules().iter().filter(|module| module.attention_gate.is_some()) {
+    for module in layout.modules() {
         tell_experts_apart(module, config.experts, &mut parameters);
     }
     Adapter::from_parameters(layout, parameters).unwrap()
@@ -163,7 +160,7 @@ fn trained(backbone: &Backbone, config: &AdapterConfig, random: &mut ChaCha8Rng)
 /// Unit u of a key is 2.4, −2.4 and 0 for experts u, u + 1 and the third (plus a bias of at most 0.3); a
 /// hidden unit is that of the key plus 1.2 and a little of everything else.
 fn tell_experts_apart(module: &ModuleLayout, experts: usize, parameters: &mut [f32]) {
-    let gate = module.attention_gate.as_ref().unwrap();
+    let ModuleKind::AttentionGate(gate) = &module.kind else { return };
     let hidden = gate.fc1_bias.len();
     let weights = |k: usize, parameters: &[f32]| -> Vec<f32> {
         let part = |all: &std::ops::Range<usize>| {
@@ -239,7 +236,7 @@ fn hard_routing_away_from_ties() {
         let modules = case.adapter.layout().modules().to_vec();
         let alphas = case.adapter.alpha(&case.representation).unwrap();
         for (module, alpha) in modules.iter().zip(&alphas) {
-            let bias = module.gate.as_ref().unwrap().fc2_bias.clone();
+            let bias = module.sample_gate().unwrap().fc2_bias.clone();
             let biases = &mut case.adapter.parameters_mut()[bias];
             for (bias, _) in biases.iter_mut().zip(alpha).filter(|(_, alpha)| **alpha > 0.0) {
                 // More than any step can make up for: it moves a logit by 0.2 at most.

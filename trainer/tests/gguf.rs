@@ -1,23 +1,20 @@
 //! GGUF files: a whole one is the same model as the Hugging Face directory it was made of, bit for
 //! bit; what it lacks and what is not supported is refused by name. Damage: gguf_damage.rs.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod gguf_file;
-mod tiny;
-
+use crate::gguf_file;
+use crate::tiny;
 use std::path::Path;
 
-use gguf_file::{
+use crate::gguf_file::{
     BF16, F16, F32, GgufFile, Q4_0, Q4_1, Q8_0, Value, file_name, in_file_order, refused,
     refused_bytes,
 };
+use crate::tiny::{Sizes, Tensors};
 use half::{bf16, f16};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use reclora_trainer::backbone::Backbone;
 use reclora_trainer::engine::{AdaptedModel, Prompt, Workspace};
-use tiny::{Sizes, Tensors};
 
 const TOKENS: [u32; 5] = [1, 7, 3, 10, 2];
 

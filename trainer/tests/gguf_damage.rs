@@ -1,14 +1,9 @@
 //! GGUF files that are damaged or made to harm: refused with the file, the place and what to do; never
 //! a panic, never more memory than the file's own size explains.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod gguf_file;
-mod tiny;
-
 use std::path::Path;
 
-use gguf_file::{GgufFile, Q8_0, Value, refused, refused_bytes};
+use crate::gguf_file::{GgufFile, Q8_0, Value, refused, refused_bytes};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -1,13 +1,8 @@
 //! Tokenizers of GGUF files: the tokens of the `tokenizer.json` they were made of.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod gguf_file;
-mod tiny;
-
 use std::path::Path;
 
-use gguf_file::{GgufFile, Value};
+use crate::gguf_file::{GgufFile, Value};
 use reclora_trainer::tokenizer::Tokenizer;
 
 const NORMAL: i32 = 1;

@@ -1,19 +1,16 @@
 //! Each family of backbones, with personalised LoRA on all seven projections, against transformers and
 //! PyTorch autograd: loss, mixture weights, logits, and the gradient of every trained tensor.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod golden;
-mod tiny;
-
-use golden::Golden;
+use crate::golden;
+use crate::golden::Golden;
+use crate::tiny;
+use crate::tiny::{Tensor, Tensors, WEIGHTS};
 use reclora_trainer::backbone::Backbone;
 use reclora_trainer::config::AdapterConfig;
 use reclora_trainer::engine::Workspace;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::Value;
-use tiny::{Tensor, Tensors, WEIGHTS};
 
 /// The case's directory, read as users' backbones are.
 fn load(golden: &Golden<'_>, config: &Value) -> Backbone {

@@ -1,13 +1,10 @@
 //! Both forms of the personalised LoRA against PyTorch autograd: loss, mixture weights, logits, and
 //! the gradient of every trained tensor.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod golden;
-
+use crate::golden;
 use std::path::Path;
 
-use golden::Golden;
+use crate::golden::Golden;
 use reclora_trainer::backbone::Backbone;
 use reclora_trainer::config::{AdapterConfig, MixForm};
 use reclora_trainer::engine::Workspace;

@@ -1,7 +1,5 @@
 //! The shipped tiny LLaMA against values from the reference implementation (`transformers`).
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
 use std::path::Path;
 
 use reclora_trainer::backbone::Backbone;

@@ -1,21 +1,17 @@
 //! What personalised LoRA is, as facts about whole models: each must hold for any experts and gates. The
 //! gates' own: routing_facts.rs.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod stories;
-
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
-use reclora_trainer::adapter::{Adapter, AdapterLayout};
-use reclora_trainer::backbone::{Backbone, BackboneConfig};
-use reclora_trainer::config::{AdapterConfig, Head, MixForm};
-use reclora_trainer::engine::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
-use reclora_trainer::losses::{self, AnswerCrossEntropy, TokenCrossEntropy};
-use stories::{
+use crate::stories::{
     FORMS, TOKENS, WIDTH, assert_close, logits, merged, random_adapter, representation, settings,
     stories, uniform,
 };
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use reclora_trainer::adapter::{Adapter, AdapterLayout};
+use reclora_trainer::backbone::{Backbone, BackboneConfig, LayerShape};
+use reclora_trainer::config::{AdapterConfig, Head, MixForm};
+use reclora_trainer::engine::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
+use reclora_trainer::losses::{self, AnswerCrossEntropy, TokenCrossEntropy};
 
 /// Plain LoRA with, per module, the A and B that `choose` makes of the experts' (each `[N, …]`).
 fn plain(
@@ -206,7 +202,7 @@ fn one_expert_is_plain_lora_and_reads_no_representation() {
         let config = AdapterConfig { experts: 1, ..settings(form) };
         let adapter = random_adapter(&backbone, &config, 1);
         assert_eq!(adapter.representation_dim(), 0);
-        assert!(adapter.layout().modules().iter().all(|module| module.gate.is_none()));
+        assert!(adapter.layout().modules().iter().all(|module| module.sample_gate().is_none()));
         for (module, mixed) in adapter.layout().modules().iter().zip(adapter.mixed(&[]).unwrap()) {
             assert!(mixed.lora_a == adapter.parameters()[module.a.clone()]);
             assert!(mixed.lora_b == adapter.parameters()[module.b.clone()]);
@@ -227,7 +223,8 @@ fn with_all_weight_on_one_expert_the_others_do_not_matter() {
         for expert in 0..4 {
             let mut adapter = random_adapter(&backbone, &settings(form), 2);
             for module in adapter.layout().modules().to_vec() {
-                adapter.parameters_mut()[module.gate.unwrap().fc2_bias.start + expert] = 1e6;
+                adapter.parameters_mut()
+                    [module.sample_gate().cloned().unwrap().fc2_bias.start + expert] = 1e6;
             }
             let alpha = adapter.alpha(&representation(3)).unwrap();
             assert!(
@@ -336,7 +333,7 @@ fn each_module_has_its_experts_and_its_own_gate() {
         let gate = 2 * width + 60 * (width + 1) + experts * 61;
         let module = |d_out: usize| experts * r * (d_in + d_out) + gate;
         assert_eq!(layout.num_parameters(), 5 * d_out.map(module).iter().sum::<usize>());
-        let gates = layout.modules().iter().map(|module| module.gate.clone().unwrap());
+        let gates = layout.modules().iter().map(|module| module.sample_gate().cloned().unwrap());
         let mut starts: Vec<usize> = gates.map(|gate| gate.fc1_weight.start).collect();
         starts.dedup();
         assert_eq!(starts.len(), 10, "q and v of five blocks");
@@ -346,11 +343,10 @@ fn each_module_has_its_experts_and_its_own_gate() {
 /// Trained parameters on LLaMA-7B: plain LoRA, N = 8, N = 16.
 #[test]
 fn a_7b_backbone_has_the_published_number_of_parameters() {
+    let layer = LayerShape { num_heads: 32, num_kv_heads: 32, ..stories().config().layers[0] };
     let llama = BackboneConfig {
         hidden_size: 4096,
-        num_layers: 32,
-        num_heads: 32,
-        num_kv_heads: 32,
+        layers: vec![layer; 32],
         head_dim: 128,
         ..stories().config().clone()
     };

@@ -1,15 +1,11 @@
 //! Buckets of a gradient travel while the rest of it is computed.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod ranks;
-
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ranks::with_ranks;
+use crate::ranks::with_ranks;
 use reclora_comm::Communicator;
 use reclora_trainer::error::{Result, TrainerError};
 use reclora_trainer::metrics::Validation;

@@ -1,8 +1,6 @@
 //! What is known before the first stage, and right after `prepare`.
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
-mod tiny;
-
+use crate::tiny;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -56,7 +54,7 @@ fn run() -> (TempDir, RunContext) {
 /// Makes the dataset of a run.
 fn prepared(ctx: &RunContext) {
     let data = &ctx.config.data;
-    let tables = raw::read_mapped(data.format, &data.path, &data.columns).unwrap();
+    let tables = raw::read(data.format, &data.path, &data.columns).unwrap();
     let protocol = ProtocolConfig {
         k_core: data.k_core,
         min_history: data.min_history,

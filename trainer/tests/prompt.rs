@@ -1,11 +1,9 @@
 //! Prompts of the shipped dataset for the shipped tokenizer.
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
 use std::path::{Path, PathBuf};
 
 use reclora_storage::dataset::{self, Dataset, Split};
 use reclora_storage::protocol::{LabelRule, ProtocolConfig, prepare};
-use reclora_storage::raw::{self, DatasetFormat};
+use reclora_storage::raw::{self, ColumnMapping, DatasetFormat};
 use reclora_trainer::prompt::{PromptBuilder, PromptTemplate};
 use reclora_trainer::tokenizer::Tokenizer;
 
@@ -14,8 +12,12 @@ fn configs() -> PathBuf {
 }
 
 fn movietweetings(dir: &Path) -> Dataset {
-    let raw = raw::read(DatasetFormat::Movietweetings, &configs().join("data/movietweetings-100k"))
-        .unwrap();
+    let raw = raw::read(
+        DatasetFormat::Movietweetings,
+        &configs().join("data/movietweetings-100k"),
+        &ColumnMapping::default(),
+    )
+    .unwrap();
     let config = ProtocolConfig {
         k_core: 5,
         min_history: 5,

@@ -1,15 +1,11 @@
 //! How experts are weighted, by each kind of gate, as facts about whole models.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod stories;
-
-use reclora_trainer::adapter::{Adapter, AdapterLayout, GateLayout};
-use reclora_trainer::config::{AdapterConfig, GateInput, MixForm};
-use reclora_trainer::engine::AdaptedModel;
-use stories::{
+use crate::stories::{
     FORMS, WIDTH, assert_close, logits, merged, random_adapter, representation, settings, stories,
 };
+use reclora_trainer::adapter::{Adapter, AdapterLayout, ModuleKind, SampleGate};
+use reclora_trainer::config::{AdapterConfig, GateInput, MixForm};
+use reclora_trainer::engine::AdaptedModel;
 
 /// α = softmax(W2 ReLU(W1 LayerNorm(c) + b1) + b2, over T), or its square root: in f64, line by line.
 #[test]
@@ -21,7 +17,7 @@ fn mixture_weights_are_the_gates_formula() {
         let (c, mut other) = (representation(seed), representation(seed + 10));
         let alphas = adapter.alpha(&c).unwrap();
         for (module, alpha) in adapter.layout().modules().iter().zip(&alphas) {
-            let expected = gate_formula(&adapter, module.gate.as_ref().unwrap(), &c);
+            let expected = gate_formula(&adapter, module.sample_gate().unwrap(), &c);
             assert_close(alpha, &expected, 1e-5, &module.name);
             let power = if sqrt_alpha { 2 } else { 1 };
             let sum: f32 = alpha.iter().map(|a| a.powi(power)).sum();
@@ -34,7 +30,7 @@ fn mixture_weights_are_the_gates_formula() {
     }
 }
 
-fn gate_formula(adapter: &Adapter, gate: &GateLayout, c: &[f32]) -> Vec<f32> {
+fn gate_formula(adapter: &Adapter, gate: &SampleGate, c: &[f32]) -> Vec<f32> {
     let wide = |values: &[f32]| values.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
     let get = |range: &std::ops::Range<usize>| wide(&adapter.parameters()[range.clone()]);
     let linear = |weight: Vec<f64>, bias: Vec<f64>, x: &[f64]| -> Vec<f64> {
@@ -102,7 +98,8 @@ fn a_gate_of_tokens_that_reads_none_is_a_gate_of_the_sample() {
         let modules = sample.layout().modules().to_vec();
         for (of_sample, of_token) in modules.iter().zip(token.layout().modules().to_vec()) {
             let (to, from) = (sample.parameters_mut(), token.parameters_mut());
-            let (gate, per_token) = (of_sample.gate.clone().unwrap(), of_token.token_gate.unwrap());
+            let gate = of_sample.sample_gate().cloned().unwrap();
+            let ModuleKind::TokenGate(per_token) = of_token.kind else { panic!("no such gate") };
             to[of_sample.a.clone()].copy_from_slice(&from[of_token.a.clone()]);
             to[of_sample.b.clone()].copy_from_slice(&from[of_token.b.clone()]);
             to[gate.fc2_weight].fill(0.0);
@@ -132,7 +129,7 @@ fn a_gate_of_attention_compares_the_representation_with_the_experts() {
     let adapter = random_adapter(&backbone, &config, 21);
     let alphas = adapter.alpha(&c).unwrap();
     for (module, alpha) in adapter.layout().modules().iter().zip(&alphas) {
-        let gate = module.attention_gate.clone().unwrap();
+        let ModuleKind::AttentionGate(gate) = &module.kind else { panic!("no such gate") };
         let get = |range: &std::ops::Range<usize>| &adapter.parameters()[range.clone()];
         let linear = |weight, bias, x: &[f64]| -> Vec<f64> {
             let rows = get(weight).chunks_exact(x.len()).zip(get(bias));

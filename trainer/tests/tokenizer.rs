@@ -1,7 +1,5 @@
 //! The shipped tokenizer and its answers; tokenizers that can't be used.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
 use std::path::{Path, PathBuf};
 
 use reclora_trainer::tokenizer::Tokenizer;

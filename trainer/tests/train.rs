@@ -1,13 +1,9 @@
 //! The training loop on a small regression: the same bits for any number of ranks (D-1).
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod ranks;
-mod toy;
-
 use std::sync::atomic::AtomicU64;
 
-use ranks::with_ranks;
+use crate::ranks::with_ranks;
+use crate::toy::{TABLE, Toy, WIDTH, beside, bits, initial, plan, solo};
 use reclora_comm::{Communicator, Solo};
 use reclora_trainer::error::TrainerError;
 use reclora_trainer::parameters::Table;
@@ -15,7 +11,6 @@ use reclora_trainer::telemetry::progress::{Event, Progress, Silent};
 use reclora_trainer::training::checkpoint::is_whole;
 use reclora_trainer::training::exchange::Held;
 use reclora_trainer::training::{Objective, TrainPlan, Trained, train};
-use toy::{TABLE, Toy, WIDTH, beside, bits, initial, plan, solo};
 
 /// The same of ranks that hold some rows each.
 fn bits_of_shares(of_ranks: &[Trained]) -> (Vec<u32>, String) {

@@ -1,18 +1,13 @@
 //! Training that is interrupted, paused, or loses a rank: it goes on to the same bits (D-2).
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod ranks;
-mod toy;
-
 use std::sync::atomic::AtomicU64;
 
-use ranks::with_ranks;
+use crate::ranks::with_ranks;
+use crate::toy::{Toy, bits, initial, plan, solo};
 use reclora_comm::Communicator;
 use reclora_trainer::error::TrainerError;
 use reclora_trainer::telemetry::progress::{Event, Progress, Silent};
 use reclora_trainer::training::{TrainPlan, train};
-use toy::{Toy, bits, initial, plan, solo};
 
 #[test]
 fn d2_interrupted_anywhere_it_ends_with_the_same_bits() {

@@ -1,13 +1,10 @@
 //! Frozen weights in bf16 and Q8_0, and the memory of a pass.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
-
-mod gguf_file;
-mod tiny;
-
+use crate::tiny;
 use std::path::Path;
 
-use gguf_file::{GgufFile, Q8_0};
+use crate::gguf_file::{GgufFile, Q8_0};
+use crate::tiny::{Sizes, Tensor, Tensors, uniform};
 use half::bf16;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -17,7 +14,6 @@ use reclora_trainer::config::AdapterConfig;
 use reclora_trainer::engine::{AdaptedModel, Prompt, Target, TrainingSample, Workspace};
 use reclora_trainer::losses::TokenCrossEntropy;
 use safetensors::Dtype;
-use tiny::{Sizes, Tensor, Tensors, uniform};
 
 const WIDTH: usize = 5;
 

@@ -2,10 +2,10 @@
 //! bridge) in a namespace of its own. Nothing of the real network is touched; needs root and `ip`.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Set where namespaces can't be made: the tests that need them say so and end.
-const LEFT_OUT: &str = "RECLORA_NO_NAMESPACES";
+use crate::skip::skip;
 
 /// Namespaces of one test; gone with it.
 pub struct Network {
@@ -14,15 +14,17 @@ pub struct Network {
 }
 
 impl Network {
-    /// `None` where they are to be left out.
+    /// `None` where namespaces can't be made: the test is skipped.
     pub fn new(ranks: usize) -> Option<Self> {
-        if std::env::var_os(LEFT_OUT).is_some() {
-            eprintln!("left out: {LEFT_OUT} is set");
+        static NETWORKS: AtomicUsize = AtomicUsize::new(0);
+        let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
+        let network = Self { id: format!("rl{}n{number}", std::process::id()), ranks };
+        let switch = network.switch();
+        if let Err(error) = try_ip(&["netns", "add", &switch]) {
+            eprintln!("{error}");
+            skip("needs root and the program ip (iproute2): makes network namespaces");
             return None;
         }
-        let network = Self { id: format!("rl{}", std::process::id()), ranks };
-        let switch = network.switch();
-        ip(&["netns", "add", &switch]);
         let in_switch = |arguments: &str| {
             let words: Vec<&str> = arguments.split(' ').collect();
             ip(&[&["-n", &switch], &words[..]].concat());
@@ -75,24 +77,23 @@ impl Drop for Network {
 }
 
 /// A command that runs in a namespace.
-pub fn within(namespace: &str, program: &std::path::Path) -> Command {
+pub fn within(namespace: &str, program: &str) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net=/run/netns/{namespace}")).arg("--").arg(program);
     command
 }
 
 fn ip(arguments: &[&str]) {
-    let done = Command::new("ip").args(arguments).output();
-    let said = match &done {
-        Ok(output) if output.status.success() => return,
+    try_ip(arguments).unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn try_ip(arguments: &[&str]) -> Result<(), String> {
+    let said = match Command::new("ip").args(arguments).output() {
+        Ok(output) if output.status.success() => return Ok(()),
         Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
         Err(error) => error.to_string(),
     };
-    panic!(
-        "ip {}: {said}\nThis test makes network namespaces: it needs root and the program ip (iproute2). \
-         Where that can't be, set {LEFT_OUT}=1",
-        arguments.join(" ")
-    );
+    Err(format!("ip {}: {said}", arguments.join(" ")))
 }
 
 /// Waits until `done`; a panic that says `what` at the deadline.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::ExperimentArgs;
+
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
@@ -63,14 +65,8 @@ pub struct MonitorArgs {
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// The experiment, a TOML file
-    pub config: PathBuf,
-    /// Where the run is kept [default: run_dir of the config]
-    #[arg(long, value_name = "DIR")]
-    pub run_dir: Option<PathBuf>,
-    /// Change one setting, as in `run`; repeatable
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
+    #[command(flatten)]
+    pub experiment: ExperimentArgs,
     /// Ranks, over all nodes [default: runtime.nproc_per_node of the config]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub world_size: Option<u16>,
@@ -95,22 +91,4 @@ pub struct CompareArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// Arguments of `simulate`.
-#[derive(Debug, Args)]
-pub struct SimulateArgs {
-    /// Schedules of failures
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    pub schedules: u64,
-    /// Ranks
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub world_size: u16,
-    /// Of the first schedule; the next have the next numbers
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    pub seed: u64,
-    /// Tell what happens in the first schedule, and why
-    #[arg(long)]
-    pub trace: bool,
 }

@@ -8,18 +8,17 @@ use clap_complete::Shell;
 
 use reclora_storage::raw::{DatasetFormat, Known};
 
-use crate::gang::binding::Binding;
 use reclora_trainer::stages::{Part, Stage};
 
 mod checks;
 mod jobs;
-mod nodes;
 mod text;
+mod values;
 
-pub use checks::{CompareArgs, DoctorArgs, MonitorArgs, PlanArgs, SimulateArgs};
-pub use jobs::{LogsArgs, StatusArgs, SubmitArgs};
-pub use nodes::NodeCount;
+pub use checks::{CompareArgs, DoctorArgs, MonitorArgs, PlanArgs};
+pub use jobs::{LogsArgs, ResourceArgs, StatusArgs, SubmitArgs};
 use text::*;
+pub use values::{Binding, NodeCount};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -89,9 +88,6 @@ pub enum Command {
     /// Foretell a run: memory per rank, work and bytes on the wire at a number of ranks
     #[command(long_about = PLAN_LONG, after_help = PLAN_EXAMPLES)]
     Plan(PlanArgs),
-    /// Put the supervision of ranks through thousands of made-up failures
-    #[command(long_about = SIMULATE_LONG, after_help = SIMULATE_EXAMPLES)]
-    Simulate(SimulateArgs),
     /// Print the manual, or write a page for every command
     #[command(after_help = MAN_EXAMPLES)]
     Man {
@@ -113,99 +109,108 @@ pub enum Command {
     Rank,
 }
 
+/// An experiment.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Experiment")]
+pub struct ExperimentArgs {
+    /// The experiment, a TOML file (`config reference` lists every setting)
+    #[arg(help_heading = None::<&str>)]
+    pub config: PathBuf,
+    /// Where the run is kept [default: run_dir of the config]
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Change one setting, e.g. tune.epochs=3; repeatable. The value is TOML, bare words are text
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The experiment, a TOML file (`config reference` lists every setting)
-    pub config: PathBuf,
-    /// Where the run is kept [default: run_dir of the config]
-    #[arg(long, value_name = "DIR", help_heading = "Experiment")]
-    pub run_dir: Option<PathBuf>,
-    /// Change one setting, e.g. tune.epochs=3; repeatable. The value is TOML, bare words are text
-    #[arg(long, value_name = "KEY=VALUE", help_heading = "Experiment")]
-    pub set: Vec<String>,
+    #[command(flatten)]
+    pub experiment: ExperimentArgs,
+    #[command(flatten)]
+    pub stages: StageArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub processes: ProcessArgs,
+}
+
+/// Which stages are run.
+#[derive(Clone, Copy, Debug, Default, Args)]
+#[command(next_help_heading = "Stages")]
+pub struct StageArgs {
     /// Do this stage and everything after it again
-    #[arg(long, value_name = "STAGE", value_parser = stage_parser(), help_heading = "Stages")]
-    #[arg(conflicts_with = "only")]
+    #[arg(long, value_name = "STAGE", value_parser = stage_parser(), conflicts_with = "only")]
     pub from: Option<Stage>,
     /// Do only this stage; what it reads must be there
-    #[arg(long, value_name = "STAGE", value_parser = stage_parser(), help_heading = "Stages")]
+    #[arg(long, value_name = "STAGE", value_parser = stage_parser())]
     pub only: Option<Stage>,
     /// Do everything up to and including this stage; up to few2many, the run ends with the table of the models
     /// without an LLM
-    #[arg(long, value_name = "STAGE", value_parser = stage_parser(), help_heading = "Stages")]
-    #[arg(conflicts_with = "only")]
+    #[arg(long, value_name = "STAGE", value_parser = stage_parser(), conflicts_with = "only")]
     pub until: Option<Stage>,
     /// Do the selected stages again even when they are up to date
-    #[arg(long, help_heading = "Stages")]
+    #[arg(long)]
     pub force: bool,
     /// With --only few2many: score only this share of the data, e.g. 0/4; several can run at the same time, and a
     /// run without --part completes the stage
-    #[arg(long, value_name = "INDEX/COUNT", help_heading = "Stages", conflicts_with_all = ["force", "from", "until"])]
+    #[arg(long, value_name = "INDEX/COUNT", conflicts_with_all = ["force", "from", "until"])]
     pub part: Option<Part>,
     /// Don't write the report at the end
-    #[arg(long, help_heading = "Stages")]
+    #[arg(long)]
     pub no_report: bool,
+}
+
+/// What is said of a run, and where.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
     /// Where the ranks' logs go [default: logs/ in the run directory]
-    #[arg(long, value_name = "DIR", env = "RECLORA_LOG_DIR", help_heading = "Output")]
+    #[arg(long, value_name = "DIR", env = "RECLORA_LOG_DIR")]
     pub log_dir: Option<PathBuf>,
     /// Show what ranks write on standard error too; lines of several ranks that are alike are shown once
     #[arg(long, env = "RECLORA_TEE", value_parser = FalseyValueParser::new())]
-    #[arg(help_heading = "Output")]
     pub tee: bool,
     /// With --tee, only ranks of these numbers on their node, e.g. 0,1
-    #[arg(
-        long,
-        value_name = "R,...",
-        value_delimiter = ',',
-        requires = "tee",
-        help_heading = "Output"
-    )]
+    #[arg(long, value_name = "R,...", value_delimiter = ',', requires = "tee")]
     pub local_ranks_filter: Option<Vec<usize>>,
+}
+
+/// The processes of a run, here and on other nodes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Processes")]
+pub struct ProcessArgs {
     /// Rank processes on this machine [default: runtime.nproc_per_node of the config]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    #[arg(env = "RECLORA_NPROC_PER_NODE", help_heading = "Processes")]
+    #[arg(env = "RECLORA_NPROC_PER_NODE")]
     pub nproc_per_node: Option<u16>,
     /// Nodes of the job: the same command is run on each, with its --node-rank. With MIN:MAX, stages are run by
     /// as many of MAX as are there, MIN at least
     #[arg(long, value_name = "N or MIN:MAX", default_value = "1", env = "RECLORA_NNODES")]
-    #[arg(help_heading = "Processes")]
     pub nnodes: NodeCount,
     /// Which node this is, from 0; node 0 leads
     #[arg(long, value_name = "R", default_value_t = 0, env = "RECLORA_NODE_RANK")]
-    #[arg(help_heading = "Processes")]
     pub node_rank: u16,
     /// Where node 0 is reached, by ranks and by the launchers of other nodes [default: 127.0.0.1 and a free
     /// port]
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        env = "RECLORA_RDZV_ENDPOINT",
-        help_heading = "Processes"
-    )]
+    #[arg(long, value_name = "HOST:PORT", env = "RECLORA_RDZV_ENDPOINT")]
     pub rdzv_endpoint: Option<String>,
     /// Name of the job, the same on all nodes: a node of another job is sent away
     #[arg(long, value_name = "ID", default_value = "", env = "RECLORA_RDZV_ID")]
-    #[arg(help_heading = "Processes")]
     pub rdzv_id: String,
     /// How long a node that went away may take to come back [default: runtime.rendezvous_timeout of the config]
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        env = "RECLORA_REJOIN_TIMEOUT",
-        help_heading = "Processes"
-    )]
+    #[arg(long, value_name = "SECONDS", env = "RECLORA_REJOIN_TIMEOUT")]
     pub rejoin_timeout: Option<u64>,
     /// One node, whatever the environment says
     #[arg(long, env = "RECLORA_STANDALONE", value_parser = FalseyValueParser::new())]
-    #[arg(help_heading = "Processes")]
     pub standalone: bool,
     /// Start a stage's ranks again this often when one dies, as long as there is progress
     #[arg(long, value_name = "N", default_value_t = 0, env = "RECLORA_MAX_RESTARTS")]
-    #[arg(help_heading = "Processes")]
     pub max_restarts: u32,
     /// Bind each rank to the cores of one NUMA node (node), or not
-    #[arg(long, value_enum, default_value_t, help_heading = "Processes")]
+    #[arg(long, value_enum, default_value_t)]
     pub numa_binding: Binding,
 }
 
@@ -225,9 +230,9 @@ pub struct InspectArgs {
     pub json: bool,
 }
 
-/// Arguments of `export`.
+/// A user and an item of a run.
 #[derive(Debug, Args)]
-pub struct ExportArgs {
+pub struct PairArgs {
     /// The run directory
     pub run: PathBuf,
     /// Raw id of the user
@@ -236,6 +241,13 @@ pub struct ExportArgs {
     /// Raw id of the item
     #[arg(long, value_name = "ID")]
     pub item: String,
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    pub pair: PairArgs,
     /// Directory to write
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -244,14 +256,8 @@ pub struct ExportArgs {
 /// Arguments of `predict`.
 #[derive(Debug, Args)]
 pub struct PredictArgs {
-    /// The run directory
-    pub run: PathBuf,
-    /// Raw id of the user
-    #[arg(long, value_name = "ID")]
-    pub user: String,
-    /// Raw id of the item
-    #[arg(long, value_name = "ID")]
-    pub item: String,
+    #[command(flatten)]
+    pub pair: PairArgs,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -348,6 +354,6 @@ mod tests {
     fn stages_are_parsed_by_name() {
         let cli = Cli::parse_from(["reclora-launch", "run", "c.toml", "--from", "tune"]);
         let Command::Run(args) = cli.command else { panic!("not run") };
-        assert_eq!(args.from, Some(Stage::Tune));
+        assert_eq!(args.stages.from, Some(Stage::Tune));
     }
 }

@@ -52,7 +52,7 @@ pretrain (CRM on the full data), few2many (the CRM's representation of every sam
 
 --from and --until select stages by their place in this order, --only a single one. embed is left out where nothing reads the embeddings of items (retrieve.text_order and crm_order are recent).
 
-Every stage except prepare and export runs as a gang of rank processes. The run directory gets \
+Every stage except prepare and export runs as a group of worker processes. The run directory gets \
 one directory per stage, report/, logs/<stage>/attempt_N/rank_R/{stdout,stderr}.log and, when a \
 rank fails, error.json. Its config.toml is the resolved config: `run RUN/config.toml` continues \
 the run from anywhere.";
@@ -234,25 +234,6 @@ Examples:
   reclora-launch plan configs/quickstart.toml
   reclora-launch plan CONFIG --world-size 32
   reclora-launch plan CONFIG --set adapter.rank=16 --json | jq .tune";
-
-/// Of `simulate`.
-pub const SIMULATE_LONG: &str = "\
-Runs the very code that decides what becomes of ranks that die, hang or stand still, with made-up ranks in \
-virtual time, and checks what is promised of it: nothing outlives its gang, every gang is over in time, who \
-only noticed is not blamed (where all ranks wait and none gets on, that can't be told from progress alone), \
-no progress that was saved is lost, restarts end.
-
-Times are virtual, with a heartbeat limit of 10 s and a progress limit of 30 s.";
-
-/// Of `simulate`.
-pub const SIMULATE_EXAMPLES: &str = "\
-Examples:
-  reclora-launch simulate
-  reclora-launch simulate --schedules 100000 --world-size 64
-  reclora-launch simulate --seed 7 --schedules 1 --trace
-      One schedule, told step by step
-
-Exit codes: 0 every promise was kept, 1 one was not: its seed is told.";
 
 /// Of `compare`.
 pub const COMPARE_LONG: &str = "\

@@ -1,4 +1,4 @@
-//! Every node but the first: starts ranks as the leader says, and tells it of them.
+//! Every node but the first: starts ranks as the leader says, and notifies it of what they do.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use reclora_trainer::config::RuntimeConfig;
 use reclora_trainer::telemetry::progress::Event;
 
 use super::job::{Job, POLL, secret_of_agent};
-use super::leader::gang_secret;
-use super::{End, StartGang, ToAgent, ToLeader, encode};
+use super::leader::group_secret;
+use super::{StartGroup, ToAgent, ToLeader, encode};
 use crate::error::{LaunchError, Result};
-use crate::gang::env::{GangEnv, Meeting, threads_per_rank};
-use crate::gang::process::RankProcess;
-use crate::gang::supervision::{Ask, GRACE};
-use crate::gang::{CHANNEL, DRAIN, GangSpec, Worker};
 use crate::monitor::collect::Collector;
 use crate::monitor::watch::Watch;
-use crate::progress::display::say;
+use crate::output::say;
 use crate::signals::{self, Polled};
+use crate::workers::env::{Meeting, threads_per_rank};
+use crate::workers::process::RankProcess;
+use crate::workers::supervision::{Ask, GRACE};
+use crate::workers::{CHANNEL, DRAIN, GroupSpec, Worker};
 
 /// How often ranks and the leader are looked at.
 const TICK: Duration = Duration::from_millis(20);
@@ -53,7 +53,7 @@ pub fn run(job: &Job, run_dir: &Path, runtime: &RuntimeConfig) -> Result<()> {
             Err(error) => return Err(error).wrap_err("this node can't take part"),
             Ok(control) => {
                 let collector = Collector::start(run_dir, &format!("node_{}", job.node), job.node)?;
-                break Agent { control, secret, runtime, collector, gang: None, asked: None };
+                break Agent { control, secret, runtime, collector, group: None, asked: None };
             }
         }
     };
@@ -66,8 +66,8 @@ struct Agent<'a> {
     secret: Secret,
     runtime: &'a RuntimeConfig,
     collector: Collector,
-    gang: Option<Ranks>,
-    /// When the leader was told that this node is to end.
+    group: Option<Ranks>,
+    /// When the leader was notified that this node is to end.
     asked: Option<Instant>,
 }
 
@@ -80,7 +80,7 @@ impl Agent<'_> {
                     let message = serde_json::from_slice(&bytes);
                     match message.wrap_err("node 0 sent something unknown")? {
                         ToAgent::Start(start) => self.start(&start)?,
-                        ToAgent::Signal { gang, rank, signal } => self.signal(gang, rank, signal),
+                        ToAgent::Signal { group, rank, signal } => self.signal(group, rank, signal),
                         ToAgent::Finish { error: None } => return Ok(()),
                         ToAgent::Finish { error: Some((error, code)) } => {
                             return Err(LaunchError::LeaderEnded(error, code).into());
@@ -93,48 +93,48 @@ impl Agent<'_> {
                 }
                 Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => {}
             }
-            self.heed(signals::pending())?;
-            if let Some(gang) = &mut self.gang
-                && gang.report(&self.control)?
+            self.notify_leader(signals::pending())?;
+            if let Some(group) = &mut self.group
+                && group.report(&self.control)?
             {
-                self.gang = None;
+                self.group = None;
             }
         }
     }
 
     /// Asked to end, this node asks the leader, who decides for all; but it does not wait for ever.
-    fn heed(&mut self, signal: Option<Signal>) -> Result<()> {
+    fn notify_leader(&mut self, signal: Option<Signal>) -> Result<()> {
         let Some(signal) = signal else { return Ok(()) };
-        if matches!(signals::meaning(signal, true), Ask::End(_)) {
+        if matches!(Ask::of(signal, true), Ask::End(_)) {
             return Err(LaunchError::Interrupted(signal).into());
         }
         if self.asked.is_none() {
             self.control.send(encode(&ToLeader::Asked { signal: signal as i32 }))?;
         }
         let since = *self.asked.get_or_insert_with(Instant::now);
-        // The leader's own limit, and some time for it to tell.
+        // The leader's own limit, and some time for it to notify this node.
         if since.elapsed() > Duration::from_secs(self.runtime.pause_timeout) + LEADER_GRACE {
             return Err(LaunchError::Interrupted(signal).into());
         }
         Ok(())
     }
 
-    fn start(&mut self, start: &StartGang) -> Result<()> {
+    fn start(&mut self, start: &StartGroup) -> Result<()> {
         let threads = self.runtime.threads_per_rank;
         match Ranks::start(start, &self.secret, threads, &self.control, self.collector.watch()) {
-            Ok(gang) => self.gang = Some(gang),
+            Ok(group) => self.group = Some(group),
             Err(error) => {
-                let error = crate::error::block(&error);
-                let failed = ToLeader::Failed { gang: start.gang, error };
+                let error = crate::exit::block(&error);
+                let failed = ToLeader::Failed { group: start.group, error };
                 self.control.send(encode(&failed))?;
             }
         }
         Ok(())
     }
 
-    fn signal(&self, gang: u64, rank: usize, signal: i32) {
-        if let (Some(ranks), Ok(signal)) = (&self.gang, Signal::try_from(signal))
-            && ranks.gang == gang
+    fn signal(&self, group: u64, rank: usize, signal: i32) {
+        if let (Some(ranks), Ok(signal)) = (&self.group, Signal::try_from(signal))
+            && ranks.group == group
             && let Some(process) =
                 rank.checked_sub(ranks.first_rank).and_then(|place| ranks.processes.get(place))
         {
@@ -143,86 +143,75 @@ impl Agent<'_> {
     }
 }
 
-/// This node's ranks of a gang. Dropping them ends them.
+/// This node's ranks of a worker group. Dropping them ends them.
 struct Ranks {
-    gang: u64,
+    group: u64,
     first_rank: usize,
     processes: Vec<RankProcess>,
-    /// Whether the leader knows of a rank's end.
-    told: Vec<bool>,
+    /// Whether the leader has been notified of a rank's end.
+    notified: Vec<bool>,
     events: Receiver<(usize, Event)>,
 }
 
 impl Ranks {
     fn start(
-        start: &StartGang,
+        start: &StartGroup,
         secret: &Secret,
         threads: usize,
         control: &Control,
         watch: Arc<Watch>,
     ) -> Result<Self> {
-        let StartGang { gang, first_rank, ranks, world_size, .. } = *start;
-        if !start.run_dir.is_dir() {
+        let StartGroup { group, plan, meeting } = start;
+        if !plan.run_dir.is_dir() {
             return Err(eyre!(
                 "node 0 works in {}, which is not there on this node; use a run directory that all \
                  nodes share",
-                start.run_dir.display()
+                plan.run_dir.display()
             ));
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let spec = GangSpec {
+        let secret = group_secret(secret, *group).to_hex();
+        let spec = GroupSpec {
             program: std::env::current_exe().wrap_err("can't find this executable")?,
             args: vec!["rank".into()],
-            env: GangEnv {
-                world_size,
-                first_rank,
-                local_world_size: ranks,
-                threads: threads_per_rank(threads, cores, ranks),
-                stage: start.stage.clone(),
-                run_dir: start.run_dir.clone(),
-                part: None,
-                meeting: Some(Meeting {
-                    address: start.meeting,
-                    secret: gang_secret(secret, gang).to_hex(),
-                }),
-                host: Some(control.local()),
-                launcher_pid: std::process::id(),
-            },
-            logs: start.logs.clone(),
-            tee: start.tee.clone(),
-            binding: start.binding,
+            plan: plan.clone(),
+            threads: threads_per_rank(threads, cores, plan.local_world_size),
+            part: None,
+            meeting: Some(Meeting { address: *meeting, secret }),
+            host: Some(control.local()),
             watch,
         };
         let (sender, events) = sync_channel(CHANNEL);
         let processes = spec.start_local(&sender)?;
-        let told = vec![false; processes.len()];
-        Ok(Self { gang, first_rank, processes, told, events })
+        let notified = vec![false; processes.len()];
+        let first_rank = plan.first_rank;
+        Ok(Self { group: *group, first_rank, processes, notified, events })
     }
 
-    /// Tells the leader what is new; returns whether all ranks have ended.
+    /// Notifies the leader of what is new; returns whether all ranks have ended.
     fn report(&mut self, control: &Control) -> Result<bool> {
-        let gang = self.gang;
-        let tell = |(rank, event): (usize, Event)| {
-            control.send(encode(&ToLeader::Event { gang, rank, event }))
+        let group = self.group;
+        let notify = |(rank, event): (usize, Event)| {
+            control.send(encode(&ToLeader::Event { group, rank, event }))
         };
-        self.events.try_iter().try_for_each(tell)?;
+        self.events.try_iter().try_for_each(notify)?;
         for (place, process) in self.processes.iter_mut().enumerate() {
-            if self.told[place] {
+            if self.notified[place] {
                 continue;
             }
             let Some(outcome) = process.poll()? else { continue };
             // Its last words were written before it ended, but perhaps not read yet.
             let deadline = Instant::now() + DRAIN;
             while !process.is_drained() && Instant::now() < deadline {
-                self.events.try_iter().try_for_each(tell)?;
+                self.events.try_iter().try_for_each(notify)?;
                 std::thread::sleep(TICK / 10);
             }
-            self.events.try_iter().try_for_each(tell)?;
+            self.events.try_iter().try_for_each(notify)?;
             let rank = self.first_rank + place;
-            let (end, tail) = (End::of(outcome), process.tail());
-            control.send(encode(&ToLeader::Ended { gang, rank, end, tail }))?;
-            self.told[place] = true;
+            let tail = process.tail();
+            control.send(encode(&ToLeader::Ended { group, rank, end: outcome, tail }))?;
+            self.notified[place] = true;
         }
-        Ok(self.told.iter().all(|told| *told))
+        Ok(self.notified.iter().all(|notified| *notified))
     }
 }

@@ -11,7 +11,7 @@ use reclora_comm::Secret;
 use reclora_storage::hash::xxh3_file;
 
 use crate::error::Result;
-use crate::gang::env::SECRET;
+use crate::workers::env::SECRET;
 
 /// File of the secret in the run directory, for its owner only.
 const SECRET_FILE: &str = ".secret";
@@ -21,7 +21,7 @@ pub const POLL: Duration = Duration::from_millis(100);
 /// How long nodes that are not needed are waited for, before it goes on without them.
 const LAST_CALL: Duration = Duration::from_secs(10);
 
-/// Whether the next gang can be started.
+/// Whether the next worker group can be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Membership {
     /// With so many nodes.
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gang_is_of_those_that_are_there_in_time() {
+    fn a_group_is_of_those_that_are_there_in_time() {
         use Membership::*;
         let (fixed, elastic) = (job(4, &[4]), job(4, &[2, 4]));
         let cases = [

@@ -14,13 +14,13 @@ use reclora_comm::control::{Arrival, Control, ControlListener, Incoming};
 use reclora_trainer::telemetry::progress::Event;
 
 use super::job::{Job, Membership, secret_of_leader};
-use super::{StartGang, ToAgent, ToLeader, encode};
+use super::{StartGroup, ToAgent, ToLeader, encode};
 use crate::error::{LaunchError, Result};
-use crate::gang::cause::Outcome;
-use crate::gang::env::Meeting;
-use crate::gang::{Events, GangSpec, Worker};
-use crate::progress::display::say;
+use crate::output::say;
 use crate::signals;
+use crate::workers::cause::Outcome;
+use crate::workers::env::Meeting;
+use crate::workers::{Events, GroupPlan, GroupSpec, Worker};
 
 /// Between two looks for signals while nodes are waited for.
 const POLL: Duration = Duration::from_millis(50);
@@ -34,9 +34,9 @@ pub struct Leader {
     listener: ControlListener,
     /// The agents by node, from 1.
     nodes: BTreeMap<usize, Node>,
-    /// Gangs started so far.
-    gangs: u64,
-    /// Nodes of the current gang: this one, and the first of the agents.
+    /// Worker groups started so far.
+    groups: u64,
+    /// Nodes of the current worker group: this one, and the first of the agents.
     taking_part: usize,
 }
 
@@ -51,19 +51,19 @@ struct Node {
     asked: Arc<AtomicI32>,
 }
 
-/// What is known of a node, told by its connection.
+/// What is known of a node, as its connection reports it.
 #[derive(Debug, Default)]
 struct NodeState {
     /// Why it is gone.
     lost: Option<String>,
-    /// The gang of which it runs ranks.
-    gang: Option<Following>,
+    /// The worker group of which it runs ranks.
+    group: Option<Follower>,
 }
 
 /// Ranks of a node that run.
 #[derive(Debug)]
-struct Following {
-    gang: u64,
+struct Follower {
+    group: u64,
     events: Events,
     first_rank: usize,
     ranks: Vec<Arc<Mutex<RankState>>>,
@@ -87,16 +87,16 @@ impl Leader {
             secret,
             listener,
             nodes: BTreeMap::new(),
-            gangs: 0,
+            groups: 0,
             taking_part: 0,
         })
     }
 
-    /// Returns when the nodes are there of which the next gang is; those that went away may come back. Where
+    /// Returns when the nodes are there of which the next worker group is; those that went away may come back. Where
     /// fewer than all may do, the others are waited for only for a while, and not at all while none is lost.
     pub fn gather(&mut self) -> Result<()> {
         // Only who was there can be lost.
-        let before = (self.gangs > 0).then_some(self.taking_part);
+        let before = (self.groups > 0).then_some(self.taking_part);
         let limit = if before.is_none() { self.job.deadline } else { self.job.rejoin };
         let started = Instant::now();
         let mut said = false;
@@ -138,7 +138,7 @@ impl Leader {
     }
 
     fn missing(&self, waited: Duration) -> LaunchError {
-        let more_time = match self.gangs {
+        let more_time = match self.groups {
             0 => "--set runtime.rendezvous_timeout=N",
             _ => "--rejoin-timeout N",
         };
@@ -160,8 +160,8 @@ impl Leader {
         }
         let state = Arc::new(Mutex::new(NodeState::default()));
         let asked = Arc::new(AtomicI32::new(0));
-        let (told, asking) = (Arc::clone(&state), Arc::clone(&asked));
-        match arrival.welcome(move |incoming| take(&told, &asking, node, incoming)) {
+        let (seen, asking) = (Arc::clone(&state), Arc::clone(&asked));
+        match arrival.welcome(move |incoming| take(&seen, &asking, node, incoming)) {
             Ok(control) => {
                 say(&format!("node {node} is here: {address}"));
                 let control = Arc::new(control);
@@ -196,16 +196,16 @@ impl Leader {
         self.taking_part * self.job.ranks_per_node
     }
 
-    /// The secret of the next gang, whose number is counted.
-    pub fn next_gang(&mut self) -> Secret {
-        self.gangs += 1;
-        gang_secret(&self.secret, self.gangs)
+    /// The secret of the next worker group, whose number is counted.
+    pub fn next_group(&mut self) -> Secret {
+        self.groups += 1;
+        group_secret(&self.secret, self.groups)
     }
 
-    /// Has the agents start their ranks of the gang of [`Leader::next_gang`].
+    /// Has the agents start their ranks of the worker group of [`Leader::next_group`].
     pub fn start_ranks(
         &self,
-        spec: &GangSpec,
+        spec: &GroupSpec,
         meeting: &Meeting,
         events: &Events,
     ) -> Result<Vec<Box<dyn Worker>>> {
@@ -213,28 +213,21 @@ impl Leader {
         for (place, (number, node)) in (1..self.taking_part).zip(&self.nodes) {
             let (first_rank, ranks) = (place * self.job.ranks_per_node, self.job.ranks_per_node);
             let states: Vec<_> = (0..ranks).map(|_| Arc::default()).collect();
-            let following = Following {
-                gang: self.gangs,
+            let follower = Follower {
+                group: self.groups,
                 events: events.clone(),
                 first_rank,
                 ranks: states.clone(),
             };
             let mut state = lock(&node.state);
             match &state.lost {
-                Some(_) => following.lost(),
-                None => state.gang = Some(following),
+                Some(_) => follower.lost(),
+                None => state.group = Some(follower),
             }
             drop(state);
-            let start = ToAgent::Start(StartGang {
-                gang: self.gangs,
-                stage: spec.env.stage.clone(),
-                run_dir: spec.env.run_dir.clone(),
-                logs: spec.logs.clone(),
-                tee: spec.tee.clone(),
-                binding: spec.binding,
-                world_size: spec.env.world_size,
-                first_rank,
-                ranks,
+            let start = ToAgent::Start(StartGroup {
+                group: self.groups,
+                plan: GroupPlan { first_rank, ..spec.plan.clone() },
                 meeting: meeting.address,
             });
             node.control.send(encode(&start))?;
@@ -242,7 +235,7 @@ impl Leader {
                 let rank = first_rank + place;
                 workers.push(Box::new(RemoteRank {
                     rank,
-                    gang: self.gangs,
+                    group: self.groups,
                     control: Arc::clone(&node.control),
                     state,
                     log: spec.log_of(rank),
@@ -268,9 +261,9 @@ impl Leader {
     }
 }
 
-/// The secret of a gang: known to whoever knows the job's, and of no use for another gang.
-pub fn gang_secret(job: &Secret, gang: u64) -> Secret {
-    job.derive(&[b"gang", &gang.to_le_bytes()])
+/// The secret of a worker group: known to whoever knows the job's, and of no use for another worker group.
+pub fn group_secret(job: &Secret, group: u64) -> Secret {
+    job.derive(&[b"group", &group.to_le_bytes()])
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -288,44 +281,44 @@ fn take(state: &Mutex<NodeState>, asked: &AtomicI32, node: usize, incoming: Inco
     match message {
         Ok(ToLeader::Asked { signal }) => asked.store(signal, Ordering::Relaxed),
         Ok(message) => {
-            let over = state.gang.as_ref().is_some_and(|gang| gang.take(message));
+            let over = state.group.as_ref().is_some_and(|group| group.take(message));
             if over {
                 // With it goes its part of the channel of events.
-                state.gang = None;
+                state.group = None;
             }
         }
         Err(error) => {
             state.lost = Some(error.to_string());
-            if let Some(gang) = state.gang.take() {
-                gang.lost();
+            if let Some(group) = state.group.take() {
+                group.lost();
             }
         }
     }
 }
 
-impl Following {
+impl Follower {
     /// Returns whether all ranks have ended.
     fn take(&self, message: ToLeader) -> bool {
         match message {
-            ToLeader::Event { gang, rank, event } if gang == self.gang => {
+            ToLeader::Event { group, rank, event } if group == self.group => {
                 let own = self.first_rank..self.first_rank + self.ranks.len();
                 if own.contains(&rank) {
                     let _ = self.events.send((rank, event));
                 }
             }
-            ToLeader::Ended { gang, rank, end, tail } if gang == self.gang => {
+            ToLeader::Ended { group, rank, end, tail } if group == self.group => {
                 let place = rank.checked_sub(self.first_rank);
                 if let Some(state) = place.and_then(|place| self.ranks.get(place)) {
-                    *lock(state) = RankState { outcome: Some(end.outcome()), tail };
+                    *lock(state) = RankState { outcome: Some(end), tail };
                     // Wakes whoever waits for events, to see it.
                     let _ = self.events.send((rank, Event::Beat));
                 }
             }
-            ToLeader::Failed { gang, error } if gang == self.gang => {
+            ToLeader::Failed { group, error } if group == self.group => {
                 let _ = self.events.send((self.first_rank, Event::Failed { error }));
-                self.end_all(Outcome::Exit(crate::error::EXIT_FAILURE));
+                self.end_all(Outcome::Exit(crate::exit::EXIT_FAILURE));
             }
-            // Of a gang that is over.
+            // Of a worker group that is over.
             _ => {}
         }
         self.ranks.iter().all(|state| lock(state).outcome.is_some())
@@ -347,7 +340,7 @@ impl Following {
 #[derive(Debug)]
 struct RemoteRank {
     rank: usize,
-    gang: u64,
+    group: u64,
     control: Arc<Control>,
     state: Arc<Mutex<RankState>>,
     log: PathBuf,
@@ -360,7 +353,7 @@ impl Worker for RemoteRank {
     }
 
     fn signal(&self, signal: Signal) {
-        let signal = ToAgent::Signal { gang: self.gang, rank: self.rank, signal: signal as i32 };
+        let signal = ToAgent::Signal { group: self.group, rank: self.rank, signal: signal as i32 };
         let _ = self.control.send(encode(&signal));
     }
 

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use color_eyre::eyre::WrapErr;
 
-use super::goodput::{Account, Goodput};
+use super::goodput::Account;
 use super::gpu::Driver;
 use super::process;
-use super::sample::{Gpu, Rank, Sample, now};
+use super::sample::{Goodput, Gpu, Rank, Sample, now};
 use super::store::{self, LEADER, Writer};
 use super::tensorboard::Scalars;
 use super::watch::Watch;
 use super::window::Window;
 use crate::error::Result;
-use crate::progress::display::say;
+use crate::output::say;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -104,7 +104,7 @@ impl Collector {
         Ok(Self { watch, end: Some(end), thread: Some(thread) })
     }
 
-    /// What is to be told of this node's ranks.
+    /// What is to be notified of what this node's ranks do.
     pub fn watch(&self) -> Arc<Watch> {
         Arc::clone(&self.watch)
     }

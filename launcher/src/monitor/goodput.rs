@@ -1,54 +1,7 @@
 //! What the time of a run goes to, kept by the launcher that has rank 0 and written down with every sample: it holds
 //! however few of them are left, and whoever reads them.
 
-use serde::{Deserialize, Serialize};
-
-use super::sample::Sample;
-
-/// Seconds of a run, restarts included. What is in none of the parts went into starting, saving, and between tasks.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Goodput {
-    /// Since the first sample.
-    pub wall: f64,
-    /// In which a task went on to where it had not been before. Of every task the last second or less is missing.
-    pub progress: f64,
-    /// In which work was done again that an earlier attempt had done already.
-    pub repeated: f64,
-    /// In which no launcher was there.
-    pub away: f64,
-    /// Units of rank 0's task that have been reached by any attempt.
-    pub reached: u64,
-}
-
-impl Goodput {
-    /// Share of the time that went into progress; `None` before there is any time.
-    pub fn share(&self) -> Option<f64> {
-        (self.wall > 0.0).then(|| self.progress / self.wall)
-    }
-
-    /// For a person with little room; empty before there is anything to say.
-    pub fn short(&self) -> String {
-        let share = self.share();
-        share.map_or(String::new(), |share| {
-            format!("goodput {:.0} % of {:.0} s", 100.0 * share, self.wall)
-        })
-    }
-
-    /// For a person; empty before there is anything to say.
-    pub fn text(&self) -> String {
-        if self.share().is_none() {
-            return String::new();
-        }
-        let percent = |seconds: f64| 100.0 * seconds / self.wall;
-        format!(
-            "{}: {:.0} % done again, {:.0} % without a launcher, {:.0} % in starting, saving and between tasks",
-            self.short(),
-            percent(self.repeated),
-            percent(self.away),
-            percent((self.wall - self.progress - self.repeated - self.away).max(0.0))
-        )
-    }
-}
+use super::sample::{Goodput, Sample};
 
 /// Adds up.
 #[derive(Debug, Default)]
@@ -106,7 +59,7 @@ impl Account {
         self.sum.wall += (sample.time - last).max(0.0);
         self.last = Some(sample.time);
         match sample.ranks.iter().min_by_key(|rank| rank.rank) {
-            // Between gangs; the task may be gone on with.
+            // Between worker groups; the task may be gone on with.
             None => self.at_work = None,
             Some(rank) => {
                 if (&self.key.0, &self.key.1) != (&sample.stage, &rank.task) {
@@ -156,7 +109,7 @@ mod tests {
         for second in [0, 1, 2, 3, 4, 5, 9, 10_u32] {
             take(&mut account, second.into(), 1, 10 * u64::from(second));
         }
-        // The gang begins again, from unit 60, and comes to 120 after two seconds of loading.
+        // The worker group begins again, from unit 60, and comes to 120 after two seconds of loading.
         take(&mut account, 11.0, 2, 0);
         take(&mut account, 12.0, 2, 0);
         let mut back = sample(13.0, 2, 60);

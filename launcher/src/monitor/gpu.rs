@@ -59,147 +59,66 @@ pub const XID: &str = "DCGM_FI_DEV_XID_ERRORS";
 
 const MIB: f64 = GIB / 1024.0;
 
-macro_rules! counter {
-    ($name:expr, $dcgm:literal, $per_unit:expr, $help:literal, $read:expr) => {
-        counter!($name, $dcgm, $per_unit, false, $help, $read)
-    };
-    ($name:expr, $dcgm:literal, $per_unit:expr, $is_total:literal, $help:literal, $read:expr) => {
-        Counter {
+/// A counter that goes up and down, and one that only ever grows.
+const GAUGE: bool = false;
+const TOTAL: bool = true;
+
+macro_rules! counters {
+    ($($name:expr, $dcgm:literal, $per_unit:expr, $is_total:ident, $help:literal => $read:expr;)*) => {
+        [$(Counter {
             name: $name,
             dcgm: $dcgm,
             per_unit: $per_unit,
             is_total: $is_total,
             help: $help,
             read: $read,
-        }
+        }),*]
     };
 }
 
-/// All of them.
-pub const COUNTERS: [Counter; 20] = [
-    counter!(UTILIZATION, "DCGM_FI_DEV_GPU_UTIL", 1.0, "GPU utilization (in %).", {
-        Read::Call(|gpu| Ok(f64::from(gpu.utilization_rates()?.gpu)))
-    }),
-    counter!(
-        "memory_utilization_percent",
-        "DCGM_FI_DEV_MEM_COPY_UTIL",
-        1.0,
-        "Memory utilization (in %).",
-        Read::Call(|gpu| Ok(f64::from(gpu.utilization_rates()?.memory)))
-    ),
-    counter!(MEMORY_USED, "DCGM_FI_DEV_FB_USED", MIB, "Framebuffer memory used (in MiB).", {
-        Read::Call(|gpu| Ok(gpu.memory_info()?.used as f64))
-    }),
-    counter!(
-        "memory_free_bytes",
-        "DCGM_FI_DEV_FB_FREE",
-        MIB,
-        "Framebuffer memory free (in MiB).",
-        { Read::Call(|gpu| Ok(gpu.memory_info()?.free as f64)) }
-    ),
-    counter!(MEMORY_TOTAL, "DCGM_FI_DEV_FB_TOTAL", MIB, "Framebuffer memory (in MiB).", {
-        Read::Call(|gpu| Ok(gpu.memory_info()?.total as f64))
-    }),
-    counter!(TEMPERATURE, "DCGM_FI_DEV_GPU_TEMP", 1.0, "GPU temperature (in C).", {
-        Read::Call(|gpu| Ok(f64::from(gpu.temperature(TemperatureSensor::Gpu)?)))
-    }),
-    counter!(POWER, "DCGM_FI_DEV_POWER_USAGE", 1.0, "Power draw (in W).", {
-        Read::Call(|gpu| Ok(f64::from(gpu.power_usage()?) / 1e3))
-    }),
-    counter!(
-        "power_limit_watts",
-        "DCGM_FI_DEV_ENFORCED_POWER_LIMIT",
-        1.0,
-        "Power limit in force (in W).",
-        Read::Call(|gpu| Ok(f64::from(gpu.enforced_power_limit()?) / 1e3))
-    ),
-    counter!(
-        "energy_joules",
-        "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
-        1e-3,
-        true,
-        "Total energy consumption since boot (in mJ).",
-        Read::Call(|gpu| Ok(gpu.total_energy_consumption()? as f64 / 1e3))
-    ),
-    counter!(SM_CLOCK, "DCGM_FI_DEV_SM_CLOCK", 1.0, "SM clock frequency (in MHz).", {
-        Read::Call(|gpu| Ok(f64::from(gpu.clock_info(Clock::SM)?)))
-    }),
-    counter!(
-        "memory_clock_mhz",
-        "DCGM_FI_DEV_MEM_CLOCK",
-        1.0,
-        "Memory clock frequency (in MHz).",
-        { Read::Call(|gpu| Ok(f64::from(gpu.clock_info(Clock::Memory)?))) }
-    ),
-    counter!(
-        "pcie_sent_bytes_per_second",
-        "DCGM_FI_PROF_PCIE_TX_BYTES",
-        1.0,
-        "Rate of data sent over PCIe (in bytes per second).",
-        Read::Call(|gpu| Ok(f64::from(gpu.pcie_throughput(PcieUtilCounter::Send)?) * 1024.0))
-    ),
-    counter!(
-        "pcie_received_bytes_per_second",
-        "DCGM_FI_PROF_PCIE_RX_BYTES",
-        1.0,
-        "Rate of data received over PCIe (in bytes per second).",
-        Read::Call(|gpu| Ok(f64::from(gpu.pcie_throughput(PcieUtilCounter::Receive)?) * 1024.0))
-    ),
-    counter!(
-        "pcie_replays",
-        "DCGM_FI_DEV_PCIE_REPLAY_COUNTER",
-        1.0,
-        true,
-        "Total number of PCIe retries.",
-        Read::Call(|gpu| Ok(f64::from(gpu.pcie_replay_counter()?)))
-    ),
-    counter!(
-        "ecc_uncorrected_errors",
-        "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL",
-        1.0,
-        true,
-        "Total number of double-bit volatile ECC errors.",
-        Read::Call(|gpu| {
-            let kind = (MemoryError::Uncorrected, EccCounter::Volatile);
-            Ok(gpu.total_ecc_errors(kind.0, kind.1)? as f64)
-        })
-    ),
-    counter!(
-        "sm_active_percent",
-        "DCGM_FI_PROF_SM_ACTIVE",
-        100.0,
-        "Ratio of time at least one warp was active on an SM, averaged over all SMs.",
-        Read::Gpm(GpmMetricId::SmUtil)
-    ),
-    counter!(
-        TENSOR_ACTIVE,
-        "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE",
-        100.0,
-        "Ratio of cycles the tensor pipe is active.",
-        Read::Gpm(GpmMetricId::AnyTensorUtil)
-    ),
-    counter!(
-        "dram_active_percent",
-        "DCGM_FI_PROF_DRAM_ACTIVE",
-        100.0,
-        "Ratio of cycles the device memory interface is active sending or receiving data.",
-        Read::Gpm(GpmMetricId::DramBwUtil)
-    ),
-    counter!(
-        "nvlink_sent_mib_per_second",
-        "DCGM_FI_PROF_NVLINK_TX_BYTES",
-        1.0 / MIB,
-        "Rate of data sent over NVLink (in bytes per second).",
-        Read::Gpm(GpmMetricId::NvlinkTotalTxPerSec)
-    ),
-    counter!(
-        "nvlink_received_mib_per_second",
-        "DCGM_FI_PROF_NVLINK_RX_BYTES",
-        1.0 / MIB,
-        "Rate of data received over NVLink (in bytes per second).",
-        Read::Gpm(GpmMetricId::NvlinkTotalRxPerSec)
-    ),
-];
+/// All of them: name, DCGM's name, one of DCGM's units in ours, kind, help, and how it is read.
+pub const COUNTERS: [Counter; 20] = counters! {
+    UTILIZATION, "DCGM_FI_DEV_GPU_UTIL", 1.0, GAUGE, "GPU utilization (in %)."
+        => Read::Call(|gpu| Ok(f64::from(gpu.utilization_rates()?.gpu)));
+    "memory_utilization_percent", "DCGM_FI_DEV_MEM_COPY_UTIL", 1.0, GAUGE, "Memory utilization (in %)."
+        => Read::Call(|gpu| Ok(f64::from(gpu.utilization_rates()?.memory)));
+    MEMORY_USED, "DCGM_FI_DEV_FB_USED", MIB, GAUGE, "Framebuffer memory used (in MiB)."
+        => Read::Call(|gpu| Ok(gpu.memory_info()?.used as f64));
+    "memory_free_bytes", "DCGM_FI_DEV_FB_FREE", MIB, GAUGE, "Framebuffer memory free (in MiB)."
+        => Read::Call(|gpu| Ok(gpu.memory_info()?.free as f64));
+    MEMORY_TOTAL, "DCGM_FI_DEV_FB_TOTAL", MIB, GAUGE, "Framebuffer memory (in MiB)."
+        => Read::Call(|gpu| Ok(gpu.memory_info()?.total as f64));
+    TEMPERATURE, "DCGM_FI_DEV_GPU_TEMP", 1.0, GAUGE, "GPU temperature (in C)."
+        => Read::Call(|gpu| Ok(f64::from(gpu.temperature(TemperatureSensor::Gpu)?)));
+    POWER, "DCGM_FI_DEV_POWER_USAGE", 1.0, GAUGE, "Power draw (in W)."
+        => Read::Call(|gpu| Ok(f64::from(gpu.power_usage()?) / 1e3));
+    "power_limit_watts", "DCGM_FI_DEV_ENFORCED_POWER_LIMIT", 1.0, GAUGE, "Power limit in force (in W)."
+        => Read::Call(|gpu| Ok(f64::from(gpu.enforced_power_limit()?) / 1e3));
+    "energy_joules", "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", 1e-3, TOTAL, "Total energy consumption since boot (in mJ)."
+        => Read::Call(|gpu| Ok(gpu.total_energy_consumption()? as f64 / 1e3));
+    SM_CLOCK, "DCGM_FI_DEV_SM_CLOCK", 1.0, GAUGE, "SM clock frequency (in MHz)."
+        => Read::Call(|gpu| Ok(f64::from(gpu.clock_info(Clock::SM)?)));
+    "memory_clock_mhz", "DCGM_FI_DEV_MEM_CLOCK", 1.0, GAUGE, "Memory clock frequency (in MHz)."
+        => Read::Call(|gpu| Ok(f64::from(gpu.clock_info(Clock::Memory)?)));
+    "pcie_sent_bytes_per_second", "DCGM_FI_PROF_PCIE_TX_BYTES", 1.0, GAUGE, "Rate of data sent over PCIe (in bytes per second)."
+        => Read::Call(|gpu| Ok(f64::from(gpu.pcie_throughput(PcieUtilCounter::Send)?) * 1024.0));
+    "pcie_received_bytes_per_second", "DCGM_FI_PROF_PCIE_RX_BYTES", 1.0, GAUGE, "Rate of data received over PCIe (in bytes per second)."
+        => Read::Call(|gpu| Ok(f64::from(gpu.pcie_throughput(PcieUtilCounter::Receive)?) * 1024.0));
+    "pcie_replays", "DCGM_FI_DEV_PCIE_REPLAY_COUNTER", 1.0, TOTAL, "Total number of PCIe retries."
+        => Read::Call(|gpu| Ok(f64::from(gpu.pcie_replay_counter()?)));
+    "ecc_uncorrected_errors", "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL", 1.0, TOTAL, "Total number of double-bit volatile ECC errors."
+        => Read::Call(|gpu| Ok(gpu.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile)? as f64));
+    "sm_active_percent", "DCGM_FI_PROF_SM_ACTIVE", 100.0, GAUGE, "Ratio of time at least one warp was active on an SM, averaged over all SMs."
+        => Read::Gpm(GpmMetricId::SmUtil);
+    TENSOR_ACTIVE, "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE", 100.0, GAUGE, "Ratio of cycles the tensor pipe is active."
+        => Read::Gpm(GpmMetricId::AnyTensorUtil);
+    "dram_active_percent", "DCGM_FI_PROF_DRAM_ACTIVE", 100.0, GAUGE, "Ratio of cycles the device memory interface is active sending or receiving data."
+        => Read::Gpm(GpmMetricId::DramBwUtil);
+    "nvlink_sent_mib_per_second", "DCGM_FI_PROF_NVLINK_TX_BYTES", 1.0 / MIB, GAUGE, "Rate of data sent over NVLink (in bytes per second)."
+        => Read::Gpm(GpmMetricId::NvlinkTotalTxPerSec);
+    "nvlink_received_mib_per_second", "DCGM_FI_PROF_NVLINK_RX_BYTES", 1.0 / MIB, GAUGE, "Rate of data received over NVLink (in bytes per second)."
+        => Read::Gpm(GpmMetricId::NvlinkTotalRxPerSec);
+};
 
 /// Reasons for slow clocks that are no choice of whoever uses the GPU.
 const HELD_BACK: [(ThrottleReasons, &str); 4] = [

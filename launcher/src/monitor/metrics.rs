@@ -87,20 +87,20 @@ fn gpus(families: &Families, view: &View<'_>) -> Result<()> {
             false => families.gauge(counter.dcgm, counter.help, &GPU_LABELS, rows)?,
         }
     }
-    let xid = |gpu: &Gpu| gpu.xid.unwrap_or(0) as f64;
-    let rows = gpus.iter().map(|(node, gpu)| (labels(node, gpu), xid(gpu)));
-    families.gauge(XID, "Value of the last XID error encountered.", &GPU_LABELS, rows)?;
-    let lost = |gpu: &Gpu| f64::from(u8::from(gpu.lost.is_some()));
-    let rows = gpus.iter().map(|(node, gpu)| (labels(node, gpu), lost(gpu)));
-    families.gauge(
-        "reclora_gpu_lost",
-        "1 if the GPU can't be looked at any more.",
-        &GPU_LABELS,
-        rows,
-    )?;
-    let held = |gpu: &Gpu| f64::from(u8::from(!gpu.throttled_by.is_empty()));
-    let rows = gpus.iter().map(|(node, gpu)| (labels(node, gpu), held(gpu)));
-    families.gauge("reclora_gpu_throttled", "1 if its clocks are held down.", &GPU_LABELS, rows)
+    let gauges: [Row<Gpu, f64>; 3] = [
+        (XID, "Value of the last XID error encountered.", |gpu| gpu.xid.unwrap_or(0) as f64),
+        ("reclora_gpu_lost", "1 if the GPU can't be looked at any more.", |gpu| {
+            f64::from(u8::from(gpu.lost.is_some()))
+        }),
+        ("reclora_gpu_throttled", "1 if its clocks are held down.", |gpu| {
+            f64::from(u8::from(!gpu.throttled_by.is_empty()))
+        }),
+    ];
+    for (name, help, value) in gauges {
+        let rows = gpus.iter().map(|(node, gpu)| (labels(node, gpu), value(gpu)));
+        families.gauge(name, help, &GPU_LABELS, rows)?;
+    }
+    Ok(())
 }
 
 fn ranks(families: &Families, view: &View<'_>) -> Result<()> {

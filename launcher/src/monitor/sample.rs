@@ -6,8 +6,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use reclora_trainer::telemetry::measure::Measures;
 use serde::{Deserialize, Serialize};
 
-use super::goodput::Goodput;
-
 /// Bytes of a GiB.
 pub const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -131,6 +129,51 @@ pub struct Process {
     pub written: u64,
     /// Page faults that had to wait for storage.
     pub major_faults: u64,
+}
+
+/// Seconds of a run, restarts included. What is in none of the parts went into starting, saving, and between tasks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Goodput {
+    /// Since the first sample.
+    pub wall: f64,
+    /// In which a task went on to where it had not been before. Of every task the last second or less is missing.
+    pub progress: f64,
+    /// In which work was done again that an earlier attempt had done already.
+    pub repeated: f64,
+    /// In which no launcher was there.
+    pub away: f64,
+    /// Units of rank 0's task that have been reached by any attempt.
+    pub reached: u64,
+}
+
+impl Goodput {
+    /// Share of the time that went into progress; `None` before there is any time.
+    pub fn share(&self) -> Option<f64> {
+        (self.wall > 0.0).then(|| self.progress / self.wall)
+    }
+
+    /// For a person with little room; empty before there is anything to say.
+    pub fn short(&self) -> String {
+        let share = self.share();
+        share.map_or(String::new(), |share| {
+            format!("goodput {:.0} % of {:.0} s", 100.0 * share, self.wall)
+        })
+    }
+
+    /// For a person; empty before there is anything to say.
+    pub fn text(&self) -> String {
+        if self.share().is_none() {
+            return String::new();
+        }
+        let percent = |seconds: f64| 100.0 * seconds / self.wall;
+        format!(
+            "{}: {:.0} % done again, {:.0} % without a launcher, {:.0} % in starting, saving and between tasks",
+            self.short(),
+            percent(self.repeated),
+            percent(self.away),
+            percent((self.wall - self.progress - self.repeated - self.away).max(0.0))
+        )
+    }
 }
 
 /// Seconds since 1970.

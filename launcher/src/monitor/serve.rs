@@ -20,7 +20,7 @@ use serde::Deserialize;
 use super::source::{Look, Source};
 use super::{metrics, sample};
 use crate::error::{LaunchError, Result};
-use crate::progress::display::say;
+use crate::output::say;
 
 /// Environment variable with the token.
 pub const TOKEN: &str = "RECLORA_MONITOR_TOKEN";

@@ -7,11 +7,10 @@ use reclora_trainer::telemetry::measure::Phase;
 use serde::Serialize;
 
 use super::curve::Curve;
-use super::goodput::Goodput;
 use super::gpu::{
     MEMORY_TOTAL, MEMORY_USED, POWER, SM_CLOCK, TEMPERATURE, TENSOR_ACTIVE, UTILIZATION,
 };
-use super::sample::{GIB, Gpu, Rank, Reading, Sample};
+use super::sample::{GIB, Goodput, Gpu, Rank, Reading, Sample};
 use super::store::LEADER;
 use super::verdict::{OLD, Verdict, diagnose};
 use super::window::{Rates, Window};

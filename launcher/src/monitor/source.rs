@@ -12,7 +12,6 @@ use super::sample::{self, Sample};
 use super::show::View;
 use super::store;
 use super::window::{WINDOW, Window};
-use crate::cli::MonitorArgs;
 use crate::error::{LaunchError, Result};
 
 /// Looks again and again.
@@ -55,22 +54,17 @@ impl Look {
 }
 
 impl Source {
-    /// What the command line asks for.
-    pub fn open(args: &MonitorArgs) -> Result<Self> {
-        let run = match (&args.run, args.slurm) {
-            (Some(run), _) => Some(run.clone()),
-            (None, Some(job)) => Some(crate::slurm::run_dir_of(job)?),
-            (None, None) => None,
-        };
+    /// A run directory; else these hosts, by this remote shell; else this machine.
+    pub fn open(run: Option<&Path>, hosts: &[String], rsh: &str) -> Result<Self> {
         if let Some(run) = run {
-            return Self::of_run(&run);
+            return Self::of_run(run);
         }
-        if args.hosts.is_empty() {
+        if hosts.is_empty() {
             let kind = Kind::Machine(Box::new(Eyes::open()), Vec::new());
             return Ok(Self { kind, job: "this machine".into(), loss: Curve::default() });
         }
-        let hosts = args.hosts.iter().enumerate();
-        let hosts = hosts.map(|(node, host)| Host::watch(node, host, &args.rsh));
+        let hosts = hosts.iter().enumerate();
+        let hosts = hosts.map(|(node, host)| Host::watch(node, host, rsh));
         Ok(Self {
             kind: Kind::Hosts(hosts.collect::<Result<_>>()?),
             job: "hosts".into(),

@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use super::goodput::Goodput;
 use super::gpu::UTILIZATION;
-use super::sample::Sample;
+use super::sample::{Goodput, Sample};
 use super::store;
 use super::window::between;
 

@@ -196,7 +196,7 @@ fn frozen(window: &Window, last: &Sample, rank: &Rank) -> Option<Verdict> {
             rates.seconds, rank.done, rank.unit, gpu.index
         );
         let help = "another rank most likely never joined a collective: see which one lags; the launcher ends the \
-                    gang after runtime.collective_timeout";
+                    worker group after runtime.collective_timeout";
         verdict(Kind::Stalled, Some(rank.rank), figures, help)
     })
 }
@@ -254,7 +254,7 @@ fn starved(window: &Window, last: &Sample) -> Option<Verdict> {
     })
 }
 
-/// What limits the pace of a gang.
+/// What limits the pace of a worker group.
 fn pace(ranks: &[Seen<'_>]) -> Vec<Verdict> {
     let rates: Option<Vec<(usize, &Rates)>> =
         ranks.iter().map(|seen| Some((seen.rank.rank, seen.rates.as_ref()?))).collect();

@@ -9,7 +9,7 @@ use reclora_trainer::telemetry::progress::Event;
 
 use super::sample::Rank;
 
-/// The ranks of the gang that runs.
+/// The ranks of the worker group that runs.
 #[derive(Debug, Default)]
 pub struct Watch {
     seen: Mutex<Seen>,
@@ -32,7 +32,7 @@ struct Seen {
 }
 
 impl Watch {
-    /// A gang begins: the last one's ranks are forgotten.
+    /// A worker group begins: the last one's ranks are forgotten.
     pub fn clear(&self, stage: &str) {
         let mut seen = self.lock();
         (seen.stage, seen.ranks) = (stage.to_owned(), BTreeMap::new());
@@ -80,7 +80,7 @@ impl Watch {
         (seen.stage.clone(), ranks.collect())
     }
 
-    /// Steps and epochs that were told since the last call.
+    /// Steps and epochs that were reported since the last call.
     pub fn curves(&self) -> Vec<Curve> {
         std::mem::take(&mut self.lock().curves)
     }

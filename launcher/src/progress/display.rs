@@ -1,11 +1,12 @@
 //! Shows progress on standard error: bars on a terminal, plain lines elsewhere.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::tracker::{Change, Task};
+use crate::output::{printable, say};
 
 /// Plain lines come at most this often...
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -183,16 +184,6 @@ pub fn plain(task: &Task, elapsed: Duration, first_done: u64) -> String {
     line
 }
 
-/// Text of a rank without characters that would move a terminal's cursor.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// A line on standard error; a closed one is not worth dying for.
-pub fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,10 +216,5 @@ mod tests {
             plain(&task, Duration::from_secs(10), 50),
             "t: 70/100 steps (70%), 2.0/s, 15 s left, loss 0.6"
         );
-    }
-
-    #[test]
-    fn control_characters_are_removed() {
-        assert_eq!(printable("a\x1b[2Jb\rc"), "a [2Jb c");
     }
 }

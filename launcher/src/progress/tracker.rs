@@ -57,10 +57,10 @@ pub enum Change {
     Message(String),
 }
 
-/// Largest number of tasks and messages kept of one gang: a rank can't make the launcher grow.
+/// Largest number of tasks and messages kept of one worker group: a rank can't make the launcher grow.
 const MAX_REMEMBERED: usize = 1000;
 
-/// State of one gang.
+/// State of one worker group.
 #[derive(Clone, Debug)]
 pub struct Tracker {
     world_size: usize,
@@ -134,7 +134,7 @@ impl Tracker {
         self.errors.get(rank)?.as_deref()
     }
 
-    /// The last collectives that a failing rank told of.
+    /// The last collectives that a failing rank reported.
     pub fn records(&self, rank: usize) -> &[Record] {
         self.records.get(rank).map_or(&[], Vec::as_slice)
     }
@@ -151,6 +151,11 @@ impl Tracker {
             _ => "",
         };
         format!("{verb}{}, {done} {} done on this rank", task.name, task.unit)
+    }
+
+    /// The task that was begun last.
+    pub fn latest(&self) -> Option<&Task> {
+        self.tasks.last()
     }
 
     /// Units done of each task: what restarts are compared by.

@@ -1,14 +1,15 @@
 //! Which figures the page has and what is in them.
 
+use color_eyre::eyre::eyre;
 use plotters::style::RGBColor;
 use serde::Serialize;
 
 use reclora_trainer::metrics::{COMPARED, Compared, Rgb};
 
-use super::ReportError;
 use super::inputs::{Gate, History, Inputs, Step};
 use super::plot::{self, Drawn, LineChart, Series, Stroke, TEXT};
 use super::summary::label;
+use crate::error::Result;
 
 /// Points of a curve that are drawn; more would not be seen.
 const MAX_POINTS: usize = 400;
@@ -51,14 +52,14 @@ fn finish(
     note: impl Into<String>,
     legend: Vec<(String, String)>,
     drawn: Option<Drawn>,
-) -> Result<Figure, ReportError> {
-    let svg =
-        drawn.transpose().map_err(|what| ReportError::Draw { figure: title.to_owned(), what })?;
+) -> Result<Figure> {
+    let failed = |what| eyre!("report: can't draw the figure \"{title}\": {what}");
+    let svg = drawn.transpose().map_err(failed)?;
     Ok(Figure { title, note: note.into(), legend, svg })
 }
 
 /// ROC and reliability curves of the test set, models in the given order.
-pub(super) fn test(inputs: &Inputs, models: &[String]) -> Result<Vec<Figure>, ReportError> {
+pub(super) fn test(inputs: &Inputs, models: &[String]) -> Result<Vec<Figure>> {
     let diagonal =
         || Series { points: vec![(0.0, 0.0), (1.0, 1.0)], colour: TEXT, stroke: Stroke::Dashed };
     let (mut roc, mut calibration) = (Vec::new(), Vec::new());
@@ -112,7 +113,7 @@ pub(super) fn test(inputs: &Inputs, models: &[String]) -> Result<Vec<Figure>, Re
 }
 
 /// Loss and valid AUC while the adapters were tuned.
-pub(super) fn tuning(inputs: &Inputs) -> Result<Vec<Figure>, ReportError> {
+pub(super) fn tuning(inputs: &Inputs) -> Result<Vec<Figure>> {
     let mut runs = vec![("reclora", &inputs.reclora)];
     runs.extend(inputs.lora.as_ref().map(|lora| ("lora", lora)));
     let auc = runs.iter().rev().map(|(key, history)| Series {
@@ -133,7 +134,7 @@ pub(super) fn tuning(inputs: &Inputs) -> Result<Vec<Figure>, ReportError> {
 }
 
 /// Loss per step: of all tokens of the answers and, where it was recorded, of the deciding one.
-fn tuning_loss(runs: &[(&str, &History)]) -> Result<Figure, ReportError> {
+fn tuning_loss(runs: &[(&str, &History)]) -> Result<Figure> {
     let (mut raw, mut smooth, mut later) = (Vec::new(), Vec::new(), Vec::new());
     for (key, history) in runs.iter().rev() {
         let of = |loss: fn(&Step) -> Option<f64>| -> Vec<(f64, f64)> {
@@ -170,7 +171,7 @@ fn tuning_loss(runs: &[(&str, &History)]) -> Result<Figure, ReportError> {
 }
 
 /// Loss and valid AUC while the recommendation model was trained.
-pub(super) fn crm(history: &History) -> Result<Vec<Figure>, ReportError> {
+pub(super) fn crm(history: &History) -> Result<Vec<Figure>> {
     let colour = colour("crm").0;
     let epochs = &history.epochs;
     let points = |value: &dyn Fn(usize) -> Option<f64>| -> Vec<(f64, f64)> {
@@ -203,7 +204,7 @@ pub(super) fn crm(history: &History) -> Result<Vec<Figure>, ReportError> {
 }
 
 /// How the gates mixed the experts. Empty for a run with one expert.
-pub(super) fn gate(gate: Option<&Gate>) -> Result<Vec<Figure>, ReportError> {
+pub(super) fn gate(gate: Option<&Gate>) -> Result<Vec<Figure>> {
     let Some(gate) = gate.filter(|gate| gate.experts > 0) else { return Ok(Vec::new()) };
     let rows: Vec<(String, Vec<f64>)> = gate
         .modules

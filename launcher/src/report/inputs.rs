@@ -5,13 +5,16 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
-use reclora_trainer::metrics::Differences;
+use color_eyre::Report;
+use color_eyre::eyre::eyre;
+use reclora_storage::StorageError;
+use reclora_trainer::metrics::{CalibrationBin, Differences, HistoryGroup};
 use reclora_trainer::stages::ScoredSamples;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::ReportError;
-use crate::monitor::goodput::Goodput;
+use crate::error::Result;
+use crate::monitor::sample::Goodput;
 use crate::monitor::usage::{self, StageUse};
 
 /// No input is larger than this; a file that claims to be is corrupt.
@@ -55,21 +58,12 @@ pub(super) struct Model {
     /// Its figures less those of other models, by their names.
     pub differences: BTreeMap<String, Differences>,
     #[serde(default)]
-    pub calibration: Vec<Bin>,
+    pub calibration: Vec<CalibrationBin>,
     /// (false positive rate, true positive rate), from (0, 0) to (1, 1).
     #[serde(default)]
     pub roc: Vec<[Option<f64>; 2]>,
     #[serde(default)]
     pub by_history_length: Vec<HistoryGroup>,
-}
-
-/// Test samples whose users had from `from` to fewer than `to` earlier interactions.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub(super) struct HistoryGroup {
-    pub from: u64,
-    pub to: u64,
-    pub samples: u64,
-    pub auc: Option<f64>,
 }
 
 /// Test metrics; `None` where undefined (one class only, no sample).
@@ -102,14 +96,6 @@ fn both(pair: Option<[Option<f64>; 2]>) -> Option<[f64; 2]> {
         Some([Some(low), Some(high)]) => Some([low, high]),
         _ => None,
     }
-}
-
-/// One bin of the reliability curve.
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub(super) struct Bin {
-    pub count: u64,
-    pub mean_probability: Option<f64>,
-    pub like_rate: Option<f64>,
 }
 
 /// Mixture weights of the gates over the test set.
@@ -172,7 +158,7 @@ struct ManifestFile {
 
 impl Inputs {
     /// Reads and checks every input below `run_dir`.
-    pub fn read(run_dir: &Path) -> Result<Self, ReportError> {
+    pub fn read(run_dir: &Path) -> Result<Self> {
         let evaluation = Evaluation::read(run_dir)?;
         let adapter = run_dir.join("adapter");
         // The baseline is optional: a run that scored it must also have tuned it.
@@ -195,12 +181,12 @@ impl Inputs {
 
 impl Evaluation {
     /// Reads and checks that of a run.
-    pub fn read(run_dir: &Path) -> Result<Self, ReportError> {
+    pub fn read(run_dir: &Path) -> Result<Self> {
         let path = run_dir.join("predictions").join("metrics.json");
         let evaluation: Self = read_json(&path, "evaluate")?;
         match evaluation.check() {
             Ok(()) => Ok(evaluation),
-            Err(what) => Err(ReportError::Corrupt { path, what, stage: "evaluate" }),
+            Err(problem) => Err(unusable(&path, "evaluate", problem)),
         }
     }
 
@@ -224,30 +210,32 @@ impl Evaluation {
     }
 }
 
-fn adapter_hash(path: &Path) -> Result<String, ReportError> {
+fn adapter_hash(path: &Path) -> Result<String> {
     const WEIGHTS: &str = "adapter_model.safetensors";
     let manifest: Manifest = read_json(path, "tune")?;
     match manifest.files.get(WEIGHTS) {
         Some(file) => Ok(file.xxh3.clone()),
-        None => Err(ReportError::Corrupt {
-            path: path.into(),
-            what: format!("no entry \"files\" / \"{WEIGHTS}\""),
-            stage: "tune",
-        }),
+        None => Err(unusable(path, "tune", format!("no entry \"files\" / \"{WEIGHTS}\""))),
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path, stage: &'static str) -> Result<T, ReportError> {
-    let unreadable = |source: std::io::Error| match source.kind() {
-        ErrorKind::NotFound => ReportError::Missing { path: path.into(), stage },
-        _ => ReportError::Unreadable { path: path.into(), source },
+/// An input that its stage has to write again.
+fn unusable(path: &Path, stage: &str, problem: impl Into<String>) -> Report {
+    let (path, stage, problem) = (path.into(), stage.into(), problem.into());
+    StorageError::StageFile { path, stage, problem }.into()
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path, stage: &str) -> Result<T> {
+    let unreadable = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => unusable(path, stage, "missing"),
+        _ => eyre!("{}: {error}; check its permissions and the disk", path.display()),
     };
-    let corrupt = |what: String| ReportError::Corrupt { path: path.into(), what, stage };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(corrupt(format!("larger than {MAX_BYTES} bytes")));
+        return Err(unusable(path, stage, format!("larger than {MAX_BYTES} bytes")));
     }
-    serde_json::from_slice(&bytes).map_err(|error| corrupt(format!("not as expected: {error}")))
+    let parsed = serde_json::from_slice(&bytes);
+    parsed.map_err(|error| unusable(path, stage, format!("not as expected: {error}")))
 }

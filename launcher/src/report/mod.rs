@@ -16,11 +16,12 @@ mod tests;
 mod verdict;
 mod without_llm;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use reclora_storage::atomic;
-use reclora_storage::error::StorageError;
+use reclora_storage::atomic::{create_dir_all, write_bytes_atomic};
 
+use crate::error::Result;
+use crate::output::write_json;
 pub use summary::{ModelSummary, Summary, as_map, label, number};
 pub use table::table;
 pub use without_llm::without_llm;
@@ -40,57 +41,12 @@ pub struct RunInfo {
     pub config_toml: String,
 }
 
-/// Why there is no report. Every variant names the file and what to do about it.
-#[derive(Debug, thiserror::Error)]
-pub enum ReportError {
-    /// A file an earlier stage should have written is not there.
-    #[error("{path}: missing; write it with `reclora-launch run CONFIG --from {stage}`")]
-    Missing {
-        /// The file.
-        path: PathBuf,
-        /// The stage that writes it.
-        stage: &'static str,
-    },
-    /// A file is there and can't be read.
-    #[error("{path}: {source}; check its permissions and the disk")]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// A file was read and does not hold what it should.
-    #[error("{path}: {what}; rebuild it with `reclora-launch run CONFIG --from {stage}`")]
-    Corrupt {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it, and where.
-        what: String,
-        /// The stage that writes it.
-        stage: &'static str,
-    },
-    /// A figure could not be drawn.
-    #[error("report: can't draw the figure \"{figure}\": {what}")]
-    Draw {
-        /// The figure's title.
-        figure: String,
-        /// What the drawing library said.
-        what: String,
-    },
-    /// The page could not be put together.
-    #[error("report: can't render the page: {0}")]
-    Page(#[from] minijinja::Error),
-    /// The report could not be written.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-}
-
 /// Figures of a run's models, as its `evaluate` left them, in the order they are shown.
 ///
 /// # Errors
 ///
-/// The file is missing or corrupt; see [`ReportError`].
-pub fn models(run_dir: &Path) -> Result<Vec<(String, ModelSummary)>, ReportError> {
+/// The file is missing or corrupt: it is named, with the stage that writes it.
+pub fn models(run_dir: &Path) -> Result<Vec<(String, ModelSummary)>> {
     Ok(summary::models(&inputs::Evaluation::read(run_dir)?))
 }
 
@@ -100,14 +56,14 @@ pub fn models(run_dir: &Path) -> Result<Vec<(String, ModelSummary)>, ReportError
 ///
 /// # Errors
 ///
-/// An input is missing or corrupt, or the report can't be written; see [`ReportError`].
-pub fn write(run_dir: &Path, info: &RunInfo) -> Result<Summary, ReportError> {
+/// An input is missing or corrupt, or the report can't be written.
+pub fn write(run_dir: &Path, info: &RunInfo) -> Result<Summary> {
     let inputs = inputs::Inputs::read(run_dir)?;
     let summary = Summary::new(&inputs, info);
     let page = page::render(&inputs, info, &summary)?;
     let dir = run_dir.join("report");
-    atomic::create_dir_all(&dir)?;
-    atomic::write_bytes_atomic(&dir.join("index.html"), page.as_bytes())?;
-    atomic::write_bytes_atomic(&dir.join("summary.json"), summary.to_json().as_bytes())?;
+    create_dir_all(&dir)?;
+    write_bytes_atomic(&dir.join("index.html"), page.as_bytes())?;
+    write_json(&dir.join("summary.json"), &summary)?;
     Ok(summary)
 }

@@ -1,15 +1,18 @@
 //! The page: figures and numbers put into the template, which escapes every value.
 
+use color_eyre::eyre::WrapErr;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
-use reclora_trainer::metrics::{Compared, Difference, Role};
+use reclora_trainer::metrics::{Compared, Difference, HistoryGroup, Role};
 use reclora_trainer::telemetry::measure::Phase;
 use serde::Serialize;
 
-use super::inputs::{Gate, HistoryGroup, Inputs};
+use super::inputs::{Gate, Inputs};
 use super::summary::{ModelSummary, Summary, label, number, what_was_scored};
 use super::table::FIGURES;
-use super::{ReportError, RunInfo, figures, verdict};
+use super::{RunInfo, figures, verdict};
+use crate::error::Result;
 use crate::monitor::usage::StageUse;
+use crate::output::count;
 
 const TEMPLATE: &str = include_str!("index.html.j2");
 
@@ -82,18 +85,13 @@ struct GateRow {
 }
 
 /// Renders `index.html`.
-pub(super) fn render(
-    inputs: &Inputs,
-    info: &RunInfo,
-    summary: &Summary,
-) -> Result<String, ReportError> {
+pub(super) fn render(inputs: &Inputs, info: &RunInfo, summary: &Summary) -> Result<String> {
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.add_template("index.html", TEMPLATE)?;
     let models: Vec<String> = summary.metrics.iter().map(|(key, _)| key.clone()).collect();
     let total: f64 = summary.stages.iter().map(|(_, seconds)| seconds).sum();
-    let page = environment.get_template("index.html")?.render(context! {
+    let values = context! {
         name => info.name,
         samples => thousands(summary.scored.samples),
         users => thousands(summary.scored.users),
@@ -121,8 +119,10 @@ pub(super) fn render(
         total => duration(total),
         hashes => summary.hashes,
         config => info.config_toml,
-    })?;
-    Ok(page)
+    };
+    environment
+        .render_named_str("index.html", TEMPLATE, values)
+        .wrap_err("report: can't render the page")
 }
 
 fn rows(inputs: &Inputs, models: &[String]) -> Vec<Row> {
@@ -246,13 +246,5 @@ fn duration(seconds: f64) -> String {
 
 /// `1234567` is `1 234 567` (with narrow no-break spaces).
 fn thousands(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push('\u{202f}');
-        }
-        text.push(digit);
-    }
-    text
+    count(value).replace(',', "\u{202f}")
 }

@@ -5,6 +5,7 @@
 //! Drawings are made on a fine grid and scaled down by the view box: `plotters` rounds to whole
 //! units, which would show as steps in a curve.
 
+use plotters::chart::MeshStyle;
 use plotters::coord::ranged1d::SegmentValue;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -83,19 +84,8 @@ impl LineChart {
             let mut chart = builder(&area).build_cartesian_2d(x.0..x.1, y.0..y.1).map_err(text)?;
             let whole = self.whole_x;
             let x_ticks = if whole { (x.1 - x.0).ceil().clamp(1.0, 9.0) as usize + 1 } else { 6 };
-            chart
-                .configure_mesh()
-                .axis_style(AXIS.stroke_width(UNIT))
-                .bold_line_style(GRID.stroke_width(UNIT))
-                .light_line_style(TRANSPARENT)
-                .disable_x_mesh()
-                .label_style(font(14))
-                .axis_desc_style(font(15))
-                .x_desc(self.x_label)
-                .y_desc(self.y_label)
+            styled(&mut chart.configure_mesh(), self.x_label, self.y_label)
                 .x_labels(x_ticks)
-                .y_labels(6)
-                .set_all_tick_mark_size(3 * UNIT)
                 .x_label_formatter(&|v| match whole && (v - v.round()).abs() > 1e-6 {
                     true => String::new(),
                     false => tick(*v, x.1 - x.0),
@@ -164,19 +154,8 @@ fn render_bars(
         let experts = (0..values.len().saturating_sub(1) as u32).into_segmented();
         let top = top * 1.08;
         let mut chart = builder(&area).build_cartesian_2d(experts, 0.0..top).map_err(text)?;
-        chart
-            .configure_mesh()
-            .axis_style(AXIS.stroke_width(UNIT))
-            .bold_line_style(GRID.stroke_width(UNIT))
-            .light_line_style(TRANSPARENT)
-            .disable_x_mesh()
-            .label_style(font(14))
-            .axis_desc_style(font(15))
-            .x_desc(x_label)
-            .y_desc(y_label)
+        styled(&mut chart.configure_mesh(), x_label, y_label)
             .x_labels(values.len().min(16))
-            .y_labels(6)
-            .set_all_tick_mark_size(3 * UNIT)
             .x_label_formatter(&|v| match v {
                 SegmentValue::CenterOf(v) => v.to_string(),
                 _ => String::new(),
@@ -269,6 +248,24 @@ fn render_heat_map(
         area.present().map_err(text)?;
     }
     Ok(svg)
+}
+
+/// Axes, grid and text as every chart has them.
+fn styled<'m, 'a, 'b, X: Ranged, Y: Ranged, DB: DrawingBackend>(
+    mesh: &'m mut MeshStyle<'a, 'b, X, Y, DB>,
+    x_label: &str,
+    y_label: &str,
+) -> &'m mut MeshStyle<'a, 'b, X, Y, DB> {
+    mesh.axis_style(AXIS.stroke_width(UNIT))
+        .bold_line_style(GRID.stroke_width(UNIT))
+        .light_line_style(TRANSPARENT)
+        .disable_x_mesh()
+        .label_style(font(14))
+        .axis_desc_style(font(15))
+        .x_desc(x_label)
+        .y_desc(y_label)
+        .y_labels(6)
+        .set_all_tick_mark_size(3 * UNIT)
 }
 
 fn builder<'a, 'b>(area: &'a Area<'b>) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {

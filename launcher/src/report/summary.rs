@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use reclora_trainer::metrics::{COMPARED, Compared, Differences};
+use reclora_trainer::metrics::{COMPARED, Compared, Difference, Differences};
 use reclora_trainer::stages::{ScoredOrder, ScoredSamples};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -29,6 +29,9 @@ pub struct Summary {
     /// Hash of the tuned adapter's weights.
     pub adapter_xxh3: String,
 }
+
+/// The difference in one figure.
+pub type OfFigure = fn(&Differences) -> Option<Difference>;
 
 /// Test metrics of one model; `None` (JSON `null`) where undefined.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -59,14 +62,6 @@ impl Summary {
             world_size: info.world_size,
             adapter_xxh3: inputs.adapter_xxh3.clone(),
         }
-    }
-
-    /// The content of `summary.json`.
-    pub(super) fn to_json(&self) -> String {
-        // Maps with string keys and plain values only: serialisation has nothing to fail on.
-        let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
-        text.push('\n');
-        text
     }
 }
 

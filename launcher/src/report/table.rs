@@ -2,17 +2,14 @@
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
-use reclora_trainer::metrics::{Compared, Difference, Differences, Role};
+use reclora_trainer::metrics::{Compared, Difference, Role};
 
-use super::summary::{ModelSummary, Summary, label, number, what_was_scored};
+use super::summary::{ModelSummary, OfFigure, Summary, label, number, what_was_scored};
 use super::verdict;
-use crate::progress::display::printable;
+use crate::output::printable;
 
 /// Sentences are broken to lines of this many characters, as the tables have.
 const WIDTH: usize = 79;
-
-/// The difference in one figure.
-pub type OfFigure = fn(&Differences) -> Option<Difference>;
 
 /// The figures that models are compared by.
 pub const FIGURES: [(&str, OfFigure); 2] = [("AUC", |by| by.auc), ("gAUC", |by| by.gauc)];

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{ReportError, RunInfo, table, write};
+use super::{RunInfo, table, write};
+use crate::exit::block;
 
 /// A model's figures less those of the models at 0.742 and 0.735.
 fn differences(auc: f64) -> Value {
@@ -379,8 +380,7 @@ fn missing_inputs_name_the_file_and_the_command() {
         let run = run();
         fs::remove_file(run.path().join(file)).unwrap();
         let error = write(run.path(), &info()).unwrap_err();
-        assert!(matches!(error, ReportError::Missing { .. }), "{error}");
-        let message = error.to_string();
+        let message = block(&error);
         assert!(message.contains(file) && message.contains(command), "{message}");
         assert!(!run.path().join("report").exists(), "no half a report");
     }
@@ -404,8 +404,7 @@ fn corrupt_inputs_name_the_file_and_what_is_wrong() {
         let run = run();
         fs::write(run.path().join(file), content).unwrap();
         let error = write(run.path(), &info()).unwrap_err();
-        assert!(matches!(error, ReportError::Corrupt { .. }), "{error}");
-        let message = error.to_string();
+        let message = block(&error);
         assert!(message.contains(file) && message.contains(what), "{message}");
         assert!(message.contains("reclora-launch run CONFIG --from"), "{message}");
     }

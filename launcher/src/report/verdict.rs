@@ -5,8 +5,7 @@
 
 use reclora_trainer::metrics::{Compared, Difference, Role};
 
-use super::summary::ModelSummary;
-use super::table::OfFigure;
+use super::summary::{ModelSummary, OfFigure};
 
 const AIMS: [Aim; 2] = [
     Aim { aim: "To rank the samples of all users together", figure: "AUC", of: |by| by.auc },

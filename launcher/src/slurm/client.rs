@@ -1,23 +1,21 @@
 //! Calls of Slurm's programs, each with a deadline.
 
-use std::io::Read;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use color_eyre::eyre::{WrapErr, eyre};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::error::Result;
 
 /// How long one of Slurm's programs may take; they have time limits of their own, mostly shorter.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Between two looks whether it has ended.
-const POLL: Duration = Duration::from_millis(10);
-/// Most that is read of an answer.
-const ANSWER: u64 = 1 << 20;
 
 /// Standard output of a program that must succeed.
 pub fn call(program: &str, args: &[&str]) -> Result<String> {
-    let mut child = Command::new(program)
+    let child = Command::new(program)
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -30,37 +28,24 @@ pub fn call(program: &str, args: &[&str]) -> Result<String> {
             ),
             _ => eyre!("can't start {program}: {error}"),
         })?;
-    let reader = |pipe: Option<Box<dyn Read + Send>>| {
-        std::thread::spawn(move || {
-            let mut text = Vec::new();
-            let read = pipe.map(|pipe| pipe.take(ANSWER).read_to_end(&mut text));
-            read.transpose().map(|_| String::from_utf8_lossy(&text).into_owned())
-        })
+    let pid = Pid::from_raw(child.id() as i32);
+    let (ended, end) = channel();
+    std::thread::spawn(move || ended.send(child.wait_with_output()));
+    let Ok(output) = end.recv_timeout(LIMIT) else {
+        // It has not been waited for, so the number is still its own.
+        let _ = kill(pid, Signal::SIGKILL);
+        return Err(eyre!("{program} did not answer within {} s", LIMIT.as_secs()));
     };
-    let out = reader(child.stdout.take().map(|pipe| Box::new(pipe) as _));
-    let error = reader(child.stderr.take().map(|pipe| Box::new(pipe) as _));
-    let until = Instant::now() + LIMIT;
-    let status = loop {
-        if let Some(status) = child.try_wait().wrap_err_with(|| format!("can't watch {program}"))? {
-            break status;
-        }
-        if Instant::now() >= until {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(eyre!("{program} did not answer within {} s", LIMIT.as_secs()));
-        }
-        std::thread::sleep(POLL);
-    };
-    let text = |thread: std::thread::JoinHandle<std::io::Result<String>>| {
-        thread.join().ok().and_then(|text| text.ok()).unwrap_or_default()
-    };
-    let (out, error) = (text(out), text(error));
-    if status.success() {
+    let output = output.wrap_err_with(|| format!("can't watch {program}"))?;
+    let [out, error] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    if output.status.success() {
         return Ok(out);
     }
     let command = [&[program], args].concat().join(" ");
     let said = [error.trim(), out.trim()].into_iter().find(|text| !text.is_empty());
-    Err(eyre!("`{command}` failed ({status}): {}", said.unwrap_or("it said nothing")))
+    let said = said.unwrap_or("it said nothing");
+    Err(eyre!("`{command}` failed ({}): {said}", output.status))
 }
 
 #[cfg(test)]

@@ -10,10 +10,9 @@ use color_eyre::eyre::WrapErr;
 use super::status::ask;
 use super::{Job, jobs_of};
 use crate::cli::LogsArgs;
-use crate::commands::print_to_reader;
 use crate::error::{LaunchError, Result};
-use crate::pipeline::attempts;
-use crate::progress::display::say;
+use crate::output::{print_to_reader, say};
+use crate::run_dir::attempts;
 
 /// Between two looks for more.
 const POLL: Duration = Duration::from_millis(250);

@@ -16,10 +16,10 @@ pub use submit::submit;
 use std::path::{Path, PathBuf};
 
 use color_eyre::eyre::WrapErr;
-use reclora_storage::atomic::write_bytes_atomic;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{LaunchError, Result};
+use crate::output::write_json;
 
 /// Directory of scripts, outputs and the list of jobs in the run directory.
 const DIRECTORY: &str = "slurm";
@@ -83,7 +83,5 @@ fn jobs_of(run_dir: &Path) -> Result<Vec<Job>> {
 }
 
 fn remember(run_dir: &Path, jobs: &[Job]) -> Result<()> {
-    let mut bytes = serde_json::to_vec_pretty(jobs)?;
-    bytes.push(b'\n');
-    Ok(write_bytes_atomic(&jobs_file(run_dir), &bytes)?)
+    write_json(&jobs_file(run_dir), &jobs)
 }

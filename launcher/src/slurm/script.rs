@@ -6,7 +6,8 @@ use color_eyre::eyre::WrapErr;
 use minijinja::{Environment, UndefinedBehavior, context};
 
 use crate::cli::SubmitArgs;
-use crate::error::{Result, quote};
+use crate::error::Result;
+use crate::exit::quote;
 use reclora_trainer::config::Config;
 use reclora_trainer::stages::Stage;
 
@@ -54,13 +55,13 @@ impl Work {
 
 /// The jobs of a run, in the order in which each waits for the one before.
 pub fn plans(args: &SubmitArgs, config: &Config, program: &Path) -> Result<Vec<Plan>> {
-    let work: Vec<Work> = if args.array_of_stages {
-        let before = |stage| match (stage, args.few2many_jobs) {
+    let work: Vec<Work> = if args.jobs.array_of_stages {
+        let before = |stage| match (stage, args.jobs.few2many_jobs) {
             (Stage::Few2many, Some(jobs)) => Some(Work::Parts(jobs)),
             _ => None,
         };
         let stages = Stage::ALL.into_iter().filter(|stage| stage.is_needed(config));
-        let stages = stages.filter(|stage| args.until.is_none_or(|until| *stage <= until));
+        let stages = stages.filter(|stage| args.jobs.until.is_none_or(|until| *stage <= until));
         stages.flat_map(|stage| before(stage).into_iter().chain([Work::Stage(stage)])).collect()
     } else {
         vec![Work::All]
@@ -83,18 +84,22 @@ fn plan(args: &SubmitArgs, config: &Config, program: &Path, work: Work) -> Resul
     let nodes = match work {
         Work::Parts(_) => 1,
         work if work.single_process() => 1,
-        _ => args.nodes,
+        _ => args.resources.nodes,
     };
     let ranks = if work.single_process() { 1 } else { config.runtime.nproc_per_node };
     let last = work == Work::Stage(Stage::Export);
     let report = format!("{} report {}; ", word(program), word(&config.run_dir));
-    let text = Environment::new_strict().render_str(
+    let mut environment = Environment::new();
+    // Names that do not exist are refused.
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_keep_trailing_newline(true);
+    let text = environment.render_str(
         TEMPLATE,
         context! {
             title => title(config, work, usize::from(nodes), ranks),
             options => options(args, &name, nodes, work, &output),
-            notice => args.notice,
-            max_requeues => args.max_requeues,
+            notice => args.jobs.notice,
+            max_requeues => args.jobs.max_requeues,
             command => command(args, config, program, work),
             then => if last { report } else { String::new() },
         },
@@ -103,20 +108,6 @@ fn plan(args: &SubmitArgs, config: &Config, program: &Path, work: Work) -> Resul
     // Of an array the first task's output stands for all.
     let output = output.display().to_string().replace("%A_%a", "%j_0").into();
     Ok(Plan { work, script, output, text })
-}
-
-/// An environment that refuses names which do not exist.
-trait Strict {
-    fn new_strict() -> Self;
-}
-
-impl Strict for Environment<'_> {
-    fn new_strict() -> Self {
-        let mut environment = Self::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_keep_trailing_newline(true);
-        environment
-    }
 }
 
 fn title(config: &Config, work: Work, nodes: usize, ranks: usize) -> String {
@@ -144,32 +135,32 @@ fn options(args: &SubmitArgs, name: &str, nodes: u16, work: Work, output: &Path)
         // A job that is started again adds to it.
         "--open-mode=append".to_owned(),
         "--requeue".to_owned(),
-        format!("--signal=B:USR1@{}", args.notice),
+        format!("--signal=B:USR1@{}", args.jobs.notice),
     ];
     let mut add = |name: &str, value: &Option<String>| {
         all.extend(value.as_ref().map(|value| format!("--{name}={}", quote(value))));
     };
-    add("time", &args.time);
-    let cpu = args.cpu_partition.as_ref().filter(|_| single);
-    add("partition", &cpu.or(args.partition.as_ref()).cloned());
-    add("account", &args.account);
-    add("cpus-per-task", &args.cpus_per_node.map(|cpus| cpus.to_string()));
-    let gpus = args.gpus_per_node.filter(|gpus| *gpus > 0 && !single);
+    add("time", &args.resources.time);
+    let cpu = args.jobs.cpu_partition.as_ref().filter(|_| single);
+    add("partition", &cpu.or(args.resources.partition.as_ref()).cloned());
+    add("account", &args.resources.account);
+    add("cpus-per-task", &args.resources.cpus_per_node.map(|cpus| cpus.to_string()));
+    let gpus = args.resources.gpus_per_node.filter(|gpus| *gpus > 0 && !single);
     add("gpus-per-node", &gpus.map(|gpus| gpus.to_string()));
     if let Work::Parts(jobs) = work {
         add("array", &Some(format!("0-{}", jobs - 1)));
     }
-    all.extend(args.sbatch.iter().cloned());
+    all.extend(args.resources.sbatch.iter().cloned());
     all
 }
 
 fn command(args: &SubmitArgs, config: &Config, program: &Path, work: Work) -> String {
     let saved = config.run_dir.join("config.toml");
     let mut words = vec![word(program), "run".into(), word(&saved)];
-    words.extend(["--max-restarts".into(), args.max_restarts.to_string()]);
+    words.extend(["--max-restarts".into(), args.jobs.max_restarts.to_string()]);
     match work {
         Work::All => {
-            if let Some(until) = args.until {
+            if let Some(until) = args.jobs.until {
                 words.extend(["--until".into(), until.name().into()]);
             }
         }

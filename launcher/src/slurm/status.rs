@@ -11,10 +11,10 @@ use reclora_trainer::telemetry::progress::Event;
 use serde::Serialize;
 
 use super::{Job, client, jobs_of};
-use crate::commands::{context, print};
 use crate::error::Result;
-use crate::pipeline::attempts;
-use crate::progress::display::printable;
+use crate::output::{print, printable, show};
+use crate::progress::tracker::Tracker;
+use crate::run_dir::{attempts, context};
 
 /// How long a cancelled job may take to be gone: Slurm's KillWait is 30 s unless configured.
 const CANCEL_WAIT: Duration = Duration::from_secs(120);
@@ -53,6 +53,13 @@ struct StageState {
     state: String,
 }
 
+/// What `status` shows.
+#[derive(Serialize)]
+struct All {
+    jobs: Vec<JobState>,
+    stages: Vec<StageState>,
+}
+
 /// `status RUN`.
 pub fn status(run_dir: &Path, json: bool) -> Result<()> {
     let jobs = jobs_of(run_dir)?.iter().map(ask).collect::<Result<Vec<_>>>()?;
@@ -61,21 +68,22 @@ pub fn status(run_dir: &Path, json: bool) -> Result<()> {
         .into_iter()
         .map(|stage| StageState { stage: stage.name(), state: progress_of(&context, stage) })
         .collect();
-    if json {
-        let all = serde_json::json!({ "jobs": jobs, "stages": stages });
-        return print(&format!("{}\n", serde_json::to_string_pretty(&all)?));
-    }
+    let all = All { jobs, stages };
+    show(&all, json, readable)
+}
+
+fn readable(All { jobs, stages }: &All) -> String {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_header(["job", "stage", "state", "time", ""]);
-    for job in &jobs {
+    for job in jobs {
         table.add_row([&job.id.to_string(), &job.stage, &job.state, &job.time, &job.detail]);
     }
     let mut progress = Table::new();
     progress.load_preset(NOTHING);
-    for stage in &stages {
+    for stage in stages {
         progress.add_row([stage.stage, &stage.state]);
     }
-    print(&format!("{}\n\n{}\n", table.trim_fmt(), progress.trim_fmt()))
+    format!("{}\n\n{}\n", table.trim_fmt(), progress.trim_fmt())
 }
 
 /// `cancel RUN`.
@@ -184,27 +192,16 @@ fn events_of(log: &Path) -> Vec<Event> {
 
 /// How far the task is that ranks began last: what each has done of it, together.
 fn doing(logs: &[Vec<Event>]) -> Option<String> {
-    let begun = |events: &Vec<Event>| {
-        events.iter().rev().find_map(|event| match event {
-            Event::Start { task, total, unit, together } => {
-                Some((task.clone(), *total, unit.clone(), *together))
-            }
-            _ => None,
-        })
-    };
-    let (task, total, unit, together) = logs.iter().find_map(begun)?;
-    let (mut done, mut note) = (0, String::new());
-    for events in logs {
-        let own = events.iter().rev().find_map(|event| match event {
-            Event::Update { task: of, done, note } if *of == task => Some((*done, note)),
-            _ => None,
-        });
-        if let Some((by, said)) = own {
-            done = if together { done.max(by) } else { done + by };
-            note = if said.is_empty() { String::new() } else { format!(", {said}") };
+    let mut tracker = Tracker::new(logs.len());
+    for (rank, events) in logs.iter().enumerate() {
+        // Logs are read one after the other: nothing is over before all of them are.
+        for event in events.iter().filter(|event| !matches!(event, Event::Finish { .. })) {
+            tracker.apply(rank, event.clone());
         }
     }
-    Some(format!("{task}: {done} of {total} {unit}{note}"))
+    let task = tracker.latest()?;
+    let note = if task.note.is_empty() { String::new() } else { format!(", {}", task.note) };
+    Some(format!("{}: {} of {} {}{note}", task.name, task.done(), task.total, task.unit))
 }
 
 #[cfg(test)]

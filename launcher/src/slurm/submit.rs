@@ -9,21 +9,21 @@ use reclora_trainer::stages::RunContext;
 use super::script::{Plan, Work, plans};
 use super::status::ask;
 use super::{DIRECTORY, Job, client, jobs_file, jobs_of, remember};
-use crate::cli::{NodeCount, SubmitArgs};
-use crate::commands::print;
-use crate::error::{LaunchError, Result, quote};
+use crate::cli::{NodeCount, ResourceArgs, SubmitArgs};
+use crate::error::{LaunchError, Result};
+use crate::exit::quote;
+use crate::output::{print, say};
 use crate::preflight;
-use crate::progress::display::say;
-use crate::run::{resolve, save, take};
+use crate::resolve::resolve;
+use crate::run_dir::{save, take};
 
 /// Renders the jobs of a run and hands them to Slurm.
 pub fn submit(args: &SubmitArgs) -> Result<()> {
-    let ranks = args.nproc_per_node.or(args.gpus_per_node.filter(|gpus| *gpus > 0));
-    let overrides =
-        crate::run::Overrides { set: &args.set, run_dir: args.run_dir.as_deref(), ranks };
-    let nodes = NodeCount { min: args.nodes, max: args.nodes };
-    let config = resolve(&args.config, overrides, nodes)?;
-    for option in &args.sbatch {
+    let ResourceArgs { nodes, nproc_per_node, gpus_per_node, sbatch, .. } = &args.resources;
+    let ranks = nproc_per_node.or(gpus_per_node.filter(|gpus| *gpus > 0));
+    let nodes = NodeCount { min: *nodes, max: *nodes };
+    let config = resolve(&args.experiment, ranks, nodes)?;
+    for option in sbatch {
         if !option.starts_with('-') || option.contains('\n') {
             return Err(LaunchError::Usage(format!(
                 "--sbatch {option}: not an option of sbatch\n  help: write it as --sbatch=--constraint=a100"

@@ -30,7 +30,7 @@ pub const FILE: &str = "dataset.shard";
 /// Kind of the dataset's shard.
 pub const KIND: &str = "dataset";
 /// Version of the schema inside the shard.
-pub const SCHEMA_VERSION: u32 = 2;
+const SCHEMA_VERSION: u32 = 2;
 
 /// What a part of the samples is for. They follow each other in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

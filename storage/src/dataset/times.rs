@@ -7,12 +7,13 @@ use crate::shard::{Handle, Shard};
 
 /// Times of ratings, seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timestamps<'a>(Times<'a>);
+pub struct Timestamps<'a>(Times<&'a [u32], &'a [i64]>);
 
+/// A column of either kind: at hand, or where it is in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Times<'a> {
-    Since { first: i64, offsets: &'a [u32] },
-    Whole(&'a [i64]),
+enum Times<O, W> {
+    Since { first: i64, offsets: O },
+    Whole(W),
 }
 
 impl<'a> Timestamps<'a> {
@@ -69,24 +70,21 @@ impl<'a> Timestamps<'a> {
 
 /// Where a dataset's times are.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum TimeColumn {
-    Since { first: i64, offsets: Handle<u32> },
-    Whole(Handle<i64>),
-}
+pub(super) struct TimeColumn(Times<Handle<u32>, Handle<i64>>);
 
 impl TimeColumn {
     /// The column of a dataset whose times count from `first`, if from anything.
     pub(super) fn open(shard: &Shard, first: Option<i64>) -> Result<Self> {
-        Ok(match first {
-            Some(first) => Self::Since { first, offsets: shard.handle(shard.u32("timestamp")?) },
-            None => Self::Whole(shard.handle(shard.i64("timestamp")?)),
-        })
+        Ok(Self(match first {
+            Some(first) => Times::Since { first, offsets: shard.handle(shard.u32("timestamp")?) },
+            None => Times::Whole(shard.handle(shard.i64("timestamp")?)),
+        }))
     }
 
     pub(super) fn all<'a>(&self, shard: &'a Shard) -> Timestamps<'a> {
-        Timestamps(match *self {
-            Self::Since { first, offsets } => Times::Since { first, offsets: shard.get(offsets) },
-            Self::Whole(times) => Times::Whole(shard.get(times)),
+        Timestamps(match self.0 {
+            Times::Since { first, offsets } => Times::Since { first, offsets: shard.get(offsets) },
+            Times::Whole(times) => Times::Whole(shard.get(times)),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Writing a prepared dataset: column by column, each piece by piece.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -9,7 +10,7 @@ use crate::atomic::create_dir_all;
 use crate::error::{Result, StorageError};
 use crate::protocol::{Entities, Prepared};
 use crate::shard::{Column, Pieces, write_shard};
-use crate::spill::{Fixed, SpillVec};
+use crate::spill::SpillVec;
 
 /// Writes a dataset into directory `dir` (made if need be). Returns counts for the manifest: raw
 /// ratings, users, items, interactions, features, samples, positive samples, train, valid, test.
@@ -56,7 +57,7 @@ pub fn write(prepared: &Prepared, name: &str, dir: &Path) -> Result<BTreeMap<Str
 }
 
 /// Numbers that a column may hold.
-trait Element: Fixed + std::fmt::Debug + 'static {
+trait Element: bytemuck::Pod + std::fmt::Debug + 'static {
     fn column(rows: &[Self]) -> Column<'_>;
 }
 
@@ -132,8 +133,7 @@ impl Pieces for Times<'_> {
 enum Owned<'a> {
     Bytes(Vec<u8>),
     Offsets(Vec<u64>),
-    Indices(Vec<u32>),
-    Borrowed(&'a [u32]),
+    Indices(Cow<'a, [u32]>),
 }
 
 impl Owned<'_> {
@@ -142,7 +142,6 @@ impl Owned<'_> {
             Self::Bytes(v) => Column::U8(v),
             Self::Offsets(v) => Column::U64(v),
             Self::Indices(v) => Column::U32(v),
-            Self::Borrowed(v) => Column::U32(v),
         }
     }
 }
@@ -151,10 +150,10 @@ fn pack<'a>(columns: &mut Vec<(String, Owned<'a>)>, prefix: &str, entities: &'a 
     pack_strings(columns, &format!("{prefix}.key"), &entities.keys);
     let mut by_key: Vec<u32> = (0..entities.keys.len() as u32).collect();
     by_key.sort_by_key(|i| entities.keys.get(*i as usize));
-    columns.push((format!("{prefix}.by_key"), Owned::Indices(by_key)));
+    columns.push((format!("{prefix}.by_key"), Owned::Indices(by_key.into())));
     for (i, field) in entities.fields.iter().enumerate() {
         // Field 0 is the id, whose values are the entities themselves.
-        columns.push((format!("{prefix}.field{}", i + 1), Owned::Borrowed(field)));
+        columns.push((format!("{prefix}.field{}", i + 1), Owned::Indices(field.into())));
     }
     for (i, text) in entities.texts.iter().enumerate() {
         pack_strings(columns, &format!("{prefix}.text{i}"), &text.values);

@@ -174,9 +174,7 @@ pub enum StorageError {
         culprit: &'static str,
     },
     /// A file written by this crate is incomplete, damaged, foreign or of another version.
-    #[error(
-        "{path}: {problem}; remove it and run the stage that writes it again (`reclora-launch run CONFIG --from STAGE`)"
-    )]
+    #[error("{path}: {problem}")]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -195,6 +193,12 @@ pub enum StorageError {
         /// The element type asked for.
         dtype: &'static str,
     },
+    /// A file that is not to be replaced.
+    #[error("cannot write {path}: it exists")]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
     /// The caller handed over data that cannot be written.
     #[error("cannot write {path}: {problem}")]
     BadInput {
@@ -204,9 +208,7 @@ pub enum StorageError {
         problem: String,
     },
     /// A stage's directory has no manifest: it never finished.
-    #[error(
-        "{path}: stage `{stage}` has no manifest.json, so it did not finish; run it again: `reclora-launch run CONFIG --from {stage}`"
-    )]
+    #[error("{path}: stage `{stage}` has no manifest.json, so it did not finish")]
     Incomplete {
         /// The stage's directory.
         path: PathBuf,
@@ -214,7 +216,7 @@ pub enum StorageError {
         stage: String,
     },
     /// A file of a stage is not the file its manifest lists.
-    #[error("{path}: {problem}; rebuild it: `reclora-launch run CONFIG --from {stage}`")]
+    #[error("{path}: {problem}")]
     StageFile {
         /// The file.
         path: PathBuf,

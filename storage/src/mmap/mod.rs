@@ -15,38 +15,20 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use memmap2::{Advice, Mmap};
+use bytemuck::Pod;
+/// How bytes are going to be used: a hint to the operating system, never an error.
+pub use memmap2::Advice as Pattern;
+use memmap2::{Mmap, MmapMut};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StorageError};
 
 mod system;
 
-pub use system::advise_file;
+pub(crate) use system::advise_file;
 use system::on_network;
-
-/// Alignment in bytes that every view of a [`Mapped`] file may rely on for offset 0.
-pub const ALIGNMENT: usize = 64;
-
-mod sealed {
-    pub trait Sealed {}
-}
-
-/// Plain numbers: any bit pattern is a value, there is no padding, and any bytes may be viewed so.
-pub trait Pod: sealed::Sealed + Copy + Send + Sync + 'static {
-    /// Name of the type in shard headers and errors.
-    const NAME: &'static str;
-}
-
-macro_rules! pod {
-    ($($t:ident),*) => { $(
-        impl sealed::Sealed for $t {}
-        impl Pod for $t { const NAME: &'static str = stringify!($t); }
-    )* };
-}
-pod!(u8, u16, u32, u64, i64, f32);
 
 /// How a file is brought into memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,54 +45,31 @@ pub enum Access {
     Read,
 }
 
-/// What [`Access::Automatic`] means in this process: its place in the enum.
-static ACCESS: AtomicU8 = AtomicU8::new(Access::Automatic as u8);
+/// What [`Access::Automatic`] means in this process.
+static ACCESS: Mutex<Access> = Mutex::new(Access::Automatic);
 
 /// Says what [`Access::Automatic`] means from now on in this process: the setting of the run, which
 /// nobody between here and there has to know of.
 pub fn set_access(access: Access) {
-    ACCESS.store(access as u8, Ordering::Relaxed);
+    *ACCESS.lock().unwrap_or_else(PoisonError::into_inner) = access;
 }
 
 /// Whether a file is to be read rather than mapped.
 fn is_read(access: Access, file: &File) -> bool {
-    match access {
+    let of_process = || *ACCESS.lock().unwrap_or_else(PoisonError::into_inner);
+    match if access == Access::Automatic { of_process() } else { access } {
         Access::Map => false,
         Access::Read => true,
-        Access::Automatic => match ACCESS.load(Ordering::Relaxed) {
-            set if set == Access::Map as u8 => false,
-            set if set == Access::Read as u8 => true,
-            _ => on_network(file),
-        },
+        Access::Automatic => on_network(file),
     }
 }
 
-/// How bytes are going to be used: a hint to the operating system, never an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pattern {
-    /// Nothing is known.
-    Normal,
-    /// From the first to the last, once: read far ahead.
-    Sequential,
-    /// Here and there: read what is asked for, nothing around it.
-    Random,
-    /// All of it, soon: begin to read now.
-    WillNeed,
-}
-
-/// The content of a file.
+/// The content of a file: mapped, or read into memory that is not the file's.
 #[derive(Debug)]
-pub struct Mapped(Content);
-
-#[derive(Debug)]
-enum Content {
-    Map(Mmap),
-    Memory { blocks: Vec<Block>, len: usize },
+pub struct Mapped {
+    memory: Mmap,
+    is_mapped: bool,
 }
-
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-struct Block([u8; ALIGNMENT]);
 
 impl Mapped {
     /// Brings a file into memory.
@@ -119,84 +78,53 @@ impl Mapped {
     /// The file cannot be opened, mapped or read.
     pub fn open(path: &Path, access: Access) -> Result<Self> {
         let file = File::open(path).map_err(|e| StorageError::io("open", path, e))?;
-        let (action, content) =
-            if is_read(access, &file) { ("read", read_all(&file)) } else { ("map", map(&file)) };
-        content.map(Self).map_err(|e| StorageError::io(action, path, e))
+        let is_mapped = !is_read(access, &file);
+        let (action, memory) =
+            if is_mapped { ("map", map(&file)) } else { ("read", read_all(&file)) };
+        let memory = memory.map_err(|e| StorageError::io(action, path, e))?;
+        Ok(Self { memory, is_mapped })
     }
 
     /// Says how the content is going to be used. Of no effect on what has been read into memory.
     pub fn advise(&self, pattern: Pattern) {
-        if let Content::Map(map) = &self.0 {
+        if self.is_mapped {
             // A kernel that knows no advice serves the same bytes.
-            let _ = map.advise(match pattern {
-                Pattern::Normal => Advice::Normal,
-                Pattern::Sequential => Advice::Sequential,
-                Pattern::Random => Advice::Random,
-                Pattern::WillNeed => Advice::WillNeed,
-            });
+            let _ = self.memory.advise(pattern);
         }
     }
 
     /// Whether it is mapped, not read into memory.
     pub fn is_mapped(&self) -> bool {
-        matches!(self.0, Content::Map(_))
+        self.is_mapped
     }
 
-    /// The whole content.
+    /// The whole content. It begins at a page of memory.
     pub fn bytes(&self) -> &[u8] {
-        match &self.0 {
-            Content::Map(map) => map,
-            Content::Memory { blocks, len } => {
-                // SAFETY: `blocks` is `blocks.len() * 64` initialised bytes without padding, and
-                // the borrow of `self` keeps them alive and unchanged.
-                let all = unsafe {
-                    std::slice::from_raw_parts(blocks.as_ptr().cast::<u8>(), size_of_val(&**blocks))
-                };
-                all.get(..*len).unwrap_or(all)
-            }
-        }
+        &self.memory
     }
 
     /// `rows` values of type `T` from byte `offset` on; `None` where that is outside the file or
     /// not aligned for `T`.
     pub fn view<T: Pod>(&self, offset: usize, rows: usize) -> Option<&[T]> {
         let end = offset.checked_add(rows.checked_mul(size_of::<T>())?)?;
-        let bytes = self.bytes().get(offset..end)?;
-        // SAFETY: `Pod` is sealed to number types for which every bit pattern is valid.
-        let (before, values, after) = unsafe { bytes.align_to::<T>() };
-        (before.is_empty() && after.is_empty() && values.len() == rows).then_some(values)
+        bytemuck::try_cast_slice(self.bytes().get(offset..end)?).ok()
     }
 }
 
-/// The bytes of a slice of numbers, as they are written to a shard.
-pub fn as_bytes<T: Pod>(values: &[T]) -> &[u8] {
-    // SAFETY: `Pod` is sealed to number types, which have no padding: every byte is initialised.
-    unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) }
-}
-
-fn map(file: &File) -> io::Result<Content> {
+fn map(file: &File) -> io::Result<Mmap> {
     // SAFETY: a mapped file must not be changed while it is mapped. Files of this crate get their
     // final names by a rename once complete and are never written again: replacing or removing one
     // leaves the mapped inode as it is.
-    unsafe { Mmap::map(file) }.map(Content::Map)
+    unsafe { Mmap::map(file) }
 }
 
-fn read_all(file: &File) -> io::Result<Content> {
+fn read_all(file: &File) -> io::Result<Mmap> {
     advise_file(file, Pattern::Sequential);
     let len = usize::try_from(file.metadata()?.len())
         .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-    let count = len.div_ceil(ALIGNMENT);
-    let mut blocks: Vec<Block> = Vec::new();
-    blocks.try_reserve_exact(count).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    blocks.resize(count, Block([0; ALIGNMENT]));
-    // SAFETY: as in `bytes`, and `blocks` is borrowed mutably here only; any byte is a valid `u8`.
-    let all = unsafe {
-        std::slice::from_raw_parts_mut(blocks.as_mut_ptr().cast::<u8>(), count * ALIGNMENT)
-    };
-    if let Some(target) = all.get_mut(..len) {
-        file.read_exact_at(target, 0)?;
-    }
-    Ok(Content::Memory { blocks, len })
+    let mut memory = MmapMut::map_anon(len)?;
+    file.read_exact_at(&mut memory, 0)?;
+    memory.make_read_only()
 }
 
 #[cfg(test)]
@@ -282,7 +210,11 @@ mod tests {
 
     #[test]
     fn bytes_are_little_endian() {
-        assert_eq!(as_bytes(&[1_u32, 0x0203]), [1, 0, 0, 0, 3, 2, 0, 0]);
-        assert!(as_bytes::<f32>(&[]).is_empty());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::fs::write(&path, [1, 0, 0, 0, 3, 2, 0, 0]).unwrap();
+        let mapped = Mapped::open(&path, Access::Map).unwrap();
+        assert_eq!(mapped.view::<u32>(0, 2), Some(&[1, 0x0203][..]));
+        assert_eq!(bytemuck::cast_slice::<u32, u8>(&[1, 0x0203]), mapped.bytes());
     }
 }

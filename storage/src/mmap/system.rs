@@ -27,17 +27,8 @@ const NETWORK: [(u32, &str); 14] = [
 /// Whether the file is on one of them.
 #[cfg(target_os = "linux")]
 pub(super) fn on_network(file: &File) -> bool {
-    use std::os::fd::AsRawFd;
-    let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: the descriptor is open for as long as `file` lives and `stat` has room for the answer.
-    let ok = unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) } == 0;
-    if !ok {
-        return false;
-    }
-    // SAFETY: `fstatfs` returned 0, so it has filled `stat`.
-    let kind = unsafe { stat.assume_init() }.f_type;
     // The numbers are 32 bits wide whatever the field's type is.
-    is_network(kind as u32)
+    nix::sys::statfs::fstatfs(file).is_ok_and(|stat| is_network(stat.filesystem_type().0 as u32))
 }
 
 #[cfg(target_os = "linux")]
@@ -51,24 +42,22 @@ pub(super) fn on_network(_: &File) -> bool {
     false
 }
 
-/// Says how an open file is going to be read.
+/// Says how an open file is going to be read. A refusal is of no consequence: the same bytes are read.
 #[cfg(target_os = "linux")]
-pub fn advise_file(file: &File, pattern: Pattern) {
-    use std::os::fd::AsRawFd;
+pub(crate) fn advise_file(file: &File, pattern: Pattern) {
+    use nix::fcntl::{PosixFadviseAdvice as Advice, posix_fadvise};
     let advice = match pattern {
-        Pattern::Normal => libc::POSIX_FADV_NORMAL,
-        Pattern::Sequential => libc::POSIX_FADV_SEQUENTIAL,
-        Pattern::Random => libc::POSIX_FADV_RANDOM,
-        Pattern::WillNeed => libc::POSIX_FADV_WILLNEED,
+        Pattern::Sequential => Advice::POSIX_FADV_SEQUENTIAL,
+        Pattern::Random => Advice::POSIX_FADV_RANDOM,
+        Pattern::WillNeed => Advice::POSIX_FADV_WILLNEED,
+        _ => Advice::POSIX_FADV_NORMAL,
     };
-    // SAFETY: the descriptor is open for as long as `file` lives, and the call touches no memory.
-    // A refusal is of no consequence: the same bytes are read.
-    let _ = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, advice) };
+    let _ = posix_fadvise(file, 0, 0, advice);
 }
 
 /// Other systems are not told.
 #[cfg(not(target_os = "linux"))]
-pub fn advise_file(_: &File, _: Pattern) {}
+pub(crate) fn advise_file(_: &File, _: Pattern) {}
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {

@@ -105,8 +105,8 @@ impl Order<'_> {
     }
 
     fn empty(&self) -> Columns {
-        fn column<T: crate::spill::Fixed>(spill: &Spill) -> SpillVec<T> {
-            SpillVec::new(spill, spill.rows(1, PARTS * T::SIZE))
+        fn column<T: bytemuck::Pod>(spill: &Spill) -> SpillVec<T> {
+            SpillVec::new(spill, spill.rows(1, PARTS * size_of::<T>()))
         }
         Columns {
             user_offsets: Vec::new(),

@@ -7,10 +7,11 @@
 //! characters than letters and digits are left out, and so are ratings of users and books that the tables
 //! lack. They are counted.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::faults::Faults;
-use super::source::{Encoding, Lines, Place};
+use super::mapped::TextEncoding;
+use super::source::{Lines, Place};
 use super::tables::{EntityBuilder, RatingBuilder, whole_stars};
 use super::{RawTables, Reading};
 use crate::error::{RawProblem, Result, StorageError};
@@ -30,23 +31,17 @@ pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
     let users = read_users(dir, users_file, how)?;
     let (books, bad_isbns) = read_books(dir, books_file, how)?;
 
-    const LAYOUT: &str = "\"User-ID\";\"ISBN\";\"Book-Rating\"";
-    let mut rows = Rows::open(dir, ratings_file, LAYOUT)?;
-    let path = rows.path.clone();
-    let mut ratings = RatingBuilder::new(&path, users, books, whole_stars(0, 10), how);
+    let rows = Rows::open(dir, ratings_file, "\"User-ID\";\"ISBN\";\"Book-Rating\"")?;
+    let mut ratings = RatingBuilder::new(rows.path(), users, books, whole_stars(0, 10), how);
     let (mut no_user, mut no_book) = (0, 0);
-    let mut faults = Faults::default();
-    faults.rows(|| {
-        let Some((line, text)) = rows.next::<3>()? else { return Ok(false) };
-        let place = Place { path: &path, line };
-        let [user, isbn, rating] = split(place, &text, LAYOUT)?;
-        match ratings.add(line, [user, isbn, rating, "0"]) {
+    let faults = rows.each(|place, [user, isbn, rating]| {
+        match ratings.add(place.line, [user, isbn, rating, "0"]) {
             Err(StorageError::Raw { field, problem: RawProblem::UnknownKey { .. }, .. }) => {
                 *(if field == "user" { &mut no_user } else { &mut no_book }) += 1;
+                Ok(())
             }
-            added => added?,
+            added => added,
         }
-        Ok(true)
     })?;
     let dropped = vec![
         ("books whose ISBN is not letters and digits".to_owned(), bad_isbns),
@@ -57,18 +52,11 @@ pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
 }
 
 fn read_users(dir: &Path, name: &str, how: Reading<'_>) -> Result<EntityBuilder> {
-    const LAYOUT: &str = "\"User-ID\";\"Location\";\"Age\"";
-    let mut rows = Rows::open(dir, name, LAYOUT)?;
-    let path = rows.path.clone();
-    let mut users = EntityBuilder::table("user", [&USER_COLUMNS; 2], &path, how);
-    let mut faults = Faults::default();
-    faults.rows(|| {
-        let Some((line, text)) = rows.next::<3>()? else { return Ok(false) };
-        let place = Place { path: &path, line };
-        let [key, location, age] = split(place, &text, LAYOUT)?;
+    let rows = Rows::open(dir, name, "\"User-ID\";\"Location\";\"Age\"")?;
+    let mut users = EntityBuilder::table("user", [&USER_COLUMNS; 2], rows.path(), how);
+    let mut faults = rows.each(|place, [key, location, age]| {
         let (country, age) = (country(location), age_bucket(place, age)?);
-        users.add(place, key, [country.as_str(), age], [country.clone(), age.to_owned()])?;
-        Ok(true)
+        users.add(place, key, [country.as_str(), age], [country.clone(), age.to_owned()])
     })?;
     faults.check()?;
     Ok(users)
@@ -78,27 +66,21 @@ fn read_users(dir: &Path, name: &str, how: Reading<'_>) -> Result<EntityBuilder>
 fn read_books(dir: &Path, name: &str, how: Reading<'_>) -> Result<(EntityBuilder, u64)> {
     const LAYOUT: &str = "\"ISBN\";\"Book-Title\";\"Book-Author\";\"Year-Of-Publication\";\"Publisher\";\
                           \"Image-URL-S\";\"Image-URL-M\";\"Image-URL-L\"";
-    let mut rows = Rows::open(dir, name, LAYOUT)?;
-    let path = rows.path.clone();
-    let mut books = EntityBuilder::table("item", [&BOOK_COLUMNS; 2], &path, how);
+    let rows = Rows::open(dir, name, LAYOUT)?;
+    let mut books = EntityBuilder::table("item", [&BOOK_COLUMNS; 2], rows.path(), how);
     let mut bad_isbns = 0;
-    let mut faults = Faults::default();
-    faults.rows(|| {
-        let Some((line, text)) = rows.next::<8>()? else { return Ok(false) };
-        let place = Place { path: &path, line };
-        let [isbn, title, author, year, publisher, ..] = split::<8>(place, &text, LAYOUT)?;
+    let mut faults = rows.each::<8>(|place, [isbn, title, author, year, publisher, ..]| {
         if isbn.is_empty() {
             return Err(place.error("item", RawProblem::Empty));
         }
         if !isbn.bytes().all(|b| b.is_ascii_alphanumeric()) {
             bad_isbns += 1;
-            return Ok(true);
+            return Ok(());
         }
         let named = |text| if is_missing(text) { UNKNOWN } else { text };
         let year = if year.chars().count() == 4 { year } else { UNKNOWN };
         let row = [title, named(author), year, named(publisher)];
-        books.add(place, isbn, row, row.map(unescape))?;
-        Ok(true)
+        books.add(place, isbn, row, row.map(unescape))
     })?;
     faults.check()?;
     Ok((books, bad_isbns))
@@ -206,23 +188,42 @@ fn title_case(name: &str) -> String {
 
 /// The rows of a file behind its header. A quoted value may hold line ends.
 struct Rows {
-    path: PathBuf,
     lines: Lines,
+    layout: &'static str,
 }
 
 impl Rows {
     fn open(dir: &Path, name: &str, layout: &'static str) -> Result<Self> {
-        let mut lines = Lines::open(dir, name, Encoding::Latin1)?;
-        let path = lines.path().to_path_buf();
-        let Some((line, header)) = lines.next()? else {
-            return Err(StorageError::EmptyRawFile { path });
-        };
-        let found = header.trim().to_owned();
-        if found != layout {
-            let problem = RawProblem::Header { expected: layout, found };
-            return Err(Place { path: &path, line }.error("header", problem));
+        let mut lines = Lines::open(dir, name, TextEncoding::Latin1)?;
+        let header = lines.next()?.map(|(line, header)| (line, header.trim().to_owned()));
+        match header {
+            None => Err(StorageError::EmptyRawFile { path: lines.path().to_path_buf() }),
+            Some((line, found)) if found != layout => {
+                let problem = RawProblem::Header { expected: layout, found };
+                Err(Place { path: lines.path(), line }.error("header", problem))
+            }
+            Some(_) => Ok(Self { lines, layout }),
         }
-        Ok(Self { path, lines })
+    }
+
+    fn path(&self) -> &Path {
+        self.lines.path()
+    }
+
+    /// Hands every row of `N` values to `row`, with the place of its first line. Returns those that can't be
+    /// used.
+    fn each<const N: usize>(
+        mut self,
+        mut row: impl FnMut(Place<'_>, [&str; N]) -> Result<()>,
+    ) -> Result<Faults> {
+        let path = self.path().to_path_buf();
+        let mut faults = Faults::default();
+        faults.rows(|| {
+            let Some((line, text)) = self.next::<N>()? else { return Ok(false) };
+            let place = Place { path: &path, line };
+            row(place, split(place, &text, self.layout)?).map(|()| true)
+        })?;
+        Ok(faults)
     }
 
     /// The next row of `N` values with the number of its first line.
@@ -234,7 +235,7 @@ impl Rows {
                 break;
             }
             let Some((_, text)) = self.lines.next()? else {
-                let place = Place { path: &self.path, line: first };
+                let place = Place { path: self.path(), line: first };
                 return Err(place.error("line", RawProblem::OpenQuote));
             };
             row.push('\n');

@@ -41,8 +41,8 @@ pub(super) fn find(
 ) -> Result<Option<Repeated>> {
     let mut marks = vec![(u32::MAX, 0); items];
     let (mut count, mut first): (u64, Option<[u32; 2]>) = (0, None);
-    each_user(ratings, users, spill, false, |user, rated, _| {
-        for (item, row) in rated {
+    each_user(ratings, users, spill, |user, rated| {
+        for Rated { item, row, .. } in rated {
             let Some(mark) = marks.get_mut(*item as usize) else { continue };
             if mark.0 != user {
                 *mark = (user, *row);
@@ -69,8 +69,8 @@ pub(super) fn keep_one(
 ) -> Result<RawRatings> {
     let mut marks = vec![(u32::MAX, 0, 0); items];
     let mut dropped = Rows(vec![0; ratings.len().div_ceil(64)]);
-    each_user(ratings, users, spill, true, |user, rated, times| {
-        for ((item, row), time) in rated.iter().zip(times) {
+    each_user(ratings, users, spill, |user, rated| {
+        for Rated { item, row, time } in rated {
             let Some(mark) = marks.get_mut(*item as usize) else { continue };
             let (owner, before, earlier) = *mark;
             let replaces = if last { *time >= earlier } else { *time < earlier };
@@ -108,13 +108,20 @@ impl Rows {
     }
 }
 
-/// Visits every user's ratings as (item, row) in the order of the rows, and their times if they are wanted.
+/// A rating among those of one user.
+#[derive(Clone, Copy, Default)]
+struct Rated {
+    item: u32,
+    row: u32,
+    time: i64,
+}
+
+/// Visits every user's ratings in the order of the rows.
 fn each_user(
     ratings: &RawRatings,
     users: usize,
     spill: &Spill,
-    with_times: bool,
-    mut visit: impl FnMut(u32, &[(u32, u32)], &[i64]),
+    mut visit: impl FnMut(u32, &[Rated]),
 ) -> Result<()> {
     let mut counts = vec![0_u32; users];
     ratings.for_each(|rating| {
@@ -123,13 +130,12 @@ fn each_user(
         }
         Ok(())
     })?;
-    let size = size_of::<(u32, u32)>() + if with_times { size_of::<i64>() } else { 0 };
-    let room = spill.rows(4, size);
+    let room = spill.rows(4, size_of::<Rated>());
     let mut start = 0;
     while start < users {
         let group = Group::from(start, &counts, room);
         start += group.ends.len();
-        group.read(ratings, with_times, &mut visit)?;
+        group.read(ratings, &mut visit)?;
     }
     Ok(())
 }
@@ -156,23 +162,14 @@ impl Group {
     }
 
     /// Brings the ratings of each user together.
-    fn read(
-        mut self,
-        ratings: &RawRatings,
-        with_times: bool,
-        visit: &mut impl FnMut(u32, &[(u32, u32)], &[i64]),
-    ) -> Result<()> {
-        let mut rated = vec![(0_u32, 0_u32); self.rows];
-        let mut times = vec![0_i64; if with_times { self.rows } else { 0 }];
+    fn read(mut self, ratings: &RawRatings, visit: &mut impl FnMut(u32, &[Rated])) -> Result<()> {
+        let mut rated = vec![Rated::default(); self.rows];
         let mut row = 0;
         ratings.for_each(|rating| {
             let user = (rating.user as usize).checked_sub(self.start);
             if let Some(end) = user.and_then(|user| self.ends.get_mut(user)) {
                 if let Some(place) = rated.get_mut(*end) {
-                    *place = (rating.item, row);
-                }
-                if let Some(time) = times.get_mut(*end) {
-                    *time = rating.timestamp;
+                    *place = Rated { item: rating.item, row, time: rating.timestamp };
                 }
                 *end += 1;
             }
@@ -181,9 +178,7 @@ impl Group {
         })?;
         let mut from = 0;
         for (user, end) in (self.start as u32..).zip(&self.ends) {
-            let rows = from..*end;
-            let times = times.get(rows.clone()).unwrap_or_default();
-            visit(user, rated.get(rows).unwrap_or_default(), times);
+            visit(user, rated.get(from..*end).unwrap_or_default());
             from = *end;
         }
         Ok(())

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
-use super::faults::Faults;
-use super::source::{Encoding, Lines, Place};
+use super::mapped::TextEncoding;
+use super::source::{Lines, Place};
 use super::tables::{EntityBuilder, RatingBuilder, whole_stars};
 use super::time::{Notation, Source};
 use super::{RawTables, Reading};
@@ -75,25 +75,21 @@ pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
     let users = EntityBuilder::open_ended("user");
     let mut ratings = RatingBuilder::new(&path, users, items, whole_stars(1, 5), how);
     let (mut unrated, mut unknown) = (0, 0);
-    let mut lines = Lines::open_path(path.clone(), Encoding::Utf8)?;
-    let mut faults = Faults::default();
-    faults.rows(|| {
-        let Some((line, text)) = lines.next()? else { return Ok(false) };
-        let place = Place { path: &path, line };
-        let row: Interaction<'_> = parse(place, &text)?;
+    let faults = Lines::open_path(path, TextEncoding::Utf8)?.each(|place, text| {
+        let row: Interaction<'_> = parse(place, text)?;
         if row.rating.as_str() == "0" {
             unrated += 1;
-            return Ok(true);
+            return Ok(());
         }
         let time = Notation::Goodreads.read(row.date_updated.as_str(), Source::Layout);
         let time = time.map_err(|problem| place.error("date_updated", problem))?;
         let [user, book, rating] = [&row.user_id, &row.book_id, &row.rating].map(Text::as_str);
         let level = ratings.stars(rating).map_err(|problem| place.error("rating", problem))?;
-        match ratings.insert(line, [user, book], level, time) {
+        match ratings.insert(place.line, [user, book], level, time) {
             Err(StorageError::Raw { problem: RawProblem::UnknownKey { .. }, .. }) => unknown += 1,
             added => added?,
         }
-        Ok(true)
+        Ok(())
     })?;
     let dropped = [
         ("interactions without a rating (rating 0)", unrated),
@@ -176,12 +172,8 @@ impl Side {
             before.into_iter().chain(author).chain(after).chain(media_type).collect();
         let texts = book_texts(author.is_some());
         let mut books = EntityBuilder::table("item", [&fields, &texts], &path, how);
-        let mut lines = Lines::open_path(path.clone(), Encoding::Utf8)?;
-        let mut faults = Faults::default();
-        faults.rows(|| {
-            let Some((line, text)) = lines.next()? else { return Ok(false) };
-            let place = Place { path: &path, line };
-            let book: Book<'_> = parse(place, &text)?;
+        let mut faults = Lines::open_path(path, TextEncoding::Utf8)?.each(|place, text| {
+            let book: Book<'_> = parse(place, text)?;
             let find = |table: &Option<HashMap<String, String>>, key: &Text<'_>| {
                 table.as_ref().map(|t| t.get(key.as_str()).cloned().unwrap_or_default())
             };
@@ -197,8 +189,7 @@ impl Side {
             let row = row.chain([book.work_id.as_str()]).chain(media.as_deref());
             let texts = [book.title.as_str(), &genres, book.publisher.as_str()].into_iter();
             let texts = texts.chain([book.publication_year.as_str()]).chain(author.as_deref());
-            books.add(place, book.book_id.as_str(), row, texts.map(str::to_owned))?;
-            Ok(true)
+            books.add(place, book.book_id.as_str(), row, texts.map(str::to_owned))
         })?;
         faults.check()?;
         Ok(books)
@@ -211,56 +202,49 @@ fn table(
     entry: impl Fn(Place<'_>, &str) -> Result<(String, String)>,
 ) -> Result<Option<HashMap<String, String>>> {
     let Some(path) = path else { return Ok(None) };
-    let mut lines = Lines::open_path(path.clone(), Encoding::Utf8)?;
     let mut values = HashMap::new();
-    let mut faults = Faults::default();
-    faults.rows(|| {
-        let Some((line, text)) = lines.next()? else { return Ok(false) };
-        let (key, value) = entry(Place { path: &path, line }, &text)?;
+    let mut faults = Lines::open_path(path, TextEncoding::Utf8)?.each(|place, text| {
+        let (key, value) = entry(place, text)?;
         values.insert(key, value);
-        Ok(true)
+        Ok(())
     })?;
     faults.check()?;
     Ok(Some(values))
 }
 
 #[derive(serde::Deserialize)]
+#[serde(bound = "'de: 'a")]
 struct Interaction<'a> {
-    #[serde(borrow)]
     user_id: Text<'a>,
-    #[serde(borrow)]
     book_id: Text<'a>,
-    #[serde(borrow)]
     rating: Text<'a>,
-    #[serde(borrow)]
     date_updated: Text<'a>,
 }
 
 #[derive(serde::Deserialize)]
+#[serde(bound = "'de: 'a")]
 struct Book<'a> {
-    #[serde(borrow)]
     book_id: Text<'a>,
-    #[serde(borrow)]
     title: Text<'a>,
-    #[serde(borrow, default)]
+    #[serde(default)]
     authors: Vec<Author<'a>>,
-    #[serde(borrow, default)]
+    #[serde(default)]
     popular_shelves: Vec<Shelf<'a>>,
-    #[serde(borrow, default)]
+    #[serde(default)]
     average_rating: Text<'a>,
-    #[serde(borrow, default)]
+    #[serde(default)]
     text_reviews_count: Text<'a>,
-    #[serde(borrow, default)]
+    #[serde(default)]
     num_pages: Text<'a>,
-    #[serde(borrow, default)]
+    #[serde(default)]
     is_ebook: Text<'a>,
-    #[serde(borrow, default)]
+    #[serde(default)]
     format: Text<'a>,
-    #[serde(borrow, default)]
+    #[serde(default)]
     publisher: Text<'a>,
-    #[serde(borrow, default)]
+    #[serde(default)]
     publication_year: Text<'a>,
-    #[serde(borrow, default)]
+    #[serde(default)]
     work_id: Text<'a>,
 }
 
@@ -285,32 +269,31 @@ impl Book<'_> {
 
 /// An author of a book (by id) or a row of the table of authors (with a name).
 #[derive(serde::Deserialize)]
+#[serde(bound = "'de: 'a")]
 struct Author<'a> {
-    #[serde(borrow)]
     author_id: Text<'a>,
-    #[serde(borrow, default)]
+    #[serde(default)]
     name: Text<'a>,
 }
 
 #[derive(serde::Deserialize)]
+#[serde(bound = "'de: 'a")]
 struct Shelf<'a> {
-    #[serde(borrow, default)]
+    #[serde(default)]
     count: Text<'a>,
-    #[serde(borrow)]
     name: Text<'a>,
 }
 
 #[derive(serde::Deserialize)]
+#[serde(bound = "'de: 'a")]
 struct Work<'a> {
-    #[serde(borrow)]
     work_id: Text<'a>,
-    #[serde(borrow)]
     media_type: Text<'a>,
 }
 
 #[derive(serde::Deserialize)]
+#[serde(bound = "'de: 'a")]
 struct Genres<'a> {
-    #[serde(borrow)]
     book_id: Text<'a>,
     /// Readers who shelved the book under each genre.
     genres: BTreeMap<String, u64>,
@@ -344,6 +327,15 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
 
 struct TextVisitor;
 
+/// Visits of values whose text has to be made.
+macro_rules! as_text {
+    ($($visit:ident: $value:ty),*) => { $(
+        fn $visit<E: de::Error>(self, value: $value) -> Result<Self::Value, E> {
+            Ok(Cow::Owned(value.to_string()))
+        }
+    )* };
+}
+
 impl<'de> Visitor<'de> for TextVisitor {
     type Value = Cow<'de, str>;
 
@@ -355,25 +347,7 @@ impl<'de> Visitor<'de> for TextVisitor {
         Ok(Cow::Borrowed(text))
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(text.to_owned()))
-    }
-
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(value.to_string()))
-    }
-
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(value.to_string()))
-    }
-
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(value.to_string()))
-    }
-
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(value.to_string()))
-    }
+    as_text!(visit_str: &str, visit_bool: bool, visit_u64: u64, visit_i64: i64, visit_f64: f64);
 
     fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
         Ok(Cow::Borrowed(""))

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StorageError};
-use crate::spill::{Fixed, Spill, SpillVec};
+use crate::spill::{Spill, SpillVec};
 
 mod bookcrossing;
 mod chunks;
@@ -34,8 +34,7 @@ pub(crate) mod time;
 pub use detect::{Known, detect};
 pub use duplicates::Duplicates;
 pub use mapped::{
-    Column, ColumnMapping, Missing, TableSample, TextEncoding, TimeUnit, Unmatched, is_decoding,
-    sample,
+    Column, ColumnMapping, TableSample, TextEncoding, TimeUnit, Unusable, is_decoding, sample,
 };
 pub use texts::{TextColumns, text_columns};
 
@@ -126,24 +125,24 @@ pub(crate) struct Rating {
     pub(crate) timestamp: i64,
 }
 
-impl Fixed for Rating {
+impl Rating {
+    /// Bytes of one in a temporary file.
     const SIZE: usize = 17;
 
-    fn put(self, bytes: &mut Vec<u8>) {
-        self.timestamp.put(bytes);
-        self.user.put(bytes);
-        self.item.put(bytes);
-        self.level.put(bytes);
+    fn to_bytes(self) -> [u8; Self::SIZE] {
+        let ids = (u64::from(self.user) << 32) | u64::from(self.item);
+        let number = (u128::from(ids) << 64) | u128::from(self.timestamp.cast_unsigned());
+        let mut bytes = [self.level; Self::SIZE];
+        let [_, rest @ ..] = &mut bytes;
+        *rest = number.to_le_bytes();
+        bytes
     }
 
-    fn get(bytes: &[u8]) -> Self {
-        let part = |range| bytes.get(range).unwrap_or_default();
-        Self {
-            timestamp: Fixed::get(part(0..8)),
-            user: Fixed::get(part(8..12)),
-            item: Fixed::get(part(12..16)),
-            level: Fixed::get(part(16..17)),
-        }
+    fn from_bytes([level, rest @ ..]: [u8; Self::SIZE]) -> Self {
+        let number = u128::from_le_bytes(rest);
+        let ids = (number >> 64) as u64;
+        let timestamp = (number as u64).cast_signed();
+        Self { user: (ids >> 32) as u32, item: ids as u32, level, timestamp }
     }
 }
 
@@ -162,7 +161,7 @@ pub struct RawRatings {
     /// Nanoseconds since 1970.
     pub timestamp: Vec<i64>,
     /// Those before.
-    spilled: Option<SpillVec<Rating>>,
+    spilled: Option<SpillVec<[u8; Rating::SIZE]>>,
 }
 
 /// Of ratings in memory; those in a file equal none.
@@ -192,7 +191,9 @@ impl RawRatings {
     /// Visits all ratings in the order of the file.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(Rating) -> Result<()>) -> Result<()> {
         if let Some(spilled) = &self.spilled {
-            spilled.for_each_piece(|piece| piece.iter().copied().try_for_each(&mut visit))?;
+            spilled.for_each_piece(|piece| {
+                piece.iter().copied().map(Rating::from_bytes).try_for_each(&mut visit)
+            })?;
         }
         self.columns().try_for_each(visit)
     }
@@ -226,7 +227,7 @@ impl RawRatings {
             Some(spilled) => spilled,
             None => SpillVec::new(spill, spill.rows(1, 8 * Rating::SIZE).min(1 << 16)),
         };
-        self.columns().try_for_each(|rating| spilled.push(rating))?;
+        self.columns().try_for_each(|rating| spilled.push(rating.to_bytes()))?;
         *self = Self { spilled: Some(spilled), ..Self::default() };
         Ok(())
     }
@@ -265,23 +266,11 @@ struct Reading<'a> {
     spill: &'a Spill,
 }
 
-/// Reads the raw files of a dataset in directory `dir`, CSV and Parquet by the default mapping.
+/// [`read_within`], all in memory, where no item may be rated twice.
 ///
 /// # Errors
 /// As [`read_within`].
-pub fn read(format: DatasetFormat, dir: &Path) -> Result<RawTables> {
-    read_mapped(format, dir, &ColumnMapping::default())
-}
-
-/// [`read`] with a mapping of columns, all in memory.
-///
-/// # Errors
-/// As [`read_within`].
-pub fn read_mapped(
-    format: DatasetFormat,
-    dir: &Path,
-    columns: &ColumnMapping,
-) -> Result<RawTables> {
+pub fn read(format: DatasetFormat, dir: &Path, columns: &ColumnMapping) -> Result<RawTables> {
     read_within(format, dir, columns, Duplicates::Refuse, &Spill::never())
 }
 
@@ -314,10 +303,10 @@ pub fn read_within(
     }
 }
 
-/// Looks at the beginning of every file that [`read_mapped`] would read, in a moment even where reading all
+/// Looks at the beginning of every file that [`read`] would read, in a moment even where reading all
 /// takes hours: at the columns that a mapping names, and a first row. Returns everything that is wrong.
 pub fn look(format: DatasetFormat, dir: &Path, columns: &ColumnMapping) -> Vec<StorageError> {
-    match files_mapped(format, dir, columns) {
+    match files(format, dir, columns) {
         Err(error) => vec![error],
         Ok(_) if format.is_mapped() => mapped::look(format, dir, columns),
         Ok(files) => files.iter().filter_map(|path| source::look(path).err()).collect(),
@@ -327,20 +316,8 @@ pub fn look(format: DatasetFormat, dir: &Path, columns: &ColumnMapping) -> Vec<S
 /// The files that [`read`] reads, for hashing what a stage depends on.
 ///
 /// # Errors
-/// Those of [`files_mapped`].
-pub fn files(format: DatasetFormat, dir: &Path) -> Result<Vec<PathBuf>> {
-    files_mapped(format, dir, &ColumnMapping::default())
-}
-
-/// The files that [`read_mapped`] reads, for hashing what a stage depends on.
-///
-/// # Errors
 /// A file is missing, both plain and as `.gz`.
-pub fn files_mapped(
-    format: DatasetFormat,
-    dir: &Path,
-    columns: &ColumnMapping,
-) -> Result<Vec<PathBuf>> {
+pub fn files(format: DatasetFormat, dir: &Path, columns: &ColumnMapping) -> Result<Vec<PathBuf>> {
     source::check_directory(dir)?;
     let names: &[&str] = match format {
         DatasetFormat::Movietweetings | DatasetFormat::Movielens10m => {

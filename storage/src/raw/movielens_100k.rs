@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::faults::Faults;
-use super::movielens_1m::{USER_TEXTS, gender_word};
-use super::source::{Encoding, Lines, Place, columns};
+use super::mapped::TextEncoding;
+use super::movielens_1m::{USER_COLUMNS, gender_word, unknown};
+use super::source::{Lines, Place, columns};
 use super::tables::{EntityBuilder, FILM_TEXTS, RatingBuilder, film, whole_stars};
 use super::{RawTables, Reading};
 use crate::error::{RawProblem, Result};
@@ -35,34 +35,26 @@ const GENRES: [&str; 19] = [
 pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
     let items = read_items(dir, how)?;
     let users = read_users(dir, how)?;
-    let mut lines = Lines::open(dir, "u.data", Encoding::Utf8)?;
-    let path = lines.path().to_path_buf();
-    let mut ratings = RatingBuilder::new(&path, users, items, whole_stars(1, 5), how);
-    let mut faults = Faults::default();
-    faults.rows(|| {
-        let Some((line, text)) = lines.next()? else { return Ok(false) };
-        let place = Place { path: &path, line };
-        ratings.add(line, columns(place, &text, "\t", "user, item, rating, timestamp; tabs")?)?;
-        Ok(true)
+    let lines = Lines::open(dir, "u.data", TextEncoding::Utf8)?;
+    let mut ratings = RatingBuilder::new(lines.path(), users, items, whole_stars(1, 5), how);
+    let faults = lines.each(|place, text| {
+        const LAYOUT: &str = "user, item, rating, timestamp; tabs";
+        ratings.add(place.line, columns(place, text, "\t", LAYOUT)?)
     })?;
     ratings.finish(faults, Vec::new())
 }
 
 fn read_items(dir: &Path, how: Reading<'_>) -> Result<EntityBuilder> {
     const LAYOUT: &str = "item|title|release|video release|URL|19 genre flags";
-    let mut lines = Lines::open(dir, "u.item", Encoding::Latin1)?;
-    let path = lines.path().to_path_buf();
-    let mut items = EntityBuilder::table("item", [&["title", "genre"], &FILM_TEXTS], &path, how);
-    let mut faults = Faults::default();
-    faults.rows(|| {
-        let Some((line, text)) = lines.next()? else { return Ok(false) };
-        let place = Place { path: &path, line };
-        let row: [&str; 24] = columns(place, &text, "|", LAYOUT)?;
+    let lines = Lines::open(dir, "u.item", TextEncoding::Latin1)?;
+    let columns_of = [&["title", "genre"][..], &FILM_TEXTS];
+    let mut items = EntityBuilder::table("item", columns_of, lines.path(), how);
+    let mut faults = lines.each(|place, text| {
+        let row: [&str; 24] = columns(place, text, "|", LAYOUT)?;
         let [key, title, _, _, _, flags @ ..] = row;
         let genres = genres(place, &flags)?;
         let (genre, texts) = film(title, &genres);
-        items.add(place, key, [title, genre], texts)?;
-        Ok(true)
+        items.add(place, key, [title, genre], texts)
     })?;
     faults.check()?;
     Ok(items)
@@ -75,35 +67,23 @@ fn genres(place: Place<'_>, flags: &[&str]) -> Result<String> {
         match *flag {
             "1" => names.push(name),
             "0" => {}
-            other => {
-                let found = other.to_owned();
-                return Err(
-                    place.error("genre", RawProblem::UnknownCode { found, expected: "0, 1" })
-                );
-            }
+            other => return Err(unknown(place, "genre", other, "0, 1")),
         }
     }
     Ok(names.join("|"))
 }
 
 fn read_users(dir: &Path, how: Reading<'_>) -> Result<EntityBuilder> {
-    let mut lines = Lines::open(dir, "u.user", Encoding::Latin1)?;
-    let path = lines.path().to_path_buf();
-    let fields = ["gender", "age", "occupation", "zip"];
-    let mut users = EntityBuilder::table("user", [&fields, &USER_TEXTS], &path, how);
-    let mut faults = Faults::default();
-    faults.rows(|| {
-        let Some((line, text)) = lines.next()? else { return Ok(false) };
-        let place = Place { path: &path, line };
-        let [key, age, gender, occupation, zip] =
-            columns(place, &text, "|", "user|age|gender|occupation|zip")?;
+    const LAYOUT: &str = "user|age|gender|occupation|zip";
+    let lines = Lines::open(dir, "u.user", TextEncoding::Latin1)?;
+    let mut users = EntityBuilder::table("user", USER_COLUMNS, lines.path(), how);
+    let mut faults = lines.each(|place, text| {
+        let [key, age, gender, occupation, zip] = columns(place, text, "|", LAYOUT)?;
         if age.parse::<u8>().is_err() {
             return Err(place.error("age", RawProblem::NotANumber(age.to_owned())));
         }
-        let gender_text = gender_word(place, gender)?.to_owned();
-        let texts = [gender_text, age.to_owned(), occupation.to_owned()];
-        users.add(place, key, [gender, age, occupation, zip], texts)?;
-        Ok(true)
+        let texts = [gender_word(place, gender)?, age, occupation];
+        users.add(place, key, [gender, age, occupation, zip], texts.map(str::to_owned))
     })?;
     faults.check()?;
     Ok(users)

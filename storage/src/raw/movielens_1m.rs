@@ -2,15 +2,18 @@
 
 use std::path::Path;
 
-use super::faults::Faults;
+use super::mapped::TextEncoding;
 use super::movietweetings::{read_movies, read_ratings};
-use super::source::{Encoding, Lines, Place, columns};
+use super::source::{Lines, Place, columns};
 use super::tables::{EntityBuilder, whole_stars};
 use super::{RawTables, Reading};
-use crate::error::{RawProblem, Result};
+use crate::error::{RawProblem, Result, StorageError};
 
 /// What prompts may use of a user, as in MovieLens-100K.
 pub(super) const USER_TEXTS: [&str; 3] = ["gender", "age", "occupation"];
+/// Fields and texts of a user, as in MovieLens-100K.
+pub(super) const USER_COLUMNS: [&[&str]; 2] =
+    [&["gender", "age", "occupation", "zip"], &USER_TEXTS];
 
 /// Age codes of the release's documentation.
 const AGES: [(&str, &str); 7] = [
@@ -49,29 +52,23 @@ const OCCUPATIONS: [&str; 21] = [
 ];
 
 pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
-    let items = read_movies(dir, Encoding::Latin1, how)?;
+    let items = read_movies(dir, TextEncoding::Latin1, how)?;
     let users = read_users(dir, how)?;
     read_ratings(dir, users, items, whole_stars(1, 5), how)
 }
 
 fn read_users(dir: &Path, how: Reading<'_>) -> Result<EntityBuilder> {
     const LAYOUT: &str = "user::gender::age::occupation::zip";
-    let mut lines = Lines::open(dir, "users.dat", Encoding::Latin1)?;
-    let path = lines.path().to_path_buf();
-    let fields = ["gender", "age", "occupation", "zip"];
-    let mut users = EntityBuilder::table("user", [&fields, &USER_TEXTS], &path, how);
-    let mut faults = Faults::default();
-    faults.rows(|| {
-        let Some((line, text)) = lines.next()? else { return Ok(false) };
-        let place = Place { path: &path, line };
-        let [key, gender, age, occupation, zip] = columns(place, &text, "::", LAYOUT)?;
+    let lines = Lines::open(dir, "users.dat", TextEncoding::Latin1)?;
+    let mut users = EntityBuilder::table("user", USER_COLUMNS, lines.path(), how);
+    let mut faults = lines.each(|place, text| {
+        let [key, gender, age, occupation, zip] = columns(place, text, "::", LAYOUT)?;
         let texts = [
-            gender_word(place, gender)?.to_owned(),
-            age_word(place, age)?.to_owned(),
-            occupation_word(place, occupation)?.to_owned(),
+            gender_word(place, gender)?,
+            age_word(place, age)?,
+            occupation_word(place, occupation)?,
         ];
-        users.add(place, key, [gender, age, occupation, zip], texts)?;
-        Ok(true)
+        users.add(place, key, [gender, age, occupation, zip], texts.map(str::to_owned))
     })?;
     faults.check()?;
     Ok(users)
@@ -96,11 +93,12 @@ fn occupation_word(place: Place<'_>, code: &str) -> Result<&'static str> {
     word.ok_or_else(|| unknown(place, "occupation", code, "0..20"))
 }
 
-fn unknown(
+/// A code that the layout does not have, as MovieLens-100K's flags may be.
+pub(super) fn unknown(
     place: Place<'_>,
     field: &'static str,
     code: &str,
     expected: &'static str,
-) -> crate::StorageError {
+) -> StorageError {
     place.error(field, RawProblem::UnknownCode { found: code.to_owned(), expected })
 }

@@ -4,11 +4,11 @@
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 
-use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder};
+use csv::{ByteRecord, Reader, ReaderBuilder};
 
 use super::chunks::{Chunk, Chunks};
 use super::faults::Faults;
-use super::source::{Place, damaged, locate, open};
+use super::source::{Place, locate, open, unparsed};
 use super::tables::{EntityBuilder, FILM_TEXTS, Part, PartReader, RatingBuilder, film, half_stars};
 use super::{RawTables, Reading};
 use crate::error::{RawProblem, Result, StorageError};
@@ -207,13 +207,7 @@ impl<R: BufRead> Rows<R> {
 
     fn advance(&mut self) -> Result<bool> {
         let line = self.line();
-        self.reader.read_byte_record(&mut self.record).map_err(|e| {
-            let text = e.to_string();
-            let source = match e.into_kind() {
-                ErrorKind::Io(source) => source,
-                _ => io::Error::other(text),
-            };
-            damaged(&self.path, line, source)
-        })
+        let read = self.reader.read_byte_record(&mut self.record);
+        read.map_err(|error| unparsed(&self.path, line, error))
     }
 }

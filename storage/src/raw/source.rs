@@ -5,25 +5,16 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use encoding_rs::WINDOWS_1252;
 use flate2::read::MultiGzDecoder;
 
 use super::container::{GZIP, HEAD, foreign};
+use super::faults::Faults;
+use super::mapped::TextEncoding;
 use crate::error::{RawProblem, Result, StorageError};
 
 /// No line of a real file comes near; a file without line ends must not fill the memory.
 pub(super) const MAX_LINE: usize = 1 << 20;
 const BOM: [u8; 3] = [0xef, 0xbb, 0xbf];
-
-/// How the bytes of a file become text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
-    /// UTF-8; anything else is an error.
-    Utf8,
-    /// Latin-1 as published; a line that is valid UTF-8 is taken as such, because converted copies
-    /// are common and no latin-1 title is valid UTF-8 by chance.
-    Latin1,
-}
 
 /// Ends of the names of compressed files that are not read.
 const OTHERS: [&str; 7] = ["bz2", "xz", "zst", "zip", "7z", "lz4", "rar"];
@@ -122,6 +113,16 @@ pub(super) fn look(path: &Path) -> Result<()> {
     }
 }
 
+/// What a parser of CSV says of a file that it has read up to a line.
+pub(super) fn unparsed(path: &Path, line: u64, error: csv::Error) -> StorageError {
+    let text = error.to_string();
+    let source = match error.into_kind() {
+        csv::ErrorKind::Io(source) => source,
+        _ => io::Error::other(text),
+    };
+    damaged(path, line, source)
+}
+
 /// A file that ends too early or cannot be decompressed.
 pub(super) fn damaged(path: &Path, line: u64, source: io::Error) -> StorageError {
     StorageError::DamagedRawFile { path: path.to_path_buf(), line, source }
@@ -131,7 +132,7 @@ pub(super) fn damaged(path: &Path, line: u64, source: io::Error) -> StorageError
 pub(super) struct Lines {
     path: PathBuf,
     reader: Box<dyn BufRead>,
-    encoding: Encoding,
+    encoding: TextEncoding,
     line: u64,
     bytes: Vec<u8>,
     /// Whether `bytes` is the next line already.
@@ -140,12 +141,12 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Opens the file `name` in `dir`.
-    pub(super) fn open(dir: &Path, name: &str, encoding: Encoding) -> Result<Self> {
+    pub(super) fn open(dir: &Path, name: &str, encoding: TextEncoding) -> Result<Self> {
         Self::open_path(locate(dir, name)?, encoding)
     }
 
     /// Opens a file.
-    pub(super) fn open_path(path: PathBuf, encoding: Encoding) -> Result<Self> {
+    pub(super) fn open_path(path: PathBuf, encoding: TextEncoding) -> Result<Self> {
         let reader = open(&path)?;
         Ok(Self { path, reader, encoding, line: 0, bytes: Vec::new(), ahead: false })
     }
@@ -177,16 +178,8 @@ impl Lines {
             }
             return Ok(None);
         }
-        match std::str::from_utf8(&self.bytes) {
-            Ok(text) => Ok(Some((self.line, Cow::Borrowed(text)))),
-            Err(_) if self.encoding == Encoding::Latin1 => {
-                let (text, _) = WINDOWS_1252.decode_without_bom_handling(&self.bytes);
-                Ok(Some((self.line, text)))
-            }
-            Err(e) => {
-                Err(self.problem(self.line, RawProblem::NotUtf8 { position: e.valid_up_to() }))
-            }
-        }
+        let text = self.encoding.decode(&self.bytes);
+        Ok(Some((self.line, text.map_err(|problem| self.problem(self.line, problem))?)))
     }
 
     /// Reads one line into `bytes`; false at the end of the file.
@@ -208,6 +201,20 @@ impl Lines {
             self.bytes.pop();
         }
         Ok(true)
+    }
+
+    /// Hands every line to `row`, with its place. Returns those that can't be used.
+    pub(super) fn each(
+        mut self,
+        mut row: impl FnMut(Place<'_>, &str) -> Result<()>,
+    ) -> Result<Faults> {
+        let path = self.path.clone();
+        let mut faults = Faults::default();
+        faults.rows(|| {
+            let Some((line, text)) = self.next()? else { return Ok(false) };
+            row(Place { path: &path, line }, &text).map(|()| true)
+        })?;
+        Ok(faults)
     }
 
     fn problem(&self, line: u64, problem: RawProblem) -> StorageError {

@@ -15,7 +15,11 @@ use crate::spill::Spill;
 #[derive(Default)]
 pub(super) struct EntityBuilder {
     entities: RawEntities,
+    /// `user` or `item`, as errors name the id.
+    field: &'static str,
     index: HashMap<String, u32>,
+    /// The one that was named last.
+    last: u32,
     lines: Vec<u64>,
     /// The file that defines them; `None` when the ratings do.
     table: Option<PathBuf>,
@@ -27,7 +31,7 @@ pub(super) struct EntityBuilder {
 impl EntityBuilder {
     /// Entities that a table defines.
     pub(super) fn table(
-        name: &str,
+        name: &'static str,
         [fields, texts]: [&[&str]; 2],
         path: &Path,
         how: Reading<'_>,
@@ -43,13 +47,13 @@ impl EntityBuilder {
             texts: columns(texts),
         };
         let table = Some(path.to_path_buf());
-        Self { entities, table, duplicates: how.duplicates, ..Self::default() }
+        Self { entities, field: name, table, duplicates: how.duplicates, ..Self::default() }
     }
 
     /// Entities without a table: whoever has a rating.
-    pub(super) fn open_ended(name: &str) -> Self {
+    pub(super) fn open_ended(name: &'static str) -> Self {
         let entities = RawEntities { name: name.to_owned(), ..RawEntities::default() };
-        Self { entities, ..Self::default() }
+        Self { entities, field: name, ..Self::default() }
     }
 
     /// Adds a row of the table. `fields` and `texts` have the table's columns in order.
@@ -60,9 +64,8 @@ impl EntityBuilder {
         fields: impl IntoIterator<Item = &'a str>,
         texts: impl IntoIterator<Item = String>,
     ) -> Result<()> {
-        let field = if self.entities.name == "user" { "user" } else { "item" };
         if key.is_empty() {
-            return Err(place.error(field, RawProblem::Empty));
+            return Err(place.error(self.field, RawProblem::Empty));
         }
         if let Some(old) = self.index.get(key).map(|old| *old as usize) {
             let line = self.lines.get_mut(old);
@@ -70,7 +73,7 @@ impl EntityBuilder {
                 Duplicates::Refuse => {
                     let first = line.map_or(0, |line| *line);
                     let problem = RawProblem::DuplicateKey { key: key.to_owned(), first };
-                    return Err(place.error(field, problem));
+                    return Err(place.error(self.field, problem));
                 }
                 Duplicates::First => {}
                 Duplicates::Last => {
@@ -120,26 +123,30 @@ impl EntityBuilder {
     }
 
     /// The index of a key that a rating names, which must be known already.
-    fn find(&self, place: Place<'_>, field: &'static str, key: &str) -> Result<u32> {
+    fn find(&self, place: Place<'_>, key: &str) -> Result<u32> {
         if let Some(index) = self.index.get(key) {
             return Ok(*index);
         }
         if key.is_empty() {
-            return Err(place.error(field, RawProblem::Empty));
+            return Err(place.error(self.field, RawProblem::Empty));
         }
         let table = self.table.clone().unwrap_or_default();
-        Err(place.error(field, RawProblem::UnknownKey { key: key.to_owned(), table }))
+        Err(place.error(self.field, RawProblem::UnknownKey { key: key.to_owned(), table }))
     }
 
     /// The index of a key that a rating names; without a table, a new one if need be.
-    fn resolve(&mut self, place: Place<'_>, field: &'static str, key: &str) -> Result<u32> {
-        if self.table.is_some() || key.is_empty() || self.index.contains_key(key) {
-            return self.find(place, field, key);
+    fn resolve(&mut self, place: Place<'_>, key: &str) -> Result<u32> {
+        // Files mostly have a user's ratings together.
+        if self.entities.keys.get(self.last as usize).is_some_and(|last| last == key) {
+            return Ok(self.last);
         }
-        let next = self.entities.keys.len() as u32;
-        self.index.insert(key.to_owned(), next);
-        self.entities.keys.push(key.to_owned());
-        Ok(next)
+        let is_new = self.table.is_none() && !key.is_empty() && !self.index.contains_key(key);
+        if is_new {
+            self.index.insert(key.to_owned(), self.entities.keys.len() as u32);
+            self.entities.keys.push(key.to_owned());
+        }
+        self.last = self.find(place, key)?;
+        Ok(self.last)
     }
 }
 
@@ -182,8 +189,8 @@ impl RatingBuilder {
     /// Adds one rating: user, item, rating and time, in seconds, as in the file.
     pub(super) fn add(&mut self, line: u64, [user, item, rating, time]: [&str; 4]) -> Result<()> {
         let place = Place { path: &self.path, line };
-        let user = self.users.resolve(place, "user", user)?;
-        let item = self.items.resolve(place, "item", item)?;
+        let user = self.users.resolve(place, user)?;
+        let item = self.items.resolve(place, item)?;
         let (level, timestamp) = self.values(place, rating, time)?;
         self.push(line, Rating { user, item, level, timestamp })
     }
@@ -197,8 +204,8 @@ impl RatingBuilder {
         timestamp: i64,
     ) -> Result<()> {
         let place = Place { path: &self.path, line };
-        let user = self.users.resolve(place, "user", user)?;
-        let item = self.items.resolve(place, "item", item)?;
+        let user = self.users.resolve(place, user)?;
+        let item = self.items.resolve(place, item)?;
         self.push(line, Rating { user, item, level, timestamp })
     }
 
@@ -244,11 +251,8 @@ impl RatingBuilder {
     pub(super) fn add_part(&mut self, part: Part, faults: &mut Faults) -> Result<()> {
         faults.append(part.faults);
         let place = Place { path: &self.path, line: 0 };
-        let users: Vec<u32> = part
-            .users
-            .iter()
-            .map(|key| self.users.resolve(place, "user", key))
-            .collect::<Result<_>>()?;
+        let users: Vec<u32> =
+            part.users.iter().map(|key| self.users.resolve(place, key)).collect::<Result<_>>()?;
         for (line, rating) in part.rows {
             let user = users.get(rating.user as usize).copied().unwrap_or(u32::MAX);
             self.push(line, Rating { user, ..rating })?;
@@ -347,14 +351,14 @@ pub(super) struct Part {
 /// Reads a part of a file.
 pub(super) struct PartReader<'a> {
     ratings: &'a RatingBuilder,
-    index: HashMap<String, u32>,
+    users: EntityBuilder,
     part: Part,
 }
 
 impl<'a> PartReader<'a> {
     /// A reader whose items, levels and path are those of `ratings`.
     pub(super) fn new(ratings: &'a RatingBuilder) -> Self {
-        Self { ratings, index: HashMap::new(), part: Part::default() }
+        Self { ratings, users: EntityBuilder::open_ended("user"), part: Part::default() }
     }
 
     /// Adds a line, as [`RatingBuilder::add`] would, or takes note of what is wrong with it.
@@ -367,33 +371,15 @@ impl<'a> PartReader<'a> {
 
     fn rating(&mut self, line: u64, [user, item, rating, time]: [&str; 4]) -> Result<Rating> {
         let place = Place { path: &self.ratings.path, line };
-        let user = self.user(place, user)?;
-        let item = self.ratings.items.find(place, "item", item)?;
+        let user = self.users.resolve(place, user)?;
+        let item = self.ratings.items.find(place, item)?;
         let (level, timestamp) = self.ratings.values(place, rating, time)?;
         Ok(Rating { user, item, level, timestamp })
     }
 
-    fn user(&mut self, place: Place<'_>, key: &str) -> Result<u32> {
-        // Files mostly have a user's ratings together.
-        let last = self.part.rows.last().map_or(0, |(_, rating)| rating.user);
-        if self.part.users.get(last as usize).is_some_and(|k| k == key) {
-            return Ok(last);
-        }
-        if let Some(index) = self.index.get(key) {
-            return Ok(*index);
-        }
-        if key.is_empty() {
-            return Err(place.error("user", RawProblem::Empty));
-        }
-        let next = self.part.users.len() as u32;
-        self.index.insert(key.to_owned(), next);
-        self.part.users.push(key.to_owned());
-        Ok(next)
-    }
-
     /// What was read.
     pub(super) fn finish(self) -> Part {
-        self.part
+        Part { users: self.users.entities.keys, ..self.part }
     }
 }
 

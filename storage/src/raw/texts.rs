@@ -15,7 +15,7 @@ pub struct TextColumns {
     pub items: Vec<String>,
 }
 
-/// The text columns that [`super::read_mapped`] gives. Of the files only names are looked at.
+/// The text columns that [`super::read`] gives. Of the files only names are looked at.
 ///
 /// # Errors
 /// The directory can't be read, where the columns depend on what is in it.

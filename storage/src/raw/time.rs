@@ -5,6 +5,9 @@
 //! and neither is what no rating can have: most likely it is in another unit. Dates are of the Gregorian
 //! calendar.
 
+use chrono::{Datelike, NaiveDate};
+
+use super::mapped::TimeUnit;
 use crate::error::RawProblem;
 
 const SECONDS_PER_DAY: i64 = 86_400;
@@ -27,15 +30,6 @@ pub(super) enum Notation {
     Iso8601,
     Goodreads,
 }
-
-/// Names of notations that a setting may choose between, the coarser units first, and the words for them.
-const CHOICES: [(Notation, &str, &str); 5] = [
-    (Notation::Number(9), "s", "seconds"),
-    (Notation::Number(6), "ms", "milliseconds"),
-    (Notation::Number(3), "us", "microseconds"),
-    (Notation::Number(0), "ns", "nanoseconds"),
-    (Notation::Iso8601, "iso8601", "ISO 8601"),
-];
 
 /// Who says how times are written, which is where it would have to be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +84,10 @@ impl Notation {
 
     /// How a text would have to be read to be a likely time: the name of the setting, words for it, the time.
     fn fitting(self, text: &str) -> Option<(&'static str, &'static str, String)> {
-        CHOICES.iter().find_map(|(notation, name, words)| {
+        TimeUnit::ALL.iter().find_map(|unit| {
+            let (name, words, notation) = unit.describe();
             let time = notation.parse(text).and_then(believed).filter(|time| *time >= LIKELY)?;
-            Some((*name, *words, utc(time.div_euclid(NANOS))))
+            Some((name, words, utc(time.div_euclid(NANOS))))
         })
     }
 
@@ -213,7 +208,7 @@ fn goodreads(text: &str) -> Option<i128> {
         return None;
     }
     let month = MONTHS.iter().position(|name| Some(*name) == month)? as i64 + 1;
-    let day = days(number(year?, 4)?, month, number(day?, 2)?)? * SECONDS_PER_DAY;
+    let day = first_second(number(year?, 4)?, month, number(day?, 2)?)?;
     let seconds = day + clock_seconds(clock?)? - offset(zone?)?;
     Some(i128::from(seconds) * i128::from(NANOS))
 }
@@ -226,8 +221,7 @@ fn date(text: &str) -> Option<(i64, &str)> {
         return None;
     }
     let part = |from: usize, len: usize| number(text.get(from..from + len)?, len);
-    let days = days(part(0, 4)?, part(month, 2)?, part(day, 2)?)?;
-    Some((days * SECONDS_PER_DAY, text.get(end..)?))
+    Some((first_second(part(0, 4)?, part(month, 2)?, part(day, 2)?)?, text.get(end..)?))
 }
 
 /// `hh:mm` or `hh:mm:ss`; a leap second counts as the first second of the next minute.
@@ -267,22 +261,12 @@ fn offset(text: &str) -> Option<i64> {
     (hours < 24 && minutes < 60).then_some(sign * (hours * 3600 + minutes * 60))
 }
 
-/// Days from 1970-01-01 to a date that exists.
-fn days(year: i64, month: i64, day: i64) -> Option<i64> {
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let length = match month {
-        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
-        4 | 6 | 9 | 11 => 30,
-        2 => 28 + i64::from(leap),
-        _ => return None,
-    };
-    if year < 1 || !(1..=length).contains(&day) {
-        return None;
-    }
-    // Years that begin in March have their leap day at the end.
-    let year = if month <= 2 { year - 1 } else { year };
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    Some(year * 365 + year / 4 - year / 100 + year / 400 + day_of_year - 719_468)
+/// The first second of a date, if that exists.
+fn first_second(year: i64, month: i64, day: i64) -> Option<i64> {
+    let [month, day] = [month, day].map(|number| u32::try_from(number).unwrap_or(0));
+    let date =
+        NaiveDate::from_ymd_opt(i32::try_from(year).ok().filter(|year| *year >= 1)?, month, day)?;
+    Some(i64::from(date.to_epoch_days()) * SECONDS_PER_DAY)
 }
 
 /// A time as `2011-08-01T20:41:57Z`; years outside 0 to 9999 have their sign and all their digits.
@@ -313,14 +297,11 @@ pub(super) fn day(days: i64) -> String {
 
 /// Year, month and day so many days from 1970-01-01.
 fn date_of(day: i64) -> [i64; 3] {
-    // Eras of 400 years begin on the first of March of the year 0.
-    let (era, day) = ((day + 719_468).div_euclid(146_097), (day + 719_468).rem_euclid(146_097));
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    [year + era * 400 + i64::from(month <= 2), month, day]
+    // The calendar repeats itself every 400 years, and only so many are dates of the library.
+    const CYCLE: i64 = 146_097;
+    let date = NaiveDate::from_epoch_days(day.rem_euclid(CYCLE) as i32).unwrap_or_default();
+    let year = i64::from(date.year()) + 400 * day.div_euclid(CYCLE);
+    [year, date.month().into(), date.day().into()]
 }
 
 /// A number of exactly `len` digits.
@@ -526,7 +507,7 @@ mod tests {
             number in "-?[0-9]{0,22}[.]?[0-9]{0,12}",
         ) {
             for text in [&text, &iso, &good, &number] {
-                for notation in CHOICES.map(|(notation, ..)| notation).into_iter().chain([Notation::Goodreads]) {
+                for notation in TimeUnit::ALL.map(TimeUnit::notation).into_iter().chain([Notation::Goodreads]) {
                     for source in [Source::Layout, Source::Setting("s"), Source::Type] {
                         if let Err(problem) = notation.read(text, source) {
                             prop_assert!(!problem.to_string().is_empty());

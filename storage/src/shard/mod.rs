@@ -17,6 +17,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use bytemuck::{Pod, cast_slice};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
@@ -24,22 +25,24 @@ use crate::atomic::write_atomic;
 use crate::codec;
 use crate::error::{Result, StorageError};
 use crate::hash::xxh3_hex;
-use crate::mmap::{ALIGNMENT, Access, Mapped, Pattern, Pod, as_bytes};
+use crate::mmap::{Access, Mapped, Pattern};
 
 mod handle;
-mod outline;
 mod parse;
 
 pub(crate) use handle::Handle;
-pub(crate) use outline::Outline;
 use parse::parse;
+pub(crate) use parse::parse_file;
 
 /// Version of the shard format.
 pub const SHARD_VERSION: u32 = 1;
 /// Largest header in bytes: that of some thousand columns.
 pub const MAX_HEADER: usize = 64 << 10;
 
-const MAGIC: [u8; 8] = *b"RCLSHARD";
+/// Every column begins at a multiple of so many bytes.
+const ALIGNMENT: usize = 64;
+/// How a shard begins.
+pub(crate) const MAGIC: [u8; 8] = *b"RCLSHARD";
 const END_MAGIC: [u8; 8] = *b"DRAHSLCR";
 /// Magic, version and header length.
 const PREFIX: usize = 16;
@@ -77,34 +80,38 @@ pub trait Pieces: std::fmt::Debug {
 }
 
 impl Column<'_> {
-    fn shape(&self) -> (DType, usize) {
+    /// Type and bytes; of pieces none.
+    fn plain(&self) -> (DType, &[u8]) {
         match *self {
-            Column::U8(v) => (DType::U8, v.len()),
-            Column::U16(v) => (DType::U16, v.len()),
-            Column::U32(v) => (DType::U32, v.len()),
-            Column::U64(v) => (DType::U64, v.len()),
-            Column::I64(v) => (DType::I64, v.len()),
-            Column::F32(v) => (DType::F32, v.len()),
-            Column::Pieces(pieces) => (pieces.dtype().shape().0, pieces.rows()),
+            Column::U8(v) => (DType::U8, v),
+            Column::U16(v) => (DType::U16, cast_slice(v)),
+            Column::U32(v) => (DType::U32, cast_slice(v)),
+            Column::U64(v) => (DType::U64, cast_slice(v)),
+            Column::I64(v) => (DType::I64, cast_slice(v)),
+            Column::F32(v) => (DType::F32, cast_slice(v)),
+            Column::Pieces(pieces) => (pieces.dtype().plain().0, &[]),
+        }
+    }
+
+    fn shape(&self) -> (DType, usize) {
+        let (dtype, bytes) = self.plain();
+        match self {
+            Column::Pieces(pieces) => (dtype, pieces.rows()),
+            _ => (dtype, bytes.len() / dtype.size() as usize),
         }
     }
 
     /// Hands the column's bytes to `write`.
     fn write(&self, write: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        match *self {
-            Column::U8(v) => write(v),
-            Column::U16(v) => write(as_bytes(v)),
-            Column::U32(v) => write(as_bytes(v)),
-            Column::U64(v) => write(as_bytes(v)),
-            Column::I64(v) => write(as_bytes(v)),
-            Column::F32(v) => write(as_bytes(v)),
+        match self {
             Column::Pieces(pieces) => pieces.write(&mut |piece| piece.write(write)),
+            _ => write(self.plain().1),
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum DType {
+pub(crate) enum DType {
     U8,
     U16,
     U32,
@@ -114,36 +121,32 @@ enum DType {
 }
 
 impl DType {
+    /// Bytes of a value, and the name of the type in errors.
+    fn describe(self) -> (u64, &'static str) {
+        match self {
+            Self::U8 => (1, "u8"),
+            Self::U16 => (2, "u16"),
+            Self::U32 => (4, "u32"),
+            Self::U64 => (8, "u64"),
+            Self::I64 => (8, "i64"),
+            Self::F32 => (4, "f32"),
+        }
+    }
+
     fn size(self) -> u64 {
-        match self {
-            Self::U8 => 1,
-            Self::U16 => 2,
-            Self::U32 | Self::F32 => 4,
-            Self::U64 | Self::I64 => 8,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::U8 => u8::NAME,
-            Self::U16 => u16::NAME,
-            Self::U32 => u32::NAME,
-            Self::U64 => u64::NAME,
-            Self::I64 => i64::NAME,
-            Self::F32 => f32::NAME,
-        }
+        self.describe().0
     }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Header {
+pub(crate) struct Header {
     kind: String,
-    columns: Vec<ColumnHeader>,
+    pub(crate) columns: Vec<ColumnHeader>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct ColumnHeader {
-    name: String,
+pub(crate) struct ColumnHeader {
+    pub(crate) name: String,
     dtype: DType,
     offset: u64,
     rows: u64,
@@ -156,7 +159,7 @@ impl ColumnHeader {
     }
 
     /// Where the column is, with its padding.
-    fn padded(&self) -> Option<Range<u64>> {
+    pub(crate) fn padded(&self) -> Option<Range<u64>> {
         Some(self.offset..align(self.end()?)?)
     }
 }
@@ -369,7 +372,7 @@ impl Shard {
             .ok_or_else(|| StorageError::NoColumn {
                 path: self.path.clone(),
                 column: name.to_owned(),
-                dtype: dtype.name(),
+                dtype: dtype.describe().1,
             })
     }
 

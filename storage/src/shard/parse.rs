@@ -6,10 +6,9 @@ use std::io::{Read, Seek, SeekFrom};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{END_MAGIC, Header, MAGIC, MAX_HEADER, PREFIX, SHARD_VERSION, align};
+use super::{ALIGNMENT, END_MAGIC, Header, MAGIC, MAX_HEADER, PREFIX, SHARD_VERSION, align};
 use crate::codec;
 use crate::error::Result;
-use crate::mmap::ALIGNMENT;
 
 /// Most bytes that come before the first column.
 const MAX_PREFIX: u64 = (PREFIX + MAX_HEADER + 2 * ALIGNMENT) as u64;
@@ -37,7 +36,7 @@ pub(super) fn parse(bytes: &[u8], kind: &str) -> Result<(Header, Vec<u64>), Stri
 
 /// [`parse`] of a file that is not in memory: what may precede the first column, and the trailer, are
 /// read. Any kind will do.
-pub(super) fn parse_file(file: &mut File, length: u64) -> Result<(Header, Vec<u64>), String> {
+pub(crate) fn parse_file(file: &mut File, length: u64) -> Result<(Header, Vec<u64>), String> {
     let mut read = |at: u64, count: u64| {
         let mut bytes = Vec::new();
         file.seek(SeekFrom::Start(at))

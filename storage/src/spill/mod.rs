@@ -9,6 +9,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use bytemuck::Pod;
+
 use crate::atomic::create_tmp;
 use crate::error::{Result, StorageError};
 
@@ -16,7 +18,7 @@ mod sort;
 
 pub(crate) use sort::Sorter;
 
-/// Rows that are converted, read or visited at a time.
+/// Rows that are read or visited at a time.
 const PIECE: usize = 1 << 14;
 
 /// How much memory may be used for rows, where the rest goes, and how many threads there are.
@@ -68,68 +70,22 @@ struct TempFile {
 }
 
 impl TempFile {
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+    /// Appends rows, as they are in memory.
+    fn append(&mut self, rows: &[impl Pod]) -> Result<()> {
+        let bytes: &[u8] = bytemuck::cast_slice(rows);
         let written = self.file.write_all_at(bytes, self.len);
         written.map_err(|e| StorageError::io("write the temporary file", &self.path, e))?;
         self.len += bytes.len() as u64;
         Ok(())
     }
 
-    fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
-        let read = self.file.read_exact_at(bytes, offset);
+    /// Reads `count` rows from byte `offset` on into `rows`, whose content is replaced.
+    fn read<T: Pod>(&self, offset: u64, count: usize, rows: &mut Vec<T>) -> Result<()> {
+        rows.resize(count, T::zeroed());
+        let read = self.file.read_exact_at(bytemuck::cast_slice_mut(rows), offset);
         read.map_err(|e| StorageError::io("read the temporary file", &self.path, e))
     }
-
-    fn append_rows<T: Fixed>(&mut self, rows: &[T]) -> Result<()> {
-        let mut bytes = Vec::with_capacity(rows.len().min(PIECE) * T::SIZE);
-        for piece in rows.chunks(PIECE) {
-            bytes.clear();
-            piece.iter().for_each(|row| row.put(&mut bytes));
-            self.append(&bytes)?;
-        }
-        Ok(())
-    }
-
-    /// Reads `count` rows into `rows`, which is emptied first; `bytes` is room to work in.
-    fn read_rows<T: Fixed>(
-        &self,
-        offset: u64,
-        count: usize,
-        bytes: &mut Vec<u8>,
-        rows: &mut Vec<T>,
-    ) -> Result<()> {
-        bytes.resize(count * T::SIZE, 0);
-        self.read(offset, bytes)?;
-        rows.clear();
-        rows.extend(bytes.chunks_exact(T::SIZE).map(T::get));
-        Ok(())
-    }
 }
-
-/// Numbers with a fixed number of bytes.
-pub trait Fixed: Copy {
-    /// Bytes of one.
-    const SIZE: usize;
-    /// Appends the bytes.
-    fn put(self, bytes: &mut Vec<u8>);
-    /// The number of [`Fixed::SIZE`] bytes; 0 of any other count.
-    fn get(bytes: &[u8]) -> Self;
-}
-
-macro_rules! fixed {
-    ($($t:ident),*) => { $(
-        impl Fixed for $t {
-            const SIZE: usize = size_of::<$t>();
-            fn put(self, bytes: &mut Vec<u8>) {
-                bytes.extend_from_slice(&self.to_le_bytes());
-            }
-            fn get(bytes: &[u8]) -> Self {
-                bytes.try_into().map_or(0, $t::from_le_bytes)
-            }
-        }
-    )* };
-}
-fixed!(u8, u32, i64, u128);
 
 /// A column that is appended to, in memory up to a share of the limit.
 #[derive(Debug)]
@@ -143,7 +99,7 @@ pub struct SpillVec<T> {
     spilled: usize,
 }
 
-impl<T: Fixed> SpillVec<T> {
+impl<T: Pod> SpillVec<T> {
     /// An empty column that keeps at most `room` rows in memory.
     pub(crate) fn new(spill: &Spill, room: usize) -> Self {
         Self { spill: spill.clone(), tail: Vec::new(), room, file: None, spilled: 0 }
@@ -173,7 +129,7 @@ impl<T: Fixed> SpillVec<T> {
             Some(file) => file,
             none => none.insert(self.spill.file()?),
         };
-        file.append_rows(&self.tail)?;
+        file.append(&self.tail)?;
         self.spilled += self.tail.len();
         self.tail.clear();
         Ok(())
@@ -203,10 +159,10 @@ impl<T: Fixed> SpillVec<T> {
         mut visit: impl FnMut(&[T]) -> Result<(), E>,
     ) -> Result<(), E> {
         if let Some(file) = &self.file {
-            let (mut bytes, mut rows) = (Vec::new(), Vec::new());
+            let mut rows = Vec::new();
             for start in (0..self.spilled).step_by(PIECE) {
                 let count = PIECE.min(self.spilled - start);
-                file.read_rows((start * T::SIZE) as u64, count, &mut bytes, &mut rows)?;
+                file.read((start * size_of::<T>()) as u64, count, &mut rows)?;
                 visit(&rows)?;
             }
         }

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 
-use super::{Fixed, PIECE, Spill, TempFile};
+use super::{PIECE, Spill, TempFile};
 use crate::error::Result;
 
 /// Numbers to be sorted. Several fields of a record are packed into one, the most important highest.
@@ -53,7 +53,7 @@ impl Sorter {
         };
         for part in self.buffer.chunks(part) {
             self.runs.push((file.len, part.len()));
-            file.append_rows(part)?;
+            file.append(part)?;
         }
         self.buffer.clear();
         Ok(())
@@ -71,15 +71,14 @@ impl Sorter {
             Some(Run::File { file: file?, offset, left, ahead, rows: Vec::new(), at: 0 })
         });
         let mut runs: Vec<Run<'_>> = parts.chain(spilled).collect();
-        let mut bytes = Vec::new();
         let mut heap = BinaryHeap::with_capacity(runs.len());
         for (i, run) in runs.iter_mut().enumerate() {
-            heap.extend(run.next(&mut bytes)?.map(|value| Reverse((value, i))));
+            heap.extend(run.next()?.map(|value| Reverse((value, i))));
         }
         while let Some(mut least) = heap.peek_mut() {
             let Reverse((value, i)) = *least;
             visit(value)?;
-            match runs.get_mut(i).map(|run| run.next(&mut bytes)).transpose()?.flatten() {
+            match runs.get_mut(i).map(Run::next).transpose()?.flatten() {
                 Some(next) => *least = Reverse((next, i)),
                 None => drop(PeekMut::pop(least)),
             }
@@ -103,7 +102,7 @@ enum Run<'a> {
 }
 
 impl Run<'_> {
-    fn next(&mut self, bytes: &mut Vec<u8>) -> Result<Option<u128>> {
+    fn next(&mut self) -> Result<Option<u128>> {
         match self {
             Self::Memory(rows) => {
                 let (first, rest) =
@@ -114,8 +113,8 @@ impl Run<'_> {
             Self::File { file, offset, left, ahead, rows, at } => {
                 if *at >= rows.len() {
                     let count = (*ahead).min(*left);
-                    file.read_rows(*offset, count, bytes, rows)?;
-                    *offset += (count * u128::SIZE) as u64;
+                    file.read(*offset, count, rows)?;
+                    *offset += (count * size_of::<u128>()) as u64;
                     *left -= count;
                     *at = 0;
                 }

@@ -74,7 +74,7 @@ pub fn write(dir: &Path, spec: &SynthSpec, overwrite: bool) -> Result<()> {
     for name in [MOVIES, RATINGS] {
         let path = dir.join(name);
         if !overwrite && path.exists() {
-            return Err(bad(&path, "it exists; give --force to replace it".to_owned()));
+            return Err(StorageError::Exists { path });
         }
     }
     let films = Films::new(spec.items, spec.seed);

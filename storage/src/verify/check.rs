@@ -6,13 +6,9 @@ use std::io::{self, Read, Seek, SeekFrom};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{Other, Task};
+use crate::hash::{Hasher, each_piece};
 use crate::mmap::{Pattern, advise_file};
-use crate::shard::Outline;
-
-/// How a shard begins.
-const SHARD: &[u8; 8] = b"RCLSHARD";
-/// Bytes read at once.
-const BLOCK: usize = 1 << 20;
+use crate::shard::{ColumnHeader, MAGIC, parse_file};
 
 /// A file that has been read and is whole.
 pub(super) struct Whole {
@@ -34,12 +30,13 @@ pub(super) fn check(
         return Err(format!("changed from {} to {} bytes meanwhile", task.bytes, metadata.len()));
     }
     let named_so = task.path.extension().is_some_and(|extension| extension == "shard");
-    let outline = if named_so || begins_as_shard(&mut file).map_err(unreadable)? {
-        Some(Outline::read(&mut file, task.bytes)?)
+    let columns = if named_so || begins_as_shard(&mut file).map_err(unreadable)? {
+        let (header, hashes) = parse_file(&mut file, task.bytes)?;
+        Some(Columns::new(header.columns.into_iter().zip(hashes).collect()))
     } else {
         None
     };
-    if outline.is_none() && task.xxh3.is_none() {
+    if columns.is_none() && task.xxh3.is_none() {
         match other(&task.path) {
             Some(result) => result?,
             None => {
@@ -51,7 +48,7 @@ pub(super) fn check(
             }
         }
     }
-    let xxh3 = hash(&mut file, outline, task.bytes, advance)?;
+    let xxh3 = hash(&mut file, columns, task.bytes, advance)?;
     match &task.xxh3 {
         Some(expected) if *expected != xxh3 => {
             Err("is not the file that its manifest.json lists (its hash differs): changed, or put \
@@ -64,68 +61,62 @@ pub(super) fn check(
 
 fn begins_as_shard(file: &mut File) -> io::Result<bool> {
     let mut start = Vec::new();
-    file.take(SHARD.len() as u64).read_to_end(&mut start)?;
-    Ok(start == SHARD)
+    file.take(MAGIC.len() as u64).read_to_end(&mut start)?;
+    Ok(start == MAGIC)
 }
 
 /// The hash of a file; the error names a column that is not as it was written.
 fn hash(
     file: &mut File,
-    outline: Option<Outline>,
+    mut columns: Option<Columns>,
     length: u64,
     advance: &(dyn Fn(u64) + Sync),
 ) -> Result<String, String> {
     let unreadable = |error: io::Error| format!("cannot be read: {error}");
     file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
-    let (mut whole, mut at) = (Xxh3::new(), 0_u64);
-    let mut columns = outline.map(Columns::new);
-    let mut block = vec![0; BLOCK];
-    loop {
-        let count = match file.read(&mut block) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(unreadable(error)),
-        };
-        let bytes = block.get(..count).unwrap_or_default();
+    let (mut whole, mut at) = (Hasher::default(), 0_u64);
+    each_piece(file, unreadable, |bytes| {
         whole.update(bytes);
         if let Some(columns) = &mut columns {
             columns.update(at, bytes)?;
         }
-        at += count as u64;
-        advance(count as u64);
-    }
+        at += bytes.len() as u64;
+        advance(bytes.len() as u64);
+        Ok(())
+    })?;
     if at != length {
         return Err(format!("changed from {length} to {at} bytes meanwhile"));
     }
-    Ok(format!("{:016x}", whole.digest()))
+    Ok(whole.hex())
 }
 
 /// Hashes of the columns of a shard whose bytes come one after the other.
 struct Columns {
-    outline: Outline,
+    /// In the order of the file, with the hashes that they should have.
+    columns: Vec<(ColumnHeader, u64)>,
     next: usize,
     hasher: Xxh3,
 }
 
 impl Columns {
-    fn new(outline: Outline) -> Self {
-        Self { outline, next: 0, hasher: Xxh3::new() }
+    fn new(columns: Vec<(ColumnHeader, u64)>) -> Self {
+        Self { columns, next: 0, hasher: Xxh3::new() }
     }
 
     /// Takes the bytes of the file from `at` on.
     fn update(&mut self, at: u64, bytes: &[u8]) -> Result<(), String> {
         let end = at + bytes.len() as u64;
-        while let Some(column) = self.outline.columns.get(self.next) {
-            let (from, to) = (column.range.start.max(at), column.range.end.min(end));
+        while let Some((column, xxh3)) = self.columns.get(self.next) {
+            let range = column.padded().ok_or("the columns are too long")?;
+            let (from, to) = (range.start.max(at), range.end.min(end));
             if from < to {
                 let part = bytes.get((from - at) as usize..(to - at) as usize);
                 self.hasher.update(part.unwrap_or_default());
             }
-            if column.range.end > end {
+            if range.end > end {
                 break;
             }
-            if self.hasher.digest() != column.xxh3 {
+            if self.hasher.digest() != *xxh3 {
                 return Err(format!("column `{}` is damaged (its hash differs)", column.name));
             }
             self.hasher.reset();

@@ -103,14 +103,12 @@ impl Work {
                 }
                 let listed: BTreeSet<&String> = manifest.files.keys().collect();
                 for name in names.iter().filter(|name| !listed.contains(name)) {
-                    self.damaged.push(Finding {
-                        path: dir.join(name),
-                        problem:
-                            "is a foreign file: the manifest.json of its stage does not list it"
-                                .into(),
-                        stage: stage.clone(),
-                        foreign: true,
-                    });
+                    let problem =
+                        "is a foreign file: the manifest.json of its stage does not list it";
+                    self.damaged(dir.join(name), problem, &stage);
+                    if let Some(finding) = self.damaged.last_mut() {
+                        finding.foreign = true;
+                    }
                 }
             }
             None => {

@@ -117,8 +117,7 @@ impl Work {
         std::thread::scope(|scope| {
             let work = || {
                 while let Some(task) = self.tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let done = check_task(task, &memory, other, advance);
-                    done.add_to(task, &mut report.lock().unwrap_or_else(|e| e.into_inner()));
+                    check_task(task, &memory, other, advance, &report);
                 }
             };
             // This thread works too, so that a system without room for another is slower, not stuck.
@@ -151,48 +150,32 @@ impl Work {
     }
 }
 
-/// How the check of a file ended.
-enum Done {
-    Whole { remembered: bool },
-    Damaged(String),
-}
-
-impl Done {
-    fn add_to(self, task: &Task, report: &mut Report) {
-        match self {
-            Self::Whole { remembered } => {
-                report.whole += 1;
-                report.remembered += u64::from(remembered);
-                report.bytes += if remembered { 0 } else { task.bytes };
-            }
-            Self::Damaged(problem) => {
-                report.bytes += task.bytes;
-                report.damaged.push(Finding {
-                    path: task.path.clone(),
-                    problem,
-                    stage: task.stage.clone(),
-                    foreign: false,
-                });
-            }
-        }
-    }
-}
-
+/// Checks a file and adds what was found to the report.
 fn check_task(
     task: &Task,
     memory: &Memory,
     other: Other<'_>,
     advance: &(dyn Fn(u64) + Sync),
-) -> Done {
-    if memory.knows(task) {
-        advance(task.bytes);
-        return Done::Whole { remembered: true };
-    }
-    match check::check(task, other, advance) {
-        Ok(file) => {
-            memory.add(task, &file);
-            Done::Whole { remembered: false }
+    report: &Mutex<Report>,
+) {
+    let remembered = memory.knows(task);
+    let found = match remembered {
+        true => {
+            advance(task.bytes);
+            Ok(())
         }
-        Err(problem) => Done::Damaged(problem),
+        false => check::check(task, other, advance).map(|file| memory.add(task, &file)),
+    };
+    let mut report = report.lock().unwrap_or_else(|e| e.into_inner());
+    report.remembered += u64::from(remembered);
+    report.bytes += if remembered { 0 } else { task.bytes };
+    match found {
+        Ok(()) => report.whole += 1,
+        Err(problem) => report.damaged.push(Finding {
+            path: task.path.clone(),
+            problem,
+            stage: task.stage.clone(),
+            foreign: false,
+        }),
     }
 }

@@ -1,12 +1,11 @@
 //! Small raw directories in each layout, and file systems that are soon full.
-#![allow(dead_code, clippy::unwrap_used)]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use reclora_storage::protocol::{LabelRule, ProtocolConfig};
-use reclora_storage::raw::{self, DatasetFormat, RawTables};
+use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, RawTables};
 
 /// A directory of raw files that a test fills.
 pub struct Raw(tempfile::TempDir);
@@ -39,7 +38,11 @@ impl Raw {
     }
 
     pub fn read(&self, format: DatasetFormat) -> reclora_storage::Result<RawTables> {
-        raw::read(format, self.path())
+        raw::read(format, self.path(), &ColumnMapping::default())
+    }
+
+    pub fn files(&self, format: DatasetFormat) -> reclora_storage::Result<Vec<PathBuf>> {
+        raw::files(format, self.path(), &ColumnMapping::default())
     }
 
     /// The error of reading, which must say all of `words`.

@@ -4,10 +4,10 @@ use proptest::prelude::*;
 use reclora_storage::dataset::{self, Dataset, Split};
 use reclora_storage::protocol::{LabelRule, Prepared, ProtocolConfig, prepare};
 use reclora_storage::raw::DatasetFormat::Bookcrossing;
-use reclora_storage::raw::{self, RawTables};
+use reclora_storage::raw::RawTables;
 
+use super::{dropped, field, names, refused, rows, text};
 use crate::common::Raw;
-use crate::{dropped, field, names, refused, rows, text};
 
 const USERS: &str = "\"User-ID\";\"Location\";\"Age\"\n";
 const BOOKS: &str = "\"ISBN\";\"Book-Title\";\"Book-Author\";\"Year-Of-Publication\";\"Publisher\";\
@@ -218,7 +218,7 @@ fn bad_files_are_named_by_line_and_column() {
 #[test]
 fn latin1_and_compressed_files_are_read() {
     let raw = small();
-    let files = raw::files(Bookcrossing, raw.path()).unwrap();
+    let files = raw.files(Bookcrossing).unwrap();
     assert_eq!(files.len(), 3);
     let mut users = USERS.as_bytes().to_vec();
     users.extend(b"\"1\";\"a, b, espa\xf1a\";NULL\n");

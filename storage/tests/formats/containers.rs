@@ -3,8 +3,8 @@
 use reclora_storage::raw::DatasetFormat::{Csv, Movielens100k, Movietweetings, Parquet};
 use reclora_storage::raw::{self, ColumnMapping, TimeUnit};
 
+use super::{refused, rows};
 use crate::common::{Raw, movietweetings};
-use crate::{refused, rows};
 
 const TABLE: &str = "user,item,rating,timestamp\nu,i,1,7\n";
 
@@ -59,7 +59,7 @@ fn a_file_that_is_only_there_in_a_container_is_found() {
     let raw = Raw::new(&[]);
     raw.put("ratings.csv.bz2", b"BZh91AY&SY");
     raw.refused(Csv, &["ratings.csv.bz2: bzip2", "bunzip2"]);
-    refused(raw::files(Csv, raw.path()), &["ratings.csv.bz2: bzip2"]);
+    refused(raw.files(Csv), &["ratings.csv.bz2: bzip2"]);
     raw.put("u.item.zip", b"PK\x03\x04\x14\0");
     raw.refused(Movielens100k, &["u.item.zip: zip"]);
     // Its name says nothing of what it is.
@@ -78,8 +78,14 @@ fn files_and_directories_are_told_apart() {
     );
     let file = raw.path().join("ratings.csv/part-00000.csv");
     for format in [Csv, Parquet, Movielens100k] {
-        refused(raw::read(format, &file), &["part-00000.csv: is a file; data.path must be"]);
-        refused(raw::files(format, &file), &["part-00000.csv: is a file; data.path must be"]);
+        refused(
+            raw::read(format, &file, &ColumnMapping::default()),
+            &["part-00000.csv: is a file; data.path must be"],
+        );
+        refused(
+            raw::files(format, &file, &ColumnMapping::default()),
+            &["part-00000.csv: is a file; data.path must be"],
+        );
     }
     // Whatever it is taken for.
     std::fs::create_dir(raw.path().join("ratings.parquet")).unwrap();
@@ -92,5 +98,5 @@ fn files_and_directories_are_told_apart() {
         time_unit: TimeUnit::S,
         ..ColumnMapping::default()
     };
-    refused(raw::read_mapped(Csv, raw.path(), &columns), &["is a directory"]);
+    refused(raw::read(Csv, raw.path(), &columns), &["is a directory"]);
 }

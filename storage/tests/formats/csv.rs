@@ -4,15 +4,15 @@ use proptest::prelude::*;
 use reclora_storage::protocol::{Prepared, prepare};
 use reclora_storage::raw::DatasetFormat::Csv;
 use reclora_storage::raw::{
-    self, ColumnMapping, Duplicates, Missing, RawTables, TextEncoding, TimeUnit, Unmatched,
+    self, ColumnMapping, Duplicates, RawTables, TextEncoding, TimeUnit, Unusable,
 };
 use reclora_storage::spill::Spill;
 
+use super::{dropped, field, names, refused, rows, text};
 use crate::common::{Raw, config};
-use crate::{dropped, field, names, refused, rows, text};
 
 fn read(raw: &Raw, columns: &ColumnMapping) -> reclora_storage::Result<RawTables> {
-    raw::read_mapped(Csv, raw.path(), columns)
+    raw::read(Csv, raw.path(), columns)
 }
 
 /// A mapping with some columns of its own.
@@ -36,7 +36,7 @@ fn the_default_mapping_reads_columns_of_those_names() {
     assert_eq!(rows(&tables), [("u", "b", 4.5, 7), ("v", "a", -1.0, -3)]);
     assert_eq!(tables.rating_levels, [-1.0, 4.5]);
     assert!(names(&tables.users).is_empty() && names(&tables.items).is_empty());
-    let files = raw::files(Csv, raw.path()).unwrap();
+    let files = raw.files(Csv).unwrap();
     assert_eq!(files, [raw.path().join("ratings.csv")]);
 }
 
@@ -72,7 +72,7 @@ fn columns_can_be_anywhere_under_any_name() {
     assert_eq!(field(&tables.items, "kind"), ["book", "film", "film"]);
     assert_eq!(text(&tables.items, "name"), ["The X", "Y \"why\"", "Unseen"]);
     assert_eq!(field(&tables.users, "city"), ["Oslo", "Rome"]);
-    let files = raw::files_mapped(Csv, raw.path(), &columns).unwrap();
+    let files = raw::files(Csv, raw.path(), &columns).unwrap();
     let expected = ["people.tsv", "things.tsv", "log.tsv"].map(|name| raw.path().join(name));
     assert_eq!(files, expected);
 }
@@ -169,7 +169,7 @@ fn ratings_of_unknown_items_are_refused_or_counted() {
             "items.csv",
         ],
     );
-    let tables = read(&raw, &ColumnMapping { unmatched: Unmatched::Drop, ..columns }).unwrap();
+    let tables = read(&raw, &ColumnMapping { unmatched: Unusable::Drop, ..columns }).unwrap();
     assert_eq!(rows(&tables), [("u", "a", 1.0, 1)]);
     assert_eq!(dropped(&tables), [("ratings of items that the table of items lacks", 2)]);
 }
@@ -321,7 +321,7 @@ fn rows_without_a_value_are_refused_or_counted() {
             "\n  2 rows: without a value (first: line 7, column \"timestamp\": missing (\"NaN\");",
         ],
     );
-    let columns = mapping(|c| c.missing = Missing::Drop);
+    let columns = mapping(|c| c.missing = Unusable::Drop);
     let tables = read(&raw, &columns).unwrap();
     // What stands for a missing number may be an id; a level that only dropped rows have is none.
     assert_eq!(rows(&tables), [("u", "a", 1.0, 1), ("NaN", "NULL", 2.0, 6)]);

@@ -2,8 +2,8 @@
 
 use reclora_storage::raw::{DatasetFormat, Known, detect};
 
+use super::refused;
 use crate::common::{Raw, every_format, movielens_10m};
-use crate::refused;
 
 #[test]
 fn layouts_are_known_by_their_files() {

@@ -1,11 +1,10 @@
 //! GoodReads: lines of JSON, optional tables, and what is left out.
 
 use proptest::prelude::*;
-use reclora_storage::raw;
 use reclora_storage::raw::DatasetFormat::Goodreads;
 
+use super::{dropped, field, names, rows, text};
 use crate::common::Raw;
-use crate::{dropped, field, names, rows, text};
 
 const BOOKS: &str = r#"{"book_id": "11", "title": "Amélie, \"the\" book", "title_without_series": "Amélie", "authors": [{"author_id": "7", "role": ""}, {"author_id": "8", "role": "Illustrator"}], "popular_shelves": [{"count": "3", "name": "to-read"}, {"count": "5", "name": "poetry"}, {"count": "9", "name": "fiction"}, {"count": "99", "name": "books-i-own"}], "average_rating": "4.10", "text_reviews_count": "12", "num_pages": "256", "is_ebook": "false", "format": "Paperback", "publisher": "A House", "publication_year": "2001", "work_id": "501", "isbn": "x"}
 {"book_id": "12", "title": "Bare", "authors": [], "popular_shelves": [], "average_rating": 3.5, "num_pages": null, "is_ebook": true, "work_id": ""}
@@ -107,7 +106,7 @@ fn unrated_and_unknown_books_are_dropped_and_counted() {
 #[test]
 fn every_file_that_is_read_is_listed() {
     let files = |raw: &Raw| -> Vec<String> {
-        let files = raw::files(Goodreads, raw.path()).unwrap();
+        let files = raw.files(Goodreads).unwrap();
         files.iter().map(|f| f.file_name().unwrap().to_str().unwrap().to_owned()).collect()
     };
     let two = ["goodreads_books_poetry.json", "goodreads_interactions_poetry.json.gz"];

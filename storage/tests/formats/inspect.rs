@@ -10,7 +10,7 @@ use crate::common::{Raw, config, shipped};
 
 #[test]
 fn numbers_are_those_of_the_dataset_that_is_written() {
-    let raw = raw::read(Movietweetings, &shipped()).unwrap();
+    let raw = raw::read(Movietweetings, &shipped(), &ColumnMapping::default()).unwrap();
     let config = ProtocolConfig { label: LabelRule::AtLeast(8.0), ..config(5, 5) };
     let found = inspect(&raw, &config).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -48,7 +48,7 @@ fn small() -> Raw {
 #[test]
 fn a_small_table_in_numbers() {
     let columns = ColumnMapping { item_texts: vec!["title".into()], ..ColumnMapping::default() };
-    let raw = raw::read_mapped(Csv, small().path(), &columns).unwrap();
+    let raw = raw::read(Csv, small().path(), &columns).unwrap();
     let config = ProtocolConfig { label: LabelRule::Greater(1.0), ..config(0, 1) };
     let found = inspect(&raw, &config).unwrap();
     assert_eq!(found.read, Counts { ratings: 11, users: 3, items: 7 });
@@ -80,7 +80,7 @@ fn a_small_table_in_numbers() {
 #[test]
 fn without_time_there_is_none_to_show() {
     let columns = ColumnMapping { timestamp: String::new(), ..ColumnMapping::default() };
-    let raw = raw::read_mapped(Csv, small().path(), &columns).unwrap();
+    let raw = raw::read(Csv, small().path(), &columns).unwrap();
     let found = inspect(&raw, &config(0, 1)).unwrap();
     assert_eq!(found.time, None);
     assert_eq!(found.protocol.samples, 2);
@@ -89,7 +89,7 @@ fn without_time_there_is_none_to_show() {
 
 #[test]
 fn that_nothing_is_left_is_said_and_no_error() {
-    let raw = raw::read(Csv, small().path()).unwrap();
+    let raw = raw::read(Csv, small().path(), &ColumnMapping::default()).unwrap();
     let found = inspect(&raw, &config(0, 7)).unwrap();
     assert!(found.protocol.problem.unwrap().contains("Lower data.min_history"));
     assert_eq!(found.protocol.core, Counts { ratings: 11, users: 3, items: 7 });

@@ -2,8 +2,8 @@
 
 use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, RawEntities};
 
+use super::{bookcrossing, goodreads};
 use crate::common::{Raw, every_format};
-use crate::{bookcrossing, goodreads};
 
 fn texts(entities: &RawEntities) -> Vec<&str> {
     entities.texts.iter().map(|column| column.name.as_str()).collect()
@@ -12,7 +12,7 @@ fn texts(entities: &RawEntities) -> Vec<&str> {
 /// The columns that are said to come are those that come.
 fn assert_as_said(format: DatasetFormat, raw: &Raw, columns: &ColumnMapping) {
     let said = raw::text_columns(format, raw.path(), columns).unwrap();
-    let read = raw::read_mapped(format, raw.path(), columns).unwrap();
+    let read = raw::read(format, raw.path(), columns).unwrap();
     assert_eq!(said.users, texts(&read.users), "{}", format.name());
     assert_eq!(said.items, texts(&read.items), "{}", format.name());
     assert!(raw::look(format, raw.path(), columns).is_empty(), "{}", format.name());
@@ -68,7 +68,7 @@ fn every_table_that_lacks_a_column_is_named_at_once() {
 fn files_of_a_layout_that_are_missing_or_empty_are_named() {
     for (format, raw) in every_format() {
         let columns = ColumnMapping::default();
-        for path in raw::files(format, raw.path()).unwrap() {
+        for path in raw.files(format).unwrap() {
             let name = path.file_name().unwrap().to_str().unwrap();
             let bytes = std::fs::read(&path).unwrap();
             for damage in [Some(&b""[..]), None] {

@@ -13,10 +13,10 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use proptest::prelude::*;
 use reclora_storage::raw::DatasetFormat::Parquet;
-use reclora_storage::raw::{self, ColumnMapping, Missing, RawTables, TimeUnit};
+use reclora_storage::raw::{self, ColumnMapping, RawTables, TimeUnit, Unusable};
 
+use super::{dropped, field, refused, rows, text};
 use crate::common::{Raw, seconds};
-use crate::{dropped, field, refused, rows, text};
 
 /// Values of a column; null where levels say 0.
 #[derive(Clone)]
@@ -93,7 +93,7 @@ fn group(rows: &[(&'static str, i64, f64, i64)]) -> Vec<Column> {
 }
 
 fn read(raw: &Raw, columns: &ColumnMapping) -> reclora_storage::Result<RawTables> {
-    raw::read_mapped(Parquet, raw.path(), columns)
+    raw::read(Parquet, raw.path(), columns)
 }
 
 fn mapping(change: impl FnOnce(&mut ColumnMapping)) -> ColumnMapping {
@@ -274,7 +274,7 @@ fn numbers_that_are_none_are_missing() {
     write(&raw.path().join("ratings.parquet"), schema, Compression::SNAPPY, &[group]);
     let refused = read(&raw, &mapping(|_| {})).unwrap_err().to_string();
     assert!(refused.contains("column \"user\": missing"), "{refused}");
-    let tables = read(&raw, &mapping(|c| c.missing = Missing::Drop)).unwrap();
+    let tables = read(&raw, &mapping(|c| c.missing = Unusable::Drop)).unwrap();
     assert_eq!(rows(&tables), [("3", "1", 1.0, 1)]);
     assert_eq!(tables.dropped[0].count, 2);
 }
@@ -300,7 +300,7 @@ fn nulls_are_empty_in_texts_and_missing_in_ids() {
     assert_eq!(text(&tables.items, "title"), ["", "B", ""]);
     let gap = write_items(vec![Some("a"), None, Some("c")]);
     refused(read(&gap, &columns), &["ratings.parquet:2: column \"item\": missing; data.columns.m"]);
-    let tables = read(&gap, &ColumnMapping { missing: Missing::Drop, ..columns }).unwrap();
+    let tables = read(&gap, &ColumnMapping { missing: Unusable::Drop, ..columns }).unwrap();
     assert_eq!(rows(&tables), [("1", "a", 1.0, 1), ("3", "c", 1.0, 1)]);
     assert_eq!(dropped(&tables), [("ratings without a value", 1)]);
 }
@@ -325,7 +325,7 @@ fn a_directory_of_a_spark_job_is_one_table() {
     raw.put("ratings.parquet/.part-00000-x.snappy.parquet.crc", b"crc");
     let tables = raw.read(Parquet).unwrap();
     assert_eq!(rows(&tables), [("u", "1", 1.0, 1), ("v", "2", 2.0, 2), ("w", "3", 3.0, 3)]);
-    let files = raw::files(Parquet, raw.path()).unwrap();
+    let files = raw.files(Parquet).unwrap();
     let names: Vec<&str> = files.iter().map(|f| f.file_name().unwrap().to_str().unwrap()).collect();
     assert_eq!(names, ["part-00000-x.snappy.parquet", "part-00001-x.snappy.parquet"]);
     // Errors name the part and its row; of two rows that repeat each other, rows of the whole table.
@@ -367,7 +367,7 @@ fn directories_called_key_and_value_are_columns() {
     let tables = read(&raw, &columns).unwrap();
     assert_eq!(rows(&tables), [("u", "1", 3.0, 1), ("v", "1", 4.0, 1)]);
     assert_eq!(field(&tables.users, "place"), ["a:b", ""]);
-    assert_eq!(raw::files_mapped(Parquet, raw.path(), &columns).unwrap().len(), 2);
+    assert_eq!(raw::files(Parquet, raw.path(), &columns).unwrap().len(), 2);
     let wrong = ColumnMapping { user_fields: vec!["town".into()], ..columns.clone() };
     refused(
         read(&raw, &wrong),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use reclora_storage::raw::DatasetFormat::{Csv, Parquet};
 use reclora_storage::raw::{self, ColumnMapping, RawTables};
 
-use crate::{field, refused, rows, text};
+use super::{field, refused, rows, text};
 
 fn peer() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peer")
@@ -20,7 +20,7 @@ fn read(ratings: &str, items: &str) -> RawTables {
         item_texts: vec!["title".into()],
         ..ColumnMapping::default()
     };
-    raw::read_mapped(format, &peer(), &columns).unwrap_or_else(|e| panic!("{ratings}: {e}"))
+    raw::read(format, &peer(), &columns).unwrap_or_else(|e| panic!("{ratings}: {e}"))
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn decimals_are_exact_in_every_physical_type() {
         item_texts: ["int32", "int64", "fixed", "yes"].map(str::to_owned).into(),
         ..ColumnMapping::default()
     };
-    let tables = raw::read_mapped(Parquet, &peer(), &columns).unwrap();
+    let tables = raw::read(Parquet, &peer(), &columns).unwrap();
     let first = |name| text(&tables.items, name)[..3].to_vec();
     assert_eq!(rows(&tables)[..3].iter().map(|row| row.2).collect::<Vec<_>>(), [0.5, 1.0, 1.5]);
     assert_eq!(first("int32"), ["0.50", "1.00", "1.50"]);
@@ -86,7 +86,7 @@ fn what_can_not_be_read_is_named_as_the_format_names_it() {
     ] {
         let words =
             format!("the column {column:?} (data.columns.item_texts) is of type {kind}, which");
-        refused(raw::read_mapped(Parquet, &peer(), &with(column)), &[&words, "write it as text"]);
+        refused(raw::read(Parquet, &peer(), &with(column)), &[&words, "write it as text"]);
     }
     let path = peer().join("pyarrow.nested.parquet");
     let sample = raw::sample(Parquet, &path, &ColumnMapping::default()).unwrap();

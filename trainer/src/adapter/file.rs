@@ -1,6 +1,5 @@
 //! The adapter's own file.
 
-use std::ops::Not;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Adapter, AdapterLayout};
 use crate::backbone::BackboneConfig;
-use crate::config::StoredAdapter;
+use crate::config::AdapterConfig;
 use crate::error::Result;
 use crate::parameters::ParameterFile;
 
@@ -16,10 +15,9 @@ const FILE: ParameterFile = ParameterFile { key: "reclora", what: "an adapter", 
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct Settings {
-    pub config: StoredAdapter,
+    pub config: AdapterConfig,
     representation_dim: usize,
     /// Whether it is of scales: then the frozen LoRA comes before them.
-    #[serde(default, skip_serializing_if = "Not::not")]
     pub scales: bool,
 }
 
@@ -36,7 +34,7 @@ impl Adapter {
     /// The file can't be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let settings = Settings {
-            config: StoredAdapter(self.config().clone()),
+            config: self.config().without_path(),
             representation_dim: self.representation_dim(),
             scales: self.layout.is_scaled(),
         };
@@ -52,8 +50,7 @@ impl Adapter {
         let ((frozen, layout), mut parameters) = FILE.load(
             path,
             |Settings { config, representation_dim, scales }: &Settings| {
-                let layout =
-                    AdapterLayout::build(backbone, &config.0, *representation_dim, *scales)?;
+                let layout = AdapterLayout::build(backbone, config, *representation_dim, *scales)?;
                 Ok((layout.frozen(backbone)?, layout))
             },
             |(frozen, layout)| {

@@ -22,7 +22,7 @@ impl AdapterLayout {
         let (count, expected) = (parameters.len(), self.num_parameters());
         if count != expected {
             let what = format!("{count} parameters are not those of an adapter of {expected}");
-            return Err(TrainerError::Input(format!("{what}; run tune again with --force")));
+            return Err(TrainerError::afresh(what, "tune"));
         }
         Ok(())
     }
@@ -43,8 +43,11 @@ impl AdapterLayout {
     pub(crate) fn fits(&self, backbone: &BackboneConfig) -> bool {
         let per_layer = self.config().targets.len();
         let head = self.head();
-        self.modules().len() == per_layer * backbone.num_layers
+        self.modules().len() == per_layer * backbone.num_layers()
             && head.is_none_or(|h| h.weight.len() == h.bias.len() * backbone.hidden_size)
-            && self.modules().iter().all(|m| backbone.projection(m.projection) == [m.d_out, m.d_in])
+            && self
+                .modules()
+                .iter()
+                .all(|m| backbone.projection(m.layer, m.projection) == [m.d_out, m.d_in])
     }
 }

@@ -3,10 +3,11 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
+use super::kinds::{ModuleKind, ModuleTensors, SampleGate};
 use crate::backbone::{BackboneConfig, Projection};
-use crate::config::{AdapterConfig, GateInput, Head, MixForm};
+use crate::config::{AdapterConfig, Head, MixForm};
 use crate::error::{Result, TrainerError};
-use crate::parameters::{Init, ParameterLayout, TensorLayout};
+use crate::parameters::{ParameterLayout, TensorLayout};
 
 /// One adapted projection.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,72 +26,20 @@ pub struct ModuleLayout {
     pub a: Range<usize>,
     /// `lora_B` `[N, d_out, r]`; empty where the LoRA is frozen.
     pub b: Range<usize>,
-    /// The scales of a frozen LoRA, where they are what is trained.
-    pub scales: Option<ScaleLayout>,
-    /// The gate; plain LoRA has none.
-    pub gate: Option<GateLayout>,
-    /// The gate of every token, where the adapter has this kind instead.
-    pub token_gate: Option<TokenGateLayout>,
-    /// The gate that attends to the experts' weights, where the adapter has this kind instead.
-    pub attention_gate: Option<AttentionGateLayout>,
+    /// All its parameters.
+    pub range: Range<usize>,
+    /// What makes a sample's A and B of them.
+    pub kind: ModuleKind,
 }
 
-/// The scales of one adapted projection's frozen LoRA, each as its offset from 1.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ScaleLayout {
-    /// Of the rank: `[r]`.
-    pub rank: Range<usize>,
-    /// Of the outputs: `[d_out]`.
-    pub output: Range<usize>,
-}
-
-/// The gate of one adapted projection.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GateLayout {
-    /// LayerNorm weight `[|c|]`; the scale is 1 + weight.
-    pub norm_weight: Range<usize>,
-    /// LayerNorm bias `[|c|]`.
-    pub norm_bias: Range<usize>,
-    /// First layer `[hidden, |c|]`.
-    pub fc1_weight: Range<usize>,
-    /// First bias `[hidden]`.
-    pub fc1_bias: Range<usize>,
-    /// Second layer `[N, hidden]`.
-    pub fc2_weight: Range<usize>,
-    /// Second bias `[N]`.
-    pub fc2_bias: Range<usize>,
-}
-
-/// The gate of an adapted projection that reads every token. Its tensors lie one after the other.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TokenGateLayout {
-    /// LayerNorm weight `[d_in + |c|]`; the scale is 1 + weight.
-    pub norm_weight: Range<usize>,
-    /// LayerNorm bias `[d_in + |c|]`.
-    pub norm_bias: Range<usize>,
-    /// The layer `[N, d_in + |c|]`.
-    pub fc_weight: Range<usize>,
-    /// Its bias `[N]`.
-    pub fc_bias: Range<usize>,
-}
-
-/// The gate of an adapted projection that compares the representation with every expert.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AttentionGateLayout {
-    /// Representation to query `[hidden, |c|]`.
-    pub query_weight: Range<usize>,
-    /// Its bias `[hidden]`.
-    pub query_bias: Range<usize>,
-    /// An expert's A, then its B, to its key `[hidden, r (d_in + d_out)]`.
-    pub key_weight: Range<usize>,
-    /// Its bias `[hidden]`.
-    pub key_bias: Range<usize>,
-    /// `[q, k, q - k, q * k]` to the hidden layer `[hidden, 4 hidden]`.
-    pub fc1_weight: Range<usize>,
-    /// Its bias `[hidden]`.
-    pub fc1_bias: Range<usize>,
-    /// Hidden layer to the expert's logit `[1, hidden]`; a bias would be the same for all experts.
-    pub fc2_weight: Range<usize>,
+impl ModuleLayout {
+    /// The gate of a sample, where the projection is of this kind.
+    pub fn sample_gate(&self) -> Option<&SampleGate> {
+        match &self.kind {
+            ModuleKind::SampleGate(gate) => Some(gate),
+            _ => None,
+        }
+    }
 }
 
 /// A trained head.
@@ -107,7 +56,6 @@ pub struct HeadLayout {
 pub struct AdapterLayout {
     config: AdapterConfig,
     representation_dim: usize,
-    scaled: bool,
     modules: Vec<ModuleLayout>,
     head: Option<HeadLayout>,
     parameters: ParameterLayout,
@@ -144,21 +92,26 @@ impl AdapterLayout {
         let mut layout = Self {
             config: AdapterConfig { scale_of: PathBuf::new(), ..config.clone() },
             representation_dim: if gated { representation_dim } else { 0 },
-            scaled,
             modules: Vec::new(),
             head: None,
             parameters: ParameterLayout::default(),
         };
-        for layer in 0..backbone.num_layers {
+        for layer in 0..backbone.num_layers() {
             for &projection in &targets {
-                layout.push_module(layer, projection, backbone.projection(projection))?;
+                layout.push_module(
+                    layer,
+                    projection,
+                    backbone.projection(layer, projection),
+                    scaled,
+                )?;
             }
         }
         // Last, so that the modules' ranges are the same with every head.
         if let Some(outputs) = config.head.outputs() {
+            let mut tensors = layout.tensors_of("head", [outputs, backbone.hidden_size]);
             layout.head = Some(HeadLayout {
-                weight: layout.zeros("head", "weight", &[outputs, backbone.hidden_size])?,
-                bias: layout.zeros("head", "bias", &[outputs])?,
+                weight: tensors.zeros("weight", &[outputs, backbone.hidden_size])?,
+                bias: tensors.zeros("bias", &[outputs])?,
             });
         }
         Ok(layout)
@@ -168,111 +121,26 @@ impl AdapterLayout {
         &mut self,
         layer: usize,
         projection: Projection,
-        [d_out, d_in]: [usize; 2],
+        sizes: [usize; 2],
+        scaled: bool,
     ) -> Result<()> {
-        let name = projection.module(layer);
-        let AdapterConfig { experts, rank, gate_hidden, .. } = self.config;
-        let width = self.representation_dim;
-        let (a, b, scales) = if self.scaled {
-            let scales = ScaleLayout {
-                rank: self.zeros(&name, "rank_scale", &[rank])?,
-                output: self.zeros(&name, "output_scale", &[d_out])?,
-            };
-            (0..0, 0..0, Some(scales))
-        } else {
-            let a = self.weight(&name, "lora_A", &[experts, rank, d_in])?;
-            (a, self.zeros(&name, "lora_B", &[experts, d_out, rank])?, None)
-        };
-        let kind = (experts > 1).then_some(self.config.gate);
-        let gate = if kind == Some(GateInput::Sample) {
-            Some(GateLayout {
-                norm_weight: self.zeros(&name, "gate.norm.weight", &[width])?,
-                norm_bias: self.zeros(&name, "gate.norm.bias", &[width])?,
-                fc1_weight: self.weight(&name, "gate.fc1.weight", &[gate_hidden, width])?,
-                fc1_bias: self.zeros(&name, "gate.fc1.bias", &[gate_hidden])?,
-                fc2_weight: self.weight(&name, "gate.fc2.weight", &[experts, gate_hidden])?,
-                fc2_bias: self.zeros(&name, "gate.fc2.bias", &[experts])?,
-            })
-        } else {
-            None
-        };
-        let token_gate = if kind == Some(GateInput::Token) {
-            let width = d_in + width;
-            Some(TokenGateLayout {
-                norm_weight: self.zeros(&name, "gate.norm.weight", &[width])?,
-                norm_bias: self.zeros(&name, "gate.norm.bias", &[width])?,
-                fc_weight: self.weight(&name, "gate.fc.weight", &[experts, width])?,
-                fc_bias: self.zeros(&name, "gate.fc.bias", &[experts])?,
-            })
-        } else {
-            None
-        };
-        let attention_gate = if kind == Some(GateInput::Attention) {
-            Some(self.push_attention_gate(&name, gate_hidden, rank * (d_in + d_out))?)
-        } else {
-            None
-        };
-        self.modules.push(ModuleLayout {
-            name,
-            layer,
-            projection,
-            d_in,
-            d_out,
-            a,
-            b,
-            scales,
-            gate,
-            token_gate,
-            attention_gate,
-        });
+        let (name, start) = (projection.module(layer), self.parameters.len());
+        let (a, b, kind) = ModuleKind::push(&mut self.tensors_of(&name, sizes), scaled)?;
+        let ([d_out, d_in], range) = (sizes, start..self.parameters.len());
+        self.modules.push(ModuleLayout { name, layer, projection, d_in, d_out, a, b, range, kind });
         Ok(())
     }
 
-    fn push_attention_gate(
-        &mut self,
-        module: &str,
-        hidden: usize,
-        expert: usize,
-    ) -> Result<AttentionGateLayout> {
-        let width = self.representation_dim;
-        Ok(AttentionGateLayout {
-            query_weight: self.weight(module, "gate.query.weight", &[hidden, width])?,
-            query_bias: self.zeros(module, "gate.query.bias", &[hidden])?,
-            key_weight: self.weight(module, "gate.key.weight", &[hidden, expert])?,
-            key_bias: self.zeros(module, "gate.key.bias", &[hidden])?,
-            fc1_weight: self.weight(module, "gate.mlp.fc1.weight", &[hidden, 4 * hidden])?,
-            fc1_bias: self.zeros(module, "gate.mlp.fc1.bias", &[hidden])?,
-            fc2_weight: self.weight(module, "gate.mlp.fc2.weight", &[1, hidden])?,
-        })
-    }
-
-    /// A tensor whose values begin uniform in ±1/√inputs.
-    fn weight(&mut self, module: &str, tensor: &str, shape: &[usize]) -> Result<Range<usize>> {
-        self.push(module, tensor, shape, Init::Uniform)
-    }
-
-    /// A tensor whose values begin as 0, some of them as offsets from 1.
-    fn zeros(&mut self, module: &str, tensor: &str, shape: &[usize]) -> Result<Range<usize>> {
-        self.push(module, tensor, shape, Init::Zero)
-    }
-
-    fn push(
-        &mut self,
-        module: &str,
-        tensor: &str,
-        shape: &[usize],
-        init: Init,
-    ) -> Result<Range<usize>> {
-        let name = format!("{module}.{tensor}");
-        self.parameters.push(name, shape, init).map_err(|error| {
-            TrainerError::config("adapter", format!("{error}; lower experts or rank"))
-        })
+    fn tensors_of<'a>(&'a mut self, name: &'a str, [d_out, d_in]: [usize; 2]) -> ModuleTensors<'a> {
+        let Self { parameters, config, representation_dim, .. } = self;
+        let representation_dim = *representation_dim;
+        ModuleTensors { parameters, config, name, d_in, d_out, representation_dim }
     }
 
     /// The layout of the frozen LoRA whose scales this one is of, if it is.
     pub(super) fn frozen(&self, backbone: &BackboneConfig) -> Result<Option<Self>> {
         let plain = AdapterConfig { head: Head::Lm, ..self.config.clone() };
-        self.scaled.then(|| Self::build(backbone, &plain, 0, false)).transpose()
+        self.is_scaled().then(|| Self::build(backbone, &plain, 0, false)).transpose()
     }
 
     /// The settings. Where a frozen LoRA came from is not kept: it is part of the adapter.
@@ -312,12 +180,12 @@ impl AdapterLayout {
 
     /// Whether what is trained are scales of a frozen LoRA.
     pub fn is_scaled(&self) -> bool {
-        self.scaled
+        self.modules.first().is_some_and(|module| matches!(module.kind, ModuleKind::Scales(_)))
     }
 
     /// Whether mixtures are made for every token.
     pub fn is_per_token(&self) -> bool {
-        self.config.experts > 1 && self.config.gate == GateInput::Token
+        self.modules.first().is_some_and(|module| module.kind.is_per_token())
     }
 
     /// Whether a sample's adapter is that of all experts, one below the other: in the product form, and
@@ -338,8 +206,10 @@ impl AdapterLayout {
     pub fn start_of_layer(&self, layer: usize) -> usize {
         let above = self.modules.iter().find(|module| module.layer >= layer);
         let head = self.head.as_ref().map(|head| &head.weight);
-        let first = above.map(|module| module.scales.as_ref().map_or(&module.a, |s| &s.rank));
-        first.or(head).map_or(self.parameters.len(), |range| range.start)
+        above
+            .map(|module| &module.range)
+            .or(head)
+            .map_or(self.parameters.len(), |range| range.start)
     }
 
     /// Name of the tensor that the flat vector has at `place`.

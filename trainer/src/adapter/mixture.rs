@@ -1,11 +1,9 @@
 //! One sample's mixed adapter: computed once per sample and module, and its backward.
 
-use super::{AdapterView, Dropout, ModuleLayout, scale};
-use crate::adapter::attention_gate::AttentionGate;
-use crate::adapter::gate::GateState;
-use crate::adapter::token_gate::TokenGate;
+use super::AdapterView;
+use super::kinds::{Module, Sample, TokenBuffers, TokenRouter};
 use crate::error::Result;
-use crate::kernels::buffer::Buffer;
+use crate::kernels::buffer::{Buffer, Scratch};
 use crate::kernels::pointwise::{axpy, dot};
 use crate::parameters::GradientSink;
 use crate::telemetry::measure;
@@ -14,18 +12,16 @@ use crate::telemetry::measure;
 #[derive(Debug, Default)]
 pub(crate) struct Mixture {
     pub modules: Vec<MixedState>,
-    d_alpha: Vec<f32>,
 }
 
 /// One module's mixed adapter and the gradients that reached it.
 #[derive(Debug, Default)]
 pub(crate) struct MixedState {
-    pub gate: GateState,
-    /// The gate of every token, where the adapter has this kind: the model applies it, and `a` and `b`
-    /// are all experts with weight 1.
-    pub token_gate: Option<TokenGate>,
-    /// The gate that attends to the experts' weights, where the adapter has this kind.
-    attention_gate: AttentionGate,
+    /// Weights of the experts `[N]`.
+    pub alpha: Vec<f32>,
+    /// What gives every token weights of its own, where the kind does: it stands between A and B, which are then
+    /// all experts with weight 1.
+    pub router: Option<TokenRouter>,
     /// `[rank', d_in]`, rank' = r (factor) or N * r (product).
     pub a: Vec<f32>,
     /// `[d_out, rank']`.
@@ -34,45 +30,22 @@ pub(crate) struct MixedState {
     pub d_a: Buffer,
     /// See `d_a`.
     pub d_b: Buffer,
+    /// Gradient of `alpha`, set by [`Self::unmix_experts`].
+    pub d_alpha: Vec<f32>,
+    /// What the kind keeps from forward to backward.
+    pub buffers: Scratch,
 }
 
 impl Mixture {
-    /// Mixes every module's experts for representation `c`.
-    pub fn forward(
-        &mut self,
-        adapter: AdapterView<'_>,
-        c: &[f32],
-        dropout: Option<Dropout>,
-    ) -> Result<()> {
+    /// Mixes every module's experts for a sample.
+    pub fn forward(&mut self, adapter: AdapterView<'_>, sample: Sample<'_>) -> Result<()> {
         let layout = adapter.layout();
-        layout.check_representation(c)?;
-        let lora = adapter.frozen().unwrap_or(adapter);
+        layout.check_representation(sample.representation)?;
         self.modules.resize_with(layout.modules().len(), MixedState::default);
-        for (index, (module, state)) in layout.modules().iter().zip(&mut self.modules).enumerate() {
-            match &module.gate {
-                None => state.gate.set_ones(match &module.token_gate {
-                    Some(_) => layout.config().experts,
-                    None => 1,
-                }),
-                Some(gate) => {
-                    let dropout = dropout.map(|d| (d, index));
-                    state.gate.forward(gate, layout.config(), adapter.parameters(), c, dropout);
-                }
-            }
-            match &module.token_gate {
-                Some(gate) => {
-                    let state = state.token_gate.get_or_insert_default();
-                    state.set(gate, layout.config(), adapter.parameters(), c);
-                }
-                None => state.token_gate = None,
-            }
-            if module.attention_gate.is_some() {
-                state.attention_gate.forward(adapter, module, c, &mut state.gate.alpha);
-            }
-            state.mix(lora, &lora.layout().modules()[index]);
-            if let Some(scales) = &module.scales {
-                scale::apply(scales, adapter.parameters(), &mut state.b);
-            }
+        for (index, mixed) in self.modules.iter_mut().enumerate() {
+            let module = Module::new(adapter, index);
+            mixed.router = mixed.router.take().filter(|_| module.layout.kind.is_per_token());
+            module.layout.kind.kind().mix(module, sample, mixed);
         }
         self.tell_weights();
         Ok(())
@@ -81,7 +54,7 @@ impl Mixture {
     /// Counts the experts' weights, summed over the modules.
     fn tell_weights(&self) {
         let mut sums: Vec<f32> = Vec::new();
-        for alpha in self.modules.iter().map(|state| &state.gate.alpha) {
+        for alpha in self.modules.iter().map(|state| &state.alpha) {
             sums.resize(alpha.len(), 0.0);
             sums.iter_mut().zip(alpha).for_each(|(sum, weight)| *sum += weight);
         }
@@ -98,35 +71,55 @@ impl Mixture {
         layer: usize,
         target: &mut GradientSink<'_>,
     ) {
-        let layout = adapter.layout();
-        let gradient = &mut *target.values;
-        let modules = layout.modules().iter().zip(&self.modules).enumerate();
-        for (index, (module, state)) in modules.filter(|(_, (module, _))| module.layer == layer) {
-            match (&module.scales, adapter.frozen()) {
-                (Some(scales), Some(lora)) => {
-                    let b = &lora.parameters()[lora.layout().modules()[index].b.clone()];
-                    scale::backward(scales, adapter.parameters(), b, &state.d_b, gradient);
-                }
-                _ => state.unmix(adapter, module, &mut self.d_alpha, gradient),
-            }
-            if let Some(gate) = &module.gate {
-                let parameters = adapter.parameters();
-                state.gate.backward(gate, layout.config(), parameters, &self.d_alpha, gradient);
-            }
-            if let (Some(gate), Some(state)) = (&module.token_gate, &state.token_gate) {
-                state.add_gradient(gate, gradient);
-            }
-            if module.attention_gate.is_some() {
-                let alpha = &state.gate.alpha;
-                state.attention_gate.backward(adapter, module, alpha, &self.d_alpha, gradient);
+        for (index, mixed) in self.modules.iter_mut().enumerate() {
+            let module = Module::new(adapter, index);
+            if module.layout.layer == layer {
+                module.layout.kind.kind().unmix(module, mixed, target.values);
             }
         }
-        target.ready_from(layout.start_of_layer(layer));
+        target.ready_from(adapter.layout().start_of_layer(layer));
     }
 }
 
 impl MixedState {
-    fn mix(&mut self, adapter: AdapterView<'_>, module: &ModuleLayout) {
+    /// Every expert has weight 1.
+    pub fn set_ones(&mut self, experts: usize) {
+        self.alpha.clear();
+        self.alpha.resize(experts, 1.0);
+    }
+
+    /// What B multiplies, of what A made of the rows of `x` `[rows, d_in]` (`lora_x` `[rows, rank']`).
+    pub fn between<'b>(
+        &self,
+        x: &[f32],
+        d_in: usize,
+        lora_x: &'b [f32],
+        buffers: &'b mut TokenBuffers,
+    ) -> &'b [f32] {
+        let Some(router) = &self.router else { return lora_x };
+        router.forward(x, d_in, lora_x, buffers);
+        &buffers.routed
+    }
+
+    /// Backward of [`Self::between`], whose buffers these are: `d_lora`, the gradient of what B multiplies over
+    /// `scale`, becomes that of `lora_x`; what reaches the rows of `x` on the way is added to `dx`.
+    pub fn between_grad(
+        &mut self,
+        lora_x: &[f32],
+        d_lora: &mut [f32],
+        scale: f32,
+        d_in: usize,
+        dx: Option<&mut [f32]>,
+        buffers: &mut TokenBuffers,
+    ) {
+        if let Some(router) = &mut self.router {
+            router.backward(lora_x, d_lora, scale, d_in, dx, buffers);
+        }
+    }
+
+    /// A and B of the experts, mixed with their weights.
+    pub fn mix_experts(&mut self, of: Module<'_>) {
+        let Module { adapter, layout: module, .. } = of;
         let rank = adapter.config().rank;
         let a = &adapter.parameters()[module.a.clone()];
         let b = &adapter.parameters()[module.b.clone()];
@@ -137,9 +130,9 @@ impl MixedState {
         if adapter.layout().is_stacked() {
             // The experts' A stacked; their B side by side, each scaled by its weight.
             self.a.extend_from_slice(a);
-            let stacked = self.gate.alpha.len() * rank;
+            let stacked = self.alpha.len() * rank;
             self.b.resize(module.d_out * stacked, 0.0);
-            for (k, (b, alpha)) in b_experts.zip(&self.gate.alpha).enumerate() {
+            for (k, (b, alpha)) in b_experts.zip(&self.alpha).enumerate() {
                 let rows = self.b.chunks_exact_mut(stacked).zip(b.chunks_exact(rank));
                 for (dst, src) in rows {
                     for (d, s) in dst[k * rank..(k + 1) * rank].iter_mut().zip(src) {
@@ -150,26 +143,21 @@ impl MixedState {
         } else {
             self.a.resize(rank * module.d_in, 0.0);
             self.b.resize(module.d_out * rank, 0.0);
-            for ((a, b), alpha) in a_experts.zip(b_experts).zip(&self.gate.alpha) {
+            for ((a, b), alpha) in a_experts.zip(b_experts).zip(&self.alpha) {
                 axpy(&mut self.a, *alpha, a);
                 axpy(&mut self.b, *alpha, b);
             }
         }
     }
 
-    /// Backward of [`Self::mix`]: gradients of the experts, and of the mixture weights.
-    fn unmix(
-        &self,
-        adapter: AdapterView<'_>,
-        module: &ModuleLayout,
-        d_alpha: &mut Vec<f32>,
-        gradient: &mut [f32],
-    ) {
+    /// Backward of [`Self::mix_experts`]: gradients of the experts, and of their weights.
+    pub fn unmix_experts(&mut self, of: Module<'_>, gradient: &mut [f32]) {
+        let Module { adapter, layout: module, .. } = of;
         let rank = adapter.config().rank;
         let (a_len, b_len) = (rank * module.d_in, module.d_out * rank);
-        let stacked = self.gate.alpha.len() * rank;
-        d_alpha.clear();
-        for (k, alpha) in self.gate.alpha.iter().enumerate() {
+        let stacked = self.alpha.len() * rank;
+        self.d_alpha.clear();
+        for (k, alpha) in self.alpha.iter().enumerate() {
             let a = module.a.start + k * a_len..module.a.start + (k + 1) * a_len;
             let b = module.b.start + k * b_len..module.b.start + (k + 1) * b_len;
             if adapter.layout().is_stacked() {
@@ -184,12 +172,12 @@ impl MixedState {
                         sum += b * d;
                     }
                 }
-                d_alpha.push(sum);
+                self.d_alpha.push(sum);
             } else {
                 axpy(&mut gradient[a.clone()], *alpha, &self.d_a);
                 axpy(&mut gradient[b.clone()], *alpha, &self.d_b);
                 let parameters = adapter.parameters();
-                d_alpha.push(dot(&self.d_a, &parameters[a]) + dot(&self.d_b, &parameters[b]));
+                self.d_alpha.push(dot(&self.d_a, &parameters[a]) + dot(&self.d_b, &parameters[b]));
             }
         }
     }

@@ -3,30 +3,26 @@
 //! All trained numbers are one flat vector, so that optimizer, gradient reduction and checkpoints
 //! need no structure; [`AdapterLayout`] gives names, shapes and ranges.
 
-mod attention_gate;
 mod file;
 mod fit;
-mod gate;
 mod head;
+mod kinds;
 mod layout;
 mod mixture;
 mod peft;
-mod scale;
-mod token_gate;
+mod routing;
 mod view;
 
 use std::sync::Arc;
 
-pub use gate::Dropout;
-#[cfg(feature = "cuda")]
-pub(crate) use gate::LAYER_NORM_EPS;
-pub use layout::{
-    AdapterLayout, AttentionGateLayout, GateLayout, HeadLayout, ModuleLayout, ScaleLayout,
-    TokenGateLayout,
-};
+pub use kinds::{AttentionGate, Lora, ModuleKind, SampleGate, Scales, TokenGate};
+pub(crate) use kinds::{Sample, TokenBuffers};
+pub use layout::{AdapterLayout, HeadLayout, ModuleLayout};
 pub(crate) use mixture::Mixture;
 pub(crate) use peft::{PEFT_CONFIG, PEFT_MODEL};
-pub(crate) use token_gate::TokenGateBuffers;
+pub use routing::Dropout;
+#[cfg(feature = "cuda")]
+pub(crate) use routing::LAYER_NORM_EPS;
 pub use view::AdapterView;
 
 use crate::backbone::BackboneConfig;
@@ -79,7 +75,7 @@ impl Adapter {
     ) -> Result<Self> {
         let layout = AdapterLayout::new(backbone, config, representation_dim)?;
         let frozen = match config.frozen_lora() {
-            Some(path) => Some(Arc::new(scale::frozen(path, backbone, config, &layout)?)),
+            Some(path) => Some(Arc::new(kinds::scales::frozen(path, backbone, config, &layout)?)),
             None => None,
         };
         let mut parameters = vec![0.0; layout.num_parameters()];
@@ -155,7 +151,7 @@ impl Adapter {
     /// The representation has another width than the adapter's, or each token has its own mixture.
     pub fn alpha(&self, representation: &[f32]) -> Result<Vec<Vec<f32>>> {
         let mixture = self.mixture_of_sample(representation)?;
-        Ok(mixture.modules.iter().map(|m| m.gate.alpha.clone()).collect())
+        Ok(mixture.modules.iter().map(|m| m.alpha.clone()).collect())
     }
 
     /// The ordinary LoRA that equals this adapter for one representation.
@@ -191,7 +187,7 @@ impl Adapter {
     fn mixture_of_sample(&self, representation: &[f32]) -> Result<Mixture> {
         self.refuse_per_token()?;
         let mut mixture = Mixture::default();
-        mixture.forward(self.view(), representation, None)?;
+        mixture.forward(self.view(), Sample { representation, dropout: None })?;
         Ok(mixture)
     }
 }

@@ -140,8 +140,8 @@ pub(super) fn load(path: &Path, weight_type: WeightType) -> Result<Backbone> {
     let Parts { embedding, mut blocks, norm, head } = parts.map_err(|error| files.advise(error))?;
     keep_packed_if_small(&mut blocks);
     // A single block projects the queries of few positions.
-    let lowest_bytes = config.vocab_size * config.qkv_dim() * size_of::<f32>();
-    let keeps_lowest = config.num_layers > 1 && lowest_bytes <= LOWEST_BYTES;
+    let lowest_bytes = config.vocab_size * config.qkv_dim(0) * size_of::<f32>();
+    let keeps_lowest = config.num_layers() > 1 && lowest_bytes <= LOWEST_BYTES;
     let lowest = keeps_lowest.then(OnceLock::new);
     let path = path.to_path_buf();
     Ok(Backbone { config, path, weight_type, embedding, blocks, norm, head, lowest, notes })
@@ -201,7 +201,7 @@ fn read_parts(
 ) -> Result<Parts> {
     let table = [config.vocab_size, config.hidden_size];
     let embedding = tensors.matrix(embedding, table, weight_type)?;
-    let blocks = (0..config.num_layers)
+    let blocks = (0..config.num_layers())
         .map(|layer| read_block(tensors, config, layer, weight_type))
         .collect::<Result<_>>()?;
     let norm = tensors.vector("model.norm.weight", config.hidden_size)?;
@@ -221,7 +221,7 @@ fn read_block(
 ) -> Result<BlockWeights> {
     let mut linear = |projection: Projection| -> Result<FrozenLinear> {
         let name = projection.module(layer);
-        let shape = config.projection(projection);
+        let shape = config.projection(layer, projection);
         let weight = tensors.matrix(&format!("{name}.weight"), shape, weight_type)?;
         let bias = config.has_bias(projection);
         let bias = bias.then(|| tensors.vector(&format!("{name}.bias"), shape[0])).transpose()?;

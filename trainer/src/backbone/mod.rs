@@ -15,7 +15,7 @@ mod weight;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-pub use config::{BackboneConfig, RopeScaling};
+pub use config::{BackboneConfig, LayerShape, RopeScaling};
 pub(crate) use diagnose::cause;
 pub(crate) use gguf::{Gguf, is_gguf};
 pub use shape::{Projection, WeightType};

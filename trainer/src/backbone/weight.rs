@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use bytemuck::Pod;
 use half::bf16;
 use half::slice::HalfBitsSliceExt;
-use reclora_storage::mmap::{Mapped, Pod};
+use reclora_storage::mmap::Mapped;
 
 use crate::backbone::WeightType;
 use crate::kernels::q8_0::{BLOCK, BLOCK_BYTES, QuantizeError, quantize_row};

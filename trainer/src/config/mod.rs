@@ -5,7 +5,6 @@
 
 mod adapter;
 mod runtime;
-mod stored;
 mod training;
 mod validate;
 
@@ -20,7 +19,6 @@ use reclora_storage::protocol::LabelRule;
 use reclora_storage::raw::{ColumnMapping, DatasetFormat, Duplicates};
 pub use runtime::{CommBackend, Device, EmbeddingSharding, RuntimeConfig};
 use serde::{Deserialize, Serialize};
-pub(crate) use stored::StoredAdapter;
 pub use training::{EmbeddingOptimizer, FewShotSampler, LimitOrder};
 
 use crate::backbone::{Projection, WeightType};
@@ -125,6 +123,8 @@ pub enum Order {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CrmConfig {
+    /// Which network it is.
+    pub network: CrmNetwork,
     /// Width e of the shared embedding table.
     pub embedding_dim: usize,
     /// Width H of the hidden layers.
@@ -154,6 +154,15 @@ pub struct CrmConfig {
     pub folds: usize,
     /// What the gate reads: `final` (last hidden layer), `hidden` (its input) or `user`.
     pub representation: Representation,
+}
+
+/// The networks of a CRM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CrmNetwork {
+    /// Attention over the history (DIN); over a retrieved one, SIM.
+    #[default]
+    Din,
 }
 
 /// What the CRM hands to the gate.
@@ -319,6 +328,7 @@ impl Default for RetrieveConfig {
 impl Default for CrmConfig {
     fn default() -> Self {
         Self {
+            network: CrmNetwork::default(),
             embedding_dim: 64,
             hidden_dim: 256,
             num_layers: 3,

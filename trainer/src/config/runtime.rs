@@ -52,7 +52,7 @@ pub struct RuntimeConfig {
     pub pause_timeout: u64,
     /// Seconds that ranks have to save what they have in memory when another has died and the last checkpoint
     /// is more than 5 s old; 0 ends them at once.
-    pub heal_timeout: u64,
+    pub recovery_timeout: u64,
 }
 
 impl RuntimeConfig {
@@ -111,7 +111,7 @@ impl Default for RuntimeConfig {
             heartbeat_timeout: 30,
             progress_timeout: 1800,
             pause_timeout: 60,
-            heal_timeout: 10,
+            recovery_timeout: 10,
         }
     }
 }

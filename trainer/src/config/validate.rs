@@ -1,6 +1,6 @@
 //! Settings that can't work are refused before anything runs, each by its name.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use reclora_comm::Wire;
 use reclora_storage::StorageError;
@@ -247,6 +247,12 @@ impl AdapterConfig {
     /// The LoRA whose scales are tuned, where it is one.
     pub fn frozen_lora(&self) -> Option<&Path> {
         Some(self.scale_of.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// As adapter files and fingerprints hold it: without the path of a frozen LoRA. Its place changes nothing,
+    /// and what is in that file is hashed by itself.
+    pub(crate) fn without_path(&self) -> Self {
+        Self { scale_of: PathBuf::new(), ..self.clone() }
     }
 
     /// Checks what scales of a frozen LoRA ask of the other settings.

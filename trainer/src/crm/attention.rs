@@ -10,10 +10,21 @@
 
 use std::ops::Range;
 
-use super::layers::{Linear, add_rows_to, linear};
-use super::parts::{Parts, tiles};
+use super::layers::{Linear, linear};
+use super::parts::{Parts, add_rows_to, tiles};
 use crate::kernels::matmul::{Mat, matmul};
 use crate::parameters::Gradient;
+
+/// Which history rows are whose.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SampleRows<'a> {
+    /// Those of sample `i` are `offsets[i]..offsets[i + 1]`.
+    pub offsets: &'a [usize],
+    /// The samples of each micro-batch.
+    pub of_samples: Parts<'a>,
+    /// Its rows.
+    pub of_rows: Parts<'a>,
+}
 
 /// Buffers of the layer, reused.
 #[derive(Debug, Default)]
@@ -35,16 +46,14 @@ pub(super) struct AttentionInput {
 }
 
 impl AttentionInput {
-    /// `y` `[rows, outputs]` of queries and history rows; those of sample `i` are `offsets[i..i + 2]`. The parts are
-    /// of the samples, and of the rows.
+    /// `y` `[rows, outputs]` of queries and history rows.
     pub fn forward<'a>(
         &mut self,
         layer: &Linear,
         parameters: &[f32],
         queries: impl Iterator<Item = &'a [f32]>,
         history: &[f32],
-        offsets: &[usize],
-        [of_samples, of_rows]: [Parts<'_>; 2],
+        SampleRows { offsets, of_samples, of_rows }: SampleRows<'_>,
         y: &mut Vec<f32>,
     ) {
         let e = layer.inputs / 4;
@@ -91,8 +100,7 @@ impl AttentionInput {
         &mut self,
         layer: &Linear,
         dy: &[f32],
-        offsets: &[usize],
-        [of_samples, of_rows]: [Parts<'_>; 2],
+        SampleRows { offsets, of_samples, of_rows }: SampleRows<'_>,
         gradient: &mut Gradient,
         dhistory: &mut [f32],
     ) {

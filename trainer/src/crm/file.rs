@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
 
-use super::{Din, DinShape};
+use super::{Crm, CrmShape};
 use crate::backbone::Numbers;
 use crate::config::{CrmConfig, Representation};
 use crate::error::Result;
@@ -16,7 +16,7 @@ const FILE: ParameterFile = ParameterFile { key: "reclora-crm", what: "a CRM", s
 struct Settings {
     #[serde(serialize_with = "without_representation")]
     config: CrmConfig,
-    shape: DinShape,
+    shape: CrmShape,
 }
 
 /// What is handed to the gate is chosen when the CRM is used: it is no part of what was trained.
@@ -29,7 +29,7 @@ fn without_representation<S: Serializer>(
     value.serialize(serializer)
 }
 
-impl Din {
+impl Crm {
     fn shapes(&self) -> Vec<NamedShape<'_>> {
         self.tensors().iter().map(|tensor| (tensor.name.as_str(), &tensor.shape[..])).collect()
     }
@@ -66,17 +66,17 @@ impl Din {
     }
 }
 
-/// A network, and its parameters in a file: a large table costs no memory but that of the pages in use,
+/// A CRM, and its parameters in a file: a large table costs no memory but that of the pages in use,
 /// which all processes of a machine share.
 #[derive(Debug)]
-pub struct Crm {
-    din: Din,
+pub struct TrainedCrm {
+    crm: Crm,
     table: Numbers<f32>,
     dense: Vec<f32>,
 }
 
-impl Crm {
-    /// Opens a file of [`Din::save`], to hand out `representation`, and checks it from the first byte to
+impl TrainedCrm {
+    /// Opens a file of [`Crm::save`], to hand out `representation`, and checks it from the first byte to
     /// the last.
     ///
     /// # Errors
@@ -84,19 +84,19 @@ impl Crm {
     pub fn open(path: &Path, representation: Representation) -> Result<Self> {
         let layout = |settings: &Settings| {
             let config = CrmConfig { representation, ..settings.config.clone() };
-            Din::new(&config, settings.shape)
+            Crm::new(&config, settings.shape)
         };
-        let (din, tensors) = FILE.open(path, layout, Din::shapes)?;
+        let (crm, tensors) = FILE.open(path, layout, Crm::shapes)?;
         let mut tensors = tensors.into_iter();
         let table = tensors.next().unwrap_or(Numbers::Owned(Vec::new()));
         let dense: Vec<Numbers<f32>> = tensors.collect();
         let dense: Vec<&[f32]> = dense.iter().map(Numbers::as_slice).collect();
-        Ok(Self { din, table, dense: dense.concat() })
+        Ok(Self { crm, table, dense: dense.concat() })
     }
 
-    /// The network.
-    pub fn din(&self) -> &Din {
-        &self.din
+    /// The CRM without its parameters.
+    pub fn crm(&self) -> &Crm {
+        &self.crm
     }
 
     /// Its parameters.

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use super::parts::Parts;
 use crate::kernels::matmul::Mat;
-use crate::kernels::pointwise::add;
 use crate::parameters::{Gradient, splitmix};
 
 /// y = x Wᵀ + b, its parameters at these places behind the table.
@@ -27,11 +26,6 @@ pub(super) fn linear(
     y.clear();
     (0..x.rows()).for_each(|_| y.extend_from_slice(bias));
     parts.multiply(y, x, weight.t(), true);
-}
-
-/// Adds rows of the sum's width to it.
-pub(super) fn add_rows_to(sum: &mut [f32], rows: &[f32]) {
-    rows.chunks_exact(sum.len()).for_each(|row| add(sum, row));
 }
 
 impl Linear {
@@ -100,6 +94,8 @@ pub(super) struct MlpState {
     pub layers: Vec<Vec<f32>>,
     /// `[rows]`.
     pub output: Vec<f32>,
+    /// 1 − the dropout of the forward.
+    keep: f32,
     gradients: [Vec<f32>; 2],
 }
 
@@ -140,6 +136,7 @@ impl Mlp {
         state: &mut MlpState,
     ) {
         state.layers.resize_with(self.hidden.len() + 1, Vec::new);
+        state.keep = 1.0 - dropout.map_or(0.0, |dropout| dropout.probability);
         for (index, layer) in self.hidden.iter().enumerate() {
             let (before, after) = state.layers.split_at_mut(index + 1);
             let y = &mut after[0];
@@ -156,18 +153,17 @@ impl Mlp {
         state.output = output;
     }
 
-    /// Adds the gradient of the stack's parameters; returns that of its input. `keep` is
-    /// 1 − the dropout of the forward.
+    /// Adds the gradient of the stack's parameters; returns that of its input. The forward must have been the last
+    /// one.
     pub fn backward<'s>(
         &self,
         parameters: &[f32],
         doutput: &[f32],
         parts: Parts<'_>,
-        keep: f32,
         gradient: &mut Gradient,
         state: &'s mut MlpState,
     ) -> &'s [f32] {
-        self.backward_to(0, parameters, doutput, parts, keep, gradient, state)
+        self.backward_to(0, parameters, doutput, parts, gradient, state)
     }
 
     /// The same down to the products of layer `done`, whose gradient it returns where that is 1.
@@ -177,16 +173,15 @@ impl Mlp {
         parameters: &[f32],
         doutput: &[f32],
         parts: Parts<'_>,
-        keep: f32,
         gradient: &mut Gradient,
         state: &'s mut MlpState,
     ) -> &'s [f32] {
-        let MlpState { layers, gradients: [dy, dx], .. } = state;
+        let MlpState { layers, keep, gradients: [dy, dx], .. } = state;
         self.output.backward(parameters, &layers[self.hidden.len()], doutput, parts, gradient, dy);
         for (index, layer) in self.hidden.iter().enumerate().rev() {
             // A unit passes its gradient where it was neither cut by ReLU nor dropped: where it is > 0.
             for (d, y) in dy.iter_mut().zip(&layers[index + 1]) {
-                *d = if *y > 0.0 { *d / keep } else { 0.0 };
+                *d = if *y > 0.0 { *d / *keep } else { 0.0 };
             }
             if index >= done {
                 layer.backward(parameters, &layers[index], dy, parts, gradient, dx);

@@ -10,6 +10,7 @@ use std::ops::Range;
 use reclora_comm::tree::{split, sum_into};
 
 use crate::kernels::matmul::{Mat, matmul};
+use crate::kernels::pointwise::add;
 
 /// Rows of a weight whose gradient is summed at a time: with 1,000 columns 128 KiB, beside which scratch and
 /// activations stay in a second-level cache.
@@ -84,7 +85,7 @@ impl<'a> Parts<'a> {
         let width = sum.len();
         self.add(sum, &mut Vec::new(), false, &mut |part, sum| {
             let range = self.range(part);
-            super::layers::add_rows_to(sum, &rows[range.start * width..range.end * width]);
+            add_rows_to(sum, &rows[range.start * width..range.end * width]);
         });
     }
 
@@ -115,6 +116,11 @@ impl<'a> Parts<'a> {
         scratch.resize(levels * sum.len(), 0.0);
         add_range(0..self.count(), sum, scratch, at_once, add);
     }
+}
+
+/// Adds rows of the sum's width to it.
+pub(super) fn add_rows_to(sum: &mut [f32], rows: &[f32]) {
+    rows.chunks_exact(sum.len()).for_each(|row| add(sum, row));
 }
 
 /// `outputs` rows, cut into `count` tiles.

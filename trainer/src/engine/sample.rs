@@ -92,13 +92,3 @@ pub(crate) fn check_finite(logits: Vec<f32>) -> Result<Vec<f32>> {
                 .into(),
     })
 }
-
-pub(crate) fn check_loss(loss: f32) -> Result<f32> {
-    if loss.is_finite() {
-        return Ok(loss);
-    }
-    Err(TrainerError::NotFinite {
-        what: "the loss".into(),
-        hint: "lower [tune] learning_rate or max_grad_norm".into(),
-    })
-}

@@ -57,11 +57,12 @@ impl Number for bf16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::skip::skip_without_instructions;
 
     /// Says so where the tests can't run: only on CPUs without the instructions.
     fn skipped() -> bool {
         if !available() {
-            eprintln!("skipped: this CPU has no AVX-512 BF16");
+            skip_without_instructions("AVX-512 BF16");
         }
         !available()
     }

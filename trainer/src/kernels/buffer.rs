@@ -1,5 +1,6 @@
 //! Memory that is used again and again for other lengths.
 
+use std::any::Any;
 use std::ops::{Deref, DerefMut};
 
 /// Numbers in memory that only grows: a length that was had before costs nothing, where a `Vec` would
@@ -39,5 +40,20 @@ impl Deref for Buffer {
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
         &mut self.memory[..self.length]
+    }
+}
+
+/// Buffers of whichever type last asked for them.
+#[derive(Debug, Default)]
+pub struct Scratch(Option<Box<dyn Any + Send>>);
+
+impl Scratch {
+    /// The buffers of a type: empty ones, if another type had them last.
+    pub fn of<T: Any + Default + Send>(&mut self) -> &mut T {
+        if !self.0.as_ref().is_some_and(|buffers| buffers.is::<T>()) {
+            self.0 = Some(Box::new(T::default()));
+        }
+        let buffers = self.0.as_mut().and_then(|buffers| buffers.downcast_mut());
+        buffers.expect("it was made of this type")
     }
 }

@@ -35,6 +35,9 @@ mod packed_tests;
 pub mod pointwise;
 pub mod q8_0;
 mod simd;
+#[cfg(test)]
+#[path = "../../../tests/skip.rs"]
+mod skip;
 pub mod small_matmul;
 #[cfg(target_arch = "x86_64")]
 mod small_matmul_avx512;

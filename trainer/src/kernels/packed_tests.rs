@@ -2,6 +2,7 @@
 
 use super::matmul::Mat;
 use super::packed::{self, Direction, FEW_ROWS, Line, PackedWeight, Packing, Weight, grown};
+use super::skip::skip_without_instructions;
 use super::{bf16 as bf16_kernel, frozen_f32};
 use half::bf16;
 
@@ -48,7 +49,7 @@ number!(f32, frozen_f32, [], FEW_ROWS + 1, std::convert::identity);
 /// Says so where the tests can't run: only on CPUs without the instructions.
 fn skipped<N: Number>() -> bool {
     if !N::available() {
-        eprintln!("skipped: this CPU has no AVX-512 for {}", std::any::type_name::<N>());
+        skip_without_instructions(&format!("AVX-512 for {}", std::any::type_name::<N>()));
     }
     !N::available()
 }

@@ -59,6 +59,34 @@ pub(crate) fn groups<'s, T>(samples: &'s [T], loss: &dyn Loss) -> Result<Chunks<
     Ok(samples.chunks(size))
 }
 
+/// The losses of a group and the derivatives by what was read of each sample, as engines take them.
+///
+/// # Errors
+/// Those of the loss; a loss or a derivative that is NaN or infinite; derivatives at other places than what was read.
+pub(crate) fn of_group(
+    loss: &dyn Loss,
+    group: &[Readout],
+    likes: &[bool],
+) -> Result<(Losses, Vec<Readout>)> {
+    let (losses, derivatives) = loss.of(group, likes)?;
+    let fits = |(read, by): (&Readout, &Readout)| {
+        read.log_likelihoods.len() == by.log_likelihoods.len()
+            && (read.margin.is_some() || by.margin.is_none())
+    };
+    if derivatives.len() != group.len() || !group.iter().zip(&derivatives).all(fits) {
+        let what = "the loss gave derivatives at other places than what was read of its samples";
+        return Err(TrainerError::Input(what.into()));
+    }
+    let values = derivatives.iter().flat_map(|by| by.log_likelihoods.iter().chain(&by.margin));
+    if !losses.training.is_finite() || values.into_iter().any(|value| !value.is_finite()) {
+        return Err(TrainerError::NotFinite {
+            what: "the loss".into(),
+            hint: "lower [tune] learning_rate or max_grad_norm".into(),
+        });
+    }
+    Ok((losses, derivatives))
+}
+
 /// ln(1 + e^x): the cross-entropy of a choice in which the wrong answer leads by x.
 fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
@@ -111,6 +139,31 @@ mod tests {
             moved.margin = moved.margin.map(|margin| margin + by);
         });
         assert!(at.training.is_finite() && at.deciding.is_finite());
+    }
+
+    #[test]
+    fn derivatives_at_other_places_or_without_a_value_are_refused() {
+        struct Wrong(fn(&mut Vec<Readout>));
+        impl Loss for Wrong {
+            fn of(&self, group: &[Readout], _likes: &[bool]) -> Result<(Losses, Vec<Readout>)> {
+                let mut derivatives = group.to_vec();
+                (self.0)(&mut derivatives);
+                Ok((Losses::default(), derivatives))
+            }
+        }
+        let read = Readout { log_likelihoods: vec![-1.0, -2.0], margin: None };
+        let wrong: [fn(&mut Vec<Readout>); 4] = [
+            |by| by.truncate(1),
+            |by| by[1].log_likelihoods.truncate(1),
+            |by| by[0].margin = Some(1.0),
+            |by| by[1].log_likelihoods[0] = f64::NAN,
+        ];
+        let group = [read.clone(), read];
+        for wrong in wrong {
+            let error = of_group(&Wrong(wrong), &group, &[true, false]).unwrap_err().to_string();
+            assert!(error.contains("the loss"), "{error}");
+        }
+        assert!(of_group(&Wrong(|_| ()), &group, &[true, false]).is_ok());
     }
 
     #[test]

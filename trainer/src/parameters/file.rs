@@ -15,10 +15,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::{Numbers, TensorFile};
-use crate::error::{Result, TrainerError};
+use crate::error::{Remedy, Result, TrainerError};
 
-/// Format 1 had a hash of the parameters only: damaged settings were another model.
-const FORMAT: u32 = 2;
+/// Version of the header: another one is refused.
+const FORMAT: u32 = 3;
 
 /// A kind of file.
 pub(crate) struct ParameterFile {
@@ -116,10 +116,13 @@ impl ParameterFile {
     }
 
     fn advise(&self, error: TrainerError) -> TrainerError {
-        error.advise(&format!(
-            "copy it again, or rebuild it with `reclora-launch run CONFIG --from {}`",
-            self.stage
-        ))
+        match error {
+            TrainerError::File { path, what } => TrainerError::Remake {
+                what: format!("{}: {what}", path.display()),
+                remedy: Remedy::Rebuild(self.stage),
+            },
+            other => other,
+        }
     }
 
     /// Reads a file of [`Self::save`]: what `layout` makes of its settings, and the tensors that

@@ -67,6 +67,22 @@ impl MadeUp {
         Self { root, missing }
     }
 
+    /// What the piece for an item sees.
+    pub fn item(columns: &TextColumns) -> Self {
+        let missing = Arc::default();
+        let texts = columns.items.iter().map(|name| (name.clone(), TEXT.into())).collect();
+        let column = |name: &String| {
+            record(
+                vec![("name".into(), name.clone().into()), ("text".into(), TEXT.into())],
+                &missing,
+            )
+        };
+        let listed: Vec<Value> = columns.items.iter().map(column).collect();
+        let values =
+            vec![("item".into(), record(texts, &missing)), ("columns".into(), listed.into())];
+        Self { root: record(values, &missing), missing }
+    }
+
     /// What the wrapper sees.
     pub fn wrapped(body: String) -> Self {
         let missing = Arc::default();

@@ -6,7 +6,7 @@ use minijinja::{Environment, Template, UndefinedBehavior};
 use reclora_storage::dataset::Dataset;
 use reclora_storage::raw::TextColumns;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::made_up::{MadeUp, TEXT};
 use crate::error::{Result, TrainerError};
@@ -20,15 +20,25 @@ struct File {
     wrapper: String,
     yes: String,
     no: String,
+    #[serde(default = "every_column")]
+    item: String,
 }
 
 fn plain() -> String {
     "{{ body }}".into()
 }
 
+/// An item as text where the template does not say: every text column with its name.
+fn every_column() -> String {
+    "{% for column in columns %}{{ column.name }}: {{ column.text }}\
+     {% if not loop.last %}, {% endif %}{% endfor %}."
+        .into()
+}
+
 /// The pieces that are templates.
 const BODY: &str = "body";
 const WRAPPER: &str = "wrapper";
+const ITEM: &str = "item";
 
 /// A prompt template.
 #[derive(Debug)]
@@ -65,7 +75,8 @@ impl PromptTemplate {
         })?;
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        for (name, source) in [(BODY, file.body.trim().to_owned()), (WRAPPER, file.wrapper)] {
+        let body = file.body.trim().to_owned();
+        for (name, source) in [(BODY, body), (WRAPPER, file.wrapper), (ITEM, file.item)] {
             environment
                 .add_template_owned(name, source)
                 .map_err(|error| template_error(path, &error))?;
@@ -98,6 +109,26 @@ impl PromptTemplate {
         self.piece(WRAPPER)?.render(json!({ "body": body })).map_err(fail)
     }
 
+    /// An item's text, as it is embedded, of its text columns' names and texts, in their order.
+    ///
+    /// # Errors
+    /// The template asks for something that is not there.
+    pub fn item(&self, columns: &[(&str, &str)]) -> Result<String> {
+        let fail = |error| template_error(&self.path, &error);
+        let named: Map<_, _> = columns.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let columns = columns.iter().map(|(name, text)| json!({ "name": name, "text": text }));
+        let columns: Vec<Value> = columns.collect();
+        self.piece(ITEM)?.render(json!({ "item": named, "columns": columns })).map_err(fail)
+    }
+
+    /// The piece that says how an item is embedded.
+    ///
+    /// # Errors
+    /// None that [`Self::open`] has not found.
+    pub fn item_source(&self) -> Result<String> {
+        Ok(self.piece(ITEM)?.source().to_owned())
+    }
+
     /// The prompt's text of a made-up sample of a dataset with these columns, shown with so many items, so
     /// that a misspelt name is an error now and not after hours.
     ///
@@ -127,6 +158,7 @@ impl PromptTemplate {
                 )
             })
         };
+        render(ITEM, &MadeUp::item(columns))?;
         let body = render(BODY, &MadeUp::sample(columns, history, target))?;
         render(WRAPPER, &MadeUp::wrapped(body))
     }

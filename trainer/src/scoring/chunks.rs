@@ -222,7 +222,7 @@ impl Chunks {
             ahead.next().map(|index| (index, samples(index).map(&prepare)))
         };
         let stalls = std::thread::scope(|scope| {
-            let mut prepared = Prefetch::spawn_scoped(scope, 1, "prepare", next);
+            let mut prepared = Prefetch::spawn(scope, 1, "prepare", next);
             let mut done = 0;
             while let Some((index, input)) = prepared.next() {
                 let samples = self.samples(index);

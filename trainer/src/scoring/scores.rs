@@ -53,8 +53,9 @@ pub fn valid_metrics(
 /// Writes how an adapter scores the valid samples `keys`, beside it.
 pub fn write_valid(dir: &Path, keys: &[u64], logits: &[f32]) -> Result<()> {
     if keys.len() != logits.len() {
-        let what = format!("{} scores of {} valid samples", logits.len(), keys.len());
-        return Err(TrainerError::file(dir, format!("{what}; run tune again with --force")));
+        let (count, expected) = (logits.len(), keys.len());
+        let what = format!("{}: {count} scores of {expected} valid samples", dir.display());
+        return Err(TrainerError::afresh(what, "tune"));
     }
     let columns = [("key", Column::U64(keys)), ("logit", Column::F32(logits))];
     Ok(write_shard(&dir.join(VALID), KIND, &columns)?)

@@ -5,27 +5,48 @@ use std::ops::Range;
 use rayon::prelude::*;
 use reclora_comm::Communicator;
 use reclora_storage::dataset::Dataset;
+use serde_json::json;
 
 use super::inputs::dataset;
-use super::{Counts, RunContext, Stage};
+use super::{Counts, Description, RunContext, Stage, artifacts};
+use crate::config::Order;
 use crate::engine::{self, Prompt, Read};
 use crate::error::{Result, TrainerError};
+use crate::prompt::PromptTemplate;
 use crate::retriever::ItemEmbeddings;
 use crate::scoring::chunks::{Chunks, PARTS, Values};
 use crate::telemetry::progress::{Event, Progress};
 use crate::tokenizer::Tokenizer;
 
-/// File of the item vectors.
-pub const FILE: &str = "embeddings.shard";
 const CHUNK: u64 = 256;
 
-pub fn run(
+pub(super) const STAGE: Description = Description {
+    name: "embed",
+    directory: "items",
+    what: "embed item texts with the frozen backbone",
+    reads: &[Stage::Prepare],
+    reads_backbone: true,
+    // Nothing reads the vectors of items where only the last ones are shown.
+    is_needed: |config| {
+        let shown = [config.retrieve.text_order, config.retrieve.crm_order];
+        shown.iter().any(|order| *order != Order::Recent)
+    },
+    settings: |config| {
+        let template = PromptTemplate::open(&config.prompt.template)?;
+        Ok(json!([config.retrieve.pca_dimensions, template.item_source()?]))
+    },
+    run,
+    ..Description::BASE
+};
+
+fn run(
     ctx: &RunContext,
     comm: &mut dyn Communicator,
     progress: &mut dyn Progress,
 ) -> Result<Counts> {
     let dataset = dataset(ctx)?;
     require_texts(dataset.item_text_columns())?;
+    let template = PromptTemplate::load(&ctx.config.prompt.template, &dataset)?;
     let (llm, notes) = engine::load_with_notes(&ctx.config)?;
     let tokenizer = Tokenizer::load(&ctx.config.backbone.path)?;
     if comm.rank() == 0 {
@@ -40,7 +61,7 @@ pub fn run(
     let chunks = Chunks::new(&dir.join(PARTS), "states", 0..items, CHUNK);
     let read = |range: Range<u64>| -> Result<Vec<Vec<u32>>> {
         let tokens = range.into_par_iter().map(|item| {
-            let mut tokens = tokenizer.encode(&sentence(&dataset, item as u32))?;
+            let mut tokens = tokenizer.encode(&text_of(&dataset, item as u32, &template)?)?;
             tokens.truncate(limit);
             Ok(tokens)
         });
@@ -59,7 +80,7 @@ pub fn run(
         }
         let hidden = llm.config().hidden_size;
         ItemEmbeddings::from_states(&rows, hidden, ctx.config.retrieve.pca_dimensions)?
-            .save(&dir.join(FILE))?;
+            .save(&dir.join(artifacts::EMBEDDINGS))?;
     }
     Ok([("items".to_owned(), items)].into())
 }
@@ -74,17 +95,10 @@ pub fn require_texts(columns: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Text columns of the datasets of films.
-const FILM: [&str; 3] = ["title", "genres", "year"];
-
-/// What an item is embedded as: the paper's sentence for a film, otherwise every text column by name.
-fn sentence(dataset: &Dataset, item: u32) -> String {
-    let text = |column: &str| dataset.item_text(item, column).unwrap_or_default();
-    let columns = dataset.item_text_columns();
-    if columns == FILM {
-        return format!("The movie {}, genre: {}.", text("title"), text("genres"));
-    }
-    let parts: Vec<String> =
-        columns.iter().map(|column| format!("{column}: {}", text(column))).collect();
-    format!("{}.", parts.join(", "))
+/// What an item is embedded as.
+fn text_of(dataset: &Dataset, item: u32, template: &PromptTemplate) -> Result<String> {
+    let columns = dataset.item_text_columns().iter();
+    let text = |name| dataset.item_text(item, name).unwrap_or_default();
+    let columns: Vec<(&str, &str)> = columns.map(|name| (name.as_str(), text(name))).collect();
+    template.item(&columns)
 }

@@ -7,13 +7,14 @@ use rayon::prelude::*;
 use reclora_comm::Communicator;
 use reclora_storage::dataset::{Dataset, Sample, Split};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::draw::Drawn;
 use super::inputs::{Lens, Neighbours};
 use super::predictions::{self, Likes};
 use super::text::{Adapters, TextInputs};
 use super::without_llm::Baselines;
-use super::{Counts, RunContext, Stage, tune, write_json};
+use super::{Counts, Description, RunContext, Stage, artifacts, write_json};
 use crate::adapter::Adapter;
 use crate::engine::{Adapted, Prompt};
 use crate::error::{Result, TrainerError};
@@ -97,7 +98,22 @@ struct ModuleUse {
     entropy: f64,
 }
 
-pub fn run(
+pub(super) const STAGE: Description = Description {
+    name: "evaluate",
+    directory: "predictions",
+    what: "score the test set with every model",
+    reads: &[Stage::Prepare, Stage::Retrieve, Stage::Few2many, Stage::Tune],
+    reads_backbone: true,
+    reads_template: true,
+    settings: |config| {
+        let (evaluate, plain_lora) = (&config.evaluate, config.tune.plain_lora);
+        Ok(json!([config.seed, config.prompt.max_tokens, evaluate, plain_lora]))
+    },
+    run,
+    ..Description::BASE
+};
+
+fn run(
     ctx: &RunContext,
     comm: &mut dyn Communicator,
     progress: &mut dyn Progress,
@@ -120,14 +136,14 @@ pub fn run(
         models.extend(baselines.likes(&lens, &samples)?);
         let columns = models.iter().map(|(name, likes)| (*name, Likes::All(likes)));
         let columns: Vec<_> = columns.collect();
-        predictions::write(&dir.join(predictions::FILE), &text.dataset, &samples, &columns)?;
+        predictions::write(&dir.join(artifacts::TEST), &text.dataset, &samples, &columns)?;
         write_valid(ctx, &text.dataset, &lens, &baselines)?;
         let evaluation = Evaluation {
             models: measure(ctx, &samples, &models)?,
             scored: scored_samples(&text.dataset, &test, &samples)?,
             gate: gate_use(&adapters.reclora, &lens, &test)?,
         };
-        write_json(&dir.join("metrics.json"), &evaluation)?;
+        write_json(&dir.join(artifacts::METRICS), &evaluation)?;
     }
     Ok([("samples".to_owned(), test.len())].into())
 }
@@ -145,7 +161,7 @@ fn write_valid(
     let dir = ctx.path(Stage::Tune);
     let mut tuned = vec![("reclora", dir.clone())];
     if ctx.config.tune.plain_lora {
-        tuned.push(("lora", dir.join(tune::PLAIN)));
+        tuned.push(("lora", dir.join(artifacts::PLAIN_LORA)));
     }
     let mut llm = Vec::new();
     for (name, dir) in tuned {
@@ -157,7 +173,7 @@ fn write_valid(
     let others = baselines.likes(lens, &samples)?;
     let llm = llm.iter().map(|(name, likes)| (*name, Likes::Scored(likes)));
     let others = others.iter().map(|(name, likes)| (*name, Likes::All(likes)));
-    let path = ctx.path(Stage::Evaluate).join(predictions::VALID_FILE);
+    let path = ctx.path(Stage::Evaluate).join(artifacts::VALID);
     predictions::write(&path, dataset, &samples, &llm.chain(others).collect::<Vec<_>>())
 }
 
@@ -257,19 +273,16 @@ fn measure(
 /// The resamples on which models are measured.
 pub fn bootstrap(scored: &[Vec<Scored>], resamples: usize, seed: u64) -> Result<Bootstrap> {
     Bootstrap::new(scored, resamples, seed).ok_or_else(|| {
-        let text = "the models have scored different samples; run evaluate again with --force";
-        TrainerError::Input(text.to_owned())
+        TrainerError::afresh("the models have scored different samples", Stage::Evaluate.name())
     })
 }
 
 /// P(like) of samples by a model, with what is to be known of these.
 pub fn scored(name: &str, samples: &[Sample], probabilities: &[f32]) -> Result<Vec<Scored>> {
     if probabilities.len() != samples.len() {
-        return Err(TrainerError::Input(format!(
-            "{name}: {} predictions for {} samples; run evaluate again with --force",
-            probabilities.len(),
-            samples.len()
-        )));
+        let (count, expected) = (probabilities.len(), samples.len());
+        let what = format!("{name}: {count} predictions for {expected} samples");
+        return Err(TrainerError::afresh(what, Stage::Evaluate.name()));
     }
     let scored = |(sample, &probability): (&Sample, &f32)| Scored {
         user: sample.user,

@@ -8,25 +8,40 @@ use reclora_storage::atomic::{create_dir_all, is_tmp_name, remove_file};
 use reclora_storage::dataset::Dataset;
 use serde_json::{Value, json};
 
+use super::artifacts::{BANK, EXAMPLE, HEAD};
 use super::pair::{Pair, ids};
 use super::text::{Adapters, TextInputs, deciding_logits};
-use super::{Counts, RunContext, Stage, require, tune, write_json};
+use super::{Counts, Description, RunContext, Stage, artifacts, require, write_json};
 use crate::adapter::{Adapter, PEFT_CONFIG, PEFT_MODEL};
 use crate::engine::{Prompt, Read};
 use crate::error::{Result, TrainerError};
 use crate::telemetry::progress::{Event, Progress};
 
-/// The bank of experts and its gates.
-const BANK: &str = "bank.safetensors";
-/// A trained head, which PEFT's format of a LoRA has no place for.
-const HEAD: &str = "head.safetensors";
-/// A prompt's tokens and the logits after it: what the adapter should give elsewhere. It is the first
-/// file of an export, by which a directory is known as one.
-const EXAMPLE: &str = "example.json";
 /// All that an export of one user and item may hold.
 const FILES: [&str; 4] = [EXAMPLE, HEAD, PEFT_MODEL, PEFT_CONFIG];
 
-pub fn run(
+pub(super) const STAGE: Description = Description {
+    name: "export",
+    directory: "export",
+    what: "write adapters for other programs",
+    // A pair that is no sample is embedded, scored and retrieved for afresh.
+    reads: &[
+        Stage::Prepare,
+        Stage::Embed,
+        Stage::Retrieve,
+        Stage::Pretrain,
+        Stage::Few2many,
+        Stage::Tune,
+    ],
+    reads_backbone: true,
+    reads_template: true,
+    single_process: true,
+    settings: |config| Ok(json!([config.export, config.prompt.max_tokens])),
+    run,
+    ..Description::BASE
+};
+
+fn run(
     ctx: &RunContext,
     _comm: &mut dyn Communicator,
     progress: &mut dyn Progress,
@@ -50,7 +65,7 @@ pub fn run(
         exporter.write(&exporter.adapters.reclora, pair, &dir.join(directory_of(dataset, pair)))?;
     }
     if let (Some(lora), Some(pair)) = (&exporter.adapters.lora, pairs.first()) {
-        exporter.write(lora, pair, &dir.join(tune::PLAIN))?;
+        exporter.write(lora, pair, &dir.join(artifacts::PLAIN_LORA))?;
     }
     let why = if per_token { " (adapter.gate = \"token\" mixes per token)" } else { "" };
     let text = format!("{} mixed adapters in {}{why}", personal.len(), dir.display());

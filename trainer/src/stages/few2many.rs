@@ -6,17 +6,28 @@ use half::f16;
 use rayon::prelude::*;
 use reclora_comm::Communicator;
 use reclora_storage::dataset::Dataset;
+use serde_json::json;
 
 use super::folds::Crms;
-use super::inputs::{CrmBatch, Neighbours, crm_batch, dataset, lens_chunks};
+use super::inputs::{Neighbours, crm_batch, dataset, lens_chunks};
 use super::pretrain::BLOCK;
-use super::{Counts, RunContext};
-use crate::crm::{Crm, Workspace};
+use super::{Counts, Description, RunContext, Stage};
+use crate::crm::{CrmBatch, TrainedCrm, Workspace};
 use crate::error::{Result, TrainerError};
 use crate::scoring::chunks::Values;
 use crate::telemetry::progress::Progress;
 
-pub fn run(
+pub(super) const STAGE: Description = Description {
+    name: "few2many",
+    directory: "lens",
+    what: "score all data with the recommendation model",
+    reads: &[Stage::Prepare, Stage::Retrieve, Stage::Pretrain],
+    settings: |config| Ok(json!([config.crm.representation])),
+    run,
+    ..Description::BASE
+};
+
+fn run(
     ctx: &RunContext,
     comm: &mut dyn Communicator,
     progress: &mut dyn Progress,
@@ -65,7 +76,7 @@ pub fn run(
 struct Block<'a> {
     labels: Vec<u8>,
     /// Each CRM with those of the samples that it scores, and their places in the block.
-    shares: Vec<(&'a Crm, Vec<usize>, CrmBatch)>,
+    shares: Vec<(&'a TrainedCrm, Vec<usize>, CrmBatch)>,
 }
 
 impl<'a> Block<'a> {
@@ -93,7 +104,7 @@ impl<'a> Block<'a> {
         let count = self.labels.len();
         let (mut logits, mut representations) = (vec![0.0; count], vec![0; count * dim]);
         for (crm, places, batch) in &self.shares {
-            let (scores, rows) = crm.din().score(crm.parameters(), ws, &batch.inputs());
+            let (scores, rows) = crm.crm().score(crm.parameters(), ws, &batch.inputs());
             for ((place, score), row) in places.iter().zip(scores).zip(rows.chunks_exact(dim)) {
                 logits[*place] = score;
                 let own = &mut representations[place * dim..(place + 1) * dim];

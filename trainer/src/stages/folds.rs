@@ -5,9 +5,8 @@ use std::ops::Range;
 use reclora_storage::dataset::{Dataset, Split};
 use reclora_storage::permutation::EpochOrder;
 
-use super::pretrain::FILE;
-use super::{RunContext, Stage};
-use crate::crm::Crm;
+use super::{RunContext, Stage, artifacts};
+use crate::crm::TrainedCrm;
 use crate::error::Result;
 
 /// Sets the draw of folds apart from the order of epochs, which has the same seed.
@@ -46,16 +45,11 @@ impl Folds {
     }
 }
 
-/// File of the CRM that was trained without a fold.
-pub fn file(fold: u64) -> String {
-    format!("crm_without_fold_{fold}.safetensors")
-}
-
 /// The CRMs of a run: that of all of train, and one for each fold.
 pub struct Crms {
     folds: Folds,
     /// The CRM of all of train, then those without each fold.
-    models: Vec<Crm>,
+    models: Vec<TrainedCrm>,
 }
 
 impl Crms {
@@ -63,14 +57,19 @@ impl Crms {
     pub fn open(ctx: &RunContext, dataset: &Dataset) -> Result<Self> {
         let folds = Folds::new(ctx, dataset);
         let (dir, representation) = (ctx.path(Stage::Pretrain), ctx.config.crm.representation);
-        let names = std::iter::once(FILE.to_owned()).chain(folds.all().map(file));
-        let models =
-            names.map(|name| Crm::open(&dir.join(name), representation)).collect::<Result<_>>()?;
+        let names = std::iter::once(artifacts::CRM.to_owned())
+            .chain(folds.all().map(artifacts::crm_without));
+        let models = names
+            .map(|name| TrainedCrm::open(&dir.join(name), representation))
+            .collect::<Result<_>>()?;
         Ok(Self { folds, models })
     }
 
     /// Each CRM with those of the samples that it scores, and their places among them.
-    pub fn shares(&self, samples: &Range<u64>) -> impl Iterator<Item = (&Crm, Vec<(usize, u64)>)> {
+    pub fn shares(
+        &self,
+        samples: &Range<u64>,
+    ) -> impl Iterator<Item = (&TrainedCrm, Vec<(usize, u64)>)> {
         self.models.iter().enumerate().map(|(number, model)| {
             let fold = number.checked_sub(1).map(|fold| fold as u64);
             let own =
@@ -81,6 +80,6 @@ impl Crms {
 
     /// Width of a representation.
     pub fn representation_dim(&self) -> usize {
-        self.models.first().map_or(0, |crm| crm.din().representation_dim())
+        self.models.first().map_or(0, |crm| crm.crm().representation_dim())
     }
 }

@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use super::draw::Drawn;
 use super::pretrain::shape;
-use super::{RunContext, Stage, StageDir, inputs};
+use super::{RunContext, Stage, finished, inputs};
 use crate::adapter::AdapterLayout;
 use crate::backbone::{self, BackboneConfig, Projection, WeightType};
 use crate::config::{CrmConfig, EmbeddingSharding};
-use crate::crm::{Din, DinShape};
+use crate::crm::{Crm, CrmShape};
 use crate::error::Result;
 
 /// Bytes of a number in f32.
@@ -85,8 +85,8 @@ pub fn forecast(ctx: &RunContext, world_size: usize, threads: usize) -> Result<F
         true => Some(inputs::dataset(ctx)?),
         false => None,
     };
-    let din = din(&config.crm, dataset.as_ref())?;
-    let layout = AdapterLayout::new(&backbone, &config.adapter, din.representation_dim())?;
+    let crm = crm(&config.crm, dataset.as_ref())?;
+    let layout = AdapterLayout::new(&backbone, &config.adapter, crm.representation_dim())?;
     let samples = dataset.as_ref().map(|dataset| Samples {
         all: dataset.num_samples(),
         train: dataset.split(Split::Train).end - dataset.split(Split::Train).start,
@@ -104,10 +104,10 @@ pub fn forecast(ctx: &RunContext, world_size: usize, threads: usize) -> Result<F
         (config.tune.few_shot as u64, config.tune.global_batch as u64, config.tune.epochs as u64),
     )?;
     let pretrain = samples.map(|samples| {
-        let table = (din.table().rows * din.table().width) as u64;
-        let crm = &config.crm;
-        let work = (samples.train, crm.batch_size as u64, crm.epochs as u64);
-        context.training(Stage::Pretrain, din.num_parameters() as u64, table, work)
+        let table = (crm.table().rows * crm.table().width) as u64;
+        let settings = &config.crm;
+        let work = (samples.train, settings.batch_size as u64, settings.epochs as u64);
+        context.training(Stage::Pretrain, crm.num_parameters() as u64, table, work)
     });
     Ok(Forecast {
         world_size,
@@ -120,9 +120,9 @@ pub fn forecast(ctx: &RunContext, world_size: usize, threads: usize) -> Result<F
 
 /// The CRM of a dataset, or of one that is not known yet: the width of its representation does not depend
 /// on the data, but for the number of fields.
-pub(super) fn din(config: &CrmConfig, dataset: Option<&Dataset>) -> Result<Din> {
-    let unknown = DinShape { features: 2, fields: 2, item_field: 1, user_field: 0 };
-    Din::new(config, dataset.map_or(unknown, shape))
+pub(super) fn crm(config: &CrmConfig, dataset: Option<&Dataset>) -> Result<Crm> {
+    let unknown = CrmShape { features: 2, fields: 2, item_field: 1, user_field: 0 };
+    Crm::new(config, dataset.map_or(unknown, shape))
 }
 
 struct Context<'a> {
@@ -156,7 +156,7 @@ impl Context<'_> {
             Wire::Bf16 => F32 / 2,
         };
         let sent_per_step = 2 * (ranks - 1) * (dense * value) / ranks;
-        let manifest = StageDir::new(self.ctx.path(stage), stage.name(), "").manifest()?;
+        let manifest = finished(self.ctx, stage).manifest()?;
         Ok(Training {
             parameters,
             bytes_per_rank: F32 * (3 * held + dense * self.threads as u64),
@@ -171,13 +171,14 @@ impl Context<'_> {
 
 fn frozen(config: &BackboneConfig, weights: WeightType) -> Frozen {
     let (hidden, vocab) = (config.hidden_size as u64, config.vocab_size as u64);
-    let block: u64 = Projection::ALL
-        .into_iter()
-        .map(|projection| config.projection(projection).into_iter().product::<usize>() as u64)
-        .sum();
+    let in_block = |layer: usize| -> u64 {
+        let shapes = Projection::ALL.map(|projection| config.projection(layer, projection));
+        shapes.iter().map(|[outputs, inputs]| (outputs * inputs) as u64).sum()
+    };
+    let blocks: u64 = (0..config.num_layers()).map(in_block).sum();
     let tables = if config.tie_word_embeddings { 1 } else { 2 };
-    let matrices = config.num_layers as u64 * block + tables * vocab * hidden;
-    let norms = (2 * config.num_layers as u64 + 1) * hidden;
+    let matrices = blocks + tables * vocab * hidden;
+    let norms = (2 * config.num_layers() as u64 + 1) * hidden;
     let bytes = match weights {
         WeightType::F32 => matrices * F32,
         WeightType::Bf16 => matrices * F32 / 2,

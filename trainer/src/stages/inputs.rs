@@ -9,7 +9,7 @@ use reclora_storage::shard::Shard;
 use super::{RunContext, Stage};
 use crate::adapter::Adapter;
 use crate::backbone::is_gguf;
-use crate::crm::CrmInput;
+use crate::crm::CrmBatch;
 use crate::error::{Result, TrainerError};
 use crate::scoring::chunks::{ChunkStore, Chunks};
 use crate::telemetry::measure::{Phase, timed};
@@ -54,7 +54,7 @@ pub fn check_scale_of(ctx: &RunContext) -> Result<()> {
     if written.iter().any(|dir| real(path).starts_with(dir)) {
         let what = format!(
             "{} is a file of this very run, which would replace it: give the run of the scales a \
-             directory of its own (run_dir, or --run-dir)",
+             directory of its own (run_dir)",
             path.display()
         );
         return Err(TrainerError::config("adapter.scale_of", what));
@@ -160,75 +160,6 @@ impl Lens {
 /// A representation as the lens holds it: rounded to f16, and back.
 pub fn as_in_lens(representation: &[f32]) -> Vec<f32> {
     representation.iter().map(|&value| f16::from_f32(value).to_f32()).collect()
-}
-
-/// CRM inputs of some samples, in rows of the shared table.
-#[derive(Debug, Default)]
-pub struct CrmBatch {
-    fields: Vec<u32>,
-    num_fields: usize,
-    items: Vec<u32>,
-    ratings: Vec<u32>,
-    ends: Vec<usize>,
-}
-
-impl CrmBatch {
-    /// Adds the sample of `user` and `item`, shown with the user's interactions at `positions`.
-    pub fn push(
-        &mut self,
-        dataset: &Dataset,
-        user: u32,
-        item: u32,
-        positions: &[u32],
-    ) -> Result<()> {
-        self.num_fields = dataset.fields().len();
-        dataset.feature_ids(user, item, &mut self.fields);
-        let newest = positions.iter().max().map_or(0, |position| position + 1);
-        let history = dataset.history(user, newest);
-        for &position in positions {
-            let pair =
-                history.items.get(position as usize).zip(history.ratings.get(position as usize));
-            let Some((&item, &level)) = pair else {
-                let what = format!("user {user} has no interaction at position {position}");
-                return Err(TrainerError::Input(what));
-            };
-            self.items.push(dataset.item_feature(item));
-            self.ratings.push(dataset.rating_feature(level));
-        }
-        self.ends.push(self.items.len());
-        Ok(())
-    }
-
-    /// The rows of the shared table that the inputs read, as often as they do.
-    pub fn rows(&self) -> impl Iterator<Item = u32> {
-        self.fields.iter().chain(&self.items).chain(&self.ratings).copied()
-    }
-
-    /// Numbers the inputs' rows as they lie in `rows`, which has them all, ascending.
-    pub fn number_by(&mut self, rows: &[u32]) -> Result<()> {
-        for row in self.fields.iter_mut().chain(&mut self.items).chain(&mut self.ratings) {
-            let place = rows.binary_search(row).map_err(|_| {
-                TrainerError::Input(format!("row {row} of the table was not brought here"))
-            })?;
-            *row = place as u32;
-        }
-        Ok(())
-    }
-
-    /// The inputs, in the order they were added.
-    pub fn inputs(&self) -> Vec<CrmInput<'_>> {
-        let mut start = 0;
-        let fields = self.fields.chunks_exact(self.num_fields.max(1));
-        let rows = fields.zip(&self.ends).map(|(fields, &end)| {
-            let range = std::mem::replace(&mut start, end)..end;
-            CrmInput {
-                fields,
-                history_items: &self.items[range.clone()],
-                history_ratings: &self.ratings[range],
-            }
-        });
-        rows.collect()
-    }
 }
 
 /// The CRM inputs of samples `indices`, and the samples.

@@ -1,8 +1,8 @@
 //! A user and an item by their raw ids, with everything the models read of the two.
 
-use super::inputs::{CrmBatch, Lens, Neighbours, as_in_lens};
-use super::{RunContext, Stage, pretrain, retrieve};
-use crate::crm::{Crm, Workspace};
+use super::inputs::{Lens, Neighbours, as_in_lens};
+use super::{RunContext, Stage, artifacts, retrieve};
+use crate::crm::{CrmBatch, TrainedCrm, Workspace};
 use crate::error::{Result, TrainerError};
 use reclora_storage::dataset::{Dataset, Split};
 
@@ -70,12 +70,12 @@ impl Pair {
         let embeddings = retrieve::embeddings(ctx)?;
         let (config, embeddings) = (&ctx.config.retrieve, embeddings.as_ref());
         let [text, crm] = retrieve::positions(config, embeddings, dataset, user, position, item);
-        let path = ctx.path(Stage::Pretrain).join(pretrain::FILE);
-        let model = Crm::open(&path, ctx.config.crm.representation)?;
+        let path = ctx.path(Stage::Pretrain).join(artifacts::CRM);
+        let model = TrainedCrm::open(&path, ctx.config.crm.representation)?;
         let mut batch = CrmBatch::default();
         batch.push(dataset, user, item, &crm)?;
         let (logits, representation) =
-            model.din().score(model.parameters(), &mut Workspace::default(), &batch.inputs());
+            model.crm().score(model.parameters(), &mut Workspace::default(), &batch.inputs());
         let crm_logit = logits.first().copied().unwrap_or(f32::NAN);
         let representation = as_in_lens(&representation);
         Ok(Self { user, item, text, representation, crm_logit, label })

@@ -15,15 +15,10 @@ use parquet::record::{Row, RowAccessor};
 use parquet::schema::parser::parse_message_type;
 use reclora_storage::atomic::write_bytes_atomic;
 use reclora_storage::dataset::{Dataset, Sample};
-use reclora_storage::manifest::StageDir;
 
-use super::{RunContext, Stage};
+use super::{RunContext, Stage, artifacts, finished};
 use crate::error::{Result, TrainerError};
 
-/// File of the predictions for test.
-pub const FILE: &str = "test.parquet";
-/// File of those for valid.
-pub const VALID_FILE: &str = "valid.parquet";
 /// Columns before those of the models.
 const FIXED: usize = 5;
 
@@ -116,8 +111,8 @@ pub struct Predicted {
 /// The run has not evaluated, the file is not what was written, or it has no such model: they are named.
 pub fn predictions(ctx: &RunContext, model: &str) -> Result<Vec<Predicted>> {
     // As it was written, so as whole as it was then.
-    StageDir::new(ctx.path(Stage::Evaluate), Stage::Evaluate.name(), "").verify()?;
-    let path = ctx.path(Stage::Evaluate).join(FILE);
+    finished(ctx, Stage::Evaluate).verify()?;
+    let path = ctx.path(Stage::Evaluate).join(artifacts::TEST);
     let failed = |error: &dyn Display| TrainerError::file(&path, format!("can't be read: {error}"));
     let file = File::open(&path).map_err(|error| failed(&error))?;
     let reader = SerializedFileReader::new(file).map_err(|error| failed(&error))?;

@@ -1,15 +1,44 @@
 //! `prepare`: raw files to a memory-mapped dataset, by the protocol of the paper.
 
 use reclora_comm::Communicator;
+use reclora_storage::hash::xxh3_file;
 use reclora_storage::protocol::{LabelRule, Prepared, ProtocolConfig};
 use reclora_storage::spill::Spill;
 use reclora_storage::{dataset, protocol, raw};
+use serde_json::json;
 
-use super::{Counts, RunContext, Stage};
+use super::{Counts, Description, RunContext, Stage};
 use crate::error::{Result, TrainerError};
 use crate::telemetry::progress::{Event, Progress};
 
-pub fn run(
+pub(super) const STAGE: Description = Description {
+    name: "prepare",
+    directory: "dataset",
+    what: "read raw ratings, make samples and splits",
+    single_process: true,
+    settings: |config| {
+        let data = &config.data;
+        let split = json!([data.k_core, data.min_history, data.label, data.split, data.duplicates]);
+        // The mapping of columns is read for some formats only.
+        let columns = data.format.is_mapped().then_some(&data.columns);
+        Ok(json!([data.format, split, columns]))
+    },
+    files: |ctx| {
+        let data = &ctx.config.data;
+        let files = raw::files(data.format, &data.path, &data.columns)?.into_iter();
+        files
+            .map(|path| {
+                // Parts of a table in several directories may have one name.
+                let name = path.strip_prefix(&data.path).unwrap_or(&path);
+                Ok((format!("data/{}", name.to_string_lossy()), xxh3_file(&path)?))
+            })
+            .collect()
+    },
+    run,
+    ..Description::BASE
+};
+
+fn run(
     ctx: &RunContext,
     _comm: &mut dyn Communicator,
     progress: &mut dyn Progress,
@@ -100,7 +129,7 @@ mod tests {
         let text = format!("user,item,rating,timestamp\n{}", rows.collect::<String>());
         std::fs::write(dir.path().join("ratings.csv"), text).unwrap();
         let columns = ColumnMapping::default();
-        let raw = raw::read_mapped(DatasetFormat::Csv, dir.path(), &columns).unwrap();
+        let raw = raw::read(DatasetFormat::Csv, dir.path(), &columns).unwrap();
         let (k_core, min_history, split) = (0, 0, [0.5, 0.25, 0.25]);
         let config = ProtocolConfig { k_core, min_history, label: rule, split };
         let prepared = protocol::prepare(&raw, &config).unwrap();

@@ -6,12 +6,13 @@ use std::ops::Range;
 use rayon::prelude::*;
 use reclora_comm::Communicator;
 use reclora_storage::dataset::{Dataset, Sample, Split};
+use serde_json::json;
 
-use super::folds::{self, Folds};
+use super::folds::Folds;
 use super::inputs::{Neighbours, crm_batch, dataset};
-use super::{Counts, RunContext, Stage, write_json};
+use super::{Counts, Description, RunContext, Stage, artifacts, write_json};
 use crate::config::{EmbeddingOptimizer, EmbeddingSharding};
-use crate::crm::{Din, DinShape, Workspace};
+use crate::crm::{Crm, CrmShape, Workspace};
 use crate::error::Result;
 use crate::metrics::Validation;
 use crate::parameters::{Gradient, Losses, Parameters, Ready};
@@ -21,8 +22,6 @@ use crate::telemetry::progress::Progress;
 use crate::training::exchange::{Fetched, Held, gather_rows};
 use crate::training::{Objective, TrainPlan, train};
 
-/// File of the CRM.
-pub const FILE: &str = "crm.safetensors";
 /// Samples scored in one pass of the network.
 pub const BLOCK: usize = 64;
 /// Valid samples of a rank whose rows of a shared-out table are brought at once.
@@ -33,7 +32,7 @@ thread_local! {
 }
 
 struct CrmObjective<'a> {
-    din: &'a Din,
+    crm: &'a Crm,
     dataset: &'a Dataset,
     neighbours: &'a Neighbours,
     /// The samples it is trained on, as indices of the dataset.
@@ -74,7 +73,7 @@ impl CrmObjective<'_> {
     fn logit(&self, parameters: Parameters<'_>, index: u64) -> Result<f32> {
         let (mut batch, _) = crm_batch(self.dataset, self.neighbours, std::iter::once(index))?;
         parameters.rows.map_or(Ok(()), |rows| batch.number_by(rows))?;
-        let score = |ws: &mut Workspace| self.din.score(parameters, ws, &batch.inputs());
+        let score = |ws: &mut Workspace| self.crm.score(parameters, ws, &batch.inputs());
         let (logits, _) = WORKSPACE.with_borrow_mut(score);
         Ok(logits.first().copied().unwrap_or(f32::NAN))
     }
@@ -98,7 +97,7 @@ impl Objective for CrmObjective<'_> {
         let keys: Vec<u64> = samples.iter().map(|sample| sample.index).collect();
         let dropout_seed = self.seed.wrapping_add(epoch << 40);
         let loss = WORKSPACE.with_borrow_mut(|ws| {
-            self.din.loss_and_gradient(
+            self.crm.loss_and_gradient(
                 parameters,
                 ws,
                 &batch.inputs(),
@@ -121,7 +120,7 @@ impl Objective for CrmObjective<'_> {
     }
 
     fn tensors(&self) -> Vec<(String, Range<usize>)> {
-        let tensors = self.din.tensors().iter();
+        let tensors = self.crm.tensors().iter();
         tensors.map(|tensor| (tensor.name.clone(), tensor.range.clone())).collect()
     }
 
@@ -154,7 +153,23 @@ impl Objective for CrmObjective<'_> {
     }
 }
 
-pub fn run(
+pub(super) const STAGE: Description = Description {
+    name: "pretrain",
+    directory: "crm",
+    what: "train the recommendation model on all data",
+    reads: &[Stage::Prepare, Stage::Retrieve],
+    trains: true,
+    settings: |config| {
+        let mut crm = json!(config.crm);
+        // What is made of a trained CRM.
+        crm["representation"] = json!(null);
+        Ok(json!([config.seed, crm]))
+    },
+    run,
+    ..Description::BASE
+};
+
+fn run(
     ctx: &RunContext,
     comm: &mut dyn Communicator,
     progress: &mut dyn Progress,
@@ -162,22 +177,22 @@ pub fn run(
     let config = &ctx.config.crm;
     let dataset = dataset(ctx)?;
     let neighbours = Neighbours::open(ctx, &dataset)?;
-    let din = Din::new(config, shape(&dataset))?;
+    let crm = Crm::new(config, shape(&dataset))?;
     let folds = Folds::new(ctx, &dataset);
     let all = Samples::All(dataset.split(Split::Train));
     let mut counts = Counts::from([
-        ("parameters".to_owned(), din.num_parameters() as u64),
+        ("parameters".to_owned(), crm.num_parameters() as u64),
         ("samples".to_owned(), all.len()),
         ("folds".to_owned(), folds.all().end),
     ]);
-    let mut work = vec![("train CRM".to_owned(), FILE.to_owned(), all)];
+    let mut work = vec![("train CRM".to_owned(), artifacts::CRM.to_owned(), all)];
     for fold in folds.all() {
         let task = format!("train CRM without fold {fold}");
-        work.push((task, folds::file(fold), Samples::Some(folds.without(fold))));
+        work.push((task, artifacts::crm_without(fold), Samples::Some(folds.without(fold))));
     }
     for (task, file, train) in work {
         let objective = CrmObjective {
-            din: &din,
+            crm: &crm,
             dataset: &dataset,
             neighbours: &neighbours,
             train,
@@ -185,10 +200,10 @@ pub fn run(
             seed: ctx.config.seed,
         };
         let history = train_one(ctx, &task, &file, &objective, comm, progress)?;
-        if file == FILE {
+        if file == artifacts::CRM {
             counts.insert("epochs".to_owned(), history.epochs.len() as u64);
             if comm.rank() == 0 {
-                write_json(&ctx.path(Stage::Pretrain).join("history.json"), &history)?;
+                write_json(&ctx.path(Stage::Pretrain).join(artifacts::HISTORY), &history)?;
             }
         }
     }
@@ -204,14 +219,14 @@ fn train_one(
     comm: &mut dyn Communicator,
     progress: &mut dyn Progress,
 ) -> Result<History> {
-    let (config, din, dir) = (&ctx.config.crm, objective.din, ctx.path(Stage::Pretrain));
+    let (config, crm, dir) = (&ctx.config.crm, objective.crm, ctx.path(Stage::Pretrain));
     let mut checkpoints = dir.join("checkpoints");
-    if file != FILE {
+    if file != artifacts::CRM {
         checkpoints.push(file);
     }
     let plan = TrainPlan {
         task: task.into(),
-        table: din.table(),
+        table: crm.table(),
         row_wise: ctx.config.runtime.embedding_sharding == EmbeddingSharding::RowWise,
         lazy_rows: config.embedding_optimizer == EmbeddingOptimizer::LazyAdamw,
         samples: objective.train.len(),
@@ -229,16 +244,16 @@ fn train_one(
         checkpoint_every: 100,
         checkpoints,
     };
-    let initial = |share| din.init_share(ctx.config.seed, share);
+    let initial = |share| crm.init_share(ctx.config.seed, share);
     let trained = train(&plan, objective, initial, comm, progress)?;
     let (rows, dense) = trained.parameters.split_at(trained.share.held().len());
-    gather_rows(trained.share, rows, 2, comm, |rows| din.save_rows(dense, &dir.join(file), rows))?;
+    gather_rows(trained.share, rows, 2, comm, |rows| crm.save_rows(dense, &dir.join(file), rows))?;
     Ok(trained.history)
 }
 
 /// What the network needs to know of a dataset.
-pub fn shape(dataset: &Dataset) -> DinShape {
-    DinShape {
+pub fn shape(dataset: &Dataset) -> CrmShape {
+    CrmShape {
         features: dataset.num_features(),
         fields: dataset.fields().len(),
         item_field: dataset.item_field(),

@@ -5,9 +5,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 use reclora_comm::Communicator;
 use reclora_storage::dataset::{Dataset, Sample};
+use serde_json::json;
 
 use super::inputs::{dataset, neighbour_chunks};
-use super::{Counts, RunContext, Stage, embed};
+use super::{Counts, Description, RunContext, Stage, artifacts};
 use crate::config::RetrieveConfig;
 use crate::error::Result;
 use crate::retriever::{ItemEmbeddings, Shown, TARGETS, Target, Workspace, top_k};
@@ -38,11 +39,21 @@ pub fn positions(
 
 /// The item vectors of a run; `None` where it needs none.
 pub fn embeddings(ctx: &RunContext) -> Result<Option<ItemEmbeddings>> {
-    let path = ctx.path(Stage::Embed).join(embed::FILE);
+    let path = ctx.path(Stage::Embed).join(artifacts::EMBEDDINGS);
     Stage::Embed.is_needed(&ctx.config).then(|| ItemEmbeddings::load(&path)).transpose()
 }
 
-pub fn run(
+pub(super) const STAGE: Description = Description {
+    name: "retrieve",
+    directory: "neighbours",
+    what: "choose the history each sample is shown with",
+    reads: &[Stage::Prepare, Stage::Embed],
+    settings: |config| Ok(json!([config.retrieve])),
+    run,
+    ..Description::BASE
+};
+
+fn run(
     ctx: &RunContext,
     comm: &mut dyn Communicator,
     progress: &mut dyn Progress,

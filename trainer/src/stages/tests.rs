@@ -1,24 +1,42 @@
 //! What a stage is a function of.
 
-use reclora_storage::raw::DatasetFormat;
+use reclora_storage::raw::{DatasetFormat, Duplicates};
+use serde_json::json;
 
 use super::*;
+use crate::config::Config;
 
 /// Inputs of `prepare` for the data in a directory.
-fn prepare_inputs(data: impl FnOnce(&mut Config)) -> BTreeMap<String, String> {
+fn prepare_inputs(data: impl FnOnce(&mut Config)) -> Inputs {
     let mut config = Config::default();
     data(&mut config);
     inputs_of(&RunContext::new("none".into(), config), Stage::Prepare).unwrap()
 }
 
 #[test]
-fn formats_without_a_mapping_keep_the_fingerprints_they_had() {
+fn the_mapping_is_no_input_of_formats_without_one() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/data/movietweetings-100k");
-    let inputs = prepare_inputs(|config| config.data.path = path);
-    let names: Vec<&str> = inputs.keys().map(String::as_str).collect();
+    let inputs = |user: &str| {
+        prepare_inputs(|config| {
+            config.data.path = path.clone();
+            config.data.columns.user = user.into();
+        })
+    };
+    let names: Vec<String> = inputs("who").into_keys().collect();
     assert_eq!(names, ["config", "data/movies.dat.gz", "data/ratings.dat.gz"]);
-    // What the first version hashed.
-    assert_eq!(inputs["config"], r#"["movietweetings",5,5,{"at_least":8.0},[0.8,0.1,0.1]]"#);
+    assert_eq!(inputs("who"), inputs("whom"));
+}
+
+/// Every stage names itself, and reads only what comes before it.
+#[test]
+fn stages_describe_themselves_in_order() {
+    for (place, stage) in Stage::ALL.into_iter().enumerate() {
+        assert_eq!(json!(stage), stage.name());
+        assert!(!stage.directory().is_empty() && !stage.describe().is_empty());
+        let before = stage.description().reads.iter();
+        assert!(before.clone().all(|read| Stage::ALL[..place].contains(read)), "{stage:?}");
+        assert!(before.is_sorted());
+    }
 }
 
 #[test]
@@ -30,10 +48,9 @@ fn which_of_two_ratings_is_kept_is_an_input() {
             config.data.duplicates = duplicates;
         })
     };
-    let [first, last] = [raw::Duplicates::First, raw::Duplicates::Last].map(inputs);
+    let [first, last] = [Duplicates::First, Duplicates::Last].map(inputs);
     assert_ne!(first, last);
-    assert_eq!(last["data.duplicates"], "\"last\"");
-    assert!(!inputs(raw::Duplicates::Refuse).contains_key("data.duplicates"));
+    assert_ne!(first, inputs(Duplicates::Refuse));
 }
 
 #[test]
@@ -56,4 +73,22 @@ fn the_mapping_and_every_part_are_inputs() {
     assert_eq!(names, ["config", &parts[0], &parts[1]]);
     assert_ne!(who[&parts[0]], who[&parts[1]]);
     assert_ne!(who["config"], inputs("whom")["config"]);
+}
+
+#[test]
+fn the_place_of_a_frozen_lora_is_no_input_and_every_setting_of_an_adapter_is() {
+    let tune = |change: fn(&mut Config)| {
+        let mut config = Config::default();
+        change(&mut config);
+        (Stage::Tune.description().settings)(&config).unwrap()
+    };
+    let default = tune(|_| ());
+    assert_eq!(tune(|config| config.adapter.scale_of = "some/file".into()), default);
+    for change in [
+        (|config| config.adapter.top_k = 3) as fn(&mut Config),
+        |config| config.adapter.gate = crate::config::GateInput::Token,
+        |config| config.adapter.head = crate::config::Head::Ctr1,
+    ] {
+        assert_ne!(tune(change), default);
+    }
 }

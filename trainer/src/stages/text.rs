@@ -2,7 +2,7 @@
 
 use reclora_storage::dataset::Dataset;
 
-use super::{RunContext, Stage, inputs, tune};
+use super::{RunContext, Stage, artifacts, inputs};
 use crate::adapter::Adapter;
 use crate::backbone::BackboneConfig;
 use crate::config::Config;
@@ -63,8 +63,8 @@ pub struct Adapters {
 impl Adapters {
     pub fn open(ctx: &RunContext, backbone: &BackboneConfig) -> Result<Self> {
         let dir = ctx.path(Stage::Tune);
-        let load = |path: &std::path::Path| Adapter::load(&path.join(tune::FILE), backbone);
-        let plain = ctx.config.tune.plain_lora.then(|| load(&dir.join(tune::PLAIN)));
+        let load = |path: &std::path::Path| Adapter::load(&path.join(artifacts::ADAPTER), backbone);
+        let plain = ctx.config.tune.plain_lora.then(|| load(&dir.join(artifacts::PLAIN_LORA)));
         Ok(Self { reclora: load(&dir)?, lora: plain.transpose()? })
     }
 }

@@ -7,12 +7,14 @@ use rayon::prelude::*;
 use reclora_comm::Communicator;
 use reclora_storage::codec;
 use reclora_storage::dataset::Split;
+use reclora_storage::hash::xxh3_file;
+use serde_json::json;
 
 use super::draw::Drawn;
 use super::few_shot::few_shot;
-use super::inputs::{Lens, Neighbours};
+use super::inputs::{Lens, Neighbours, check_scale_of};
 use super::text::{TextInputs, deciding_logits};
-use super::{Counts, RunContext, Stage, write_json};
+use super::{Counts, Description, Inputs, RunContext, Stage, artifacts, write_json};
 use crate::adapter::{Adapter, Dropout};
 use crate::config::{AdapterConfig, GateInput};
 use crate::engine::{Adapted, Engine, Prompt, TrainingSample};
@@ -26,11 +28,6 @@ use crate::telemetry::measure::{Phase, timed};
 use crate::telemetry::progress::{Event, Progress};
 use crate::training::exchange::Held;
 use crate::training::{Objective, TrainPlan, train};
-
-/// File of an adapter.
-pub const FILE: &str = "adapter_model.safetensors";
-/// Directory of the plain LoRA in the stage's directory.
-pub const PLAIN: &str = "plain_lora";
 
 /// The settings of plain LoRA, tuned from the beginning: the same but for experts, gate and scales.
 pub fn plain(config: &AdapterConfig) -> AdapterConfig {
@@ -207,7 +204,31 @@ impl Objective for TuneObjective<'_> {
     }
 }
 
-pub fn run(
+pub(super) const STAGE: Description = Description {
+    name: "tune",
+    directory: "adapter",
+    what: "tune the adapters on the few-shot set",
+    reads: &[Stage::Prepare, Stage::Retrieve, Stage::Few2many],
+    reads_backbone: true,
+    reads_template: true,
+    trains: true,
+    settings: |config| {
+        let mut tune = json!(config.tune);
+        // How often it is saved does not change what is learnt.
+        tune["checkpoint_every"] = json!(0);
+        let adapter = config.adapter.without_path();
+        Ok(json!([config.seed, adapter, config.prompt.max_tokens, tune]))
+    },
+    files: |ctx| {
+        let Some(path) = ctx.config.adapter.frozen_lora() else { return Ok(Inputs::new()) };
+        check_scale_of(ctx)?;
+        Ok([("adapter.scale_of".into(), xxh3_file(path)?)].into())
+    },
+    run,
+    ..Description::BASE
+};
+
+fn run(
     ctx: &RunContext,
     comm: &mut dyn Communicator,
     progress: &mut dyn Progress,
@@ -216,7 +237,7 @@ pub fn run(
     let dir = ctx.path(Stage::Tune);
     let mut variants = vec![("RecLoRA", dir.clone(), ctx.config.adapter.clone())];
     if ctx.config.tune.plain_lora {
-        variants.push(("plain LoRA", dir.join(PLAIN), plain(&ctx.config.adapter)));
+        variants.push(("plain LoRA", dir.join(artifacts::PLAIN_LORA), plain(&ctx.config.adapter)));
     }
     let mut counts = Counts::from([("samples".to_owned(), data.train.len() as u64)]);
     for (name, dir, config) in variants {
@@ -268,8 +289,8 @@ fn tune(
         let tuned = objective.initial.with_parameters(trained.parameters);
         let tuned =
             tuned.ok_or_else(|| TrainerError::Input("a checkpoint of another adapter".into()))?;
-        tuned.save(&dir.join(FILE))?;
-        write_json(&dir.join("history.json"), &trained.history)?;
+        tuned.save(&dir.join(artifacts::ADAPTER))?;
+        write_json(&dir.join(artifacts::HISTORY), &trained.history)?;
         write_valid(dir, &data.valid_keys, &trained.valid_logits)?;
     }
     Ok(parameters)

@@ -5,12 +5,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 use reclora_storage::dataset::{Dataset, Sample, Split};
-use reclora_storage::manifest::StageDir;
 use serde::Serialize;
 
 use super::evaluate::{bootstrap, scored};
 use super::inputs::{self, Lens};
-use super::{RunContext, Stage, check_origin};
+use super::{RunContext, Stage, check_origin, finished};
 use crate::error::Result;
 use crate::metrics::baselines::{Interactions, ItemMean, LogisticRegression};
 use crate::metrics::{Metrics, Scored};
@@ -100,7 +99,7 @@ pub struct WithoutLlm {
 /// few2many is not done, or what it wrote is damaged.
 pub fn without_llm(ctx: &RunContext) -> Result<WithoutLlm> {
     for stage in [Stage::Prepare, Stage::Few2many] {
-        StageDir::new(ctx.path(stage), stage.name(), "").verify()?;
+        finished(ctx, stage).verify()?;
         check_origin(ctx, stage)?;
     }
     let dataset = inputs::dataset(ctx)?;

@@ -67,7 +67,7 @@ pub fn train(
     run.progress.emit(Event::Saved);
     let trained = run.all_epochs();
     if let Err(TrainerError::Comm(_)) = &trained {
-        run.heal();
+        run.recover();
     }
     trained
 }
@@ -109,9 +109,7 @@ impl<'a> Run<'a> {
         let optimizer = AdamW::from_parts(plan.weight_decay, first, second, state.step)
             .map(|optimizer| optimizer.with_lazy_rows(plan.lazy_rows))
             .filter(|optimizer| optimizer.first_moment().len() == parameters)
-            .ok_or_else(|| {
-                TrainerError::file(&plan.checkpoints, "a checkpoint of another model; use --force")
-            })?;
+            .ok_or_else(|| TrainerError::other_checkpoint(&plan.checkpoints))?;
         let (saved, spent) = (state.step, Spent::default());
         Ok(Self { plan, objective, share, comm, progress, optimizer, state, saved, spent })
     }
@@ -327,7 +325,7 @@ impl<'a> Run<'a> {
 
     /// When another rank went away: leaves what this one has in memory, for the next attempt to go on from. A
     /// step changes the state at once, when all sums of it are there, so it is that of a whole step.
-    fn heal(&mut self) {
+    fn recover(&mut self) {
         if self.plan.row_wise || self.state.step <= self.saved {
             return;
         }

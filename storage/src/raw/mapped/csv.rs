@@ -6,13 +6,12 @@ use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder};
-use encoding_rs::WINDOWS_1252;
+use csv::{ByteRecord, Reader, ReaderBuilder};
 
 use super::quotes::Quotes;
-use super::{ColumnMapping, MAX_VALUE, TextEncoding, Wanted, cell};
+use super::{ColumnMapping, MAX_VALUE, Table, TextEncoding, Wanted, cell};
 use crate::error::{RawProblem, Result, StorageError};
-use crate::raw::source::{Place, damaged, open};
+use crate::raw::source::{Place, open, unparsed};
 
 /// A CSV file, row by row.
 pub(super) struct CsvTable {
@@ -85,7 +84,10 @@ impl CsvTable {
         let mut names = Vec::with_capacity(table.columns);
         for (i, bytes) in table.record.iter().enumerate() {
             let number = (i + 1).to_string();
-            let name = if columns.header { table.text(&number, bytes)? } else { number.into() };
+            let name = match columns.header {
+                true => decode(table.encoding, table.place(), &number, bytes)?,
+                false => number.into(),
+            };
             if names.contains(&name) {
                 let problem = format!("two columns are called {name:?}; rename one of them");
                 return Err(StorageError::Table { path: table.path, problem });
@@ -101,66 +103,6 @@ impl CsvTable {
         Ok(Self::begin(path, columns)?.1)
     }
 
-    pub(super) fn advance(&mut self) -> Result<bool> {
-        if self.pending {
-            self.pending = false;
-        } else if !self.fill()? {
-            return Ok(false);
-        }
-        let found = self.record.len();
-        if found != self.columns {
-            let problem = if found == 1 && self.record.get(0) == Some(b"") {
-                RawProblem::BlankLine
-            } else {
-                let layout = "the first line's";
-                RawProblem::ColumnCount { expected: self.columns, found, layout }
-            };
-            return Err(self.place().error("line", problem));
-        }
-        let mut values = std::mem::take(&mut self.values);
-        let taken = self.take_values(&mut values);
-        self.values = values;
-        taken.map(|()| true)
-    }
-
-    /// Copies the wanted values of the record.
-    fn take_values(&self, values: &mut [String]) -> Result<()> {
-        for ((value, place), wanted) in values.iter_mut().zip(&self.places).zip(&self.wanted) {
-            let text = self.text(&wanted.name, self.record.get(*place).unwrap_or_default())?;
-            value.clear();
-            value.push_str(&text);
-        }
-        Ok(())
-    }
-
-    pub(super) fn value(&self, i: usize) -> &str {
-        self.values.get(i).map_or("", String::as_str)
-    }
-
-    pub(super) fn place(&self) -> Place<'_> {
-        Place { path: &self.path, line: self.line }
-    }
-
-    pub(super) fn wanted(&self) -> &[Wanted] {
-        &self.wanted
-    }
-
-    fn text<'a>(&self, column: &str, bytes: &'a [u8]) -> Result<Cow<'a, str>> {
-        if bytes.len() > MAX_VALUE {
-            return Err(cell(self.place(), column, RawProblem::TooLong { limit: MAX_VALUE }));
-        }
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Ok(Cow::Borrowed(text)),
-            Err(_) if self.encoding == TextEncoding::Latin1 => {
-                Ok(WINDOWS_1252.decode_without_bom_handling(bytes).0)
-            }
-            Err(e) => {
-                let problem = RawProblem::NotUtf8 { position: e.valid_up_to() };
-                Err(cell(self.place(), column, problem))
-            }
-        }
-    }
-
     /// Reads a record; false at the end of the file.
     fn fill(&mut self) -> Result<bool> {
         self.passed.left.set(MAX_ROW);
@@ -172,12 +114,7 @@ impl CsvTable {
                 let place = Place { path: &self.path, line: self.line + 1 };
                 return place.error("line", RawProblem::TooLong { limit: MAX_ROW });
             }
-            let text = e.to_string();
-            let source = match e.into_kind() {
-                ErrorKind::Io(source) => source,
-                _ => io::Error::other(text),
-            };
-            damaged(&self.path, self.line, source)
+            unparsed(&self.path, self.line, e)
         })?;
         if read {
             self.line = begins;
@@ -201,6 +138,60 @@ impl CsvTable {
             }
         }
     }
+}
+
+impl Table for CsvTable {
+    fn advance(&mut self) -> Result<bool> {
+        if self.pending {
+            self.pending = false;
+        } else if !self.fill()? {
+            return Ok(false);
+        }
+        let found = self.record.len();
+        if found != self.columns {
+            let problem = if found == 1 && self.record.get(0) == Some(b"") {
+                RawProblem::BlankLine
+            } else {
+                let layout = "the first line's";
+                RawProblem::ColumnCount { expected: self.columns, found, layout }
+            };
+            return Err(self.place().error("line", problem));
+        }
+        let place = Place { path: &self.path, line: self.line };
+        for ((value, at), wanted) in self.values.iter_mut().zip(&self.places).zip(&self.wanted) {
+            let bytes = self.record.get(*at).unwrap_or_default();
+            let text = decode(self.encoding, place, &wanted.name, bytes)?;
+            value.clear();
+            value.push_str(&text);
+        }
+        Ok(true)
+    }
+
+    fn value(&self, i: usize) -> &str {
+        self.values.get(i).map_or("", String::as_str)
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place { path: &self.path, line: self.line }
+    }
+
+    fn wanted(&self) -> &[Wanted] {
+        &self.wanted
+    }
+}
+
+/// A value as text, or what is wrong with it.
+fn decode<'a>(
+    encoding: TextEncoding,
+    place: Place<'_>,
+    column: &str,
+    bytes: &'a [u8],
+) -> Result<Cow<'a, str>> {
+    let text = match bytes.len() {
+        ..=MAX_VALUE => encoding.decode(bytes),
+        _ => Err(RawProblem::TooLong { limit: MAX_VALUE }),
+    };
+    text.map_err(|problem| cell(place, column, problem))
 }
 
 /// A row of more bytes is none: a quote that is never closed would fill the memory.

@@ -45,10 +45,6 @@ pub(super) enum Kind {
     Days,
     /// This many ticks a second since 1970, given in seconds with as many decimals as they have.
     Ticks(i64),
-    /// Days since 1970, given as people write dates.
-    Date,
-    /// This many ticks a second since 1970, given as people write times.
-    Moment(i64),
     /// A whole number of which the last digits are behind the point: this many.
     Decimal(u32),
     /// 16 bytes.
@@ -119,39 +115,26 @@ impl Kind {
         })
     }
 
-    /// Whether values are times, given in seconds.
-    pub(super) fn is_time(self) -> bool {
-        matches!(self, Self::Days | Self::Ticks(_))
-    }
-
-    /// The same values for people to read: times as text.
-    pub(super) fn written(self) -> Self {
-        match self {
-            Self::Days => Self::Date,
-            Self::Ticks(ticks) => Self::Moment(ticks),
-            other => other,
-        }
-    }
-
-    fn int64(self, value: i64) -> String {
+    /// `written` has times as people write them.
+    fn int64(self, value: i64, written: bool) -> String {
         match self {
             Self::Plain => value.to_string(),
             Self::Unsigned => (value as u64).to_string(),
+            Self::Days if written => day(value),
             Self::Days => value.saturating_mul(86_400).to_string(),
+            Self::Ticks(ticks) if written => moment(i128::from(value) * i128::from(NANOS / ticks)),
             Self::Ticks(ticks) if value % ticks == 0 => (value / ticks).to_string(),
             Self::Ticks(ticks) => as_seconds(i128::from(value) * i128::from(NANOS / ticks)),
-            Self::Date => day(value),
-            Self::Moment(ticks) => moment(i128::from(value) * i128::from(NANOS / ticks)),
             Self::Decimal(scale) => point(value.into(), scale),
             // Of other types than numbers.
             Self::Uuid | Self::Half => String::new(),
         }
     }
 
-    fn int32(self, value: i32) -> String {
+    fn int32(self, value: i32, written: bool) -> String {
         match self {
             Self::Unsigned => (value as u32).to_string(),
-            _ => self.int64(i64::from(value)),
+            _ => self.int64(i64::from(value), written),
         }
     }
 
@@ -216,14 +199,18 @@ pub(super) fn read_batch(
     rows: usize,
     out: &mut Vec<String>,
 ) -> Result<usize> {
-    let kind = shape.kind;
+    let Shape { kind, written, .. } = shape;
     match reader {
         ColumnReader::BoolColumnReader(r) => column(r, shape, rows, out, |v| Ok(v.to_string())),
-        ColumnReader::Int32ColumnReader(r) => column(r, shape, rows, out, |v| Ok(kind.int32(*v))),
-        ColumnReader::Int64ColumnReader(r) => column(r, shape, rows, out, |v| Ok(kind.int64(*v))),
+        ColumnReader::Int32ColumnReader(r) => {
+            column(r, shape, rows, out, |v| Ok(kind.int32(*v, written)))
+        }
+        ColumnReader::Int64ColumnReader(r) => {
+            column(r, shape, rows, out, |v| Ok(kind.int64(*v, written)))
+        }
         ColumnReader::Int96ColumnReader(r) => column(r, shape, rows, out, |v| {
             let nanos = int96(v);
-            Ok(if kind.is_time() { as_seconds(nanos) } else { moment(nanos) })
+            Ok(if written { moment(nanos) } else { as_seconds(nanos) })
         }),
         ColumnReader::FloatColumnReader(r) => column(r, shape, rows, out, |v| Ok(number(*v))),
         ColumnReader::DoubleColumnReader(r) => column(r, shape, rows, out, |v| Ok(number(*v))),

@@ -4,6 +4,8 @@
 //! or for as many copies of a long text as there are values. So the page is made plain before, within limits,
 //! and the decoder never sees it.
 
+use super::thrift::{Input, Stop};
+
 /// Most texts in a page.
 const MAX_TEXTS: usize = 1 << 24;
 
@@ -76,37 +78,31 @@ fn size(
 
 /// Lengths in DELTA_BINARY_PACKED: blocks of differences, each of as few bits as its part of the block needs.
 fn lengths(bytes: &[u8], most: usize) -> Lengths<'_> {
-    let mut input = Input(bytes);
-    let damaged = || "its lengths can't be read".to_owned();
-    let [block, parts, count] =
-        [(); 3].map(|()| input.varint().and_then(|n| usize::try_from(n).ok()));
-    let (Some(block), Some(parts), Some(count)) = (block, parts, count) else {
-        return Err(damaged());
-    };
+    let mut input = Input::new(bytes);
+    let damaged = |_: Stop| "its lengths can't be read".to_owned();
+    let mut number = || input.length().map_err(damaged);
+    let [block, parts, count] = [number()?, number()?, number()?];
     if count > most {
         return Err(format!("{count} texts, where it has {most} values"));
     }
-    let mut value = input.zigzag().ok_or_else(damaged)? as i32;
+    let mut value = input.integer().map_err(damaged)? as i32;
     let part = block.checked_div(parts).filter(|part| part * parts == block && part % 8 == 0);
-    let part = part.filter(|part| *part > 0).ok_or_else(damaged)?;
+    let part = part.filter(|part| *part > 0).ok_or(Stop::Damaged).map_err(damaged)?;
     let mut lengths = Vec::new();
     if count > 0 {
         lengths.push(length(value)?);
     }
     while lengths.len() < count {
-        let smallest = input.zigzag().ok_or_else(damaged)? as i32;
-        let widths = input.take(parts).ok_or_else(damaged)?;
+        let smallest = input.integer().map_err(damaged)? as i32;
+        let widths = input.take(parts).map_err(damaged)?;
         for width in widths {
             let here = part.min(count - lengths.len());
             if here == 0 {
                 break;
             }
             let size = (part / 8).checked_mul(usize::from(*width)).filter(|_| *width <= 32);
-            let mut bits = Bits {
-                bytes: size.and_then(|n| input.take(n)).ok_or_else(damaged)?,
-                held: 0,
-                len: 0,
-            };
+            let bytes = size.ok_or(Stop::Damaged).and_then(|n| input.take(n)).map_err(damaged)?;
+            let mut bits = Bits { bytes, held: 0, len: 0 };
             for _ in 0..here {
                 let difference = bits.next(u32::from(*width));
                 value = value.wrapping_add(smallest).wrapping_add(difference as i32);
@@ -114,39 +110,11 @@ fn lengths(bytes: &[u8], most: usize) -> Lengths<'_> {
             }
         }
     }
-    Ok((lengths, input.0))
+    Ok((lengths, input.rest()))
 }
 
 fn length(value: i32) -> Result<u32, String> {
     u32::try_from(value).map_err(|_| format!("a text of {value} bytes"))
-}
-
-/// What is left to be read.
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = *self.take(1)?.first()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn zigzag(&mut self) -> Option<i64> {
-        let value = self.varint()?;
-        Some((value >> 1) as i64 ^ -((value & 1) as i64))
-    }
 }
 
 /// Numbers of up to 32 bits, the lowest bits first.

@@ -1,10 +1,12 @@
 //! `[data.columns]`: where the columns of a CSV or Parquet dataset are.
 
+use std::borrow::Cow;
 use std::path::{Component, Path};
 
+use encoding_rs::WINDOWS_1252;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, StorageError};
+use crate::error::{RawProblem, Result, StorageError};
 use crate::raw::time::Notation;
 
 /// `[data.columns]`: which columns of which tables hold what. Only for format = "csv" and "parquet".
@@ -40,9 +42,9 @@ pub struct ColumnMapping {
     /// Columns of items that prompts and item embeddings may use, e.g. the title.
     pub item_texts: Vec<String>,
     /// Ratings whose user or item is not in its table: `refuse` them with an error, or `drop` and count them.
-    pub unmatched: Unmatched,
+    pub unmatched: Unusable,
     /// Ratings without a user, item, rating or time (empty, null, NaN): `refuse` them with an error, or `drop` and count them.
-    pub missing: Missing,
+    pub missing: Unusable,
     /// CSV: what separates two values, one ASCII character.
     pub delimiter: String,
     /// CSV: `utf8`, or `latin1` for files that are neither.
@@ -75,25 +77,26 @@ pub enum TextEncoding {
     /// UTF-8; anything else is an error.
     #[default]
     Utf8,
-    /// Windows-1252, of which latin-1 is a part.
+    /// Windows-1252, of which latin-1 is a part. What is valid UTF-8 is taken as such: converted copies are
+    /// common, and no latin-1 text is valid UTF-8 by chance.
     Latin1,
 }
 
-/// What happens to a rating whose user or item is not in its table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Unmatched {
-    /// It is an error.
-    #[default]
-    Refuse,
-    /// It is counted and left out.
-    Drop,
+impl TextEncoding {
+    /// The text that a line or a value is.
+    pub(in crate::raw) fn decode(self, bytes: &[u8]) -> Result<Cow<'_, str>, RawProblem> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Ok(Cow::Borrowed(text)),
+            Err(_) if self == Self::Latin1 => Ok(WINDOWS_1252.decode_without_bom_handling(bytes).0),
+            Err(e) => Err(RawProblem::NotUtf8 { position: e.valid_up_to() }),
+        }
+    }
 }
 
-/// What happens to a rating without a user, item, rating or time.
+/// What happens to a rating that can't be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Missing {
+pub enum Unusable {
     /// It is an error.
     #[default]
     Refuse,
@@ -118,8 +121,8 @@ impl Default for ColumnMapping {
             user_texts: Vec::new(),
             item_fields: Vec::new(),
             item_texts: Vec::new(),
-            unmatched: Unmatched::Refuse,
-            missing: Missing::Refuse,
+            unmatched: Unusable::Refuse,
+            missing: Unusable::Refuse,
             delimiter: ",".into(),
             encoding: TextEncoding::Utf8,
             header: true,
@@ -194,25 +197,28 @@ impl ColumnMapping {
 }
 
 impl TimeUnit {
-    /// Its name in a config.
-    pub fn name(self) -> &'static str {
+    /// Every one, the coarser units first.
+    pub(in crate::raw) const ALL: [Self; 5] =
+        [Self::S, Self::Ms, Self::Us, Self::Ns, Self::Iso8601];
+
+    /// Its name in a config, words for it, and how its times are written.
+    pub(in crate::raw) fn describe(self) -> (&'static str, &'static str, Notation) {
         match self {
-            Self::S => "s",
-            Self::Ms => "ms",
-            Self::Us => "us",
-            Self::Ns => "ns",
-            Self::Iso8601 => "iso8601",
+            Self::S => ("s", "seconds", Notation::Number(9)),
+            Self::Ms => ("ms", "milliseconds", Notation::Number(6)),
+            Self::Us => ("us", "microseconds", Notation::Number(3)),
+            Self::Ns => ("ns", "nanoseconds", Notation::Number(0)),
+            Self::Iso8601 => ("iso8601", "ISO 8601", Notation::Iso8601),
         }
     }
 
+    /// Its name in a config.
+    pub fn name(self) -> &'static str {
+        self.describe().0
+    }
+
     /// How its times are written.
-    pub(super) fn notation(self) -> Notation {
-        match self {
-            Self::S => Notation::Number(9),
-            Self::Ms => Notation::Number(6),
-            Self::Us => Notation::Number(3),
-            Self::Ns => Notation::Number(0),
-            Self::Iso8601 => Notation::Iso8601,
-        }
+    pub(in crate::raw) fn notation(self) -> Notation {
+        self.describe().2
     }
 }

@@ -20,7 +20,7 @@ mod thrift;
 mod unpack;
 
 pub use decode::is_decoding;
-pub use mapping::{ColumnMapping, Missing, TextEncoding, TimeUnit, Unmatched};
+pub use mapping::{ColumnMapping, TextEncoding, TimeUnit, Unusable};
 pub use sample::{Column, TableSample, sample};
 
 use super::faults::{Faults, is_of_one_row};
@@ -49,68 +49,45 @@ fn wanted(setting: &'static str, name: &str) -> Wanted {
 }
 
 /// Rows of the wanted columns of a table, as text.
-enum Table {
-    Csv(CsvTable),
-    Parquet(ParquetTable),
-}
-
-impl Table {
-    fn open(
-        format: DatasetFormat,
-        path: &Path,
-        columns: &ColumnMapping,
-        wanted: Vec<Wanted>,
-    ) -> Result<Self> {
-        Ok(match format {
-            DatasetFormat::Parquet => Self::Parquet(ParquetTable::open(path, wanted)?),
-            _ => Self::Csv(CsvTable::open(path, columns, wanted)?),
-        })
-    }
-
+trait Table {
     /// Reads the next row; false at the end.
-    fn advance(&mut self) -> Result<bool> {
-        match self {
-            Self::Csv(table) => table.advance(),
-            Self::Parquet(table) => table.advance(),
-        }
-    }
+    fn advance(&mut self) -> Result<bool>;
 
     /// Value of the wanted column `i` in this row; empty for null.
-    fn value(&self, i: usize) -> &str {
-        match self {
-            Self::Csv(table) => table.value(i),
-            Self::Parquet(table) => table.value(i),
-        }
-    }
+    fn value(&self, i: usize) -> &str;
 
     /// Whether the wanted column `i` is of a type of times, whose values are given in seconds with as many
     /// decimals as they have.
-    fn is_time(&self, i: usize) -> bool {
-        match self {
-            Self::Csv(_) => false,
-            Self::Parquet(table) => table.is_time(i),
-        }
+    fn is_time(&self, _: usize) -> bool {
+        false
     }
 
     /// File and line (or row) of this row.
-    fn place(&self) -> Place<'_> {
-        match self {
-            Self::Csv(table) => table.place(),
-            Self::Parquet(table) => table.place(),
-        }
+    fn place(&self) -> Place<'_>;
+
+    /// Number of this row by which all rows of the table can be told apart.
+    fn line(&self) -> u64 {
+        self.place().line
     }
 
-    fn wanted(&self) -> &[Wanted] {
-        match self {
-            Self::Csv(table) => table.wanted(),
-            Self::Parquet(table) => table.wanted(),
-        }
-    }
+    fn wanted(&self) -> &[Wanted];
 
     /// A problem with the wanted column `i` in this row.
     fn problem(&self, i: usize, problem: RawProblem) -> StorageError {
         cell(self.place(), self.wanted().get(i).map_or("", |w| &w.name), problem)
     }
+}
+
+fn open(
+    format: DatasetFormat,
+    path: &Path,
+    columns: &ColumnMapping,
+    wanted: Vec<Wanted>,
+) -> Result<Box<dyn Table>> {
+    Ok(match format {
+        DatasetFormat::Parquet => Box::new(ParquetTable::open(path, wanted)?),
+        _ => Box::new(CsvTable::open(path, columns, wanted)?),
+    })
 }
 
 fn cell(place: Place<'_>, column: &str, problem: RawProblem) -> StorageError {
@@ -189,7 +166,7 @@ pub(super) fn look(
     }
     all.extend(ratings.map(|path| (path, of_ratings)));
     let first_row = |(path, wanted): (PathBuf, Vec<Wanted>)| {
-        Table::open(format, &path, columns, wanted).and_then(|mut table| table.advance()).err()
+        open(format, &path, columns, wanted).and_then(|mut table| table.advance()).err()
     };
     all.into_iter().filter_map(first_row).collect()
 }
@@ -225,7 +202,7 @@ impl Side<'_> {
     }
 
     /// Adds a row whose properties begin at the wanted column `from`.
-    fn add(&self, to: &mut EntityBuilder, table: &Table, key: &str, from: usize) -> Result<()> {
+    fn add(&self, to: &mut EntityBuilder, table: &dyn Table, key: &str, from: usize) -> Result<()> {
         let middle = from + self.fields.1.len();
         let end = middle + self.texts.1.len();
         let fields = (from..middle).map(|i| table.value(i));
@@ -234,7 +211,12 @@ impl Side<'_> {
     }
 
     /// Reads a table of its own.
-    fn read(&self, mut table: Table, path: &Path, how: Reading<'_>) -> Result<EntityBuilder> {
+    fn read(
+        &self,
+        mut table: Box<dyn Table>,
+        path: &Path,
+        how: Reading<'_>,
+    ) -> Result<EntityBuilder> {
         let mut entities = self.builder(path, how);
         let mut faults = Faults::default();
         faults.rows(|| {
@@ -244,15 +226,20 @@ impl Side<'_> {
             if table.value(0).is_empty() {
                 return Err(table.problem(0, RawProblem::Empty));
             }
-            self.add(&mut entities, &table, table.value(0), 1)?;
-            Ok(true)
+            self.add(&mut entities, &*table, table.value(0), 1).map(|()| true)
         })?;
         faults.check()?;
         Ok(entities)
     }
 
     /// Takes note of what a rating says of its user or item, which must be what it said before.
-    fn note(&self, to: &mut EntityBuilder, table: &Table, key: usize, from: usize) -> Result<()> {
+    fn note(
+        &self,
+        to: &mut EntityBuilder,
+        table: &dyn Table,
+        key: usize,
+        from: usize,
+    ) -> Result<()> {
         let name = table.value(key);
         let Some((first, values)) = to.row_of(name) else {
             return self.add(to, table, name, from);
@@ -286,9 +273,7 @@ pub(super) fn read(
     let mut wanted = ratings_columns(columns);
     for (i, (side, own)) in sides.iter().zip([users_path, items_path]).enumerate() {
         entities.push(match own {
-            Some(own) => {
-                side.read(Table::open(format, &own, columns, side.columns())?, &own, how)?
-            }
+            Some(own) => side.read(open(format, &own, columns, side.columns())?, &own, how)?,
             None if side.properties().next().is_none() => EntityBuilder::open_ended(side.name),
             None => {
                 noted.push((i, wanted.len()));
@@ -298,7 +283,7 @@ pub(super) fn read(
         });
     }
 
-    let table = Table::open(format, &path, columns, wanted)?;
+    let table = open(format, &path, columns, wanted)?;
     let mut faults = Faults::default();
     let levels = survey(table, &mut faults, |table| {
         noted.iter().try_for_each(|(i, from)| match (sides.get(*i), entities.get_mut(*i)) {
@@ -306,7 +291,7 @@ pub(super) fn read(
             _ => Ok(()),
         })
     })?;
-    let table = Table::open(format, &path, columns, ratings_columns(columns))?;
+    let table = open(format, &path, columns, ratings_columns(columns))?;
     let (items, users) = (entities.pop(), entities.pop());
     let (users, items) = (users.unwrap_or_default(), items.unwrap_or_default());
     collect(table, columns, RatingBuilder::new(&path, users, items, levels.0, how), faults)
@@ -380,7 +365,7 @@ const NOTHING: [&str; 11] =
 
 /// The first of user, item, rating and time that has no value in this row. An id may be any text but
 /// an empty one.
-fn missing(table: &Table) -> Option<usize> {
+fn missing(table: &dyn Table) -> Option<usize> {
     let is_missing = |i: usize| match table.value(i) {
         "" => true,
         text => {
@@ -394,9 +379,9 @@ fn missing(table: &Table) -> Option<usize> {
 /// The first reading: the levels of the rows that can be used, which `visit` sees too. What is wrong with the
 /// others is said by the second reading.
 fn survey(
-    mut table: Table,
+    mut table: Box<dyn Table>,
     faults: &mut Faults,
-    mut visit: impl FnMut(&Table) -> Result<()>,
+    mut visit: impl FnMut(&dyn Table) -> Result<()>,
 ) -> Result<Levels> {
     let mut levels = Levels::default();
     faults.rows(|| {
@@ -405,19 +390,19 @@ fn survey(
             Err(error) if is_of_one_row(&error) => return Ok(true),
             end => return end,
         }
-        if missing(&table).is_some() {
+        if missing(&*table).is_some() {
             return Ok(true);
         }
         let found = table.value(2);
         let Ok(stars) = stars(found) else { return Ok(true) };
         levels.note(stars, found).map_err(|problem| table.problem(2, problem))?;
-        visit(&table).map(|()| true)
+        visit(&*table).map(|()| true)
     })?;
     Ok(levels)
 }
 
 /// Time of a row in nanoseconds since 1970; 0 where there is none.
-fn time(table: &Table, columns: &ColumnMapping) -> Result<i64, RawProblem> {
+fn time(table: &dyn Table, columns: &ColumnMapping) -> Result<i64, RawProblem> {
     if columns.timestamp.is_empty() {
         return Ok(0);
     }
@@ -439,22 +424,17 @@ struct Counts {
 
 /// The second reading: every row as a rating. `faults` are those of the first.
 fn collect(
-    mut table: Table,
+    mut table: Box<dyn Table>,
     columns: &ColumnMapping,
     mut ratings: RatingBuilder,
     mut faults: Faults,
 ) -> Result<RawTables> {
     let mut dropped = Counts::default();
-    // Rows of a directory are counted over all its files, so that two of them can be told apart.
-    let mut row = 0;
     faults.rows(|| {
         if !table.advance()? {
             return Ok(false);
         }
-        row += 1;
-        let line = if matches!(table, Table::Csv(_)) { table.place().line } else { row };
-        add(&table, line, columns, &mut ratings, &mut dropped)?;
-        Ok(true)
+        add(&*table, columns, &mut ratings, &mut dropped).map(|()| true)
     })?;
     let dropped = [
         ("ratings by users that the table of users lacks", dropped.no_user),
@@ -468,14 +448,13 @@ fn collect(
 
 /// Adds a row to the ratings, or to those that are left out.
 fn add(
-    table: &Table,
-    line: u64,
+    table: &dyn Table,
     columns: &ColumnMapping,
     ratings: &mut RatingBuilder,
     dropped: &mut Counts,
 ) -> Result<()> {
     if let Some(i) = missing(table) {
-        if columns.missing == Missing::Drop {
+        if columns.missing == Unusable::Drop {
             dropped.no_value += 1;
             return Ok(());
         }
@@ -486,12 +465,12 @@ fn add(
     let level = stars(found).and_then(|stars| ratings.level(stars, found));
     let level = level.map_err(|problem| table.problem(2, problem))?;
     let time = time(table, columns).map_err(|problem| table.problem(3, problem))?;
-    match ratings.insert(line, [user, item], level, time) {
+    match ratings.insert(table.line(), [user, item], level, time) {
         Err(StorageError::Raw {
             field, problem: problem @ RawProblem::UnknownKey { .. }, ..
         }) => {
             let is_user = field == "user";
-            if columns.unmatched == Unmatched::Refuse {
+            if columns.unmatched == Unusable::Refuse {
                 return Err(table.problem(usize::from(!is_user), problem));
             }
             *(if is_user { &mut dropped.no_user } else { &mut dropped.no_item }) += 1;

@@ -102,47 +102,44 @@ impl Pages {
             (self.at, self.page) = (next, self.page + 1);
             match header.content {
                 Content::Dictionary { values, encoding } => {
-                    return self.dictionary(&header, values, encoding, &bytes).map(Some);
+                    return self.dictionary(header.unpacked, values, encoding, &bytes).map(Some);
                 }
-                Content::Data { .. } => return self.data(&header, bytes).map(Some),
+                Content::Data { values, encoding, levels } => {
+                    let size = header.unpacked as usize;
+                    return self.data(size, values, encoding, levels, bytes).map(Some);
+                }
                 Content::Other => {}
             }
         }
         Ok(None)
     }
 
-    fn dictionary(
-        &self,
-        header: &Header,
-        values: i64,
-        encoding: Encoding,
-        bytes: &[u8],
-    ) -> Result<Page> {
+    fn dictionary(&self, size: i64, values: i64, encoding: Encoding, bytes: &[u8]) -> Result<Page> {
         // Of the types that have dictionaries none takes less for a value.
         let least = if self.physical == Type::FIXED_LEN_BYTE_ARRAY { self.width.max(1) } else { 4 };
-        let most = header.unpacked / least as i64;
+        let most = size / least as i64;
         let Some(num_values) = u32::try_from(values).ok().filter(|_| values <= most) else {
-            return Err(problem(format!(
-                "no dictionary of {} bytes has its values",
-                header.unpacked
-            )));
+            return Err(problem(format!("no dictionary of {size} bytes has its values")));
         };
-        let buf = self.unpack(bytes, header.unpacked as usize)?.into();
+        let buf = self.unpack(bytes, size as usize)?.into();
         Ok(Page::DictionaryPage { buf, num_values, encoding, is_sorted: false })
     }
 
-    fn data(&mut self, header: &Header, bytes: Vec<u8>) -> Result<Page> {
-        let Content::Data { values, encoding, levels } = &header.content else {
-            return Err(problem("no page of data"));
-        };
-        self.left = self.left.saturating_sub(*values);
-        let num_values = u32::try_from(*values).ok().filter(|_| self.left >= 0);
+    fn data(
+        &mut self,
+        size: usize,
+        values: i64,
+        encoding: Encoding,
+        levels: Levels,
+        bytes: Vec<u8>,
+    ) -> Result<Page> {
+        self.left = self.left.saturating_sub(values);
+        let num_values = u32::try_from(values).ok().filter(|_| self.left >= 0);
         let num_values = num_values.ok_or_else(|| problem("more values than its column has"))?;
-        let size = header.unpacked as usize;
         match levels {
             Levels::First { definition, repetition } => {
                 let mut buf = self.unpack(&bytes, size)?;
-                let encoding = self.plain(&mut buf, *encoding, num_values, |buf| {
+                let encoding = self.plain(&mut buf, encoding, num_values, |buf| {
                     // Levels lie behind their lengths.
                     self.levels.iter().filter(|level| **level > 0).try_fold(0_usize, |at, _| {
                         let len = buf.get(at..)?.first_chunk::<4>()?;
@@ -153,18 +150,17 @@ impl Pages {
                     buf: buf.into(),
                     num_values,
                     encoding,
-                    def_level_encoding: *definition,
-                    rep_level_encoding: *repetition,
+                    def_level_encoding: definition,
+                    rep_level_encoding: repetition,
                     statistics: None,
                 })
             }
             Levels::Second { nulls, rows, definition, repetition, packed } => {
-                let sizes = u32::try_from(*definition).ok().zip(u32::try_from(*repetition).ok());
-                let others = u32::try_from(*nulls).ok().zip(u32::try_from(*rows).ok());
-                let (Some((definition, repetition)), Some((num_nulls, num_rows))) = (sizes, others)
-                else {
-                    return Err(problem("a header of negative numbers"));
+                let number = |number| {
+                    u32::try_from(number).map_err(|_| problem("a header of negative numbers"))
                 };
+                let (definition, repetition) = (number(definition)?, number(repetition)?);
+                let (num_nulls, num_rows) = (number(nulls)?, number(rows)?);
                 // Levels come first and are never compressed.
                 let len = definition as usize + repetition as usize;
                 let (Some((front, rest)), Some(size)) =
@@ -173,8 +169,8 @@ impl Pages {
                     return Err(problem("levels that reach out of it"));
                 };
                 let mut buf =
-                    if *packed { [front, &self.unpack(rest, size)?].concat() } else { bytes };
-                let encoding = self.plain(&mut buf, *encoding, num_values, |_| Some(len))?;
+                    if packed { [front, &self.unpack(rest, size)?].concat() } else { bytes };
+                let encoding = self.plain(&mut buf, encoding, num_values, |_| Some(len))?;
                 Ok(Page::DataPageV2 {
                     buf: buf.into(),
                     num_values,
@@ -301,7 +297,7 @@ fn read_header(file: &File, at: u64, end: u64) -> Result<(Header, usize)> {
         file.read_exact_at(&mut bytes, at)?;
         let mut input = Input::new(&bytes);
         match header(&mut input) {
-            Ok(header) => return Ok((header, size - input.left())),
+            Ok(header) => return Ok((header, size - input.rest().len())),
             Err(Stop::Damaged) => return Err(problem("its header can't be read")),
             Err(Stop::End) if size == left => return Err(problem("its header has no end")),
             Err(Stop::End) => size = (size * 16).min(left),
@@ -389,7 +385,7 @@ mod tests {
         let content = Content::Data { values: 3, encoding: Encoding::PLAIN, levels };
         let expected = Header { unpacked: 20, packed: 10, content };
         assert_eq!(header(&mut input), Ok(expected));
-        assert_eq!(input.left(), 1);
+        assert_eq!(input.rest().len(), 1);
         for len in 0..HEADER_BYTES.len() - 1 {
             let header = header(&mut Input::new(&HEADER_BYTES[..len]));
             assert_eq!(header, Err(Stop::End), "{len} bytes");

@@ -4,6 +4,7 @@
 //! (`_SUCCESS`, checksums) is not. Directories called `key=value` are columns. Only wanted columns are
 //! decoded, a few thousand rows at a time.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use super::decode::{self, guarded, read_batch};
 use super::pages::Pages;
 use super::sample::Column;
 use super::shape::{Shape, type_name};
-use super::{MAX_VALUE, Wanted, cell, footer};
+use super::{MAX_VALUE, Table, Wanted, cell, footer};
 use crate::error::{RawProblem, Result, StorageError};
 use crate::raw::container::{HEAD, not_parquet};
 use crate::raw::source::{Place, is_directory};
@@ -91,22 +92,8 @@ fn walk(dir: &Path, partition: &[(String, String)], parts: &mut Vec<Part>) -> Re
 
 /// `%3A` as `:`; Spark writes so what may not be in a file's name.
 fn unescape(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let code = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        match code.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) if *first == b'%' => {
-                bytes.push(byte);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            _ => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+    let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+    decoded.map_or_else(|_| text.to_owned(), Cow::into_owned)
 }
 
 /// Where a wanted column of a part comes from.
@@ -146,7 +133,8 @@ pub(super) struct ParquetTable {
     at: usize,
     /// Row of the part, from 1.
     row: u64,
-    any: bool,
+    /// Rows of all parts so far.
+    all: u64,
 }
 
 impl ParquetTable {
@@ -163,50 +151,11 @@ impl ParquetTable {
             batch_len: 0,
             at: 0,
             row: 0,
-            any: false,
+            all: 0,
         };
         // The columns of the first part are looked up now, so that a wrong name shows at once.
         table.open_next()?;
         Ok(table)
-    }
-
-    pub(super) fn advance(&mut self) -> Result<bool> {
-        self.at += 1;
-        while self.at >= self.batch_len {
-            if !self.fill()? {
-                return if self.any {
-                    Ok(false)
-                } else {
-                    Err(StorageError::EmptyRawFile { path: self.root.clone() })
-                };
-            }
-        }
-        self.any = true;
-        self.row += 1;
-        Ok(true)
-    }
-
-    pub(super) fn value(&self, i: usize) -> &str {
-        let constant = self.open.as_ref().and_then(|open| match open.origins.get(i) {
-            Some(Origin::Constant(value)) => Some(value.as_str()),
-            _ => None,
-        });
-        let column = || self.batch.get(i).and_then(|column| column.get(self.at));
-        constant.or_else(|| column().map(String::as_str)).unwrap_or_default()
-    }
-
-    pub(super) fn is_time(&self, i: usize) -> bool {
-        let origin = self.open.as_ref().and_then(|open| open.origins.get(i));
-        matches!(origin, Some(Origin::Column(_, shape)) if shape.kind.is_time() && !shape.list)
-    }
-
-    pub(super) fn place(&self) -> Place<'_> {
-        let part = self.parts.get(self.next.saturating_sub(1));
-        Place { path: part.map_or(&self.root, |part| &part.path), line: self.row }
-    }
-
-    pub(super) fn wanted(&self) -> &[Wanted] {
-        &self.wanted
     }
 
     /// Opens the next part; false after the last.
@@ -259,6 +208,52 @@ impl ParquetTable {
             self.batch_len = rows;
             return Ok(true);
         }
+    }
+}
+
+impl Table for ParquetTable {
+    fn advance(&mut self) -> Result<bool> {
+        self.at += 1;
+        while self.at >= self.batch_len {
+            if !self.fill()? {
+                return if self.all > 0 {
+                    Ok(false)
+                } else {
+                    Err(StorageError::EmptyRawFile { path: self.root.clone() })
+                };
+            }
+        }
+        self.all += 1;
+        self.row += 1;
+        Ok(true)
+    }
+
+    fn value(&self, i: usize) -> &str {
+        let constant = self.open.as_ref().and_then(|open| match open.origins.get(i) {
+            Some(Origin::Constant(value)) => Some(value.as_str()),
+            _ => None,
+        });
+        let column = || self.batch.get(i).and_then(|column| column.get(self.at));
+        constant.or_else(|| column().map(String::as_str)).unwrap_or_default()
+    }
+
+    fn is_time(&self, i: usize) -> bool {
+        let origin = self.open.as_ref().and_then(|open| open.origins.get(i));
+        matches!(origin, Some(Origin::Column(_, shape)) if shape.is_time())
+    }
+
+    fn place(&self) -> Place<'_> {
+        let part = self.parts.get(self.next.saturating_sub(1));
+        Place { path: part.map_or(&self.root, |part| &part.path), line: self.row }
+    }
+
+    // Rows of a directory are counted over all its files.
+    fn line(&self) -> u64 {
+        self.all
+    }
+
+    fn wanted(&self) -> &[Wanted] {
+        &self.wanted
     }
 }
 
@@ -322,9 +317,8 @@ fn origin(part: &Part, metadata: &ParquetMetaData, wanted: &Wanted) -> Result<Or
     let schema = metadata.file_metadata().schema_descr();
     let leaf = schema.columns().iter().position(|c| c.path().parts().first() == Some(&wanted.name));
     if let Some(leaf) = leaf {
-        return match Shape::of(schema, leaf) {
-            Ok(shape) if wanted.setting == "timestamp" => Ok(Origin::Column(leaf, shape)),
-            Ok(shape) => Ok(Origin::Column(leaf, Shape { kind: shape.kind.written(), ..shape })),
+        return match Shape::of(schema, leaf, wanted.setting != "timestamp") {
+            Ok(shape) => Ok(Origin::Column(leaf, shape)),
             Err(kind) => Err(table(
                 &part.path,
                 format!(
@@ -355,7 +349,7 @@ fn columns(part: &Part, metadata: &ParquetMetaData) -> Vec<Column> {
     for (leaf, column) in schema.columns().iter().enumerate() {
         let name = column.path().parts().first().cloned().unwrap_or_default();
         if all.last().is_none_or(|last| last.name != name) {
-            let readable = Shape::of(schema, leaf).is_ok();
+            let readable = Shape::of(schema, leaf, true).is_ok();
             all.push(Column { name, kind: type_name(schema, leaf), readable, values: Vec::new() });
         }
     }

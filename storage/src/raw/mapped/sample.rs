@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::csv::CsvTable;
 use super::parquet::{self, ParquetTable};
-use super::{ColumnMapping, wanted};
+use super::{ColumnMapping, Table, wanted};
 use crate::error::{Result, StorageError};
 use crate::raw::DatasetFormat;
 

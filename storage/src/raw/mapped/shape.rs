@@ -9,6 +9,8 @@ use super::decode::Kind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
     pub(super) kind: Kind,
+    /// Whether times are given as people write them, and not in seconds.
+    pub(super) written: bool,
     /// Whether a row has a list of values.
     pub(super) list: bool,
     /// The definition level of a value that is there.
@@ -17,7 +19,11 @@ pub(super) struct Shape {
 
 impl Shape {
     /// The shape of the column whose first leaf is `leaf`, or what it is where it can't be read.
-    pub(super) fn of(schema: &SchemaDescriptor, leaf: usize) -> Result<Self, String> {
+    pub(super) fn of(
+        schema: &SchemaDescriptor,
+        leaf: usize,
+        written: bool,
+    ) -> Result<Self, String> {
         let column = schema.column(leaf);
         let list = column.max_rep_level() == 1;
         let flat = column.path().parts().len() == 1 && column.max_rep_level() == 0;
@@ -25,7 +31,12 @@ impl Shape {
             return Err(type_name(schema, leaf));
         }
         let kind = Kind::of(&column).ok_or_else(|| type_name(schema, leaf))?;
-        Ok(Self { kind, list, defined: column.max_def_level() })
+        Ok(Self { kind, written, list, defined: column.max_def_level() })
+    }
+
+    /// Whether values are times, given in seconds.
+    pub(super) fn is_time(&self) -> bool {
+        matches!(self.kind, Kind::Days | Kind::Ticks(_)) && !self.written && !self.list
     }
 }
 

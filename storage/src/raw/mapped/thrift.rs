@@ -64,21 +64,31 @@ impl<'a> Input<'a> {
         Self { bytes, depth: 0 }
     }
 
-    /// Bytes that have not been read.
-    pub(super) fn left(&self) -> usize {
-        self.bytes.len()
+    /// What has not been read.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The next bytes.
+    pub(super) fn take(&mut self, count: usize) -> Result<&'a [u8], Stop> {
+        let (taken, rest) = self.bytes.split_at_checked(count).ok_or(Stop::End)?;
+        self.bytes = rest;
+        Ok(taken)
     }
 
     fn byte(&mut self) -> Result<u8, Stop> {
-        let (first, rest) = self.bytes.split_first().ok_or(Stop::End)?;
-        self.bytes = rest;
-        Ok(*first)
+        self.take(1)?.first().copied().ok_or(Stop::End)
     }
 
-    fn skip_bytes(&mut self, count: u64) -> Result<(), Stop> {
-        let count = usize::try_from(count).map_err(|_| Stop::End)?;
-        self.bytes = self.bytes.get(count..).ok_or(Stop::End)?;
-        Ok(())
+    /// A number of things that are in memory, if they are there.
+    pub(super) fn length(&mut self) -> Result<usize, Stop> {
+        usize::try_from(self.varint()?).map_err(|_| Stop::End)
+    }
+
+    /// Bytes behind their number.
+    fn skip_bytes(&mut self) -> Result<(), Stop> {
+        let count = self.length()?;
+        self.take(count).map(drop)
     }
 
     fn varint(&mut self) -> Result<u64, Stop> {
@@ -150,12 +160,9 @@ impl<'a> Input<'a> {
     fn value(&mut self, value: &'static Value) -> Result<(), Stop> {
         match value {
             Value::Varint => self.varint().map(drop),
-            Value::Byte => self.skip_bytes(1),
-            Value::Double => self.skip_bytes(8),
-            Value::Bytes => {
-                let len = self.varint()?;
-                self.skip_bytes(len)
-            }
+            Value::Byte => self.take(1).map(drop),
+            Value::Double => self.take(8).map(drop),
+            Value::Bytes => self.skip_bytes(),
             Value::Struct(known) => self.structure(known),
             Value::List(element) => {
                 let (count, kind) = self.list()?;
@@ -177,14 +184,11 @@ impl<'a> Input<'a> {
 
     fn skip_value(&mut self, kind: u8) -> Result<(), Stop> {
         match kind {
-            TRUE | FALSE | 3 => self.skip_bytes(1),
+            TRUE | FALSE | BYTE => self.take(1).map(drop),
             4..=6 => self.varint().map(drop),
-            7 => self.skip_bytes(8),
-            8 => {
-                let len = self.varint()?;
-                self.skip_bytes(len)
-            }
-            9 | 10 => self.skip_list(),
+            DOUBLE => self.take(8).map(drop),
+            BINARY => self.skip_bytes(),
+            LIST | 10 => self.skip_list(),
             STRUCT => self.skip_struct(),
             // Maps: Parquet has none.
             _ => Err(Stop::Damaged),
@@ -209,7 +213,7 @@ impl<'a> Input<'a> {
             count => u64::from(count),
         };
         // No value takes less than a byte.
-        if count > self.left() as u64 {
+        if count > self.bytes.len() as u64 {
             return Err(Stop::End);
         }
         Ok((count, head & 0x0f))

@@ -23,14 +23,8 @@ use fields::Fields;
 pub struct BackboneConfig {
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width of the MLP.
-    pub intermediate_size: usize,
-    /// Decoder blocks.
-    pub num_layers: usize,
-    /// Query heads.
-    pub num_heads: usize,
-    /// Key and value heads; divides `num_heads`.
-    pub num_kv_heads: usize,
+    /// The decoder blocks, the lowest first.
+    pub layers: Vec<LayerShape>,
     /// Width of a head.
     pub head_dim: usize,
     /// Tokens in the vocabulary.
@@ -49,14 +43,25 @@ pub struct BackboneConfig {
     pub o_bias: bool,
     /// Whether each head of queries and keys has an RMSNorm before the rotary embedding.
     pub qk_norm: bool,
-    /// Of each layer, how many of the latest positions a query sees, its own included; `None`: all.
-    pub sliding_windows: Vec<Option<usize>>,
     /// Whether the output head is the embedding.
     pub tie_word_embeddings: bool,
     /// Token that begins a sequence, where the config names one.
     pub bos_token_id: Option<u32>,
     /// Tokens that end a sequence.
     pub eos_token_ids: Vec<u32>,
+}
+
+/// Sizes of one decoder block. In a published model all blocks have the same; a pruned one has others in each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerShape {
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key and value heads; divides `num_heads`.
+    pub num_kv_heads: usize,
+    /// Width of the MLP.
+    pub intermediate_size: usize,
+    /// How many of the latest positions a query sees, its own included; `None`: all.
+    pub sliding_window: Option<usize>,
 }
 
 /// What to do about a config that is not one.
@@ -66,14 +71,19 @@ const ADVICE: &str = "copy or download the backbone's config.json again";
 const MAX_LAYERS: u64 = 1 << 12;
 
 impl BackboneConfig {
-    /// Outputs of the query projection.
-    pub fn q_dim(&self) -> usize {
-        self.num_heads * self.head_dim
+    /// Number of decoder blocks.
+    pub fn num_layers(&self) -> usize {
+        self.layers.len()
     }
 
-    /// Outputs of the key projection, and of the value projection.
-    pub fn kv_dim(&self) -> usize {
-        self.num_kv_heads * self.head_dim
+    /// Outputs of a block's query projection.
+    pub fn q_dim(&self, layer: usize) -> usize {
+        self.layers[layer].num_heads * self.head_dim
+    }
+
+    /// Outputs of a block's key projection, and of its value projection.
+    pub fn kv_dim(&self, layer: usize) -> usize {
+        self.layers[layer].num_kv_heads * self.head_dim
     }
 
     /// Head dimension as the attention kernels lay it out: a multiple of 8.
@@ -81,18 +91,18 @@ impl BackboneConfig {
         self.head_dim.next_multiple_of(8)
     }
 
-    /// Outputs of the query, key and value projections together.
-    pub(crate) fn qkv_dim(&self) -> usize {
-        self.q_dim() + 2 * self.kv_dim()
+    /// Outputs of a block's query, key and value projections together.
+    pub(crate) fn qkv_dim(&self, layer: usize) -> usize {
+        self.q_dim(layer) + 2 * self.kv_dim(layer)
     }
 
-    /// Outputs and inputs of a projection: the shape of its weight.
-    pub fn projection(&self, projection: Projection) -> [usize; 2] {
-        let (hidden, mlp) = (self.hidden_size, self.intermediate_size);
+    /// Outputs and inputs of a projection of a block: the shape of its weight.
+    pub fn projection(&self, layer: usize, projection: Projection) -> [usize; 2] {
+        let (hidden, mlp) = (self.hidden_size, self.layers[layer].intermediate_size);
         match projection {
-            Projection::QProj => [self.q_dim(), hidden],
-            Projection::KProj | Projection::VProj => [self.kv_dim(), hidden],
-            Projection::OProj => [hidden, self.q_dim()],
+            Projection::QProj => [self.q_dim(layer), hidden],
+            Projection::KProj | Projection::VProj => [self.kv_dim(layer), hidden],
+            Projection::OProj => [hidden, self.q_dim(layer)],
             Projection::GateProj | Projection::UpProj => [mlp, hidden],
             Projection::DownProj => [hidden, mlp],
         }
@@ -124,11 +134,12 @@ impl BackboneConfig {
 
     fn check(&self, path: &Path) -> Result<()> {
         let fail = |what: String| Err(TrainerError::file(path, what));
-        if !self.num_heads.is_multiple_of(self.num_kv_heads) {
-            return fail(format!(
-                "num_attention_heads = {} is not a multiple of num_key_value_heads = {}",
-                self.num_heads, self.num_kv_heads
-            ));
+        for LayerShape { num_heads, num_kv_heads, .. } in &self.layers {
+            if !num_heads.is_multiple_of(*num_kv_heads) {
+                return fail(format!(
+                    "num_attention_heads = {num_heads} is not a multiple of num_key_value_heads = {num_kv_heads}"
+                ));
+            }
         }
         if !self.head_dim.is_multiple_of(2) {
             return fail(format!(
@@ -183,12 +194,18 @@ fn read(fields: Fields<'_>, family: Family) -> Result<BackboneConfig> {
         fields.size("max_position_embeddings")?.unwrap_or(family.default_max_positions());
     let (rope_theta, rope_scaling) = rope::read(fields, max_positions)?;
     let (qkv_bias, o_bias) = family.biases(fields)?;
+    let intermediate_size = fields.need_size("intermediate_size")?;
+    let num_kv_heads = family.kv_heads(fields, num_heads)?;
+    let windows = family.sliding_windows(fields, num_layers)?.into_iter();
+    let layers = windows.map(|sliding_window| LayerShape {
+        num_heads,
+        num_kv_heads,
+        intermediate_size,
+        sliding_window,
+    });
     Ok(BackboneConfig {
         hidden_size,
-        intermediate_size: fields.need_size("intermediate_size")?,
-        num_layers,
-        num_heads,
-        num_kv_heads: family.kv_heads(fields, num_heads)?,
+        layers: layers.collect(),
         head_dim,
         vocab_size: fields.need_size("vocab_size")?,
         max_position_embeddings: max_positions,
@@ -198,7 +215,6 @@ fn read(fields: Fields<'_>, family: Family) -> Result<BackboneConfig> {
         qkv_bias,
         o_bias,
         qk_norm: family.qk_norm(),
-        sliding_windows: family.sliding_windows(fields, num_layers)?,
         tie_word_embeddings: fields.flag("tie_word_embeddings")?,
         bos_token_id: fields.tokens("bos_token_id")?.first().copied(),
         eos_token_ids: fields.tokens("eos_token_id")?,

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::tests::parse;
-use super::{BackboneConfig, RopeScaling};
+use super::{BackboneConfig, LayerShape, RopeScaling};
 
 #[test]
 fn llama_2_7b_as_published() {
@@ -32,10 +32,15 @@ fn llama_2_7b_as_published() {
     }));
     let expected = BackboneConfig {
         hidden_size: 4096,
-        intermediate_size: 11008,
-        num_layers: 32,
-        num_heads: 32,
-        num_kv_heads: 32,
+        layers: vec![
+            LayerShape {
+                num_heads: 32,
+                num_kv_heads: 32,
+                intermediate_size: 11008,
+                sliding_window: None
+            };
+            32
+        ],
         head_dim: 128,
         vocab_size: 32000,
         max_position_embeddings: 4096,
@@ -45,7 +50,6 @@ fn llama_2_7b_as_published() {
         qkv_bias: false,
         o_bias: false,
         qk_norm: false,
-        sliding_windows: vec![None; 32],
         tie_word_embeddings: false,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],
@@ -89,10 +93,15 @@ fn llama_3_1_8b_instruct_as_published() {
     }));
     let expected = BackboneConfig {
         hidden_size: 4096,
-        intermediate_size: 14336,
-        num_layers: 32,
-        num_heads: 32,
-        num_kv_heads: 8,
+        layers: vec![
+            LayerShape {
+                num_heads: 32,
+                num_kv_heads: 8,
+                intermediate_size: 14336,
+                sliding_window: None
+            };
+            32
+        ],
         head_dim: 128,
         vocab_size: 128_256,
         max_position_embeddings: 131_072,
@@ -107,7 +116,6 @@ fn llama_3_1_8b_instruct_as_published() {
         qkv_bias: false,
         o_bias: false,
         qk_norm: false,
-        sliding_windows: vec![None; 32],
         tie_word_embeddings: false,
         bos_token_id: Some(128_000),
         eos_token_ids: vec![128_001, 128_008, 128_009],
@@ -141,10 +149,15 @@ fn mistral_7b_v0_1_as_published() {
     }));
     let expected = BackboneConfig {
         hidden_size: 4096,
-        intermediate_size: 14336,
-        num_layers: 32,
-        num_heads: 32,
-        num_kv_heads: 8,
+        layers: vec![
+            LayerShape {
+                num_heads: 32,
+                num_kv_heads: 8,
+                intermediate_size: 14336,
+                sliding_window: Some(4096)
+            };
+            32
+        ],
         head_dim: 128,
         vocab_size: 32000,
         max_position_embeddings: 32768,
@@ -154,7 +167,6 @@ fn mistral_7b_v0_1_as_published() {
         qkv_bias: false,
         o_bias: false,
         qk_norm: false,
-        sliding_windows: vec![Some(4096); 32],
         tie_word_embeddings: false,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],
@@ -192,10 +204,15 @@ fn qwen_2_5_0_5b_as_published() {
     }));
     let expected = BackboneConfig {
         hidden_size: 896,
-        intermediate_size: 4864,
-        num_layers: 24,
-        num_heads: 14,
-        num_kv_heads: 2,
+        layers: vec![
+            LayerShape {
+                num_heads: 14,
+                num_kv_heads: 2,
+                intermediate_size: 4864,
+                sliding_window: None
+            };
+            24
+        ],
         head_dim: 64,
         vocab_size: 151_936,
         max_position_embeddings: 32768,
@@ -205,7 +222,6 @@ fn qwen_2_5_0_5b_as_published() {
         qkv_bias: true,
         o_bias: false,
         qk_norm: false,
-        sliding_windows: vec![None; 24],
         tie_word_embeddings: true,
         bos_token_id: Some(151_643),
         eos_token_ids: vec![151_643],
@@ -245,10 +261,15 @@ fn qwen3_0_6b_as_published() {
     }));
     let expected = BackboneConfig {
         hidden_size: 1024,
-        intermediate_size: 3072,
-        num_layers: 28,
-        num_heads: 16,
-        num_kv_heads: 8,
+        layers: vec![
+            LayerShape {
+                num_heads: 16,
+                num_kv_heads: 8,
+                intermediate_size: 3072,
+                sliding_window: None
+            };
+            28
+        ],
         head_dim: 128,
         vocab_size: 151_936,
         max_position_embeddings: 40960,
@@ -258,7 +279,6 @@ fn qwen3_0_6b_as_published() {
         qkv_bias: false,
         o_bias: false,
         qk_norm: true,
-        sliding_windows: vec![None; 28],
         tie_word_embeddings: true,
         bos_token_id: Some(151_643),
         eos_token_ids: vec![151_645],
@@ -297,7 +317,10 @@ fn small_llamas_as_published() {
         "vocab_size": 49152
     }))
     .unwrap();
-    assert_eq!((smollm2.head_dim, smollm2.num_kv_heads, smollm2.num_layers), (64, 3, 30));
+    assert_eq!(
+        (smollm2.head_dim, smollm2.layers[0].num_kv_heads, smollm2.num_layers()),
+        (64, 3, 30)
+    );
     assert_eq!((smollm2.rope_theta, smollm2.rope_scaling), (100_000.0, RopeScaling::None));
     assert!(smollm2.tie_word_embeddings && smollm2.bos_token_id == Some(0));
     let tiny = parse(&json!({
@@ -325,7 +348,7 @@ fn small_llamas_as_published() {
         "vocab_size": 32000
     }))
     .unwrap();
-    assert_eq!((tiny.head_dim, tiny.num_kv_heads, tiny.num_layers), (64, 4, 22));
+    assert_eq!((tiny.head_dim, tiny.layers[0].num_kv_heads, tiny.num_layers()), (64, 4, 22));
     assert_eq!((tiny.rms_norm_eps, tiny.max_position_embeddings), (1e-5, 2048));
     assert!(!tiny.tie_word_embeddings && !tiny.qkv_bias && !tiny.o_bias && !tiny.qk_norm);
 }

@@ -38,7 +38,8 @@ fn refused(family: &str, fields: &Value, parts: &[&str]) {
 }
 
 fn windows(family: &str, fields: &Value) -> Vec<Option<usize>> {
-    parse(&with(family, fields)).unwrap().sliding_windows
+    let layers = parse(&with(family, fields)).unwrap().layers;
+    layers.into_iter().map(|layer| layer.sliding_window).collect()
 }
 
 /// Of a config that names no more than the sizes: what transformers' config classes say.
@@ -52,15 +53,19 @@ fn defaults_are_those_of_the_family() {
     ];
     for (family, sizes, flags, window) in cases {
         let config = parse(&with(family, &json!({}))).unwrap();
-        let read = (config.num_kv_heads, config.head_dim, config.max_position_embeddings);
+        let read = (config.layers[0].num_kv_heads, config.head_dim, config.max_position_embeddings);
         assert_eq!(read, sizes, "{family}");
         assert_eq!((config.qkv_bias, config.o_bias, config.qk_norm), flags, "{family}");
-        assert_eq!(config.sliding_windows, vec![window; 4], "{family}");
+        assert_eq!(windows(family, &json!({})), vec![window; 4], "{family}");
         assert_eq!((config.rms_norm_eps, config.rope_theta), (1e-6, 10_000.0), "{family}");
         assert_eq!(config.rope_scaling, RopeScaling::None, "{family}");
         assert!(!config.tie_word_embeddings && config.eos_token_ids.is_empty(), "{family}");
         let null = with(family, &json!({ "num_key_value_heads": null }));
-        assert_eq!(parse(&null).unwrap().num_kv_heads, 32, "{family}: null is as many as queries");
+        assert_eq!(
+            parse(&null).unwrap().layers[0].num_kv_heads,
+            32,
+            "{family}: null is as many as queries"
+        );
     }
 }
 

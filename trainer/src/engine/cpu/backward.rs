@@ -23,7 +23,8 @@ impl Pass<'_> {
         keep: Keep,
         after: &mut dyn FnMut(usize, &mut Mixture),
     ) {
-        let (layers, hidden) = (self.backbone.config.num_layers, self.backbone.config.hidden_size);
+        let (layers, hidden) =
+            (self.backbone.config.num_layers(), self.backbone.config.hidden_size);
         let d_rows = fit(&mut ws.scratch.d_rows, rows.len() * hidden);
         d_rows.fill(0.0);
         rms_norm_grad(&ws.top.x, &self.backbone.norm, &ws.top.inv_rms, &ws.top.d_norm, d_rows);
@@ -44,7 +45,7 @@ impl Pass<'_> {
 
     /// Runs the blocks of a segment again, up to its last one, so that `ws.blocks` has their states.
     fn recompute(&self, ws: &mut Workspace, tokens: &[u32], last: usize, rows: &[u32]) {
-        let (segment, layers) = (last / SEGMENT, self.backbone.config.num_layers);
+        let (segment, layers) = (last / SEGMENT, self.backbone.config.num_layers());
         let (first, count) = (segment * SEGMENT, last % SEGMENT + 1);
         if ws.blocks.len() < count {
             ws.blocks.resize_with(count, BlockState::default);
@@ -96,7 +97,7 @@ impl Pass<'_> {
         scratch: &mut Scratch,
     ) {
         let config = &self.backbone.config;
-        let (hidden, width) = (config.hidden_size, config.intermediate_size);
+        let (hidden, width) = (config.hidden_size, config.layers[layer].intermediate_size);
         let sites = &self.sites[layer];
         if sites.any(&[GateProj, UpProj]) {
             self.mid_norm(layer, state, scratch);
@@ -163,9 +164,9 @@ impl Pass<'_> {
         let buffers = &mut scratch.attention;
         attention_grad(inputs, log_sum, attention, d_attention, &mut gradients, buffers);
         let HeadGradients { q: d_q, k: d_k, v: d_v } = gradients;
-        let [q_view, k_view, v_view] = self.views(context);
+        let [q_view, k_view, v_view] = self.views(layer, context);
         let q_scale = 1.0 / (config.head_dim as f32).sqrt();
-        let d_qkv = fit(qkv, context.positions.len() * config.qkv_dim());
+        let d_qkv = fit(qkv, context.positions.len() * config.qkv_dim(layer));
         let qk_norm = &self.backbone.blocks[layer].qk_norm;
         // The kernel's dk is with respect to base-2 scores.
         let k_scale = std::f32::consts::LN_2;
@@ -181,7 +182,7 @@ impl Pass<'_> {
         }
         if let Some(d_q) = d_q {
             let d_queries = if context.selects() {
-                fit(q_rows, context.rows.len() * config.q_dim())
+                fit(q_rows, context.rows.len() * config.q_dim(layer))
             } else {
                 d_qkv
             };
@@ -203,7 +204,7 @@ impl Pass<'_> {
         scratch: &mut Scratch,
     ) {
         let config = &self.backbone.config;
-        let (hidden, q, kv) = (config.hidden_size, config.q_dim(), config.kv_dim());
+        let (hidden, q, kv) = (config.hidden_size, config.q_dim(layer), config.kv_dim(layer));
         let (below, selects) = (layer > 0, context.selects());
         if self.sites[layer].any(&[QProj, KProj, VProj]) {
             self.input_norm(layer, context, state, scratch);
@@ -211,7 +212,7 @@ impl Pass<'_> {
         let Scratch { x_norm, x_norm_rows, qkv, q_rows, d_norm, d_norm_rows, linear, .. } = scratch;
         let d_norm = fit(d_norm, context.positions.len() * hidden);
         let d_norm_rows = fit(d_norm_rows, if selects { context.rows.len() * hidden } else { 0 });
-        let (count, stride) = (context.positions.len(), config.qkv_dim());
+        let (count, stride) = (context.positions.len(), config.qkv_dim(layer));
         let mut grad = |projection, x: &[f32], dy: Rows<'_>, dx: &mut [f32], accumulate| {
             let dx = below.then_some((dx, accumulate));
             self.linear(layer, projection).grad(x, dy, dx, mixture, linear);

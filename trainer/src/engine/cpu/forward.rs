@@ -3,7 +3,7 @@
 use super::linear::{Linear, Sites};
 use super::workspace::{BlockState, Keep, NormedHeads, SEGMENT, Scratch, Workspace};
 use crate::adapter::{AdapterView, Mixture};
-use crate::backbone::{Backbone, LowestProjections, Projection, Weight, WeightType};
+use crate::backbone::{Backbone, LayerShape, LowestProjections, Projection, Weight, WeightType};
 use crate::kernels::FrozenBuffers;
 use crate::kernels::attention::{AttentionInputs, AttentionShape, attention};
 use crate::kernels::buffer::{Buffer, fit};
@@ -40,7 +40,7 @@ impl Context<'_> {
 impl<'a> Pass<'a> {
     pub fn new(backbone: &'a Backbone, adapter: Option<AdapterView<'_>>) -> Self {
         let sites = |layer| adapter.map_or(Sites::default(), |a| Sites::of(a.layout(), layer));
-        Self { backbone, sites: (0..backbone.config.num_layers).map(sites).collect() }
+        Self { backbone, sites: (0..backbone.config.num_layers()).map(sites).collect() }
     }
 
     pub fn linear(&self, layer: usize, projection: Projection) -> Linear<'a> {
@@ -50,20 +50,22 @@ impl<'a> Pass<'a> {
     /// How much the forward keeps for a backward within a budget in bytes.
     pub fn keep(&self, tokens: usize, budget: usize) -> Keep {
         let c = &self.backbone.config;
-        let normed = if c.qk_norm { c.q_dim() + c.kv_dim() } else { 0 };
-        let residual_and_attention = 2 * c.hidden_size + 2 * c.q_dim() + 2 * c.kv_dim() + normed;
         let gate_up_size =
             if self.backbone.weight_type == WeightType::Bf16 { 2 } else { size_of::<f32>() };
-        let per_token =
-            residual_and_attention * size_of::<f32>() + 2 * c.intermediate_size * gate_up_size;
-        let bytes = per_token * tokens * c.num_layers;
+        let in_block = |layer: usize| {
+            let projected = c.q_dim(layer) + c.kv_dim(layer);
+            let normed = if c.qk_norm { projected } else { 0 };
+            (2 * c.hidden_size + 2 * projected + normed) * size_of::<f32>()
+                + 2 * c.layers[layer].intermediate_size * gate_up_size
+        };
+        let bytes = tokens * (0..c.num_layers()).map(in_block).sum::<usize>();
         if bytes <= budget { Keep::Everything } else { Keep::Inputs }
     }
 
     /// Runs all blocks and the final norm; `rows` (ascending positions) end up in `ws.top`.
     pub fn forward(&self, ws: &mut Workspace, tokens: &[u32], rows: &[u32], keep: Keep) {
         let config = &self.backbone.config;
-        let (layers, hidden) = (config.num_layers, config.hidden_size);
+        let (layers, hidden) = (config.num_layers(), config.hidden_size);
         ws.rope.prepare(config.rope_theta, config.rope_scaling, config.head_dim, tokens.len());
         ws.positions.clear();
         ws.positions.extend(0..tokens.len() as u32);
@@ -161,7 +163,8 @@ impl<'a> Pass<'a> {
         scratch: &mut Scratch,
     ) {
         let config = &self.backbone.config;
-        let (q, kv, stride) = (config.q_dim(), config.kv_dim(), config.qkv_dim());
+        let (q, kv) = (config.q_dim(layer), config.kv_dim(layer));
+        let stride = config.qkv_dim(layer);
         let lowest = self.backbone.lowest.as_ref().filter(|_| layer == 0);
         let lowest = lowest.map(|cell| &cell.get_or_init(|| self.lowest()).0);
         let Scratch { x_norm, x_norm_rows, qkv, q_rows, linear: buffers, .. } = scratch;
@@ -191,7 +194,7 @@ impl<'a> Pass<'a> {
         /// Tokens at a time.
         const TOKENS: usize = 256;
         let config = &self.backbone.config;
-        let (hidden, stride) = (config.hidden_size, config.qkv_dim());
+        let (hidden, stride) = (config.hidden_size, config.qkv_dim(0));
         let mut all = vec![0.0; config.vocab_size * stride];
         let (mut x, mut x_norm) = (vec![0.0; TOKENS * hidden], vec![0.0; TOKENS * hidden]);
         let (mut inv_rms, mut buffers) = ([0.0; TOKENS], FrozenBuffers::default());
@@ -206,7 +209,7 @@ impl<'a> Pass<'a> {
                 let linear = self.linear(0, projection);
                 let y = &mut rows[offset..];
                 linear.forward_frozen(x_norm, y, stride, false, &mut buffers);
-                offset += config.projection(projection)[0];
+                offset += config.projection(0, projection)[0];
             }
         }
         LowestProjections(all)
@@ -222,7 +225,7 @@ impl<'a> Pass<'a> {
     ) {
         let config = &self.backbone.config;
         let shape = self.shape(layer, context);
-        let [q_view, k_view, v_view] = self.views(context);
+        let [q_view, k_view, v_view] = self.views(layer, context);
         let selects = context.selects();
         if let Some([q_norm, k_norm]) = &self.backbone.blocks[layer].qk_norm {
             let eps = config.rms_norm_eps;
@@ -231,15 +234,15 @@ impl<'a> Pass<'a> {
             norm_heads(k_view, k_norm, eps, &mut scratch.qkv, &mut state.k_normed);
         }
         let q_src = if selects { &scratch.q_rows } else { &scratch.qkv };
-        let q = fit(&mut state.q, config.num_heads * shape.queries * shape.padded);
+        let q = fit(&mut state.q, shape.heads * shape.queries * shape.padded);
         let rope = Some((context.rope, context.rows));
         split_heads(q_view, q_src, rope, query_scale(config.head_dim), q);
-        let k = fit(&mut state.k, config.num_kv_heads * shape.keys * shape.padded);
+        let k = fit(&mut state.k, shape.kv_heads * shape.keys * shape.padded);
         split_heads(k_view, &scratch.qkv, Some((context.rope, context.positions)), 1.0, k);
-        let v = fit(&mut state.v, config.num_kv_heads * shape.keys * shape.padded);
+        let v = fit(&mut state.v, shape.kv_heads * shape.keys * shape.padded);
         split_heads(v_view, &scratch.qkv, None, 1.0, v);
-        let out = fit(&mut state.attention, shape.queries * config.q_dim());
-        let log_sum = fit(&mut state.log_sum, config.num_heads * shape.queries);
+        let out = fit(&mut state.attention, shape.queries * config.q_dim(layer));
+        let log_sum = fit(&mut state.log_sum, shape.heads * shape.queries);
         let inputs = AttentionInputs { shape, q, k, v, positions: context.rows };
         attention(inputs, out, log_sum, &mut scratch.attention);
     }
@@ -255,7 +258,7 @@ impl<'a> Pass<'a> {
     ) {
         let config = &self.backbone.config;
         let (hidden, width, rows) =
-            (config.hidden_size, config.intermediate_size, context.rows.len());
+            (config.hidden_size, config.layers[layer].intermediate_size, context.rows.len());
         self.mid_norm(layer, state, scratch);
         let Scratch { mid_norm, gate_up, act, out, linear: buffers, .. } = scratch;
         fit(gate_up, rows * 2 * width);
@@ -275,23 +278,26 @@ impl<'a> Pass<'a> {
 
     pub fn shape(&self, layer: usize, context: &Context<'_>) -> AttentionShape {
         let config = &self.backbone.config;
+        let LayerShape { num_heads, num_kv_heads, sliding_window, .. } = config.layers[layer];
         AttentionShape {
-            heads: config.num_heads,
-            kv_heads: config.num_kv_heads,
+            heads: num_heads,
+            kv_heads: num_kv_heads,
             padded: config.padded_head_dim(),
             dim: config.head_dim,
             queries: context.rows.len(),
             keys: context.positions.len(),
-            window: config.sliding_windows[layer],
+            window: sliding_window,
             in_bf16: self.backbone.multiplies_in_bf16(),
         }
     }
 
     /// Where queries, keys and values lie in `scratch.qkv` (queries of selected rows: in
     /// `scratch.q_rows`).
-    pub fn views(&self, context: &Context<'_>) -> [HeadsView; 3] {
+    pub fn views(&self, layer: usize, context: &Context<'_>) -> [HeadsView; 3] {
         let config = &self.backbone.config;
-        let (q, kv, stride) = (config.q_dim(), config.kv_dim(), config.qkv_dim());
+        let LayerShape { num_heads, num_kv_heads, .. } = config.layers[layer];
+        let (q, kv) = (config.q_dim(layer), config.kv_dim(layer));
+        let stride = config.qkv_dim(layer);
         let view = |heads, offset, stride| HeadsView {
             heads,
             dim: config.head_dim,
@@ -301,9 +307,9 @@ impl<'a> Pass<'a> {
         };
         let q_stride = if context.selects() { q } else { stride };
         [
-            view(config.num_heads, 0, q_stride),
-            view(config.num_kv_heads, q, stride),
-            view(config.num_kv_heads, q + kv, stride),
+            view(num_heads, 0, q_stride),
+            view(num_kv_heads, q, stride),
+            view(num_kv_heads, q + kv, stride),
         ]
     }
 }

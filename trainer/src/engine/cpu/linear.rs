@@ -105,12 +105,9 @@ impl<'a> Linear<'a> {
         let lora_x = fit(&mut buffers.lora_x, rows * rank);
         let a = Mat::new(&mixed.a, rank, inputs);
         matmul(lora_x, rank, Mat::new(x, rows, inputs), a.t(), 1.0, false);
-        if let Some(gate) = &mixed.token_gate {
-            gate.forward(x, inputs, lora_x, &mut buffers.token_gate);
-            lora_x.copy_from_slice(&buffers.token_gate.routed);
-        }
+        let times_b = mixed.between(x, inputs, lora_x, &mut buffers.between);
         let b = Mat::new(&mixed.b, outputs, rank);
-        matmul(y, stride, Mat::new(lora_x, rows, rank), b.t(), scale, true);
+        matmul(y, stride, Mat::new(times_b, rows, rank), b.t(), scale, true);
     }
 
     /// Sets the gradients of the mixed A and B where the projection is adapted; and, where asked for,
@@ -135,29 +132,21 @@ impl<'a> Linear<'a> {
         let mixed = &mut mixture.modules[module];
         let x_rows = x;
         let x = Mat::new(x, rows, inputs);
-        let a = Mat::new(&mixed.a, rank, inputs);
         let lora_x = fit(&mut buffers.lora_x, rows * rank);
-        matmul(lora_x, rank, x, a.t(), 1.0, false);
+        matmul(lora_x, rank, x, Mat::new(&mixed.a, rank, inputs).t(), 1.0, false);
         let lora_dy = fit(&mut buffers.lora_dy, rows * rank);
         matmul(lora_dy, rank, dy, Mat::new(&mixed.b, outputs, rank), 1.0, false);
-        let times_b = match &mixed.token_gate {
-            None => &*lora_x,
-            Some(gate) => {
-                gate.forward(&x_rows[..rows * inputs], inputs, lora_x, &mut buffers.token_gate);
-                &buffers.token_gate.routed
-            }
-        };
+        let x_rows = &x_rows[..rows * inputs];
+        let times_b = mixed.between(x_rows, inputs, lora_x, &mut buffers.between);
         let d_b = fit(&mut mixed.d_b, outputs * rank);
         matmul(d_b, rank, dy.t(), Mat::new(times_b, rows, rank), scale, false);
-        if let Some(gate) = &mut mixed.token_gate {
-            let dx = dx.as_mut().map(|(dx, _)| &mut **dx);
-            gate.backward(lora_x, lora_dy, scale, inputs, dx, &mut buffers.token_gate);
-        }
+        let through = dx.as_mut().map(|(dx, _)| &mut **dx);
+        mixed.between_grad(lora_x, lora_dy, scale, inputs, through, &mut buffers.between);
         let lora_dy = Mat::new(lora_dy, rows, rank);
         let d_a = fit(&mut mixed.d_a, rank * inputs);
         matmul(d_a, inputs, lora_dy.t(), x, scale, false);
         if let Some((dx, _)) = dx {
-            matmul(dx, inputs, lora_dy, a, scale, true);
+            matmul(dx, inputs, lora_dy, Mat::new(&mixed.a, rank, inputs), scale, true);
         }
     }
 }

@@ -16,12 +16,12 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::sample::{Prompt, TrainingSample, check, check_finite, check_loss};
+use super::sample::{Prompt, TrainingSample, check, check_finite};
 use super::{Adapted, Engine, Read, Told};
-use crate::adapter::{Adapter, AdapterView, Dropout, Mixture};
+use crate::adapter::{Adapter, AdapterView, Dropout, Mixture, Sample};
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::error::{Result, TrainerError};
-use crate::losses::{Loss, Readout, groups};
+use crate::losses::{Loss, Readout, groups, of_group};
 use crate::parameters::{GradientSink, Losses};
 use crate::telemetry::measure::{Phase, processed, timed};
 use forward::Pass;
@@ -195,8 +195,7 @@ impl<'a> AdaptedModel<'a> {
                 kept = keeps.then_some(pass);
             }
             let likes: Vec<bool> = group.iter().map(|sample| sample.label).collect();
-            let (losses, derivatives) = loss.of(&readouts, &likes)?;
-            check_loss(losses.training)?;
+            let (losses, derivatives) = of_group(loss, &readouts, &likes)?;
             sum += losses;
             for (behind, (sample, derivative)) in
                 (0..group.len()).rev().zip(group.iter().zip(&derivatives))
@@ -314,7 +313,9 @@ impl<'a> AdaptedModel<'a> {
 
     fn mix(&self, ws: &mut Workspace, prompt: &Prompt<'_>, dropout: Option<Dropout>) -> Result<()> {
         match self.adapter {
-            Some(adapter) => ws.mixture.forward(adapter, prompt.representation, dropout),
+            Some(adapter) => ws
+                .mixture
+                .forward(adapter, Sample { representation: prompt.representation, dropout }),
             None => Ok(()),
         }
     }

@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::head::Softmax;
-use crate::adapter::{Mixture, TokenGateBuffers};
+use crate::adapter::{Mixture, TokenBuffers};
 use crate::backbone::WeightType;
 use crate::kernels::FrozenBuffers;
 use crate::kernels::attention::AttentionBuffers;
@@ -171,7 +171,7 @@ pub(super) struct LinearBuffers {
     /// `dy B` `[rows, rank]`.
     pub lora_dy: Buffer,
     /// Mixtures of tokens, where the adapter has these.
-    pub token_gate: TokenGateBuffers,
+    pub between: TokenBuffers,
 }
 
 /// Buffers no one reads after the step that filled them.

@@ -168,7 +168,7 @@ impl DeviceAdapter {
             let d_alpha = Tensor::stack(&alphas, 0)?;
             for (stacked, range) in gates.backward(state, own.clone(), &d_alpha)? {
                 for (index, module) in modules[own.clone()].iter().enumerate() {
-                    let Some(gate) = &module.gate else { continue };
+                    let Some(gate) = module.sample_gate() else { continue };
                     parts.push((range(gate).start, stacked.get(index)?.flatten_all()?));
                 }
             }

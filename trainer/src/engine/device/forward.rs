@@ -6,7 +6,7 @@ use super::adapter::{DeviceAdapter, Mixtures, Site};
 use super::batch::{Batch, Rows};
 use super::ops::{attention, causal_mask, rms_norm, rope, swiglu};
 use super::weights::{Block, DeviceBackbone};
-use crate::backbone::Projection;
+use crate::backbone::{LayerShape, Projection};
 use crate::error::Result;
 
 /// One batch through the model.
@@ -27,7 +27,7 @@ pub(super) struct Layer<'a> {
     pub all: &'a Rows,
     /// What the block is to produce: in the last one only what is asked for.
     pub rows: &'a Rows,
-    window: Option<usize>,
+    shape: LayerShape,
 }
 
 /// Queries or keys, `[rows, heads, dim]`.
@@ -104,7 +104,7 @@ impl<'a> Pass<'a> {
             sites: sites.into_iter().collect::<Result<_>>()?,
             all: &self.batch.all,
             rows: if last { self.batch.wanted() } else { &self.batch.all },
-            window: self.backbone.config.sliding_windows[layer],
+            shape: self.backbone.config.layers[layer],
         })
     }
 }
@@ -122,7 +122,7 @@ impl Layer<'_> {
         let [q_norm, k_norm] = &block.qk_norm;
         let q = self.heads(&q, q_norm.as_ref(), rows)?;
         let k = self.heads(&k, k_norm.as_ref(), all)?;
-        let v = v.reshape(((), config.num_kv_heads, config.head_dim))?;
+        let v = v.reshape(((), self.shape.num_kv_heads, config.head_dim))?;
         let attention = self.attend(&q.rotated, &k.rotated, &v)?;
         let mid = (rows.select(x)? + self.project(Projection::OProj, &attention, rows)?)?;
         let (mid_norm, mid_inv_rms) = rms_norm(&mid, &block.mlp_norm, config.rms_norm_eps)?;
@@ -200,7 +200,7 @@ impl Layer<'_> {
     /// Which keys each row of a sequence sees.
     pub fn mask(&self, sequence: usize) -> Result<Tensor> {
         let positions = self.rows.of(&self.rows.positions, sequence)?;
-        Ok(causal_mask(&positions, self.all.ranges[sequence].len(), self.window)?)
+        Ok(causal_mask(&positions, self.all.ranges[sequence].len(), self.shape.sliding_window)?)
     }
 }
 

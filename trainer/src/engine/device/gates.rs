@@ -6,7 +6,7 @@ use std::ops::Range;
 use candle_core::{D, Tensor};
 
 use super::ops::{softmax, softmax_grad};
-use crate::adapter::{AdapterLayout, Dropout, GateLayout, LAYER_NORM_EPS};
+use crate::adapter::{AdapterLayout, Dropout, LAYER_NORM_EPS, SampleGate};
 use crate::error::Result;
 
 /// The gates' parameters, stacked over modules.
@@ -36,18 +36,18 @@ pub(super) struct GateState {
 }
 
 /// Gradients of every gate's tensors, stacked over modules, with their places in the flat vector.
-pub(super) type GateGradients = Vec<(Tensor, fn(&GateLayout) -> &Range<usize>)>;
+pub(super) type GateGradients = Vec<(Tensor, fn(&SampleGate) -> &Range<usize>)>;
 
 impl Gates {
     /// From the adapter's flat vector on the device; `None` for plain LoRA.
     pub fn new(layout: &AdapterLayout, parameters: &Tensor) -> Result<Option<Self>> {
-        let gates: Option<Vec<&GateLayout>> =
-            layout.modules().iter().map(|module| module.gate.as_ref()).collect();
+        let gates: Option<Vec<&SampleGate>> =
+            layout.modules().iter().map(|module| module.sample_gate()).collect();
         let Some(gates) = gates else { return Ok(None) };
         let config = layout.config();
         let (width, hidden) = (layout.representation_dim(), config.gate_hidden);
         let experts = config.experts;
-        let stack = |range: fn(&GateLayout) -> &Range<usize>, rows, columns| -> Result<Tensor> {
+        let stack = |range: fn(&SampleGate) -> &Range<usize>, rows, columns| -> Result<Tensor> {
             let parts = gates.iter().map(|gate| {
                 let range = range(gate);
                 parameters.narrow(0, range.start, range.len())?.reshape((rows, columns))

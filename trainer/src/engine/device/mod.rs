@@ -21,12 +21,12 @@ pub use weights::{DeviceBackbone, DeviceOptions, Precision, require_gpu};
 
 use std::ops::Range;
 
-use super::sample::{Prompt, TrainingSample, check, check_finite, check_loss};
+use super::sample::{Prompt, TrainingSample, check, check_finite};
 use crate::adapter::{AdapterLayout, AdapterView, Dropout};
 use crate::backbone::WeightType;
 use crate::config::{AdapterConfig, GateInput, Head};
 use crate::error::{Result, TrainerError};
-use crate::losses::{Loss, groups};
+use crate::losses::{Loss, groups, of_group};
 use crate::parameters::{GradientSink, Losses};
 use adapter::{DeviceAdapter, Gradients, Mixtures};
 use batch::Batch;
@@ -177,9 +177,8 @@ impl<'a> DeviceModel<'a> {
         let likes: Vec<bool> = samples.iter().map(|sample| sample.label).collect();
         let (mut losses, mut derivatives) = (Vec::new(), Vec::with_capacity(samples.len()));
         for (group, likes) in groups(&readouts, loss)?.zip(groups(&likes, loss)?) {
-            let (of_group, by_group) = loss.of(group, likes)?;
-            check_loss(of_group.training)?;
-            losses.push(of_group);
+            let (losses_of_group, by_group) = of_group(loss, group, likes)?;
+            losses.push(losses_of_group);
             derivatives.extend(by_group);
         }
         let d_norm = head::gradient(self.backbone, &top.norm, &targets, &derivatives, weight)?;
@@ -199,7 +198,7 @@ impl<'a> DeviceModel<'a> {
             pass.backward(&top, &d_norm, kept, &mut gradients, &mut after)?;
         } else {
             pass.backward(&top, &d_norm, kept, &mut gradients, &mut |_, _| Ok(()))?;
-            add(0..config.num_layers, &mut gradients)?;
+            add(0..config.num_layers(), &mut gradients)?;
         }
         Ok(losses)
     }

@@ -3,7 +3,7 @@
 use reclora_storage::dataset::{Dataset, Split};
 use reclora_storage::raw;
 
-use super::{Finding, text};
+use super::{Finding, Help, text};
 use crate::error::TrainerError;
 use crate::stages::{RunContext, Stage, pair};
 
@@ -18,9 +18,8 @@ pub fn check_raw(ctx: &RunContext) -> Vec<Finding> {
     if problems.is_empty() {
         return vec![Finding::fine("data", data.path.display(), data.format.name())];
     }
-    let help = "`reclora-launch inspect` shows what is in the files";
     let problems = problems.into_iter();
-    problems.map(|error| Finding::wrong("data", error.into(), help)).collect()
+    problems.map(|error| Finding::wrong("data", error.into(), Help::RawFiles)).collect()
 }
 
 /// Looks at what `stages` will ask of a prepared dataset.

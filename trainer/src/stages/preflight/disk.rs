@@ -44,7 +44,7 @@ pub fn disk_forecast(
 /// Bytes of the files that a stage ends with, and of parameters that it trains.
 fn files(ctx: &RunContext, stage: Stage, dataset: Option<&Dataset>) -> Result<(u64, u64)> {
     let config = &ctx.config;
-    let din = forecast::din(&config.crm, dataset)?;
+    let crm = forecast::crm(&config.crm, dataset)?;
     Ok(match (stage, dataset) {
         (Stage::Embed, Some(dataset)) => {
             let hidden = Backbone::read_config(&config.backbone.path)?.hidden_size;
@@ -52,12 +52,12 @@ fn files(ctx: &RunContext, stage: Stage, dataset: Option<&Dataset>) -> Result<(u
             (dataset.num_items() as u64 * width * F32, 0)
         }
         (Stage::Pretrain, Some(_)) => {
-            let bytes = din.num_parameters() as u64 * F32;
+            let bytes = crm.num_parameters() as u64 * F32;
             (bytes * (1 + config.crm.folds as u64), bytes)
         }
         (Stage::Few2many, Some(dataset)) => {
             // Key, logit and label.
-            let row = din.representation_dim() as u64 * F16 + 8 + F32 + 1;
+            let row = crm.representation_dim() as u64 * F16 + 8 + F32 + 1;
             (dataset.num_samples() * row, 0)
         }
         (Stage::Tune, _) => {
@@ -65,7 +65,7 @@ fn files(ctx: &RunContext, stage: Stage, dataset: Option<&Dataset>) -> Result<(u
             let plain = config.tune.plain_lora.then(|| tune::plain(&config.adapter));
             let (mut files, mut largest) = (0, 0);
             for adapter in plain.iter().chain([&config.adapter]) {
-                let layout = AdapterLayout::new(&backbone, adapter, din.representation_dim())?;
+                let layout = AdapterLayout::new(&backbone, adapter, crm.representation_dim())?;
                 let bytes = layout.num_parameters() as u64 * F32;
                 (files, largest) = (files + bytes, largest.max(bytes));
             }

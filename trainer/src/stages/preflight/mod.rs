@@ -10,14 +10,14 @@ use std::path::Path;
 
 use reclora_storage::StorageError;
 use reclora_storage::dataset::Dataset;
-use reclora_storage::manifest::StageDir;
 use reclora_storage::raw::{self, TextColumns};
 
-use super::{RunContext, Stage, check_scale_of, embed, forecast, inputs, stage_dir};
+use super::inputs::check_scale_of;
+use super::{RunContext, Stage, embed, finished, forecast, inputs, stage_dir};
 use crate::adapter::{Adapter, AdapterLayout};
 use crate::backbone::{self, BackboneConfig, BackboneSummary};
 use crate::engine;
-use crate::error::{Result, TrainerError};
+use crate::error::{Remedy, Result, TrainerError};
 
 pub use data::check_dataset;
 pub use disk::{DiskForecast, disk_forecast};
@@ -45,32 +45,68 @@ pub struct Finding {
     /// What was seen there.
     pub what: String,
     /// What to do, where it is not as it should be.
-    pub help: &'static str,
+    pub help: Help,
+    /// What helps with what a stage made.
+    pub remedy: Option<Remedy>,
+}
+
+/// What to do about a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Help {
+    /// This.
+    Words(&'static str),
+    /// Correct the path in the config, which is relative to it.
+    Path,
+    /// Look at the raw files.
+    RawFiles,
+}
+
+impl From<&'static str> for Help {
+    fn from(words: &'static str) -> Self {
+        Self::Words(words)
+    }
 }
 
 impl Finding {
     fn fine(name: &'static str, place: impl fmt::Display, what: impl Into<String>) -> Self {
         let severity = Severity::Fine;
-        Self { name, severity, place: place.to_string(), what: what.into(), help: "" }
+        Self {
+            name,
+            severity,
+            place: place.to_string(),
+            what: what.into(),
+            help: "".into(),
+            remedy: None,
+        }
     }
 
-    fn of(name: &'static str, severity: Severity, error: TrainerError, help: &'static str) -> Self {
+    fn of(
+        name: &'static str,
+        severity: Severity,
+        error: TrainerError,
+        help: impl Into<Help>,
+    ) -> Self {
+        let remedy = match &error {
+            TrainerError::Remake { remedy, .. } => Some(remedy.clone()),
+            _ => None,
+        };
         let (place, what) = match error {
             TrainerError::File { path, what } => (path.display().to_string(), what),
             TrainerError::Config { field, what } => (format!("config: {field}"), what),
             other => (String::new(), other.to_string()),
         };
-        Self { name, severity, place, what, help }
+        Self { name, severity, place, what, help: help.into(), remedy }
     }
 
-    fn wrong(name: &'static str, error: TrainerError, help: &'static str) -> Self {
+    fn wrong(name: &'static str, error: TrainerError, help: impl Into<Help>) -> Self {
         Self::of(name, Severity::Wrong, error, help)
     }
 
     /// What a user should know of a model.
     fn note(name: &'static str, what: String) -> Self {
         let help = "it can be used so, if that is meant";
-        Self { name, severity: Severity::Warning, place: String::new(), what, help }
+        let (severity, place) = (Severity::Warning, String::new());
+        Self { name, severity, place, what, help: help.into(), remedy: None }
     }
 
     /// A path of the config where nothing is, or something else.
@@ -83,8 +119,7 @@ impl Finding {
             "is not there"
         };
         let what = format!("{} {there} (expected {expected})", path.display());
-        let help = "set it in the config (relative to it), or with --set";
-        Self::wrong(name, TrainerError::config(field, what), help)
+        Self::wrong(name, TrainerError::config(field, what), Help::Path)
     }
 }
 
@@ -149,7 +184,7 @@ fn backbone(ctx: &RunContext, findings: &mut Vec<Finding>) -> Option<BackboneCon
     }
     match backbone::check(&section.path, section.weights) {
         Ok(BackboneSummary { config, notes }) => {
-            let layers = config.num_layers;
+            let layers = config.num_layers();
             let what = format!("{layers} layers of {} hidden values", config.hidden_size);
             findings.push(Finding::fine("backbone", section.path.display(), what));
             findings.extend(notes.into_iter().map(|note| Finding::note("backbone", note)));
@@ -173,8 +208,8 @@ fn adapter(ctx: &RunContext, backbone: Option<&BackboneConfig>) -> Option<Findin
     let check = || -> Result<String> {
         check_scale_of(ctx)?;
         let Some(backbone) = backbone else { return Ok(String::new()) };
-        let din = forecast::din(&ctx.config.crm, None)?;
-        let layout = AdapterLayout::new(backbone, config, din.representation_dim())?;
+        let crm = forecast::crm(&ctx.config.crm, None)?;
+        let layout = AdapterLayout::new(backbone, config, crm.representation_dim())?;
         if let Some(path) = scaled {
             Adapter::load(path, backbone)?;
         }
@@ -209,7 +244,7 @@ fn of_dataset(ctx: &RunContext, dataset: &Dataset, stages: &[Stage]) -> Vec<Find
 
 /// The directories that stages will write must be a run's.
 fn directories(ctx: &RunContext, stages: &[Stage]) -> Vec<Finding> {
-    let dirs = stages.iter().map(|stage| StageDir::new(ctx.path(*stage), stage.name(), ""));
+    let dirs = stages.iter().map(|stage| finished(ctx, *stage));
     let help = "move the files away, or choose another run directory";
     let wrong = |error: StorageError| Finding::wrong("run directory", error.into(), help);
     dirs.filter_map(|dir| dir.check_free().err().map(wrong)).collect()

@@ -197,7 +197,7 @@ fn of_share(dir: &Path, state: TrainState, share: TableShare) -> Result<TrainSta
     let vectors = [&state.parameters, &state.first_moment, &state.second_moment];
     let best = state.best.iter().map(|(_, best)| best);
     if vectors.into_iter().chain(best).any(|values| values.len() < table.len()) {
-        return Err(TrainerError::file(dir, "a checkpoint of another model; use --force"));
+        return Err(TrainerError::other_checkpoint(dir));
     }
     if share.is_all() {
         return Ok(state);
