@@ -106,6 +106,10 @@ impl Objective for Bench<'_> {
         Ok(loss.into())
     }
 
+    fn joins_micro_batches(&self) -> bool {
+        true
+    }
+
     fn tensors(&self) -> Vec<(String, std::ops::Range<usize>)> {
         Vec::new()
     }

@@ -2,11 +2,11 @@
 
 use crate::ranks::with_ranks;
 use proptest::prelude::*;
-use reclora_comm::Communicator;
+use reclora_comm::{Communicator, tree};
 use reclora_trainer::config::{CrmConfig, Representation};
 use reclora_trainer::crm::{Crm, CrmInput, CrmShape, TrainedCrm, Workspace};
 use reclora_trainer::error::{Remedy, TrainerError};
-use reclora_trainer::parameters::{Gradient, Parameters, TableShare};
+use reclora_trainer::parameters::{Gradient, GradientSum, Losses, Parameters, TableShare};
 use reclora_trainer::training::exchange::{Rows, gather_rows};
 
 const FEATURES: u32 = 30;
@@ -125,6 +125,57 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+/// D-1: several micro-batches in one pass give the loss and the gradient, to the bit, that they give one at a time and
+/// added in the order of the tree; in a network large enough for its weights' gradients to be summed in tiles.
+#[test]
+fn d1_micro_batches_at_once_are_those_of_the_tree() {
+    let config = CrmConfig {
+        embedding_dim: 24,
+        hidden_dim: 150,
+        num_layers: 2,
+        num_attention_layers: 2,
+        dropout: 0.1,
+        ..CrmConfig::default()
+    };
+    let shape = CrmShape { features: FEATURES as usize, fields: 3, item_field: 1, user_field: 0 };
+    let crm = Crm::new(&config, shape).unwrap();
+    let (flat, dense) = (parameters(&crm, 5), crm.num_parameters() - crm.table().len());
+    let parameters = Parameters::whole(crm.table(), &flat);
+    let feature = |place: u64| (place.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32 % FEATURES;
+    let sample = |key: &u64| Sample {
+        fields: (0..3).map(|place| feature(key * 100 + place)).collect(),
+        items: (0..key % 7).map(|place| feature(key * 100 + 10 + place)).collect(),
+        ratings: (0..key % 7).map(|place| feature(key * 100 + 20 + place)).collect(),
+        label: (key % 2) as f32,
+    };
+    let compute = |keys: &[u64], mut gradient: Gradient| {
+        let samples: Vec<_> = keys.iter().map(sample).collect();
+        let inputs: Vec<_> = samples.iter().map(Sample::input).collect();
+        let labels: Vec<_> = samples.iter().map(|sample| sample.label).collect();
+        let ws = &mut Workspace::default();
+        let loss =
+            crm.loss_and_gradient(parameters, ws, &inputs, &labels, keys, 9, 0.1, &mut gradient);
+        gradient.sum(loss.into())
+    };
+    let bits = |sum: &GradientSum| {
+        let Losses { training, .. } = sum.losses;
+        let values = sum.values().iter().chain(sum.dense()).chain([&training]);
+        (sum.rows().to_vec(), values.map(|value| value.to_bits()).collect::<Vec<_>>())
+    };
+    // Of sizes between which products differ in their way through the kernels; some without any history.
+    for sizes in [vec![32; 8], vec![20, 0, 9, 3], vec![6, 7], vec![1, 1, 1, 1], vec![200, 300]] {
+        let ends: Vec<usize> = (1..=sizes.len()).map(|part| sizes[..part].iter().sum()).collect();
+        let keys: Vec<u64> = (0..ends[sizes.len() - 1] as u64).collect();
+        let alone = ends.iter().zip(&sizes).map(|(end, size)| {
+            compute(&keys[end - size..*end], Gradient::zero(crm.table(), dense))
+        });
+        let alone = tree::fold(alone.collect(), |left, right| left.add(&right)).unwrap();
+        let inner = ends[..sizes.len() - 1].to_vec();
+        let together = compute(&keys, Gradient::of_several(crm.table(), dense, inner));
+        assert_eq!(bits(&together), bits(&alone), "micro-batches of {sizes:?}");
     }
 }
 

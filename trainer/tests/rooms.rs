@@ -52,7 +52,7 @@ fn rooms_use_only_what_is_below_them_and_files_no_circle() {
             ),
         ],
         exceptions: &[],
-        unchecked: &["adapter", "engine", "kernels", "stages"],
+        unchecked: &["adapter", "engine", "stages"],
     };
     rooms.check();
 }

@@ -10,9 +10,21 @@
 
 use std::ops::Range;
 
-use super::layers::{Linear, add_rows_to, linear};
+use super::layers::{Linear, linear};
+use super::parts::{Parts, add_rows_to, tiles};
 use crate::kernels::matmul::{Mat, matmul};
 use crate::parameters::Gradient;
+
+/// Which history rows are whose.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SampleRows<'a> {
+    /// Those of sample `i` are `offsets[i]..offsets[i + 1]`.
+    pub offsets: &'a [usize],
+    /// The samples of each micro-batch.
+    pub of_samples: Parts<'a>,
+    /// Its rows.
+    pub of_rows: Parts<'a>,
+}
 
 /// Buffers of the layer, reused.
 #[derive(Debug, Default)]
@@ -34,14 +46,14 @@ pub(super) struct AttentionInput {
 }
 
 impl AttentionInput {
-    /// `y` `[rows, outputs]` of queries and history rows; those of sample `i` are `offsets[i..i + 2]`.
+    /// `y` `[rows, outputs]` of queries and history rows.
     pub fn forward<'a>(
         &mut self,
         layer: &Linear,
         parameters: &[f32],
         queries: impl Iterator<Item = &'a [f32]>,
         history: &[f32],
-        offsets: &[usize],
+        SampleRows { offsets, of_samples, of_rows }: SampleRows<'_>,
         y: &mut Vec<f32>,
     ) {
         let e = layer.inputs / 4;
@@ -58,14 +70,15 @@ impl AttentionInput {
         let bias = &parameters[layer.bias.clone()];
         let samples = self.queries.len() / e;
         let weight = Mat::new(&self.sample_weight, layer.outputs, e);
-        linear(Mat::new(&self.queries, samples, e), weight, bias, &mut self.of_samples);
+        let queries = Mat::new(&self.queries, samples, e);
+        linear(of_samples, queries, weight, bias, &mut self.of_samples);
         y.clear();
         for (bias, range) in self.of_samples.chunks_exact(layer.outputs).zip(ranges(offsets)) {
             range.for_each(|_| y.extend_from_slice(bias));
         }
         let rows = Mat::new(&self.rows, y.len() / layer.outputs, 2 * e);
         let weight = Mat::new(&self.row_weight, layer.outputs, 2 * e);
-        matmul(y, layer.outputs, rows, weight.t(), 1.0, true);
+        of_rows.multiply(y, rows, weight.t(), true);
     }
 
     /// The two smaller weights.
@@ -87,7 +100,7 @@ impl AttentionInput {
         &mut self,
         layer: &Linear,
         dy: &[f32],
-        offsets: &[usize],
+        SampleRows { offsets, of_samples, of_rows }: SampleRows<'_>,
         gradient: &mut Gradient,
         dhistory: &mut [f32],
     ) {
@@ -97,32 +110,43 @@ impl AttentionInput {
         for (sum, range) in self.of_samples.chunks_exact_mut(outputs).zip(ranges(offsets)) {
             add_rows_to(sum, &dy[range.start * outputs..range.end * outputs]);
         }
-        add_rows_to(gradient.dense(layer.bias.clone()), &self.of_samples);
+        of_samples.add_rows(gradient.dense(layer.bias.clone()), &self.of_samples);
         let dy = Mat::new(dy, rows, outputs);
         let d_samples = Mat::new(&self.of_samples, samples, outputs);
         // Of the smaller weights, and from them of the whole one.
-        self.dweight.resize(outputs * 3 * e, 0.0);
         let x = Mat::new(&self.rows, rows, 2 * e);
-        matmul(&mut self.dweight, 3 * e, dy.t(), x, 1.0, false);
         let q = Mat::new(&self.queries, samples, e);
-        matmul(&mut self.dweight[2 * e..], 3 * e, d_samples.t(), q, 1.0, false);
-        let whole = gradient.dense(layer.weight.clone()).chunks_exact_mut(layer.inputs);
-        for (dw, d) in whole.zip(self.dweight.chunks_exact(3 * e)) {
-            for i in 0..e {
-                let (of_h, of_product, of_q) = (d[i], d[e + i], d[2 * e + i]);
-                dw[i] += of_q;
-                dw[e + i] += of_h;
-                dw[2 * e + i] += of_q - of_h;
-                dw[3 * e + i] += of_product;
-            }
+        let whole = gradient.dense(layer.weight.clone());
+        let mut scratch = Vec::new();
+        // Both products are cut in the same places, or neither is.
+        let count = of_samples.tiles(outputs, e).min(of_rows.tiles(outputs, 2 * e));
+        for tile in tiles(outputs, count) {
+            let sum = &mut whole[tile.start * 4 * e..tile.end * 4 * e];
+            of_rows.add(sum, &mut scratch, true, &mut |part, sum| {
+                let dweight = &mut self.dweight;
+                dweight.resize(tile.len() * 3 * e, 0.0);
+                let dy = of_rows.of(dy, part).columns(tile.start, tile.len());
+                matmul(dweight, 3 * e, dy.t(), of_rows.of(x, part), 1.0, false);
+                let dy = of_samples.of(d_samples, part).columns(tile.start, tile.len());
+                matmul(&mut dweight[2 * e..], 3 * e, dy.t(), of_samples.of(q, part), 1.0, false);
+                for (dw, d) in sum.chunks_exact_mut(4 * e).zip(dweight.chunks_exact(3 * e)) {
+                    for i in 0..e {
+                        let (of_h, of_product, of_q) = (d[i], d[e + i], d[2 * e + i]);
+                        dw[i] += of_q;
+                        dw[e + i] += of_h;
+                        dw[2 * e + i] += of_q - of_h;
+                        dw[3 * e + i] += of_product;
+                    }
+                }
+            });
         }
         // Of the inputs.
         self.drows.resize(rows * 2 * e, 0.0);
         let weight = Mat::new(&self.row_weight, outputs, 2 * e);
-        matmul(&mut self.drows, 2 * e, dy, weight, 1.0, false);
+        of_rows.multiply(&mut self.drows, dy, weight, false);
         self.dqueries.resize(samples * e, 0.0);
         let weight = Mat::new(&self.sample_weight, outputs, e);
-        matmul(&mut self.dqueries, e, d_samples, weight, 1.0, false);
+        of_samples.multiply(&mut self.dqueries, d_samples, weight, false);
         let samples = self.queries.chunks_exact(e).zip(self.dqueries.chunks_exact_mut(e));
         for ((q, dq), range) in samples.zip(ranges(offsets)) {
             for row in range {

@@ -4,8 +4,9 @@
 //! without softmax; u = Σ a_t h_t; r = MLP(flatten([fields; u])); logit = Linear(r). History rows of a
 //! batch are packed: what is not there is not multiplied.
 
-use super::attention::AttentionInput;
+use super::attention::{AttentionInput, SampleRows};
 use super::layers::{Dropout, Linear, Mlp, MlpState};
+use super::parts::Parts;
 use super::{CrmInput, CrmLayout, CrmShape, DropoutKeys, Network, Workspace};
 use crate::config::{CrmConfig, Representation};
 use crate::error::Result;
@@ -17,6 +18,10 @@ use crate::parameters::{Gradient, Parameters, splitmix};
 struct Pass {
     /// First history row of each sample, and the number of rows at the end.
     offsets: Vec<usize>,
+    /// First sample of each micro-batch, and the number of samples at the end.
+    sample_bounds: Vec<usize>,
+    /// First history row of each micro-batch, and the number of rows at the end.
+    row_bounds: Vec<usize>,
     /// `[rows, 2e]`: item and rating of each history row.
     pairs: Vec<f32>,
     /// `[rows, e]`: h.
@@ -40,6 +45,14 @@ pub(super) struct Din {
     history: Linear,
     attention: Mlp,
     prediction: Mlp,
+}
+
+fn sample_rows<'a>(
+    offsets: &'a [usize],
+    samples: &'a [usize],
+    rows: &'a [usize],
+) -> SampleRows<'a> {
+    SampleRows { offsets, of_samples: Parts::new(samples), of_rows: Parts::new(rows) }
 }
 
 impl Din {
@@ -81,7 +94,10 @@ impl Din {
             }
         }
         ws.offsets.push(rows);
-        self.history.forward(parameters.dense, &ws.pairs, rows, &mut ws.history);
+        ws.row_bounds.clear();
+        ws.row_bounds.extend(ws.sample_bounds.iter().map(|sample| ws.offsets[*sample]));
+        let parts = Parts::new(&ws.row_bounds);
+        self.history.forward(parameters.dense, &ws.pairs, parts, &mut ws.history);
         ws.history.iter_mut().for_each(|value| *value = value.max(0.0));
     }
 
@@ -97,17 +113,17 @@ impl Din {
         let queries = inputs.iter().map(|input| self.row(parameters, input.fields[item_field]));
         let y = ws.attention.layer(1);
         let layer = &self.attention.hidden[0];
-        ws.attention_input.forward(layer, parameters.dense, queries, &ws.history, &ws.offsets, y);
+        let rows = sample_rows(&ws.offsets, &ws.sample_bounds, &ws.row_bounds);
+        ws.attention_input.forward(layer, parameters.dense, queries, &ws.history, rows, y);
         ws.row_keys.clear();
         for (sample, key) in keys.iter().flat_map(|keys| keys.samples.iter().enumerate()) {
             let key = keys.map_or(0, |keys| keys.seed) ^ splitmix(*key);
             let places = 1..=(ws.offsets[sample + 1] - ws.offsets[sample]) as u64;
             ws.row_keys.extend(places.map(|place| splitmix(key ^ place << 32)));
         }
-        let rows = ws.offsets[inputs.len()];
         let probability = self.dropout;
         let dropout = keys.map(|_| Dropout { probability, row_keys: &ws.row_keys });
-        self.attention.forward_from(1, parameters.dense, rows, dropout, &mut ws.attention);
+        self.attention.forward_from(1, parameters.dense, rows.of_rows, dropout, &mut ws.attention);
     }
 
     /// z = flatten([fields; u]), u = Σ a h.
@@ -139,13 +155,14 @@ impl Din {
         for (d, h) in ws.dhistory.iter_mut().zip(&ws.history) {
             *d = if *h > 0.0 { *d } else { 0.0 };
         }
-        self.history.backward(parameters.dense, &ws.pairs, &ws.dhistory, gradient, &mut ws.dpairs);
+        let (parts, dpairs) = (Parts::new(&ws.row_bounds), &mut ws.dpairs);
+        self.history.backward(parameters.dense, &ws.pairs, &ws.dhistory, parts, gradient, dpairs);
         let mut rows = ws.dpairs.chunks_exact(2 * e);
-        for input in inputs {
+        for (sample, input) in inputs.iter().enumerate() {
             let pairs = input.history_items.iter().zip(input.history_ratings);
             for ((&item, &rating), d) in pairs.zip(&mut rows) {
-                add(gradient.row(item), &d[..e]);
-                add(gradient.row(rating), &d[e..]);
+                add(gradient.row_of(sample, item), &d[..e]);
+                add(gradient.row_of(sample, rating), &d[e..]);
             }
         }
     }
@@ -157,9 +174,12 @@ impl Network for Din {
         parameters: Parameters<'_>,
         ws: &mut Workspace,
         inputs: &[CrmInput<'_>],
+        bounds: &[usize],
         keys: Option<DropoutKeys<'_>>,
     ) -> Vec<f32> {
         let ws = ws.of::<Pass>();
+        ws.sample_bounds.clear();
+        ws.sample_bounds.extend_from_slice(bounds);
         self.history_forward(parameters, ws, inputs);
         self.attention_forward(parameters, ws, inputs, keys.as_ref());
         self.pool(parameters, ws, inputs);
@@ -170,7 +190,8 @@ impl Network for Din {
                 .extend(keys.samples.iter().map(|sample| splitmix(keys.seed ^ splitmix(*sample))));
         }
         let dropout = keys.map(|_| Dropout { probability, row_keys: &ws.row_keys });
-        self.prediction.forward(parameters.dense, inputs.len(), dropout, &mut ws.prediction);
+        let parts = Parts::new(&ws.sample_bounds);
+        self.prediction.forward(parameters.dense, parts, dropout, &mut ws.prediction);
         ws.prediction.output.clone()
     }
 
@@ -223,17 +244,17 @@ impl Network for Din {
     ) {
         let ws = ws.of::<Pass>();
         let e = self.embedding_dim;
-        let keep = 1.0 - self.dropout;
         let CrmShape { fields, item_field, .. } = self.shape;
-        let dz =
-            self.prediction.backward(parameters.dense, dlogits, keep, gradient, &mut ws.prediction);
+        let rows = sample_rows(&ws.offsets, &ws.sample_bounds, &ws.row_bounds);
+        let (dense, state) = (parameters.dense, &mut ws.prediction);
+        let dz = self.prediction.backward(dense, dlogits, rows.of_samples, gradient, state);
         let width = (fields + 1) * e;
         ws.dhistory.clear();
         ws.dattention.clear();
         for (sample, input) in inputs.iter().enumerate() {
             let dz = &dz[sample * width..(sample + 1) * width];
             for (feature, d) in input.fields.iter().zip(dz.chunks_exact(e)) {
-                add(gradient.row(*feature), d);
+                add(gradient.row_of(sample, *feature), d);
             }
             let du = &dz[fields * e..];
             for row in ws.offsets[sample]..ws.offsets[sample + 1] {
@@ -244,11 +265,12 @@ impl Network for Din {
         }
         let state = &mut ws.attention;
         let dy =
-            self.attention.backward_to(1, parameters.dense, &ws.dattention, keep, gradient, state);
+            self.attention.backward_to(1, dense, &ws.dattention, rows.of_rows, gradient, state);
         let layer = &self.attention.hidden[0];
-        ws.attention_input.backward(layer, dy, &ws.offsets, gradient, &mut ws.dhistory);
-        for (input, dq) in inputs.iter().zip(ws.attention_input.dqueries.chunks_exact(e)) {
-            add(gradient.row(input.fields[item_field]), dq);
+        ws.attention_input.backward(layer, dy, rows, gradient, &mut ws.dhistory);
+        let dqueries = ws.attention_input.dqueries.chunks_exact(e);
+        for (sample, (input, dq)) in inputs.iter().zip(dqueries).enumerate() {
+            add(gradient.row_of(sample, input.fields[item_field]), dq);
         }
         self.history_backward(parameters, ws, inputs, gradient);
     }

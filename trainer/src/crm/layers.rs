@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::kernels::matmul::{Mat, matmul};
-use crate::kernels::pointwise::add;
+use super::parts::Parts;
+use crate::kernels::matmul::Mat;
 use crate::parameters::{Gradient, splitmix};
 
 /// y = x Wᵀ + b, its parameters at these places behind the table.
@@ -16,15 +16,16 @@ pub(super) struct Linear {
 }
 
 /// `y = x Wᵀ + b` for every row of `x`.
-pub(super) fn linear(x: Mat<'_>, weight: Mat<'_>, bias: &[f32], y: &mut Vec<f32>) {
+pub(super) fn linear(
+    parts: Parts<'_>,
+    x: Mat<'_>,
+    weight: Mat<'_>,
+    bias: &[f32],
+    y: &mut Vec<f32>,
+) {
     y.clear();
     (0..x.rows()).for_each(|_| y.extend_from_slice(bias));
-    matmul(y, bias.len(), x, weight.t(), 1.0, true);
-}
-
-/// Adds rows of the sum's width to it.
-pub(super) fn add_rows_to(sum: &mut [f32], rows: &[f32]) {
-    rows.chunks_exact(sum.len()).for_each(|row| add(sum, row));
+    parts.multiply(y, x, weight.t(), true);
 }
 
 impl Linear {
@@ -33,9 +34,9 @@ impl Linear {
     }
 
     /// `[rows, inputs]` to `[rows, outputs]`.
-    pub fn forward(&self, parameters: &[f32], x: &[f32], rows: usize, y: &mut Vec<f32>) {
+    pub fn forward(&self, parameters: &[f32], x: &[f32], parts: Parts<'_>, y: &mut Vec<f32>) {
         let bias = &parameters[self.bias.clone()];
-        linear(Mat::new(x, rows, self.inputs), self.weight(parameters), bias, y);
+        linear(parts, Mat::new(x, parts.rows(), self.inputs), self.weight(parameters), bias, y);
     }
 
     /// Adds the gradient of weight and bias; leaves that of x in `dx`.
@@ -44,16 +45,16 @@ impl Linear {
         parameters: &[f32],
         x: &[f32],
         dy: &[f32],
+        parts: Parts<'_>,
         gradient: &mut Gradient,
         dx: &mut Vec<f32>,
     ) {
-        let rows = dy.len() / self.outputs;
-        add_rows_to(gradient.dense(self.bias.clone()), dy);
-        let dy = Mat::new(dy, rows, self.outputs);
-        let x = Mat::new(x, rows, self.inputs);
-        matmul(gradient.dense(self.weight.clone()), self.inputs, dy.t(), x, 1.0, true);
-        dx.resize(rows * self.inputs, 0.0);
-        matmul(dx, self.inputs, dy, self.weight(parameters), 1.0, false);
+        parts.add_rows(gradient.dense(self.bias.clone()), dy);
+        let dy = Mat::new(dy, parts.rows(), self.outputs);
+        let x = Mat::new(x, parts.rows(), self.inputs);
+        parts.add_products(gradient.dense(self.weight.clone()), dy, x);
+        dx.resize(parts.rows() * self.inputs, 0.0);
+        parts.multiply(dx, dy, self.weight(parameters), false);
     }
 }
 
@@ -93,6 +94,8 @@ pub(super) struct MlpState {
     pub layers: Vec<Vec<f32>>,
     /// `[rows]`.
     pub output: Vec<f32>,
+    /// 1 − the dropout of the forward.
+    keep: f32,
     gradients: [Vec<f32>; 2],
 }
 
@@ -116,11 +119,11 @@ impl Mlp {
     pub fn forward(
         &self,
         parameters: &[f32],
-        rows: usize,
+        parts: Parts<'_>,
         dropout: Option<Dropout<'_>>,
         state: &mut MlpState,
     ) {
-        self.forward_from(0, parameters, rows, dropout, state);
+        self.forward_from(0, parameters, parts, dropout, state);
     }
 
     /// The same, where the products of the first `done` (0 or 1) layers are in `state.layer(done)`.
@@ -128,16 +131,17 @@ impl Mlp {
         &self,
         done: usize,
         parameters: &[f32],
-        rows: usize,
+        parts: Parts<'_>,
         dropout: Option<Dropout<'_>>,
         state: &mut MlpState,
     ) {
         state.layers.resize_with(self.hidden.len() + 1, Vec::new);
+        state.keep = 1.0 - dropout.map_or(0.0, |dropout| dropout.probability);
         for (index, layer) in self.hidden.iter().enumerate() {
             let (before, after) = state.layers.split_at_mut(index + 1);
             let y = &mut after[0];
             if index >= done {
-                layer.forward(parameters, &before[index], rows, y);
+                layer.forward(parameters, &before[index], parts, y);
             }
             y.iter_mut().for_each(|value| *value = value.max(0.0));
             if let Some(dropout) = dropout {
@@ -145,21 +149,21 @@ impl Mlp {
             }
         }
         let mut output = std::mem::take(&mut state.output);
-        self.output.forward(parameters, state.last_hidden(), rows, &mut output);
+        self.output.forward(parameters, state.last_hidden(), parts, &mut output);
         state.output = output;
     }
 
-    /// Adds the gradient of the stack's parameters; returns that of its input. `keep` is
-    /// 1 − the dropout of the forward.
+    /// Adds the gradient of the stack's parameters; returns that of its input. The forward must have been the last
+    /// one.
     pub fn backward<'s>(
         &self,
         parameters: &[f32],
         doutput: &[f32],
-        keep: f32,
+        parts: Parts<'_>,
         gradient: &mut Gradient,
         state: &'s mut MlpState,
     ) -> &'s [f32] {
-        self.backward_to(0, parameters, doutput, keep, gradient, state)
+        self.backward_to(0, parameters, doutput, parts, gradient, state)
     }
 
     /// The same down to the products of layer `done`, whose gradient it returns where that is 1.
@@ -168,19 +172,19 @@ impl Mlp {
         done: usize,
         parameters: &[f32],
         doutput: &[f32],
-        keep: f32,
+        parts: Parts<'_>,
         gradient: &mut Gradient,
         state: &'s mut MlpState,
     ) -> &'s [f32] {
-        let MlpState { layers, gradients: [dy, dx], .. } = state;
-        self.output.backward(parameters, &layers[self.hidden.len()], doutput, gradient, dy);
+        let MlpState { layers, keep, gradients: [dy, dx], .. } = state;
+        self.output.backward(parameters, &layers[self.hidden.len()], doutput, parts, gradient, dy);
         for (index, layer) in self.hidden.iter().enumerate().rev() {
             // A unit passes its gradient where it was neither cut by ReLU nor dropped: where it is > 0.
             for (d, y) in dy.iter_mut().zip(&layers[index + 1]) {
-                *d = if *y > 0.0 { *d / keep } else { 0.0 };
+                *d = if *y > 0.0 { *d / *keep } else { 0.0 };
             }
             if index >= done {
-                layer.backward(parameters, &layers[index], dy, gradient, dx);
+                layer.backward(parameters, &layers[index], dy, parts, gradient, dx);
                 std::mem::swap(dy, dx);
             }
         }

@@ -10,6 +10,7 @@ mod din;
 mod file;
 mod layers;
 mod layout;
+mod parts;
 
 /// Reusable buffers of one thread, of whichever network it is used with.
 pub use crate::kernels::buffer::Scratch as Workspace;
@@ -19,6 +20,7 @@ pub use layout::CrmLayout;
 
 use std::fmt::Debug;
 
+use reclora_comm::tree;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{CrmConfig, CrmNetwork};
@@ -59,7 +61,8 @@ impl CrmShape {
 /// dense.
 trait Network: Debug + Send + Sync {
     /// The logit of each sample. Leaves in the workspace what the two methods below read; with `dropout` as in
-    /// training, without it as in use.
+    /// training, without it as in use. `bounds` are the first sample of each micro-batch, and the number of samples at
+    /// the end: the logit of a sample does not depend on them to the bit.
     ///
     /// Features outside the parameters' rows are a defect of the caller and panic.
     fn forward(
@@ -67,6 +70,7 @@ trait Network: Debug + Send + Sync {
         parameters: Parameters<'_>,
         ws: &mut Workspace,
         inputs: &[CrmInput<'_>],
+        bounds: &[usize],
         dropout: Option<DropoutKeys<'_>>,
     ) -> Vec<f32>;
 
@@ -82,7 +86,7 @@ trait Network: Debug + Send + Sync {
     ) -> Vec<f32>;
 
     /// Adds to `gradient` what the derivatives of a loss by the logits of the last forward make of the
-    /// parameters.
+    /// parameters; sums over its micro-batches are in the order of the tree.
     fn backward(
         &self,
         parameters: Parameters<'_>,
@@ -175,13 +179,15 @@ impl Crm {
         inputs: &[CrmInput<'_>],
     ) -> (Vec<f32>, Vec<f32>) {
         processed(inputs.len(), 0);
-        let forward = || self.network.forward(parameters, ws, inputs, None);
+        let bounds = [0, inputs.len()];
+        let forward = || self.network.forward(parameters, ws, inputs, &bounds, None);
         let logits = timed(Phase::Forward, forward);
         (logits, self.network.representations(parameters, ws, inputs))
     }
 
     /// Adds `weight` times the gradient of each sample's binary cross-entropy; returns their sum.
-    /// Dropout is on, a pure function of (`dropout_seed`, sample key, place).
+    /// Dropout is on, a pure function of (`dropout_seed`, sample key, place). Of several micro-batches, which
+    /// `gradient` tells apart, the sums are those of the tree.
     #[expect(clippy::too_many_arguments, reason = "what a training step is a function of")]
     pub fn loss_and_gradient(
         &self,
@@ -197,17 +203,22 @@ impl Crm {
         let keys = DropoutKeys { seed: dropout_seed, samples: sample_keys };
         let keys = Some(keys).filter(|_| self.config.dropout > 0.0);
         processed(inputs.len(), 0);
-        let logits = timed(Phase::Forward, || self.network.forward(parameters, ws, inputs, keys));
-        let mut loss = 0.0;
+        let bounds = gradient.bounds(inputs.len());
+        let forward = || self.network.forward(parameters, ws, inputs, &bounds, keys);
+        let logits = timed(Phase::Forward, forward);
+        let mut losses = vec![0.0; bounds.len() - 1];
         let mut dlogits = Vec::with_capacity(inputs.len());
-        for (&logit, &label) in logits.iter().zip(labels) {
-            // log(1 + e^x) without overflow.
-            loss += logit.max(0.0) - logit * label + (-logit.abs()).exp().ln_1p();
-            dlogits.push(weight * (1.0 / (1.0 + (-logit).exp()) - label));
+        for (loss, bounds) in losses.iter_mut().zip(bounds.windows(2)) {
+            let range = bounds[0]..bounds[1];
+            for (&logit, &label) in logits[range.clone()].iter().zip(&labels[range]) {
+                // log(1 + e^x) without overflow.
+                *loss += logit.max(0.0) - logit * label + (-logit.abs()).exp().ln_1p();
+                dlogits.push(weight * (1.0 / (1.0 + (-logit).exp()) - label));
+            }
         }
         let backward = || self.network.backward(parameters, ws, inputs, &dlogits, gradient);
         timed(Phase::Backward, backward);
-        loss
+        tree::fold(losses, |left, right| *left += right).unwrap_or_default()
     }
 }
 

@@ -14,7 +14,7 @@ use super::Mat;
 use super::buffer::{Buffer, fit};
 #[cfg(target_arch = "x86_64")]
 use super::factors::Bf16;
-use super::factors::{F32, Factor, Factors};
+use super::factors::{F32, Factor, Factors, row_stride};
 use super::pointwise::sum_lanes;
 use super::simd::{LANES, exp2_nonpositive, kernel};
 
@@ -155,12 +155,6 @@ fn forward<P: Factors>(
             P::multiply(out, heads * dim, p, values.rows_from(tile.first_key, keys), false);
         }
     }
-}
-
-/// The distance of two rows of `keys` numbers: whole cache lines, an odd number of them, since rows
-/// a power of two apart would share few cache sets.
-pub(super) fn row_stride(keys: usize) -> usize {
-    (keys.div_ceil(16) | 1) * 16
 }
 
 /// Up to [`TILE`] consecutive queries, and the keys that any of them sees.

@@ -1,11 +1,11 @@
 //! Causal attention, backward: probabilities are recomputed tile by tile from the saved log-sums.
 
 use super::Mat;
-use super::attention::{AttentionBuffers, AttentionInputs, AttentionShape, TILE, Tile, row_stride};
+use super::attention::{AttentionBuffers, AttentionInputs, AttentionShape, TILE, Tile};
 use super::buffer::fit;
 #[cfg(target_arch = "x86_64")]
 use super::factors::Bf16;
-use super::factors::{F32, Factor, Factors};
+use super::factors::{F32, Factor, Factors, row_stride};
 use super::pointwise::dot;
 use super::simd::{exp2_nonpositive, kernel};
 

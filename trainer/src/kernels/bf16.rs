@@ -7,17 +7,14 @@
 //! the rounding, takes subnormal numbers as zero and flushes subnormal results to zero, whatever the
 //! thread's floating-point mode.
 //!
-//! The order of every sum is a function of the reduced length alone, with one exception: `project`
-//! sums in another order for at most four rows, where packing the weight would cost more
+//! The order of every sum is a function of the reduced length alone, with one exception: the
+//! forward sums in another order for at most four rows, where packing the weight would cost more
 //! than the product. So equal calls give equal bits, and a row's result doesn't depend on the other
 //! rows.
 
 use super::matmul::Mat;
-use super::packed::{self, Direction, Packing, check_sizes};
+use super::packed::{Direction, Number, Packing, Weight, check_sizes};
 use half::bf16;
-
-/// A frozen weight in bf16.
-pub type Weight<'a> = packed::Weight<'a, bf16>;
 
 /// Whether this machine has the instructions; without them the products here panic.
 pub fn available() -> bool {
@@ -34,53 +31,27 @@ pub fn available() -> bool {
     }
 }
 
-/// Forward of a frozen projection: `y = x w^T`, or `y += x w^T` with `accumulate`.
-///
-/// `y` is row-major with rows `y_stride` elements apart; `x` is row-major, of `w`'s inputs.
-pub fn project(
-    y: &mut [f32],
-    y_stride: usize,
-    x: Mat<'_>,
-    w: Weight<'_>,
-    accumulate: bool,
-    packing: &mut Packing,
-) {
-    product(y, y_stride, x, w, Direction::ToOutputs, accumulate, packing);
-}
-
-/// Backward of [`project`] to its input: `dx = dy w`, or `dx += dy w` with `accumulate`.
-///
-/// `dx` is row-major with rows `dx_stride` elements apart; `dy` is row-major, of `w`'s outputs.
-pub fn project_grad(
-    dx: &mut [f32],
-    dx_stride: usize,
-    dy: Mat<'_>,
-    w: Weight<'_>,
-    accumulate: bool,
-    packing: &mut Packing,
-) {
-    product(dx, dx_stride, dy, w, Direction::ToInputs, accumulate, packing);
-}
-
-fn product(
-    dst: &mut [f32],
-    dst_stride: usize,
-    lhs: Mat<'_>,
-    w: Weight<'_>,
-    direction: Direction,
-    accumulate: bool,
-    packing: &mut Packing,
-) {
-    check_sizes(dst, dst_stride, lhs, &w, direction);
-    assert!(available(), "bf16 products on a CPU without AVX-512 BF16");
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: `available` says that the machine has every instruction set the function is compiled
-    // for; `dst` holds the product, as checked.
-    unsafe {
-        super::bf16_avx512::multiply(dst, dst_stride, lhs, w, direction, accumulate, packing);
+impl Number for bf16 {
+    fn multiply(
+        dst: &mut [f32],
+        dst_stride: usize,
+        lhs: Mat<'_>,
+        w: Weight<'_, Self>,
+        direction: Direction,
+        accumulate: bool,
+        packing: &mut Packing,
+    ) {
+        check_sizes(dst, dst_stride, lhs, &w, direction);
+        assert!(available(), "bf16 products on a CPU without AVX-512 BF16");
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `available` says that the machine has every instruction set that multiplies such
+        // numbers; `dst` holds the product, as checked.
+        unsafe {
+            super::packed_avx512::multiply(dst, dst_stride, lhs, w, direction, accumulate, packing);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (accumulate, packing);
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (accumulate, packing);
 }
 
 #[cfg(test)]
@@ -101,8 +72,10 @@ mod tests {
         let (mut y, mut dx) = ([0.0], [0.0]);
         let (w, packing) = ([bf16::from_f32(w)], &mut Packing::default());
         let w = Weight::new(&w, 1, 1);
-        project(&mut y, 1, Mat::new(&[x], 1, 1), w, false, packing);
-        project_grad(&mut dx, 1, Mat::new(&[x], 1, 1), w, false, packing);
+        let x = [x];
+        let x = Mat::new(&x, 1, 1);
+        bf16::multiply(&mut y, 1, x, w, Direction::ToOutputs, false, packing);
+        bf16::multiply(&mut dx, 1, x, w, Direction::ToInputs, false, packing);
         [y[0], dx[0]]
     }
 

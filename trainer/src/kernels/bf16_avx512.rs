@@ -1,10 +1,9 @@
-//! The AVX-512 BF16 side of `bf16`: rounding, the tile of pairs, and products of few rows.
+//! bf16 numbers in products with a frozen weight, with AVX-512 BF16: the tile of pairs, and products of few rows.
 
-use super::bf16::Weight;
+use super::lanes_avx512::{column_masks, pairs, round_32};
 use super::matmul::Mat;
-use super::packed::{Direction, FEW_ROWS, Line, Packing, grown};
-use super::packed_avx512::{Element, Product, TILE_VECTORS, depth_blocks, sized};
-use super::packing_avx512::{column_masks, first_of_16};
+use super::packed::{Direction, FEW_ROWS, Line, Weight, grown};
+use super::packed_avx512::{Element, Product, TILE_VECTORS, sized};
 use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -16,59 +15,52 @@ const ROUNDED_LINES: usize = 8192;
 /// about 4 rows.
 const MIN_ROWS: usize = 512;
 
-/// `dst = lhs w^T` or `dst = lhs w`, by `direction`; `+=` with `accumulate`.
-///
-/// # Safety
-/// `dst` must hold `lhs`'s rows, `dst_stride` apart, of as many columns as the product has.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(super) unsafe fn multiply(
-    dst: &mut [f32],
-    dst_stride: usize,
-    lhs: Mat<'_>,
-    w: Weight<'_>,
-    direction: Direction,
-    accumulate: bool,
-    packing: &mut Packing,
-) {
-    let (columns, depth) = w.sizes(direction);
-    if lhs.rows() == 0 || columns == 0 {
-        return;
-    }
-    for block in depth_blocks(depth) {
-        let lines = block.len().div_ceil(32);
-        // An odd number of lines apart: rows a power of two apart would share few cache sets.
-        let stride = lines | 1;
-        let height = MIN_ROWS.max(ROUNDED_LINES / stride);
-        for first in (0..lhs.rows()).step_by(height) {
-            let rows = first..(first + height).min(lhs.rows());
-            let rounded = grown(&mut packing.rows, rows.len() * stride);
-            for (i, line) in rows.clone().zip(rounded.chunks_exact_mut(stride)) {
-                round(&lhs.row(i)[block.clone()], &mut line[..lines]);
-            }
-            let product = Product {
-                rows: rows.len(),
-                lhs: rounded.as_ptr().cast(),
-                stride: 16 * stride,
-                w,
-                block: block.clone(),
-                dst: dst[first * dst_stride..].as_mut_ptr(),
-                dst_stride,
-                add: accumulate || block.start > 0,
-            };
-            // SAFETY: the caller's promise; `rounded` has `stride` lines for every row.
-            unsafe {
-                match direction {
-                    _ if lhs.rows() > FEW_ROWS => product.packed(direction, &mut packing.panel),
-                    Direction::ToOutputs => product.few_to_outputs(),
-                    Direction::ToInputs => product.few_to_inputs(),
-                }
-            }
-        }
-    }
+/// Lines from one rounded row of this many numbers to the next. An odd number: rows a power of two apart would share few
+/// cache sets.
+fn stride(depth: usize) -> usize {
+    depth.div_ceil(32) | 1
 }
 
 impl Element for bf16 {
     const PER_LANE: usize = 2;
+
+    fn rows_at_once(depth: usize) -> usize {
+        MIN_ROWS.max(ROUNDED_LINES / stride(depth))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn lanes(
+        lhs: Mat<'_>,
+        rows: Range<usize>,
+        block: &Range<usize>,
+        buffer: &mut Vec<Line>,
+    ) -> (*const i32, usize) {
+        let stride = stride(block.len());
+        let rounded = grown(buffer, rows.len() * stride);
+        for (i, lines) in rows.zip(rounded.chunks_exact_mut(stride)) {
+            for (values, line) in lhs.row(i)[block.clone()].chunks(32).zip(lines) {
+                // SAFETY: a line is one register.
+                unsafe { _mm512_store_si512((&raw mut *line).cast(), round_32(values)) };
+            }
+        }
+        (rounded.as_ptr().cast(), 16 * stride)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    unsafe fn multiply_in_place(product: &Product<'_, Self>, direction: Direction) -> bool {
+        if product.all_rows > FEW_ROWS {
+            return false;
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            match direction {
+                Direction::ToOutputs => product.few_to_outputs(),
+                Direction::ToInputs => product.few_to_inputs(),
+            }
+        }
+        true
+    }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
@@ -82,7 +74,7 @@ impl Element for bf16 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     unsafe fn pack_row(
         lines: &mut [Line],
-        w: Weight<'_>,
+        w: Weight<'_, Self>,
         columns: &Range<usize>,
         row: usize,
         end: usize,
@@ -210,36 +202,10 @@ impl Product<'_, bf16> {
     }
 }
 
-/// A register of 16 pairs of bf16 numbers.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn pairs(bits: __m512i) -> __m512bh {
-    // SAFETY: two names of the same 512 bits; every bit pattern is valid for both.
-    unsafe { std::mem::transmute::<__m512i, __m512bh>(bits) }
-}
-
-/// Rounds a row to bf16, with zeros up to the end of its lines.
-#[target_feature(enable = "avx512f,avx512bf16")]
-pub(super) fn round(row: &[f32], lines: &mut [Line]) {
-    for (values, line) in row.chunks(32).zip(lines) {
-        let (low, high) = values.split_at(values.len().min(16));
-        // SAFETY: the masks cover the elements of `low` and `high`; a line is one register.
-        unsafe {
-            let low = _mm512_maskz_loadu_ps(first_of_16(low.len()), low.as_ptr());
-            let high = _mm512_maskz_loadu_ps(first_of_16(high.len()), high.as_ptr());
-            let rounded = _mm512_cvtne2ps_pbh(high, low);
-            _mm512_store_si512(
-                (&raw mut *line).cast(),
-                std::mem::transmute::<__m512bh, __m512i>(rounded),
-            );
-        }
-    }
-}
-
 /// The columns of a row of the weight and of the next one (empty at the end of the block).
 #[inline]
 pub(super) fn row_pair<'a>(
-    w: Weight<'a>,
+    w: Weight<'a, bf16>,
     columns: &Range<usize>,
     row: usize,
     end: usize,

@@ -1,53 +1,31 @@
-//! The AVX-512 side of `frozen_f32`: the tile of f32 numbers.
+//! f32 numbers in products with a frozen weight, with AVX-512: the tile.
 
-use super::frozen_f32::Weight;
+use super::lanes_avx512::first_of_16;
 use super::matmul::Mat;
-use super::packed::{Direction, Line, Packing};
-use super::packed_avx512::{Element, Product, depth_blocks, prefetch_to_read};
-use super::packing_avx512::first_of_16;
+use super::packed::{Line, Weight};
+use super::packed_avx512::{Element, Product, prefetch_to_read};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// `dst = lhs w^T` or `dst = lhs w`, by `direction`; `+=` with `accumulate`.
-///
-/// All rows go through a panel before the next one: activations come from the third-level cache fast
-/// enough, a panel that is packed again for other rows costs more.
-///
-/// # Safety
-/// `dst` must hold `lhs`'s rows, `dst_stride` apart, of as many columns as the product has.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) unsafe fn multiply(
-    dst: &mut [f32],
-    dst_stride: usize,
-    lhs: Mat<'_>,
-    w: Weight<'_>,
-    direction: Direction,
-    accumulate: bool,
-    packing: &mut Packing,
-) {
-    let (columns, depth) = w.sizes(direction);
-    if lhs.rows() == 0 || columns == 0 {
-        return;
-    }
-    let (first, stride) = lhs.row_major();
-    for block in depth_blocks(depth) {
-        let product = Product {
-            rows: lhs.rows(),
-            lhs: first.wrapping_add(block.start).cast(),
-            stride,
-            w,
-            block: block.clone(),
-            dst: dst.as_mut_ptr(),
-            dst_stride,
-            add: accumulate || block.start > 0,
-        };
-        // SAFETY: the caller's promise; `lhs` has the rows and columns that it says.
-        unsafe { product.packed(direction, &mut packing.panel) };
-    }
-}
-
 impl Element for f32 {
     const PER_LANE: usize = 1;
+
+    /// All rows go through a panel before the next one: activations come from the third-level cache fast enough, a
+    /// panel that is packed again for other rows costs more.
+    fn rows_at_once(_depth: usize) -> usize {
+        usize::MAX
+    }
+
+    #[inline]
+    unsafe fn lanes(
+        lhs: Mat<'_>,
+        rows: Range<usize>,
+        block: &Range<usize>,
+        _buffer: &mut Vec<Line>,
+    ) -> (*const i32, usize) {
+        let (first, stride) = lhs.row_major();
+        (first.wrapping_add(rows.start * stride + block.start).cast(), stride)
+    }
 
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -60,7 +38,7 @@ impl Element for f32 {
     #[target_feature(enable = "avx512f")]
     unsafe fn pack_row(
         lines: &mut [Line],
-        w: Weight<'_>,
+        w: Weight<'_, Self>,
         columns: &Range<usize>,
         row: usize,
         _end: usize,

@@ -5,16 +5,21 @@
 //! in f32 in any case.
 
 use super::Mat;
-use super::attention::row_stride;
 use super::buffer::{Buffer, fit};
 use super::small_matmul::{small_matmul, transpose};
 #[cfg(target_arch = "x86_64")]
 use super::{
     bf16::available,
+    lanes_avx512::{interleave, round},
     matmul::check_sizes,
-    pairs_avx512::{interleave, round},
     small_matmul_avx512::{self, Lane},
 };
+
+/// The distance of two rows of `width` numbers: whole cache lines, an odd number of them, since rows
+/// a power of two apart would share few cache sets.
+pub(super) fn row_stride(width: usize) -> usize {
+    (width.div_ceil(16) | 1) * 16
+}
 
 /// A kind of factors: how they are made of f32 matrices (in place where nothing is to be changed,
 /// otherwise in a buffer) and multiplied.

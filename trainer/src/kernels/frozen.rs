@@ -5,10 +5,10 @@
 
 use half::bf16;
 
-use super::packed::{PackedWeight, Packing};
+use super::packed::{Direction, Number, PackedWeight, Packing, Weight};
 use super::pointwise::widen;
 use super::q8_0::{BLOCK, BlockQ8_0, dequantize};
-use super::{Mat, bf16 as bf16_kernel, frozen_f32, matmul};
+use super::{Mat, bf16::available, matmul};
 
 /// Values that are widened to f32 at a time, where a product has no kernel of its own: a panel that
 /// stays in the second-level cache.
@@ -89,25 +89,14 @@ impl<'a> FrozenMat<'a> {
         }
     }
 
-    /// The weight for the kernel that rounds the other factor to bf16 too, where this CPU has it.
-    fn multiplied_in_bf16(&self) -> Option<bf16_kernel::Weight<'a>> {
-        match self.values {
-            FrozenValues::Bf16(values) if bf16_kernel::available() => {
-                let w = bf16_kernel::Weight::new(values, self.outputs, self.inputs);
-                Some(w.kept(self.packed))
-            }
-            _ => None,
-        }
-    }
-
     /// Calls `work(first, panel)` for all rows, some at a time, widened to f32.
-    fn panels(&self, buffer: &mut Vec<f32>, mut work: impl FnMut(usize, frozen_f32::Weight<'_>)) {
+    fn panels(&self, buffer: &mut Vec<f32>, mut work: impl FnMut(usize, Weight<'_, f32>)) {
         let step = (PANEL / self.inputs.max(1)).max(1);
         for first in (0..self.outputs).step_by(step) {
             let rows = step.min(self.outputs - first);
             buffer.resize(rows * self.inputs, 0.0);
             self.widen(first, buffer);
-            work(first, frozen_f32::Weight::new(buffer, rows, self.inputs));
+            work(first, Weight::new(buffer, rows, self.inputs));
         }
     }
 }
@@ -122,17 +111,7 @@ pub fn project(
     accumulate: bool,
     buffers: &mut FrozenBuffers,
 ) {
-    if let FrozenValues::F32(values) = w.values {
-        let w = frozen_f32::Weight::new(values, w.outputs, w.inputs).kept(w.packed);
-        return frozen_f32::project(dst, stride, x, w, accumulate, &mut buffers.packing);
-    }
-    if let Some(w) = w.multiplied_in_bf16() {
-        return bf16_kernel::project(dst, stride, x, w, accumulate, &mut buffers.packing);
-    }
-    let packing = &mut buffers.packing;
-    w.panels(&mut buffers.panel, |first, panel| {
-        frozen_f32::project(&mut dst[first..], stride, x, panel, accumulate, packing);
-    });
+    multiply(dst, stride, x, w, Direction::ToOutputs, accumulate, buffers);
 }
 
 /// Backward to the input: `dx = dy w`, or `dx += dy w` with `accumulate`. `dy` `[rows, outputs]`;
@@ -144,22 +123,52 @@ pub fn project_grad(
     accumulate: bool,
     buffers: &mut FrozenBuffers,
 ) {
-    let inputs = w.inputs;
-    if let FrozenValues::F32(values) = w.values {
-        if dy.rows() < FEW_BACKWARD_ROWS {
-            return matmul(dx, inputs, dy, Mat::new(values, w.outputs, inputs), 1.0, accumulate);
-        }
-        let w = frozen_f32::Weight::new(values, w.outputs, inputs).kept(w.packed);
-        return frozen_f32::project_grad(dx, inputs, dy, w, accumulate, &mut buffers.packing);
+    if let FrozenValues::F32(values) = w.values
+        && dy.rows() < FEW_BACKWARD_ROWS
+    {
+        return matmul(dx, w.inputs, dy, Mat::new(values, w.outputs, w.inputs), 1.0, accumulate);
     }
-    if let Some(w) = w.multiplied_in_bf16() {
-        return bf16_kernel::project_grad(dx, inputs, dy, w, accumulate, &mut buffers.packing);
-    }
+    multiply(dx, w.inputs, dy, w, Direction::ToInputs, accumulate, buffers);
+}
+
+fn multiply(
+    dst: &mut [f32],
+    stride: usize,
+    lhs: Mat<'_>,
+    w: FrozenMat<'_>,
+    direction: Direction,
+    accumulate: bool,
+    buffers: &mut FrozenBuffers,
+) {
     let packing = &mut buffers.packing;
-    w.panels(&mut buffers.panel, |first, panel| {
-        let dy = dy.columns(first, panel.outputs);
-        frozen_f32::project_grad(dx, inputs, dy, panel, accumulate || first > 0, packing);
-    });
+    match w.values {
+        FrozenValues::F32(values) => {
+            let w = Weight::new(values, w.outputs, w.inputs).kept(w.packed);
+            f32::multiply(dst, stride, lhs, w, direction, accumulate, packing);
+        }
+        // The other factor is rounded to bf16 too.
+        FrozenValues::Bf16(values) if available() => {
+            let w = Weight::new(values, w.outputs, w.inputs).kept(w.packed);
+            bf16::multiply(dst, stride, lhs, w, direction, accumulate, packing);
+        }
+        _ => w.panels(&mut buffers.panel, |first, panel| match direction {
+            Direction::ToOutputs => {
+                f32::multiply(
+                    &mut dst[first..],
+                    stride,
+                    lhs,
+                    panel,
+                    direction,
+                    accumulate,
+                    packing,
+                );
+            }
+            Direction::ToInputs => {
+                let (lhs, add) = (lhs.columns(first, panel.outputs), accumulate || first > 0);
+                f32::multiply(dst, stride, lhs, panel, direction, add, packing);
+            }
+        }),
+    }
 }
 
 #[cfg(test)]

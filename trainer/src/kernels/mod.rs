@@ -18,8 +18,10 @@ pub mod buffer;
 mod f32_avx512;
 mod factors;
 pub mod frozen;
-pub mod frozen_f32;
+mod frozen_f32;
 pub mod heads;
+#[cfg(target_arch = "x86_64")]
+mod lanes_avx512;
 pub mod matmul;
 #[cfg_attr(
     not(target_arch = "x86_64"),
@@ -30,10 +32,6 @@ pub mod packed;
 mod packed_avx512;
 #[cfg(test)]
 mod packed_tests;
-#[cfg(target_arch = "x86_64")]
-mod packing_avx512;
-#[cfg(target_arch = "x86_64")]
-mod pairs_avx512;
 pub mod pointwise;
 pub mod q8_0;
 mod simd;

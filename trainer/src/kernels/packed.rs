@@ -1,5 +1,5 @@
 //! What the products with frozen weights share: the weight as it lies in its file, its buffers, and
-//! the check of their sizes. `packed_avx512` multiplies.
+//! the check of their sizes. `bf16` and `frozen_f32` say what multiplies which numbers, `packed_avx512` does.
 
 use std::sync::OnceLock;
 
@@ -85,6 +85,21 @@ pub(super) enum Direction {
     ToOutputs,
     /// Backward: reduces over the outputs.
     ToInputs,
+}
+
+/// A number of a frozen weight, and how it is multiplied.
+pub(super) trait Number: Copy {
+    /// `dst = lhs wᵀ` or `dst = lhs w`, by `direction`; `+=` with `accumulate`. `dst` and `lhs` are row-major, rows of
+    /// `dst` `dst_stride` elements apart.
+    fn multiply(
+        dst: &mut [f32],
+        dst_stride: usize,
+        lhs: Mat<'_>,
+        w: Weight<'_, Self>,
+        direction: Direction,
+        accumulate: bool,
+        packing: &mut Packing,
+    );
 }
 
 /// Panics if a product has operands of the wrong sizes.

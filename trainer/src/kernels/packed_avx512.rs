@@ -7,8 +7,9 @@
 //! registers of the panel and broadcasts 8 lanes of activations, 11 loads for 24 multiplications,
 //! which the load ports can keep up with.
 
-use super::packed::{Direction, Line, Weight, grown};
-use super::packing_avx512::{column_masks, pack_rows, pack_transposed};
+use super::lanes_avx512::{column_masks, transpose};
+use super::matmul::Mat;
+use super::packed::{Direction, Line, Packing, Weight, grown};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -28,6 +29,23 @@ const DEPTH: usize = 2048;
 pub(super) trait Element: Copy {
     /// Numbers of the reduction that a lane of 4 bytes holds.
     const PER_LANE: usize;
+
+    /// Rows to multiply with the whole weight before the next ones, for a block of the reduction of this length.
+    fn rows_at_once(depth: usize) -> usize;
+
+    /// A block of some rows of the left-hand side in lanes of the element, in place or in the buffer: the first lane,
+    /// and how many lanes rows are apart.
+    unsafe fn lanes(
+        lhs: Mat<'_>,
+        rows: Range<usize>,
+        block: &Range<usize>,
+        buffer: &mut Vec<Line>,
+    ) -> (*const i32, usize);
+
+    /// Makes a product with the weight as it lies, if that pays for so few rows; otherwise false.
+    unsafe fn multiply_in_place(_product: &Product<'_, Self>, _direction: Direction) -> bool {
+        false
+    }
 
     /// Up to `16 * PER_LANE` numbers, zeros behind them.
     unsafe fn load(values: &[Self]) -> __m512i;
@@ -50,9 +68,55 @@ pub(super) trait Element: Copy {
     );
 }
 
+/// `dst = lhs wᵀ` or `dst = lhs w`, by `direction`; `+=` with `accumulate`.
+///
+/// # Safety
+/// `dst` must hold `lhs`'s rows, `dst_stride` apart, of as many columns as the product has; the CPU must have what `E`'s
+/// methods need.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn multiply<E: Element>(
+    dst: &mut [f32],
+    dst_stride: usize,
+    lhs: Mat<'_>,
+    w: Weight<'_, E>,
+    direction: Direction,
+    accumulate: bool,
+    packing: &mut Packing,
+) {
+    let (columns, depth) = w.sizes(direction);
+    let all_rows = lhs.rows();
+    if all_rows == 0 || columns == 0 {
+        return;
+    }
+    for block in depth_blocks(depth) {
+        let height = E::rows_at_once(block.len()).min(all_rows);
+        for first in (0..all_rows).step_by(height) {
+            let rows = first..(first + height).min(all_rows);
+            // SAFETY: the caller's promise; the lanes are those of these rows.
+            unsafe {
+                let (lhs, stride) = E::lanes(lhs, rows.clone(), &block, &mut packing.rows);
+                let product = Product {
+                    rows: rows.len(),
+                    all_rows,
+                    lhs,
+                    stride,
+                    w,
+                    block: block.clone(),
+                    dst: dst[first * dst_stride..].as_mut_ptr(),
+                    dst_stride,
+                    add: accumulate || block.start > 0,
+                };
+                if !E::multiply_in_place(&product, direction) {
+                    product.packed(direction, &mut packing.panel);
+                }
+            }
+        }
+    }
+}
+
 /// The blocks of a reduction of length `depth`: all of one length, a multiple of 32 (whole
 /// lines), but for the last. At least one, so that an empty reduction gives zeros.
-pub(super) fn depth_blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
+fn depth_blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
     let blocks = depth.div_ceil(DEPTH).max(1);
     let length = depth.div_ceil(blocks).next_multiple_of(32).max(32);
     (0..depth.max(1)).step_by(length).map(move |start| start..(start + length).min(depth))
@@ -98,6 +162,57 @@ unsafe fn pack_panel<E: Element>(
     }
 }
 
+/// Packs the outputs `columns` of the weight for a forward product: every lane holds
+/// neighbouring inputs.
+///
+/// # Safety
+/// The CPU must have what `E`'s methods need.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn pack_transposed<E: Element>(
+    panel: &mut [Line],
+    w: Weight<'_, E>,
+    columns: &Range<usize>,
+    block: &Range<usize>,
+) {
+    let vectors = columns.len().div_ceil(16);
+    for (v, first) in columns.clone().step_by(16).enumerate() {
+        let count = (columns.end - first).min(16);
+        let chunks = panel.chunks_exact_mut(16 * vectors);
+        for (start, lines) in block.clone().step_by(16 * E::PER_LANE).zip(chunks) {
+            let length = (block.end - start).min(16 * E::PER_LANE);
+            let mut rows = [_mm512_setzero_si512(); 16];
+            for (i, row) in rows[..count].iter_mut().enumerate() {
+                let values = &w.values[(first + i) * w.inputs + start..][..length];
+                // SAFETY: the caller's promise.
+                *row = unsafe { E::load(values) };
+            }
+            for (line, row) in lines.chunks_exact_mut(vectors).zip(transpose(rows)) {
+                // SAFETY: a line is one register.
+                unsafe { _mm512_store_si512((&raw mut line[v]).cast(), row) };
+            }
+        }
+    }
+}
+
+/// Packs the inputs `columns` of the weight for a backward product: every lane holds neighbouring
+/// outputs.
+///
+/// # Safety
+/// The CPU must have what `E`'s methods need.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn pack_rows<E: Element>(
+    panel: &mut [Line],
+    w: Weight<'_, E>,
+    columns: &Range<usize>,
+    block: &Range<usize>,
+) {
+    let vectors = columns.len().div_ceil(16);
+    for (row, lines) in block.clone().step_by(E::PER_LANE).zip(panel.chunks_exact_mut(vectors)) {
+        // SAFETY: the caller's promise.
+        unsafe { E::pack_row(lines, w, columns, row, block.end) };
+    }
+}
+
 /// All panels of all blocks, in the order in which a product needs them.
 ///
 /// # Safety
@@ -121,6 +236,8 @@ unsafe fn pack_whole<E: Element>(w: Weight<'_, E>, direction: Direction) -> Vec<
 /// A product of some rows over one block of the reduction.
 pub(super) struct Product<'a, E> {
     pub(super) rows: usize,
+    /// Rows of the whole product, on which the order of its sums may depend.
+    pub(super) all_rows: usize,
     /// The block of the left-hand side, in lanes of the element; rows `stride` lanes apart.
     pub(super) lhs: *const i32,
     pub(super) stride: usize,
@@ -154,7 +271,7 @@ impl<E: Element> Product<'_, E> {
     /// # Safety
     /// The pointers must be to `rows` rows; the CPU must have what `E`'s methods need.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    pub(super) unsafe fn packed(&self, direction: Direction, buffer: &mut Vec<Line>) {
+    unsafe fn packed(&self, direction: Direction, buffer: &mut Vec<Line>) {
         let columns = self.w.sizes(direction).0;
         let kept = self.w.packed.map(|packed| {
             // SAFETY: the caller's promise.

@@ -1,13 +1,13 @@
 //! Tests of the products with a frozen weight, for every kind of number.
 
 use super::matmul::Mat;
-use super::packed::{Direction, FEW_ROWS, Line, PackedWeight, Packing, Weight, grown};
+use super::packed::{self, Direction, FEW_ROWS, Line, PackedWeight, Packing, Weight, grown};
 use super::skip::skip_without_instructions;
 use super::{bf16 as bf16_kernel, frozen_f32};
 use half::bf16;
 
-/// A number of a weight, with its products.
-trait Number: Copy {
+/// A number of a weight, and what the tests know of its products.
+trait Number: packed::Number {
     const NAN: Self;
     /// The directions in which few rows are summed in another order than many.
     const FEW_ROWS_DIFFER: &[Direction];
@@ -18,22 +18,6 @@ trait Number: Copy {
     fn available() -> bool;
     fn from_f32(x: f32) -> Self;
     fn to_f64(self) -> f64;
-    fn project(
-        y: &mut [f32],
-        y_stride: usize,
-        x: Mat<'_>,
-        w: Weight<'_, Self>,
-        accumulate: bool,
-        packing: &mut Packing,
-    );
-    fn project_grad(
-        dx: &mut [f32],
-        dx_stride: usize,
-        dy: Mat<'_>,
-        w: Weight<'_, Self>,
-        accumulate: bool,
-        packing: &mut Packing,
-    );
 }
 
 /// `Number` for a type whose products are in a module.
@@ -54,28 +38,6 @@ macro_rules! number {
 
             fn to_f64(self) -> f64 {
                 f64::from(self)
-            }
-
-            fn project(
-                y: &mut [f32],
-                y_stride: usize,
-                x: Mat<'_>,
-                w: Weight<'_, Self>,
-                accumulate: bool,
-                packing: &mut Packing,
-            ) {
-                $module::project(y, y_stride, x, w, accumulate, packing);
-            }
-
-            fn project_grad(
-                dx: &mut [f32],
-                dx_stride: usize,
-                dy: Mat<'_>,
-                w: Weight<'_, Self>,
-                accumulate: bool,
-                packing: &mut Packing,
-            ) {
-                $module::project_grad(dx, dx_stride, dy, w, accumulate, packing);
             }
         }
     };
@@ -152,11 +114,8 @@ impl<N: Number> Case<N> {
     ) -> Vec<f32> {
         let mut dst = self.before.clone();
         let lhs = Mat::strided(&self.lhs, rows, self.depth, self.depth + self.gap);
-        let function = match self.direction {
-            Direction::ToOutputs => N::project,
-            Direction::ToInputs => N::project_grad,
-        };
-        function(&mut dst, self.columns + self.gap, lhs, weight, accumulate, packing);
+        let stride = self.columns + self.gap;
+        N::multiply(&mut dst, stride, lhs, weight, self.direction, accumulate, packing);
         dst
     }
 

@@ -5,9 +5,8 @@
 //! which the load ports can keep up with.
 
 use super::Mat;
-use super::bf16_avx512::pairs;
+use super::lanes_avx512::{column_masks, first_of_16, pairs, transpose as transpose_registers};
 use super::packed_avx512::sized;
-use super::packing_avx512::{column_masks, first_of_16, transpose as transpose_registers};
 use std::arch::x86_64::*;
 use std::ops::Range;
 

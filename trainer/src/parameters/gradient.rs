@@ -1,48 +1,70 @@
 //! Gradients of a flat parameter vector that may begin with a table of which a batch touches few rows.
 //!
-//! A [`Gradient`] is what one micro-batch adds to; a [`GradientSum`] has its rows in order, so that two
+//! A [`Gradient`] is what one micro-batch, or several at once, add to; a [`GradientSum`] has its rows in order, so that two
 //! of them are added by walking along both. Rows that neither has are zero and take no memory: the cost
 //! of a step is that of the rows of its batch, not of the table.
 
 use std::collections::HashMap;
 use std::ops::{AddAssign, Range};
 
-use reclora_comm::tree::sum_into;
+use reclora_comm::tree::{self, sum_into};
 
 use super::table::{Table, TableShare};
 
-/// The gradient that a micro-batch adds up.
+/// The gradient that a micro-batch adds up, or that several do: the rows of each by themselves, of the dense part
+/// the sum in the order of the tree.
 #[derive(Debug)]
 pub struct Gradient {
     table: Table,
-    /// Place of each touched row in `rows`.
+    /// The sample behind the last one of each micro-batch but the last.
+    ends: Vec<usize>,
+    /// Of each micro-batch.
+    parts: Vec<TouchedRows>,
+    dense: Vec<f32>,
+}
+
+/// The rows of a table that a micro-batch adds to, in the order in which it first does.
+#[derive(Clone, Debug, Default)]
+struct TouchedRows {
+    /// Place of each row in `rows`.
     places: HashMap<u32, usize>,
     rows: Vec<u32>,
     values: Vec<f32>,
-    dense: Vec<f32>,
 }
 
 impl Gradient {
     /// Zero, of a table and `num_dense` parameters behind it.
     pub fn zero(table: Table, num_dense: usize) -> Self {
-        Self {
-            table,
-            places: HashMap::new(),
-            rows: Vec::new(),
-            values: Vec::new(),
-            dense: vec![0.0; num_dense],
-        }
+        Self::of_several(table, num_dense, Vec::new())
     }
 
-    /// A row of the table, to be added to.
+    /// Zero, for several micro-batches at once: all but the last end before the samples `ends`, ascending.
+    pub fn of_several(table: Table, num_dense: usize, ends: Vec<usize>) -> Self {
+        let parts = vec![TouchedRows::default(); ends.len() + 1];
+        Self { table, ends, parts, dense: vec![0.0; num_dense] }
+    }
+
+    /// The first of `samples` samples of each micro-batch, and their number at the end.
+    pub fn bounds(&self, samples: usize) -> Vec<usize> {
+        std::iter::once(0).chain(self.ends.iter().copied()).chain([samples]).collect()
+    }
+
+    /// A row of the table, to be added to by the only micro-batch.
     pub fn row(&mut self, row: u32) -> &mut [f32] {
+        self.row_of(0, row)
+    }
+
+    /// A row of the table, to be added to by a sample, of those of all micro-batches.
+    pub fn row_of(&mut self, sample: usize, row: u32) -> &mut [f32] {
         let width = self.table.width;
-        let place = *self.places.entry(row).or_insert_with(|| {
-            self.rows.push(row);
-            self.values.resize(self.values.len() + width, 0.0);
-            self.rows.len() - 1
+        let TouchedRows { places, rows, values } =
+            &mut self.parts[self.ends.partition_point(|end| *end <= sample)];
+        let place = *places.entry(row).or_insert_with(|| {
+            rows.push(row);
+            values.resize(values.len() + width, 0.0);
+            rows.len() - 1
         });
-        &mut self.values[place * width..(place + 1) * width]
+        &mut values[place * width..(place + 1) * width]
     }
 
     /// Values behind the table, by their place there, to be added to.
@@ -57,16 +79,22 @@ impl Gradient {
 
     /// The gradient with its rows in order, and the losses it is the gradient of.
     pub fn sum(self, losses: Losses) -> GradientSum {
-        let width = self.table.width;
+        let rows = self.parts.iter().map(|part| part.in_order(self.table)).collect();
+        let rows = tree::fold(rows, |left: &mut GradientSum, right| left.add(&right));
+        let rows = rows.unwrap_or_else(|| GradientSum::of_rows(self.table));
+        GradientSum { dense: self.dense, losses, ..rows }
+    }
+}
+
+impl TouchedRows {
+    fn in_order(&self, table: Table) -> GradientSum {
         let mut order: Vec<usize> = (0..self.rows.len()).collect();
         order.sort_unstable_by_key(|place| self.rows[*place]);
-        let row = |place: &usize| &self.values[place * width..(place + 1) * width];
+        let row = |place: &usize| &self.values[place * table.width..(place + 1) * table.width];
         GradientSum {
-            table: self.table,
             values: order.iter().flat_map(row).copied().collect(),
             rows: order.iter().map(|place| self.rows[*place]).collect(),
-            dense: self.dense,
-            losses,
+            ..GradientSum::of_rows(table)
         }
     }
 }

@@ -111,6 +111,10 @@ impl Objective for CrmObjective<'_> {
         Ok(loss.into())
     }
 
+    fn joins_micro_batches(&self) -> bool {
+        true
+    }
+
     fn rows(&self, samples: &[u64]) -> Result<Vec<u32>> {
         self.rows_of(samples.iter().map(|position| self.train.at(*position)))
     }

@@ -26,6 +26,13 @@ pub trait Objective: Sync {
         finished: &mut Ready<'_>,
     ) -> Result<Losses>;
 
+    /// Whether `micro_batch` may be given the samples of several micro-batches, one after the other, which
+    /// [`Gradient::bounds`] tells apart. The sums are then, to the bit, those of micro-batches by themselves in the
+    /// order of the tree. Worth its while where a pass over the parameters costs as much as a micro-batch's samples.
+    fn joins_micro_batches(&self) -> bool {
+        false
+    }
+
     /// Whether micro-batches tell the loss of the choice between yes and no apart.
     fn tells_deciding_loss(&self) -> bool {
         false

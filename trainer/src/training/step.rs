@@ -4,8 +4,9 @@
 //! global batch ─ cut into M micro-batches, the leaves of one binary tree
 //!    │            a rank has a block of them: a subtree                        Leaves
 //!    ▼
-//! objective ──── forward, loss, backward, last layer first                    Leaves::leaf
+//! objective ──── forward, loss, backward, last layer first                    Leaves::block
 //!    │            "from this place on nothing more is added"                   Ready
+//!    │            a CRM takes several small micro-batches at once             Leaves::together
 //!    ▼
 //! buckets ────── of each, the leaves are added in the order of the tree       Buckets::add
 //!    │            as soon as its last leaf has handed it over
@@ -34,6 +35,10 @@ use super::objective::{Objective, tensor_at};
 use crate::error::{Result, TrainerError};
 use crate::parameters::{Gradient, GradientSum, Losses, Parameters, Table};
 
+/// Samples that a thread computes at once at most, where micro-batches are joined: by then a pass over the weights
+/// costs little beside them, and more would only take memory.
+const JOINED_SAMPLES: usize = 256;
+
 /// The micro-batches of one global batch.
 pub struct Leaves<'a> {
     /// What is trained.
@@ -56,8 +61,9 @@ impl Leaves<'_> {
     /// The sum over the micro-batches `own`, on all threads: what is dense goes to `buckets`, the rest is
     /// returned.
     pub fn sum(&self, own: Range<usize>, buckets: &Buckets<'_>) -> Result<GradientSum> {
-        let first = own.start;
-        let mut sum = self.part(own, &|leaf| self.leaf(leaf, leaf - first, buckets))?;
+        let (first, together) = (own.start, self.together(own.len()));
+        let mut sum =
+            self.part(own, together, &|block: Range<usize>| self.block(block, first, buckets))?;
         if let Some(rows) = self.parameters.rows {
             sum.renumber(self.table, rows);
         }
@@ -70,28 +76,50 @@ impl Leaves<'_> {
         &batch[(range.start * piece).min(end)..end]
     }
 
+    /// How many of `own` micro-batches are computed at once: small ones, as many as leave no thread idle. A power of
+    /// two, so that they are a subtree.
+    fn together(&self, own: usize) -> usize {
+        if !self.objective.joins_micro_batches() {
+            return 1;
+        }
+        let most = JOINED_SAMPLES / self.piece.max(1);
+        let each = own / rayon::current_num_threads().next_power_of_two();
+        most.min(each).checked_ilog2().map_or(1, |log| 1 << log)
+    }
+
     fn part(
         &self,
         range: Range<usize>,
-        leaf: &(dyn Fn(usize) -> Result<GradientSum> + Sync),
+        together: usize,
+        block: &(dyn Fn(Range<usize>) -> Result<GradientSum> + Sync),
     ) -> Result<GradientSum> {
-        let Some(middle) = tree::split(&range) else { return leaf(range.start) };
+        let middle = tree::split(&range).filter(|_| range.len() > together);
+        let Some(middle) = middle else { return block(range) };
         let (left, right) = rayon::join(
-            || self.part(range.start..middle, leaf),
-            || self.part(middle..range.end, leaf),
+            || self.part(range.start..middle, together, block),
+            || self.part(middle..range.end, together, block),
         );
         let mut sum = left?;
         sum.add(&right?);
         Ok(sum)
     }
 
-    fn leaf(&self, index: usize, own_index: usize, buckets: &Buckets<'_>) -> Result<GradientSum> {
+    /// The sum of some micro-batches, which are a subtree; the first of this rank's is number `first`.
+    fn block(
+        &self,
+        block: Range<usize>,
+        first: usize,
+        buckets: &Buckets<'_>,
+    ) -> Result<GradientSum> {
         // Of the rows that are here: the numbers of others would be of no use.
         let rows = self.parameters.rows.map_or(self.table.rows, <[u32]>::len);
-        let mut gradient =
-            Gradient::zero(Table { rows, ..self.table }, self.parameters.dense.len());
-        let mut handing = buckets.of_leaf(own_index);
-        let samples = Self::samples(self.batch, self.piece, index..index + 1);
+        let samples = |block| Self::samples(self.batch, self.piece, block);
+        let end = |leaf| samples(block.start..leaf).len();
+        let ends = (block.start + 1..block.end).map(end).collect();
+        let table = Table { rows, ..self.table };
+        let mut gradient = Gradient::of_several(table, self.parameters.dense.len(), ends);
+        let mut handing = buckets.of_leaves(block.start - first..block.end - first);
+        let samples = samples(block.clone());
         let mut losses = Losses::default();
         if !samples.is_empty() && !self.given_up.load(Ordering::Relaxed) {
             let weight = 1.0 / self.batch.len() as f32;
@@ -106,7 +134,7 @@ impl Leaves<'_> {
             )?;
         }
         let mut sum = gradient.sum(losses);
-        handing.finish(&std::mem::take(sum.dense_mut()), 0);
+        handing.finish_all(std::mem::take(sum.dense_mut()));
         Ok(sum)
     }
 }
@@ -140,14 +168,14 @@ impl<'a> Buckets<'a> {
         (Self { ranges, leaves, waiting, complete }, received)
     }
 
-    /// Hands over the buckets of micro-batch `leaf` one by one.
-    pub fn of_leaf(&self, leaf: usize) -> LeafBuckets<'_> {
-        LeafBuckets { buckets: self, leaf, next: 0 }
+    /// Hands over the buckets of the micro-batches `leaves` one by one: a subtree, whose sum they are.
+    pub fn of_leaves(&self, leaves: Range<usize>) -> LeafBuckets<'_> {
+        LeafBuckets { buckets: self, node: (self.leaves + leaves.start) / leaves.len(), next: 0 }
     }
 
-    fn add(&self, bucket: usize, leaf: usize, values: Vec<f32>) {
+    fn add(&self, bucket: usize, node: usize, values: Vec<f32>) {
         let mut waiting = self.waiting[bucket].lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut node, mut sum) = (self.leaves + leaf, values);
+        let (mut node, mut sum) = (node, values);
         while node > 1 {
             let Some(other) = waiting[node ^ 1].take() else {
                 waiting[node] = Some(sum);
@@ -163,10 +191,11 @@ impl<'a> Buckets<'a> {
     }
 }
 
-/// What a micro-batch has handed over.
+/// What a micro-batch, or several together, have handed over.
 pub struct LeafBuckets<'a> {
     buckets: &'a Buckets<'a>,
-    leaf: usize,
+    /// Whose sum it is, in the tree.
+    node: usize,
     next: usize,
 }
 
@@ -174,9 +203,18 @@ impl LeafBuckets<'_> {
     /// Hands over all buckets of `dense` that begin at `from` or behind, and have not been yet.
     pub fn finish(&mut self, dense: &[f32], from: usize) {
         while let Some(range) = self.buckets.ranges.get(self.next).filter(|r| r.start >= from) {
-            self.buckets.add(self.next, self.leaf, dense[range.clone()].to_vec());
+            self.buckets.add(self.next, self.node, dense[range.clone()].to_vec());
             self.next += 1;
         }
+    }
+
+    /// Hands over all buckets of `dense` that have not been yet.
+    pub fn finish_all(&mut self, dense: Vec<f32>) {
+        if self.next == 0 && self.buckets.ranges.len() == 1 {
+            self.next = 1;
+            return self.buckets.add(0, self.node, dense);
+        }
+        self.finish(&dense, 0);
     }
 }
 
@@ -337,7 +375,7 @@ mod tests {
         ) {
             let ranges = cut(11, size);
             let (buckets, complete) = Buckets::new(&ranges, leaves.len());
-            let mut handing: Vec<_> = (0..leaves.len()).map(|leaf| buckets.of_leaf(leaf)).collect();
+            let mut handing: Vec<_> = (0..leaves.len()).map(|leaf| buckets.of_leaves(leaf..leaf + 1)).collect();
             for (leaf, from) in turns {
                 let leaf = leaf.index(leaves.len());
                 handing[leaf].finish(&leaves[leaf], from);
