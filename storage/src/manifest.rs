@@ -41,7 +41,7 @@ pub struct FileEntry {
 pub struct StageManifest {
     /// Name of the stage.
     pub stage: String,
-    /// [`MANIFEST_FORMAT`] of the build that wrote it.
+    /// Version of the format of the build that wrote it.
     pub format: u32,
     /// Hash of everything the stage is a function of.
     pub fingerprint: String,

@@ -2,7 +2,7 @@
 //!
 //! Each network reads a sample's features as rows of one embedding table and says a logit; its representation
 //! of the sample is what the gates of the adapter read. A network is one file beside this one that implements
-//! [`Network`], a variant of [`CrmNetwork`] and a line of `network` below.
+//! `Network`, a variant of [`CrmNetwork`] and a line of `network` below.
 
 mod attention;
 mod batch;

@@ -1,7 +1,7 @@
 //! The kinds of adapters. A kind says what tensors an adapted projection has beside its experts, what A and B they make
 //! for a sample, and the backward of that.
 //!
-//! A kind is one file here that implements [`Kind`], a variant of [`ModuleKind`], and what chooses it: its lines in
+//! A kind is one file here that implements `Kind`, a variant of [`ModuleKind`], and what chooses it: its lines in
 //! `ModuleKind::push` and in the config. What an engine can't do with a kind is refused in the engine's `supports`.
 
 mod attention_gate;
