@@ -29,7 +29,6 @@ fn rooms_use_only_what_is_below_them_and_files_no_circle() {
             ("fuzzing", &["codec", "control", "handshake", "rendezvous", "tcp"]),
         ],
         exceptions: &[],
-        unchecked: &[],
     };
     rooms.check();
 }

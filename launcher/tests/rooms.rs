@@ -61,7 +61,6 @@ fn rooms_use_only_what_is_below_them_and_files_no_circle() {
             ),
         ],
         exceptions: &[],
-        unchecked: &[],
     };
     rooms.check();
 }

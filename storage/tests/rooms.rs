@@ -30,7 +30,6 @@ fn rooms_use_only_what_is_below_them_and_files_no_circle() {
             ("verify", &["atomic", "hash", "manifest", "mmap", "shard"]),
         ],
         exceptions: &[],
-        unchecked: &["raw"],
     };
     rooms.check();
 }

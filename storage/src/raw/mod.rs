@@ -34,10 +34,9 @@ pub(crate) mod time;
 
 pub use detect::{Known, detect};
 pub use duplicates::Duplicates;
-pub use mapped::{
-    Column, ColumnMapping, TableSample, TextEncoding, TimeUnit, Unusable, is_decoding, sample,
-};
+pub use mapped::{Column, ColumnMapping, TableSample, TextEncoding, Unusable, is_decoding, sample};
 pub use texts::{TextColumns, text_columns};
+pub use time::TimeUnit;
 
 /// Layout of raw files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

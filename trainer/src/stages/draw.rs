@@ -8,13 +8,25 @@ use std::ops::Range;
 
 use reclora_storage::dataset::{Dataset, Sample};
 use reclora_storage::permutation::EpochOrder;
+use serde::{Deserialize, Serialize};
 
-use super::evaluate::ScoredOrder;
 use crate::config::LimitOrder;
 use crate::error::Result;
 
 /// Sets the draw apart from the order of epochs, the few-shot set and the folds, which have the same seed.
 const DRAW: u64 = u64::MAX - 2;
+
+/// How the scored samples were chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScoredOrder {
+    /// All were scored.
+    All,
+    /// The first in time.
+    First,
+    /// Drawn at random.
+    Sample,
+}
 
 /// Samples of a split, in the order of time.
 #[derive(Clone, Debug, PartialEq, Eq)]

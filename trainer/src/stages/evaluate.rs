@@ -9,11 +9,11 @@ use reclora_storage::dataset::{Dataset, Sample, Split};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::draw::Drawn;
+use super::baselines::Baselines;
+use super::draw::{Drawn, ScoredOrder};
 use super::inputs::{Lens, Neighbours};
 use super::predictions::{self, Likes};
 use super::text::{Adapters, TextInputs};
-use super::without_llm::Baselines;
 use super::{Counts, Description, RunContext, Stage, artifacts, write_json};
 use crate::adapter::Adapter;
 use crate::engine::{Adapted, Prompt};
@@ -59,18 +59,6 @@ pub struct ScoredSamples {
     pub likes: u64,
     /// How they were chosen.
     pub order: ScoredOrder,
-}
-
-/// How the scored samples were chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ScoredOrder {
-    /// All were scored.
-    All,
-    /// The first in time.
-    First,
-    /// Drawn at random.
-    Sample,
 }
 
 #[derive(Serialize)]

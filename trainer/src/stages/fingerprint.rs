@@ -1,6 +1,5 @@
 //! What a stage is a function of, and whether what is there was made of that.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use reclora_comm::Reduction;
@@ -8,15 +7,12 @@ use reclora_storage::hash::{xxh3_file, xxh3_hex};
 use reclora_storage::manifest::StageDir;
 use serde_json::json;
 
-use super::{RunContext, Stage, inputs};
+use super::{Inputs, RunContext, Stage, description, inputs};
 use crate::config::Config;
 use crate::error::{Remedy, Result, TrainerError};
 
 /// Raised when a stage writes something else for the same inputs.
 const VERSION: u32 = 10;
-
-/// What a stage is a function of, by name: settings, and hashes of what it reads.
-pub(super) type Inputs = BTreeMap<String, String>;
 
 /// A stage's directory, with the fingerprint of what the stage is a function of.
 ///
@@ -38,7 +34,7 @@ pub(super) fn directory(ctx: &RunContext, stage: Stage, inputs: &Inputs) -> Stag
 
 /// Everything a stage is a function of. Of `[runtime]` only the device and the order of sums, and no path.
 pub(super) fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<Inputs> {
-    let (config, description) = (&ctx.config, stage.description());
+    let (config, description) = (&ctx.config, description(stage));
     let mut inputs = Inputs::new();
     for before in stage.reads(config) {
         inputs.insert(before.name().to_owned(), finished(ctx, before).content_hash()?);
@@ -66,7 +62,7 @@ pub(super) fn inputs_of(ctx: &RunContext, stage: Stage) -> Result<Inputs> {
 /// The settings a stage is a function of, with the prompt template where it is read: what can be compared without
 /// reading data or a model.
 fn settings_of(config: &Config, stage: Stage) -> Result<Inputs> {
-    let description = stage.description();
+    let description = description(stage);
     let settings = (description.settings)(config)?.to_string();
     let mut inputs = Inputs::from([("config".to_owned(), settings)]);
     if description.reads_backbone {

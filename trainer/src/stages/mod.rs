@@ -4,7 +4,9 @@
 //! leave to others.
 
 mod artifacts;
+mod baselines;
 mod context;
+mod description;
 mod draw;
 mod embed;
 mod evaluate;
@@ -30,7 +32,8 @@ mod tune;
 mod without_llm;
 
 pub use context::RunContext;
-pub use evaluate::{ScoredOrder, ScoredSamples};
+pub use draw::ScoredOrder;
+pub use evaluate::ScoredSamples;
 pub use export::export_pair;
 pub use fingerprint::{outdated, stage_dir};
 pub use forecast::{Forecast, Training, forecast};
@@ -48,13 +51,27 @@ use serde::Serialize;
 use crate::error::{Result, TrainerError};
 pub use crate::scoring::chunks::Part;
 use crate::telemetry::progress::Progress;
-use fingerprint::{Inputs, check_origin, directory, finished, inputs_of, require};
-use stage::{Counts, Description};
+use description::{Counts, Description, Inputs};
+use fingerprint::{check_origin, directory, finished, inputs_of, require};
 
 /// Directory in the run directory of the lock under which parts make a stage's directory ready.
 const PREPARING: &str = ".preparing";
 /// How long another part may take for it.
 const PREPARE_WAIT: Duration = Duration::from_secs(60);
+
+/// What each stage says of itself.
+fn description(stage: Stage) -> &'static Description {
+    match stage {
+        Stage::Prepare => &prepare::STAGE,
+        Stage::Embed => &embed::STAGE,
+        Stage::Retrieve => &retrieve::STAGE,
+        Stage::Pretrain => &pretrain::STAGE,
+        Stage::Few2many => &few2many::STAGE,
+        Stage::Tune => &tune::STAGE,
+        Stage::Evaluate => &evaluate::STAGE,
+        Stage::Export => &export::STAGE,
+    }
+}
 
 /// Runs a stage on this rank.
 ///
@@ -85,7 +102,7 @@ pub fn run(
         }
     }
     comm.barrier("stage begins")?;
-    let counts = (stage.description().run)(ctx, comm, progress)?;
+    let counts = (description(stage).run)(ctx, comm, progress)?;
     comm.barrier("stage is written")?;
     // A part does not know of the others: whoever does all of it finds what is there, and completes it.
     if comm.rank() == 0 && ctx.part.is_none() {

@@ -33,7 +33,7 @@ fn stages_describe_themselves_in_order() {
     for (place, stage) in Stage::ALL.into_iter().enumerate() {
         assert_eq!(json!(stage), stage.name());
         assert!(!stage.directory().is_empty() && !stage.describe().is_empty());
-        let before = stage.description().reads.iter();
+        let before = description(stage).reads.iter();
         assert!(before.clone().all(|read| Stage::ALL[..place].contains(read)), "{stage:?}");
         assert!(before.is_sorted());
     }
@@ -80,7 +80,7 @@ fn the_place_of_a_frozen_lora_is_no_input_and_every_setting_of_an_adapter_is() {
     let tune = |change: fn(&mut Config)| {
         let mut config = Config::default();
         change(&mut config);
-        (Stage::Tune.description().settings)(&config).unwrap()
+        (description(Stage::Tune).settings)(&config).unwrap()
     };
     let default = tune(|_| ());
     assert_eq!(tune(|config| config.adapter.scale_of = "some/file".into()), default);

@@ -5,13 +5,11 @@ use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
 
 use half::f16;
-use parquet::basic::{ConvertedType, LogicalType, TimeUnit, Type};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{DataType, Int96};
 use parquet::errors::{ParquetError, Result};
-use parquet::schema::types::ColumnDescPtr;
 
-use super::shape::{Shape, decimal};
+use super::shape::{Kind, Shape};
 use crate::raw::time::{NANOS, as_seconds, day, moment};
 
 thread_local! {
@@ -34,87 +32,7 @@ pub(super) fn guarded<T>(decode: impl FnOnce() -> Result<T>) -> Result<T> {
     result.unwrap_or_else(|_| Err(ParquetError::General("its pages contradict each other".into())))
 }
 
-/// How a column's values become text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// As numbers and words are written.
-    Plain,
-    /// An integer without sign.
-    Unsigned,
-    /// Days since 1970, given in seconds.
-    Days,
-    /// This many ticks a second since 1970, given in seconds with as many decimals as they have.
-    Ticks(i64),
-    /// A whole number of which the last digits are behind the point: this many.
-    Decimal(u32),
-    /// 16 bytes.
-    Uuid,
-    /// A number of two bytes.
-    Half,
-}
-
-/// Most digits of a decimal: more than any SQL database has, and 128 bits hold them.
-const MAX_PRECISION: i32 = 38;
-
 impl Kind {
-    /// The kind of a column's values; none where they can't be read.
-    pub(super) fn of(column: &ColumnDescPtr) -> Option<Self> {
-        let (converted, logical) = (column.converted_type(), column.logical_type_ref());
-        Some(match (column.physical_type(), logical, converted) {
-            (_, Some(LogicalType::Decimal(_)), _) | (_, None, ConvertedType::DECIMAL) => {
-                let (precision, scale) = decimal(column);
-                let possible = precision <= MAX_PRECISION && (0..=MAX_PRECISION).contains(&scale);
-                Self::Decimal(u32::try_from(scale).ok().filter(|_| possible)?)
-            }
-            (Type::INT64, Some(LogicalType::Timestamp(time)), _) => match time.unit {
-                TimeUnit::MILLIS => Self::Ticks(1_000),
-                TimeUnit::MICROS => Self::Ticks(1_000_000),
-                TimeUnit::NANOS => Self::Ticks(1_000_000_000),
-            },
-            (Type::INT64, None, ConvertedType::TIMESTAMP_MILLIS) => Self::Ticks(1_000),
-            (Type::INT64, None, ConvertedType::TIMESTAMP_MICROS) => Self::Ticks(1_000_000),
-            (Type::INT96, ..) => Self::Ticks(1),
-            (Type::INT32, Some(LogicalType::Date), _) | (Type::INT32, _, ConvertedType::DATE) => {
-                Self::Days
-            }
-            (Type::INT32 | Type::INT64, Some(LogicalType::Integer(int)), _) => {
-                if int.is_signed { Self::Plain } else { Self::Unsigned }
-            }
-            (
-                Type::INT32 | Type::INT64,
-                None,
-                ConvertedType::UINT_8
-                | ConvertedType::UINT_16
-                | ConvertedType::UINT_32
-                | ConvertedType::UINT_64,
-            ) => Self::Unsigned,
-            (
-                Type::INT32 | Type::INT64,
-                None,
-                ConvertedType::NONE
-                | ConvertedType::INT_8
-                | ConvertedType::INT_16
-                | ConvertedType::INT_32
-                | ConvertedType::INT_64,
-            )
-            | (Type::BOOLEAN | Type::FLOAT | Type::DOUBLE, ..)
-            // A column of nulls.
-            | (_, Some(LogicalType::Unknown), _)
-            | (
-                Type::BYTE_ARRAY,
-                None | Some(LogicalType::String | LogicalType::Enum | LogicalType::Json),
-                ConvertedType::NONE
-                | ConvertedType::UTF8
-                | ConvertedType::ENUM
-                | ConvertedType::JSON,
-            )
-            | (Type::FIXED_LEN_BYTE_ARRAY, None, ConvertedType::NONE) => Self::Plain,
-            (Type::FIXED_LEN_BYTE_ARRAY, Some(LogicalType::Uuid), _) => Self::Uuid,
-            (Type::FIXED_LEN_BYTE_ARRAY, Some(LogicalType::Float16), _) => Self::Half,
-            _ => return None,
-        })
-    }
-
     /// `written` has times as people write them.
     fn int64(self, value: i64, written: bool) -> String {
         match self {

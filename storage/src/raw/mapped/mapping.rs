@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
 use crate::error::{RawProblem, Result, StorageError};
-use crate::raw::time::Notation;
+use crate::raw::time::TimeUnit;
 
 /// `[data.columns]`.
 #[derive(Clone, Debug, PartialEq, Eq, SmartDefault, Serialize, Deserialize, JsonSchema)]
@@ -63,23 +63,6 @@ pub struct ColumnMapping {
     /// CSV: whether the first line has the names of the columns.
     #[default = true]
     pub header: bool,
-}
-
-/// What a time is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum TimeUnit {
-    /// Seconds since 1970, with decimals or without.
-    #[default]
-    S,
-    /// Milliseconds since 1970, with decimals or without.
-    Ms,
-    /// Microseconds since 1970, with decimals or without.
-    Us,
-    /// Nanoseconds since 1970, with decimals or without.
-    Ns,
-    /// ISO 8601 (2011-08-01T20:41:57Z), UTC where it has no offset.
-    Iso8601,
 }
 
 /// How the bytes of a CSV become text.
@@ -188,32 +171,5 @@ impl ColumnMapping {
                 ),
             }),
         }
-    }
-}
-
-impl TimeUnit {
-    /// Every one, the coarser units first.
-    pub(in crate::raw) const ALL: [Self; 5] =
-        [Self::S, Self::Ms, Self::Us, Self::Ns, Self::Iso8601];
-
-    /// Its name in a config, words for it, and how its times are written.
-    pub(in crate::raw) fn describe(self) -> (&'static str, &'static str, Notation) {
-        match self {
-            Self::S => ("s", "seconds", Notation::Number(9)),
-            Self::Ms => ("ms", "milliseconds", Notation::Number(6)),
-            Self::Us => ("us", "microseconds", Notation::Number(3)),
-            Self::Ns => ("ns", "nanoseconds", Notation::Number(0)),
-            Self::Iso8601 => ("iso8601", "ISO 8601", Notation::Iso8601),
-        }
-    }
-
-    /// Its name in a config.
-    pub fn name(self) -> &'static str {
-        self.describe().0
-    }
-
-    /// How its times are written.
-    pub(in crate::raw) fn notation(self) -> Notation {
-        self.describe().2
     }
 }

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+mod column;
 mod csv;
 mod decode;
 mod delta;
@@ -19,9 +20,10 @@ mod shape;
 mod thrift;
 mod unpack;
 
+pub use column::Column;
 pub use decode::is_decoding;
-pub use mapping::{ColumnMapping, TextEncoding, TimeUnit, Unusable};
-pub use sample::{Column, TableSample, sample};
+pub use mapping::{ColumnMapping, TextEncoding, Unusable};
+pub use sample::{TableSample, sample};
 
 use super::faults::{Faults, is_of_one_row};
 use super::source::{Place, locate};

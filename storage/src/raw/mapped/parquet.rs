@@ -13,9 +13,9 @@ use parquet::column::reader::{ColumnReader, get_column_reader};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
+use super::column::Column;
 use super::decode::{self, guarded, read_batch};
 use super::pages::Pages;
-use super::sample::Column;
 use super::shape::{Shape, type_name};
 use super::{MAX_VALUE, Table, Wanted, cell, footer};
 use crate::error::{RawProblem, Result, StorageError};

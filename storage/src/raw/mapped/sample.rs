@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
+use super::column::Column;
 use super::csv::CsvTable;
 use super::parquet::{self, ParquetTable};
 use super::{ColumnMapping, Table, wanted};
@@ -12,8 +13,6 @@ use crate::raw::DatasetFormat;
 
 /// Rows that are looked at.
 const ROWS: usize = 100;
-/// Values that are written out.
-const SHOWN: usize = 3;
 
 /// The columns of a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -23,32 +22,6 @@ pub struct TableSample {
     /// What is wrong with the first row that can't be read, where there is one among the first rows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-}
-
-/// A column of a table.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Column {
-    /// Its name.
-    pub name: String,
-    /// What it holds: its type in Parquet, and what its first values look like in CSV.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Whether it can be read.
-    pub readable: bool,
-    /// Its values in the first rows.
-    #[serde(rename = "examples", serialize_with = "examples")]
-    pub values: Vec<String>,
-}
-
-impl Column {
-    /// Its first values.
-    pub fn examples(&self) -> &[String] {
-        self.values.get(..SHOWN).unwrap_or(&self.values)
-    }
-}
-
-fn examples<S: Serializer>(values: &[String], to: S) -> std::result::Result<S::Ok, S::Error> {
-    to.collect_seq(values.iter().take(SHOWN))
 }
 
 /// Reads the names of a table's columns and its first rows.

@@ -3,7 +3,87 @@
 use parquet::basic::{ConvertedType, LogicalType, TimeUnit, Type as Physical};
 use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor, Type};
 
-use super::decode::Kind;
+/// How a column's values become text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// As numbers and words are written.
+    Plain,
+    /// An integer without sign.
+    Unsigned,
+    /// Days since 1970, given in seconds.
+    Days,
+    /// This many ticks a second since 1970, given in seconds with as many decimals as they have.
+    Ticks(i64),
+    /// A whole number of which the last digits are behind the point: this many.
+    Decimal(u32),
+    /// 16 bytes.
+    Uuid,
+    /// A number of two bytes.
+    Half,
+}
+
+/// Most digits of a decimal: more than any SQL database has, and 128 bits hold them.
+const MAX_PRECISION: i32 = 38;
+
+impl Kind {
+    /// The kind of a column's values; none where they can't be read.
+    pub(super) fn of(column: &ColumnDescPtr) -> Option<Self> {
+        let (converted, logical) = (column.converted_type(), column.logical_type_ref());
+        Some(match (column.physical_type(), logical, converted) {
+            (_, Some(LogicalType::Decimal(_)), _) | (_, None, ConvertedType::DECIMAL) => {
+                let (precision, scale) = decimal(column);
+                let possible = precision <= MAX_PRECISION && (0..=MAX_PRECISION).contains(&scale);
+                Self::Decimal(u32::try_from(scale).ok().filter(|_| possible)?)
+            }
+            (Physical::INT64, Some(LogicalType::Timestamp(time)), _) => match time.unit {
+                TimeUnit::MILLIS => Self::Ticks(1_000),
+                TimeUnit::MICROS => Self::Ticks(1_000_000),
+                TimeUnit::NANOS => Self::Ticks(1_000_000_000),
+            },
+            (Physical::INT64, None, ConvertedType::TIMESTAMP_MILLIS) => Self::Ticks(1_000),
+            (Physical::INT64, None, ConvertedType::TIMESTAMP_MICROS) => Self::Ticks(1_000_000),
+            (Physical::INT96, ..) => Self::Ticks(1),
+            (Physical::INT32, Some(LogicalType::Date), _) | (Physical::INT32, _, ConvertedType::DATE) => {
+                Self::Days
+            }
+            (Physical::INT32 | Physical::INT64, Some(LogicalType::Integer(int)), _) => {
+                if int.is_signed { Self::Plain } else { Self::Unsigned }
+            }
+            (
+                Physical::INT32 | Physical::INT64,
+                None,
+                ConvertedType::UINT_8
+                | ConvertedType::UINT_16
+                | ConvertedType::UINT_32
+                | ConvertedType::UINT_64,
+            ) => Self::Unsigned,
+            (
+                Physical::INT32 | Physical::INT64,
+                None,
+                ConvertedType::NONE
+                | ConvertedType::INT_8
+                | ConvertedType::INT_16
+                | ConvertedType::INT_32
+                | ConvertedType::INT_64,
+            )
+            | (Physical::BOOLEAN | Physical::FLOAT | Physical::DOUBLE, ..)
+            // A column of nulls.
+            | (_, Some(LogicalType::Unknown), _)
+            | (
+                Physical::BYTE_ARRAY,
+                None | Some(LogicalType::String | LogicalType::Enum | LogicalType::Json),
+                ConvertedType::NONE
+                | ConvertedType::UTF8
+                | ConvertedType::ENUM
+                | ConvertedType::JSON,
+            )
+            | (Physical::FIXED_LEN_BYTE_ARRAY, None, ConvertedType::NONE) => Self::Plain,
+            (Physical::FIXED_LEN_BYTE_ARRAY, Some(LogicalType::Uuid), _) => Self::Uuid,
+            (Physical::FIXED_LEN_BYTE_ARRAY, Some(LogicalType::Float16), _) => Self::Half,
+            _ => return None,
+        })
+    }
+}
 
 /// How the values of a column become text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,9 +6,7 @@
 
 use std::ops::Range;
 
-use super::{Kind, Module, ModuleTensors, Sample};
-use crate::adapter::ModuleLayout;
-use crate::adapter::mixture::MixedState;
+use super::{Kind, MixedState, Module, ModuleTensors, Sample};
 use crate::adapter::routing::{route, route_grad};
 use crate::error::Result;
 use crate::kernels::pointwise::{axpy, dot};
@@ -78,10 +76,10 @@ struct AttentionState {
 }
 
 /// The places of one expert's A and B in the flat vector.
-fn expert(module: &ModuleLayout, experts: usize, k: usize) -> [Range<usize>; 2] {
-    [&module.a, &module.b].map(|all| {
-        let length = all.len() / experts;
-        all.start + k * length..all.start + (k + 1) * length
+fn expert(module: Module<'_>, k: usize) -> [Range<usize>; 2] {
+    [(module.a_start, module.a), (module.b_start, module.b)].map(|(start, all)| {
+        let length = all.len() / module.config.experts;
+        start + k * length..start + (k + 1) * length
     })
 }
 
@@ -103,8 +101,7 @@ impl AttentionState {
         c: &[f32],
         alpha: &mut Vec<f32>,
     ) {
-        let Module { adapter, layout, .. } = module;
-        let (parameters, experts) = (adapter.parameters(), adapter.config().experts);
+        let (parameters, experts) = (module.parameters, module.config.experts);
         let get = |range: &Range<usize>| &parameters[range.clone()];
         self.c.clear();
         self.c.extend_from_slice(c);
@@ -116,7 +113,7 @@ impl AttentionState {
         self.probability.clear();
         let width = self.query.len();
         for k in 0..experts {
-            let [a, b] = expert(layout, experts, k).map(|range| get(&range));
+            let [a, b] = expert(module, k).map(|range| get(&range));
             let rows = get(&gate.key_weight).chunks_exact(a.len() + b.len());
             let key = rows.zip(get(&gate.key_bias)).map(|(row, bias)| {
                 let (of_a, of_b) = row.split_at(a.len());
@@ -130,7 +127,7 @@ impl AttentionState {
         }
         alpha.clear();
         alpha.resize(experts, 0.0);
-        route(adapter.config(), &mut self.probability, alpha);
+        route(module.config, &mut self.probability, alpha);
     }
 
     /// Adds the gradients of gate and experts for d loss / d alpha.
@@ -142,16 +139,15 @@ impl AttentionState {
         d_alpha: &[f32],
         gradient: &mut [f32],
     ) {
-        let Module { adapter, layout, .. } = module;
-        let (parameters, experts) = (adapter.parameters(), adapter.config().experts);
+        let parameters = module.parameters;
         let width = self.query.len();
         let mut d_logits = d_alpha.to_vec();
-        route_grad(adapter.config(), &self.probability, alpha, &mut d_logits);
+        route_grad(module.config, &self.probability, alpha, &mut d_logits);
         let mut d_query = vec![0.0; width];
         for (k, d_logit) in d_logits.into_iter().enumerate() {
             let d_key = self.score_grad(gate, parameters, k, d_logit, &mut d_query, gradient);
             axpy(&mut gradient[gate.key_bias.clone()], 1.0, &d_key);
-            let [a, b] = expert(layout, experts, k);
+            let [a, b] = expert(module, k);
             for (unit, d) in d_key.iter().enumerate() {
                 let of_a = gate.key_weight.start + unit * (a.len() + b.len());
                 let of_b = of_a + a.len();

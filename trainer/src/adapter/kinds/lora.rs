@@ -1,7 +1,6 @@
 //! Plain LoRA: one expert, the same for every sample.
 
-use super::{Kind, Module, Sample};
-use crate::adapter::mixture::MixedState;
+use super::{Kind, MixedState, Module, Sample};
 
 /// It has no parameters but A and B.
 #[derive(Clone, Debug, PartialEq)]

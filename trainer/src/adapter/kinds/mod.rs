@@ -6,22 +6,23 @@
 
 mod attention_gate;
 mod lora;
+mod mixed;
 mod sample_gate;
 pub(super) mod scales;
 mod token_gate;
+mod token_router;
 
 pub use attention_gate::AttentionGate;
 pub use lora::Lora;
+pub(crate) use mixed::MixedState;
 pub use sample_gate::SampleGate;
 pub use scales::Scales;
 pub use token_gate::TokenGate;
-pub(crate) use token_gate::{TokenBuffers, TokenRouter};
+pub(crate) use token_router::TokenBuffers;
 
 use std::ops::Range;
 
-use super::mixture::MixedState;
 use super::routing::Dropout;
-use super::{AdapterView, ModuleLayout};
 use crate::config::{AdapterConfig, GateInput};
 use crate::error::{Result, TrainerError};
 use crate::parameters::{Init, ParameterLayout};
@@ -89,24 +90,26 @@ impl ModuleKind {
     }
 }
 
-/// An adapted projection of an adapter.
+/// An adapted projection, as its kind sees it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Module<'a> {
-    pub adapter: AdapterView<'a>,
-    pub layout: &'a ModuleLayout,
+    pub config: &'a AdapterConfig,
+    /// All trained parameters of the adapter.
+    pub parameters: &'a [f32],
+    /// A of its experts `[N, r, d_in]`, those of a frozen LoRA where there is one.
+    pub a: &'a [f32],
+    /// B of its experts `[N, d_out, r]`.
+    pub b: &'a [f32],
+    /// Where A begins among the trained parameters, if it is trained.
+    pub a_start: usize,
+    /// Where B begins.
+    pub b_start: usize,
+    pub d_in: usize,
+    pub d_out: usize,
     /// Its number in the layout.
     pub index: usize,
-}
-
-impl<'a> Module<'a> {
-    pub fn new(adapter: AdapterView<'a>, index: usize) -> Self {
-        Self { adapter, layout: &adapter.layout().modules()[index], index }
-    }
-
-    /// The projection in the frozen LoRA, where the adapter has one; otherwise itself.
-    fn frozen(self) -> Self {
-        self.adapter.frozen().map_or(self, |lora| Self::new(lora, self.index))
-    }
+    /// Whether a sample's A and B are those of all experts, one below the other.
+    pub is_stacked: bool,
 }
 
 /// What a mixture is made for.

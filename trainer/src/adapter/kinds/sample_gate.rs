@@ -4,8 +4,7 @@
 
 use std::ops::Range;
 
-use super::{Kind, Module, ModuleTensors, Sample};
-use crate::adapter::mixture::MixedState;
+use super::{Kind, MixedState, Module, ModuleTensors, Sample};
 use crate::adapter::routing::{Dropout, LAYER_NORM_EPS, route, route_grad};
 use crate::config::AdapterConfig;
 use crate::error::Result;
@@ -45,11 +44,11 @@ impl SampleGate {
 
 impl Kind for SampleGate {
     fn mix(&self, module: Module<'_>, sample: Sample<'_>, mixed: &mut MixedState) {
-        let Module { adapter, index, .. } = module;
+        let Module { config, parameters, index, .. } = module;
         let dropout = sample.dropout.map(|dropout| (dropout, index));
         let gate: &mut GateState = mixed.buffers.of();
         let (c, alpha) = (sample.representation, &mut mixed.alpha);
-        gate.forward(self, adapter.config(), adapter.parameters(), c, dropout, alpha);
+        gate.forward(self, config, parameters, c, dropout, alpha);
         mixed.mix_experts(module);
     }
 
@@ -57,8 +56,7 @@ impl Kind for SampleGate {
         mixed.unmix_experts(module, gradient);
         let MixedState { buffers, alpha, d_alpha, .. } = mixed;
         let gate: &mut GateState = buffers.of();
-        let Module { adapter, .. } = module;
-        gate.backward(self, adapter.config(), adapter.parameters(), alpha, d_alpha, gradient);
+        gate.backward(self, module.config, module.parameters, alpha, d_alpha, gradient);
     }
 }
 

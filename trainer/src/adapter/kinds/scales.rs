@@ -7,9 +7,8 @@
 use std::ops::Range;
 use std::path::Path;
 
-use super::{Kind, Module, ModuleTensors, Sample};
+use super::{Kind, MixedState, Module, ModuleTensors, Sample};
 use crate::adapter::file::settings;
-use crate::adapter::mixture::MixedState;
 use crate::adapter::{Adapter, AdapterLayout};
 use crate::backbone::{BackboneConfig, Projection};
 use crate::config::{AdapterConfig, Head};
@@ -37,14 +36,12 @@ impl Scales {
 impl Kind for Scales {
     fn mix(&self, module: Module<'_>, _sample: Sample<'_>, mixed: &mut MixedState) {
         mixed.set_ones(1);
-        mixed.mix_experts(module.frozen());
-        apply(self, module.adapter.parameters(), &mut mixed.b);
+        mixed.mix_experts(module);
+        apply(self, module.parameters, &mut mixed.b);
     }
 
     fn unmix(&self, module: Module<'_>, mixed: &mut MixedState, gradient: &mut [f32]) {
-        let lora = module.frozen();
-        let b = &lora.adapter.parameters()[lora.layout.b.clone()];
-        backward(self, module.adapter.parameters(), b, &mixed.d_b, gradient);
+        backward(self, module.parameters, module.b, &mixed.d_b, gradient);
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is read of the final hidden states, and the way of its derivatives back into them.
 
-use super::workspace::Workspace;
+use super::workspace::{Softmax, Workspace};
 use crate::adapter::{AdapterView, HeadLayout};
 use crate::backbone::Backbone;
 use crate::engine::TrainingSample;
@@ -129,27 +129,4 @@ pub(super) fn tokens_grad(
     let d_norm = fit(&mut ws.top.d_norm, rows.len() * width);
     let logits = Mat::new(logits, rows.len(), vocab);
     project_grad(d_norm, logits, head, false, &mut ws.scratch.linear.frozen);
-}
-
-/// What a softmax over one row of logits needs.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Softmax {
-    max: f32,
-    /// Σ exp(logit − max).
-    sum: f64,
-}
-
-impl Softmax {
-    fn of(row: &[f32]) -> Self {
-        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        Self { max, sum: row.iter().map(|logit| f64::from(logit - max).exp()).sum() }
-    }
-
-    /// Turns the logits into `factor` times their probabilities.
-    fn times(self, factor: f64, row: &mut [f32]) {
-        let scale = factor / self.sum;
-        for logit in row.iter_mut() {
-            *logit = (f64::from(*logit - self.max).exp() * scale) as f32;
-        }
-    }
 }

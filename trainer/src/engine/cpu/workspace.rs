@@ -2,7 +2,6 @@
 
 use half::bf16;
 
-use super::head::Softmax;
 use crate::adapter::{Mixture, TokenBuffers};
 use crate::backbone::WeightType;
 use crate::kernels::FrozenBuffers;
@@ -240,5 +239,28 @@ impl Top {
     /// A row of the final hidden states.
     pub fn row(&self, row: usize) -> &[f32] {
         &self.norm[row * self.width..(row + 1) * self.width]
+    }
+}
+
+/// What a softmax over one row of logits needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Softmax {
+    pub max: f32,
+    /// Σ exp(logit − max).
+    pub sum: f64,
+}
+
+impl Softmax {
+    pub fn of(row: &[f32]) -> Self {
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        Self { max, sum: row.iter().map(|logit| f64::from(logit - max).exp()).sum() }
+    }
+
+    /// Turns the logits into `factor` times their probabilities.
+    pub fn times(self, factor: f64, row: &mut [f32]) {
+        let scale = factor / self.sum;
+        for logit in row.iter_mut() {
+            *logit = (f64::from(*logit - self.max).exp() * scale) as f32;
+        }
     }
 }
