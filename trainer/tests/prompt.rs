@@ -1,4 +1,5 @@
 //! Prompts of the shipped dataset for the shipped tokenizer.
+
 use std::path::{Path, PathBuf};
 
 use reclora_storage::dataset::{self, Dataset, Split};
@@ -99,12 +100,35 @@ fn template_mistakes_are_named_with_their_place() {
     assert!(error.to_string().contains("none.toml: can't be read"), "{error}");
 }
 
+/// As the template says, or every column by name, in the order of the data.
+#[test]
+fn an_item_is_embedded_as_the_template_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("prompt.toml");
+    let text = |item: &str| {
+        let pieces = "body = \"like it?\"\nyes = \"Yes\"\nno = \"No\"\n";
+        std::fs::write(&path, format!("{pieces}{item}")).unwrap();
+        let columns = [("title", "Up & away"), ("genres", "Animation|Family"), ("year", "2009")];
+        PromptTemplate::open(&path).and_then(|template| template.item(&columns))
+    };
+    let every = "title: Up & away, genres: Animation|Family, year: 2009.";
+    let films = std::fs::read_to_string(configs().join("prompts/movielens_1m.toml")).unwrap();
+    let films = &films[films.find("item = ").unwrap()..];
+    assert_eq!(text(films).unwrap(), "The movie Up & away, genre: Animation|Family.");
+    assert_eq!(text(&films.replace("genres is", "kind is")).unwrap(), every);
+    assert_eq!(text("").unwrap(), every);
+    let error = text("item = \"{{ item.titel }}\"").unwrap_err().to_string();
+    assert!(error.contains("prompt.toml") && error.contains("item"), "{error}");
+}
+
 #[test]
 fn every_shipped_template_parses() {
     for name in ["movielens_100k", "movielens_1m", "movielens_25m", "bookcrossing", "goodreads"] {
         let text = std::fs::read_to_string(configs().join(format!("prompts/{name}.toml"))).unwrap();
         let table: toml::Table = text.parse().unwrap();
         assert!(table["body"].as_str().unwrap().contains("***{{ target.title }}***"), "{name}");
-        assert_eq!(table.len(), 4, "{name}");
+        let films = name.starts_with("movielens");
+        assert_eq!(table.contains_key("item"), films, "{name}");
+        assert_eq!(table.len(), 4 + usize::from(films), "{name}");
     }
 }

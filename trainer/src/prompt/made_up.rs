@@ -71,15 +71,8 @@ impl MadeUp {
     pub fn item(columns: &TextColumns) -> Self {
         let missing = Arc::default();
         let texts = columns.items.iter().map(|name| (name.clone(), TEXT.into())).collect();
-        let column = |name: &String| {
-            record(
-                vec![("name".into(), name.clone().into()), ("text".into(), TEXT.into())],
-                &missing,
-            )
-        };
-        let listed: Vec<Value> = columns.items.iter().map(column).collect();
         let values =
-            vec![("item".into(), record(texts, &missing)), ("columns".into(), listed.into())];
+            vec![("item".into(), record(texts, &missing)), ("every_column".into(), TEXT.into())];
         Self { root: record(values, &missing), missing }
     }
 

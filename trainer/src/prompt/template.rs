@@ -30,9 +30,7 @@ fn plain() -> String {
 
 /// An item as text where the template does not say: every text column with its name.
 fn every_column() -> String {
-    "{% for column in columns %}{{ column.name }}: {{ column.text }}\
-     {% if not loop.last %}, {% endif %}{% endfor %}."
-        .into()
+    "{{ every_column }}".into()
 }
 
 /// The pieces that are templates.
@@ -115,10 +113,11 @@ impl PromptTemplate {
     /// The template asks for something that is not there.
     pub fn item(&self, columns: &[(&str, &str)]) -> Result<String> {
         let fail = |error| template_error(&self.path, &error);
-        let named: Map<_, _> = columns.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-        let columns = columns.iter().map(|(name, text)| json!({ "name": name, "text": text }));
-        let columns: Vec<Value> = columns.collect();
-        self.piece(ITEM)?.render(json!({ "item": named, "columns": columns })).map_err(fail)
+        let item: Map<_, _> = columns.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let every: Vec<String> = columns.iter().map(|(k, v)| format!("{k}: {v}")).collect();
+        let every_column = format!("{}.", every.join(", "));
+        let values = json!({ "item": item, "every_column": every_column });
+        self.piece(ITEM)?.render(values).map_err(fail)
     }
 
     /// The piece that says how an item is embedded.
