@@ -59,8 +59,11 @@ impl CrmShape {
 
 /// A network, without its parameters, which are one flat vector: the rows of the embedding table, then what is
 /// dense.
+///
+/// A feature is the number of a row of `parameters.table` and nothing else: where ranks share the table it is renumbered
+/// from batch to batch. So what belongs to a feature must be in its row, never in a dense tensor.
 trait Network: Debug + Send + Sync {
-    /// The logit of each sample. Leaves in the workspace what the two methods below read; with `dropout` as in
+    /// The logit of each sample. Leaves in the workspace what `representations` and `backward` read; with `dropout` as in
     /// training, without it as in use. `bounds` are the first sample of each micro-batch, and the number of samples at
     /// the end: the logit of a sample does not depend on them to the bit.
     ///
@@ -86,7 +89,9 @@ trait Network: Debug + Send + Sync {
     ) -> Vec<f32>;
 
     /// Adds to `gradient` what the derivatives of a loss by the logits of the last forward make of the
-    /// parameters; sums over its micro-batches are in the order of the tree.
+    /// parameters; sums over its micro-batches are in the order of the tree. `Linear`, `Mlp` and `Parts` see to that for
+    /// dense tensors, `Gradient::row_of` for rows of the table: nothing may be added to the dense part across the bounds
+    /// of micro-batches in another way.
     fn backward(
         &self,
         parameters: Parameters<'_>,

@@ -22,7 +22,7 @@ pub struct Readout {
     /// head takes the place of the LLM's own.
     pub log_likelihoods: Vec<f64>,
     /// Logit of the answer yes less that of no, after the first target's position: that of a trained head, or of the
-    /// two tokens where the sample names them.
+    /// two tokens where the sample names them, which samples of `tune` do.
     pub margin: Option<f64>,
 }
 
@@ -33,8 +33,10 @@ pub trait Loss: Sync {
         1
     }
 
-    /// The losses of a group, and the derivatives of the first of them by what was read of each sample. `likes` says
-    /// of which samples the answer is yes.
+    /// The sums of the losses over a group, and the derivatives of [`Losses::training`] by what was read of each sample, at
+    /// the same places: as many log-likelihoods (0 where one is not used), and a margin only where there was one. `likes`
+    /// says of which samples the answer is yes. [`Losses::deciding`] stays the cross-entropy of yes and no, whatever is
+    /// trained: curves compare it with the log loss.
     ///
     /// # Errors
     /// [`TrainerError::Input`] where what the loss is of was not read.

@@ -1,8 +1,9 @@
 //! The kinds of adapters. A kind says what tensors an adapted projection has beside its experts, what A and B they make
 //! for a sample, and the backward of that.
 //!
-//! A kind is one file here that implements `Kind`, a variant of [`ModuleKind`], and what chooses it: its lines in
-//! `ModuleKind::push` and in the config. What an engine can't do with a kind is refused in the engine's `supports`.
+//! A kind is one file here that implements `Kind`, a variant of [`ModuleKind`] with its lines in `push` and `kind`, and
+//! what chooses it in the config (for a gate a variant of [`GateInput`]). What an engine can't do with a kind is refused
+//! in the engine's `supports`; the device's refuses every gate but that of a sample.
 
 mod attention_gate;
 mod lora;
@@ -29,11 +30,13 @@ use crate::parameters::{Init, ParameterLayout};
 
 /// What an adapted projection does with its parameters.
 pub(crate) trait Kind {
-    /// Sets the weights of the experts (`alpha`) and the sample's A and B.
+    /// Sets the weights of the experts (`alpha`) and the sample's A and B. A gate makes weights of its logits with
+    /// `routing::route`, which applies `temperature`, `top_k` and `sqrt_alpha`; `mix_experts` then mixes.
     fn mix(&self, module: Module<'_>, sample: Sample<'_>, mixed: &mut MixedState);
 
     /// Backward of [`Self::mix`]: adds the gradients of the projection's parameters to those of all (`gradient`),
-    /// from those that reached A and B (`d_a`, `d_b`).
+    /// from those that reached A and B (`d_a`, `d_b`). It begins with `unmix_experts`, which leaves the gradient of the
+    /// weights in `d_alpha`.
     fn unmix(&self, module: Module<'_>, mixed: &mut MixedState, gradient: &mut [f32]);
 }
 
