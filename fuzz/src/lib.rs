@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use reclora_trainer::backbone::{BackboneConfig, RopeScaling};
+use reclora_trainer::backbone::{BackboneConfig, LayerShape, RopeScaling};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A directory of this process, in memory where the system has such a place.
@@ -87,10 +87,12 @@ pub fn safetensors(data: &[u8]) -> Vec<u8> {
 pub fn backbone() -> BackboneConfig {
     BackboneConfig {
         hidden_size: 4,
-        intermediate_size: 4,
-        num_layers: 1,
-        num_heads: 2,
-        num_kv_heads: 1,
+        layers: vec![LayerShape {
+            num_heads: 2,
+            num_kv_heads: 1,
+            intermediate_size: 4,
+            sliding_window: None,
+        }],
         head_dim: 2,
         vocab_size: 3,
         max_position_embeddings: 8,
@@ -100,7 +102,6 @@ pub fn backbone() -> BackboneConfig {
         qkv_bias: false,
         o_bias: false,
         qk_norm: false,
-        sliding_windows: vec![None],
         tie_word_embeddings: true,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],

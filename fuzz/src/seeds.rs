@@ -1,5 +1,6 @@
 //! Writes what the fuzzers begin with: small whole files of every kind, into `corpus/TARGET/`.
 
+#[allow(dead_code, reason = "the tests of storage use the rest")]
 #[path = "../../storage/tests/common/mod.rs"]
 mod common;
 #[path = "../../trainer/tests/gguf_file/mod.rs"]
@@ -23,9 +24,9 @@ use reclora_storage::shard::{Column, write_shard};
 use reclora_storage::{dataset, protocol};
 use reclora_trainer::adapter::Adapter;
 use reclora_trainer::config::{AdapterConfig, CrmConfig};
-use reclora_trainer::crm::{Din, DinShape};
-use reclora_trainer::training::checkpoint::{self, Layout, TrainState};
+use reclora_trainer::crm::{Crm, CrmShape};
 use reclora_trainer::parameters::TableShare;
+use reclora_trainer::training::checkpoint::{self, Layout, TrainState};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -154,7 +155,9 @@ fn csv() -> Outcome<()> {
     for (name, settings, times) in times {
         let mut text = "user,item,rating,timestamp\n".to_owned();
         for (i, time) in times.iter().enumerate() {
-            text += &format!("u,{i},{i}.5,{time}\nv,a,NULL,{time}\nv,b,1,\nw,a,3,{time}\nw,a,2,{time}\n");
+            text += &format!(
+                "u,{i},{i}.5,{time}\nv,a,NULL,{time}\nv,b,1,\nw,a,3,{time}\nw,a,2,{time}\n"
+            );
         }
         // Refusing and dropping, keeping the first and the last.
         for (kept, variant) in [("refuse", 7), ("first", 7 | 1 << 6), ("last", 7 | 2 << 6)] {
@@ -171,9 +174,13 @@ fn csv() -> Outcome<()> {
 fn parquet() -> Outcome<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/parquet");
     std::fs::create_dir_all(&corpus)?;
-    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../storage/tests/peer"))? {
+    for entry in
+        std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../storage/tests/peer"))?
+    {
         let path = entry?.path();
-        if let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|e| e == "parquet")) {
+        if let Some(name) =
+            path.file_name().filter(|_| path.extension().is_some_and(|e| e == "parquet"))
+        {
             std::fs::copy(&path, corpus.join(name))?;
         }
     }
@@ -203,7 +210,8 @@ fn parquet() -> Outcome<()> {
             let mut group = writer.next_row_group()?;
             let mut column = 0;
             while let Some(mut out) = group.next_column()? {
-                let users = ["u", "v", "u", "w"].map(|user| ByteArray::from(user.as_bytes().to_vec()));
+                let users =
+                    ["u", "v", "u", "w"].map(|user| ByteArray::from(user.as_bytes().to_vec()));
                 match column {
                     0 => out.typed::<ByteArrayType>().write_batch(&users, None, None)?,
                     1 => out.typed::<Int64Type>().write_batch(
@@ -211,7 +219,9 @@ fn parquet() -> Outcome<()> {
                         Some(&[1, 1, 0, 1]),
                         None,
                     )?,
-                    2 => out.typed::<DoubleType>().write_batch(&[1.0, 2.5, 1.0, 4.0], None, None)?,
+                    2 => {
+                        out.typed::<DoubleType>().write_batch(&[1.0, 2.5, 1.0, 4.0], None, None)?
+                    }
                     _ => out.typed::<Int32Type>().write_batch(&[1, 2, 3, 4], None, None)?,
                 };
                 out.close()?;
@@ -260,9 +270,9 @@ fn parameters(dir: &Path) -> Outcome<()> {
         whole_and_header(&format!("adapter/{name}"), &path)?;
     }
     let config = CrmConfig { embedding_dim: 2, hidden_dim: 2, ..CrmConfig::default() };
-    let din = Din::new(&config, DinShape { features: 5, fields: 2, item_field: 1, user_field: 0 })?;
+    let crm = Crm::new(&config, CrmShape { features: 5, fields: 2, item_field: 1, user_field: 0 })?;
     let path = dir.join("crm.safetensors");
-    din.save(&din.init(1), &path)?;
+    crm.save(&crm.init(1), &path)?;
     whole_and_header("crm", &path)
 }
 

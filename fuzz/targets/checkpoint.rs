@@ -5,8 +5,8 @@ use libfuzzer_sys::fuzz_target;
 use reclora_comm::Solo;
 use reclora_fuzz::{choice, file, scratch};
 use reclora_storage::hash::xxh3_hex;
-use reclora_trainer::training::checkpoint;
 use reclora_trainer::parameters::TableShare;
+use reclora_trainer::training::checkpoint;
 
 fuzz_target!(|data: &[u8]| {
     let (variant, rest) = choice(data);

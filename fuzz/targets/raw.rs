@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use reclora_fuzz::{choice, piece, scratch};
 use reclora_storage::protocol::{self, LabelRule, ProtocolConfig};
-use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, Duplicates, Missing, TimeUnit, Unmatched};
+use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, Duplicates, TimeUnit, Unusable};
 use reclora_storage::spill::Spill;
 
 fuzz_target!(|data: &[u8]| {
@@ -14,10 +14,10 @@ fuzz_target!(|data: &[u8]| {
         1 => (DatasetFormat::Movielens100k, &["u.item", "u.user", "u.data"]),
         2 => (DatasetFormat::Movielens1m, &["movies.dat", "users.dat", "ratings.dat"]),
         3 => (DatasetFormat::Movielens25m, &["movies.csv", "ratings.csv"]),
-        4 => (DatasetFormat::Bookcrossing, &["BX-Users.csv", "BX-Books.csv", "BX-Book-Ratings.csv"]),
-        5 => {
-            (DatasetFormat::Goodreads, &["goodreads_books.json", "goodreads_interactions.json"])
+        4 => {
+            (DatasetFormat::Bookcrossing, &["BX-Users.csv", "BX-Books.csv", "BX-Book-Ratings.csv"])
         }
+        5 => (DatasetFormat::Goodreads, &["goodreads_books.json", "goodreads_interactions.json"]),
         6 => (DatasetFormat::Movielens10m, &["movies.dat", "ratings.dat"]),
         // Columns user, item, rating, timestamp. (Parquet has a target of its own.)
         _ => (DatasetFormat::Csv, &["ratings.csv"]),
@@ -38,8 +38,8 @@ fuzz_target!(|data: &[u8]| {
             3 => TimeUnit::Ns,
             _ => TimeUnit::Iso8601,
         };
-        columns.missing = if settings & 8 == 0 { Missing::Refuse } else { Missing::Drop };
-        columns.unmatched = if settings & 16 == 0 { Unmatched::Refuse } else { Unmatched::Drop };
+        columns.missing = if settings & 8 == 0 { Unusable::Refuse } else { Unusable::Drop };
+        columns.unmatched = if settings & 16 == 0 { Unusable::Refuse } else { Unusable::Drop };
         if settings & 32 != 0 {
             columns.timestamp.clear();
         }

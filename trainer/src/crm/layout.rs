@@ -9,7 +9,7 @@ use crate::parameters::{Init, ParameterLayout, Table, TableShare, TensorLayout};
 /// Names, shapes and places of a CRM's parameters: the embedding table first, then what is dense, whose places
 /// are counted from behind the table.
 #[derive(Clone, Debug)]
-pub struct CrmLayout {
+pub(super) struct CrmLayout {
     layout: ParameterLayout,
     table: Table,
 }

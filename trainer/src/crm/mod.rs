@@ -16,7 +16,6 @@ mod parts;
 pub use crate::kernels::buffer::Scratch as Workspace;
 pub use batch::{CrmBatch, CrmInput};
 pub use file::TrainedCrm;
-pub use layout::CrmLayout;
 
 use std::fmt::Debug;
 
@@ -28,6 +27,7 @@ use crate::error::{Result, TrainerError};
 use crate::parameters::{Gradient, Parameters, Table, TableShare, TensorLayout};
 use crate::telemetry::measure::{Phase, processed, timed};
 use din::Din;
+use layout::CrmLayout;
 
 /// What a network needs to know of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
