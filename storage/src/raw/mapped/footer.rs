@@ -9,8 +9,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::thrift::Input;
-use super::thrift::Value::{self, Byte, Bytes, Double, List, Struct, Varint};
+use super::thrift::Value::{Byte, Bytes, Double, List, Struct, Varint};
+use super::thrift::{Fields, Input};
 
 /// Length of the footer, and the format's magic.
 const TAIL: u64 = 8;
@@ -34,111 +34,59 @@ pub(super) fn read(file: &File, size: u64) -> Result<Vec<u8>, String> {
     };
     let mut bytes = vec![0; len as usize];
     read(&mut bytes, start)?;
-    Input::new(&bytes).structure(&FILE).map_err(|_| "its footer can't be read")?;
+    Input::new(&bytes).structure(FILE).map_err(|_| "its footer can't be read")?;
     Ok(bytes)
 }
 
 // The structures of the format (parquet.thrift), as far as the decoder reads them: the numbers of their
 // fields and what these hold. It skips all others by the types that the file gives, and so do we.
 
-static FILE: [(i64, Value); 7] = [
-    (1, Varint),
-    (2, List(&Struct(&SCHEMA_ELEMENT))),
-    (3, Varint),
-    (4, List(&Struct(&ROW_GROUP))),
-    (5, List(&Struct(&KEY_VALUE))),
-    (6, Bytes),
-    (7, List(&Struct(&EMPTY_UNION))),
+const FILE: Fields = &[
+    (&[1, 3], Varint),
+    (&[2], List(&Struct(SCHEMA_ELEMENT))),
+    (&[4], List(&Struct(ROW_GROUP))),
+    (&[5], List(&Struct(KEY_VALUE))),
+    (&[6], Bytes),
+    (&[7], List(&Struct(EMPTY_UNION))),
 ];
 
-static SCHEMA_ELEMENT: [(i64, Value); 10] = [
-    (1, Varint),
-    (2, Varint),
-    (3, Varint),
-    (4, Bytes),
-    (5, Varint),
-    (6, Varint),
-    (7, Varint),
-    (8, Varint),
-    (9, Varint),
-    (10, Struct(&LOGICAL_TYPE)),
-];
+const SCHEMA_ELEMENT: Fields =
+    &[(&[1, 2, 3, 5, 6, 7, 8, 9], Varint), (&[4], Bytes), (&[10], Struct(LOGICAL_TYPE))];
 
-static LOGICAL_TYPE: [(i64, Value); 17] = [
-    (1, Struct(&[])),
-    (2, Struct(&[])),
-    (3, Struct(&[])),
-    (4, Struct(&[])),
-    (5, Struct(&[(1, Varint), (2, Varint)])),
-    (6, Struct(&[])),
-    (7, Struct(&TIME)),
-    (8, Struct(&TIME)),
-    (10, Struct(&[(1, Byte)])),
-    (11, Struct(&[])),
-    (12, Struct(&[])),
-    (13, Struct(&[])),
-    (14, Struct(&[])),
-    (15, Struct(&[])),
-    (16, Struct(&[(1, Byte)])),
-    (17, Struct(&[(1, Bytes)])),
-    (18, Struct(&[(1, Bytes), (2, Varint)])),
+const LOGICAL_TYPE: Fields = &[
+    (&[1, 2, 3, 4, 6, 11, 12, 13, 14, 15], Struct(&[])),
+    (&[5], Struct(&[(&[1, 2], Varint)])),
+    (&[7, 8], Struct(TIME)),
+    (&[10, 16], Struct(&[(&[1], Byte)])),
+    (&[17], Struct(&[(&[1], Bytes)])),
+    (&[18], Struct(&[(&[1], Bytes), (&[2], Varint)])),
 ];
 
 /// Of a time or time stamp: whether it is UTC, and its unit.
-static TIME: [(i64, Value); 1] = [(2, Struct(&EMPTY_UNION))];
+const TIME: Fields = &[(&[2], Struct(EMPTY_UNION))];
 
 /// One of some structures without fields.
-static EMPTY_UNION: [(i64, Value); 3] = [(1, Struct(&[])), (2, Struct(&[])), (3, Struct(&[]))];
+const EMPTY_UNION: Fields = &[(&[1, 2, 3], Struct(&[]))];
 
-static KEY_VALUE: [(i64, Value); 2] = [(1, Bytes), (2, Bytes)];
+const KEY_VALUE: Fields = &[(&[1, 2], Bytes)];
 
-static ROW_GROUP: [(i64, Value); 6] = [
-    (1, List(&Struct(&COLUMN_CHUNK))),
-    (2, Varint),
-    (3, Varint),
-    (4, List(&Struct(&[(1, Varint)]))),
-    (5, Varint),
-    (7, Varint),
+const ROW_GROUP: Fields = &[
+    (&[1], List(&Struct(COLUMN_CHUNK))),
+    (&[2, 3, 5, 7], Varint),
+    (&[4], List(&Struct(&[(&[1], Varint)]))),
 ];
 
-static COLUMN_CHUNK: [(i64, Value); 7] = [
-    (1, Bytes),
-    (2, Varint),
-    (3, Struct(&COLUMN)),
-    (4, Varint),
-    (5, Varint),
-    (6, Varint),
-    (7, Varint),
+const COLUMN_CHUNK: Fields = &[(&[1], Bytes), (&[2, 4, 5, 6, 7], Varint), (&[3], Struct(COLUMN))];
+
+const COLUMN: Fields = &[
+    (&[1, 4, 5, 6, 7, 9, 10, 11, 14, 15], Varint),
+    (&[2], List(&Varint)),
+    (&[12], Struct(STATISTICS)),
+    (&[13], List(&Struct(&[(&[1, 2, 3], Varint)]))),
+    (&[16], Struct(&[(&[1], Varint), (&[2, 3], List(&Varint))])),
+    (&[17], Struct(&[(&[1], Struct(BOX)), (&[2], List(&Varint))])),
 ];
 
-static COLUMN: [(i64, Value); 15] = [
-    (1, Varint),
-    (2, List(&Varint)),
-    (4, Varint),
-    (5, Varint),
-    (6, Varint),
-    (7, Varint),
-    (9, Varint),
-    (10, Varint),
-    (11, Varint),
-    (12, Struct(&STATISTICS)),
-    (13, List(&Struct(&[(1, Varint), (2, Varint), (3, Varint)]))),
-    (14, Varint),
-    (15, Varint),
-    (16, Struct(&[(1, Varint), (2, List(&Varint)), (3, List(&Varint))])),
-    (17, Struct(&[(1, Struct(&BOX)), (2, List(&Varint))])),
-];
+const STATISTICS: Fields = &[(&[1, 2, 5, 6], Bytes), (&[3, 4], Varint)];
 
-static STATISTICS: [(i64, Value); 6] =
-    [(1, Bytes), (2, Bytes), (3, Varint), (4, Varint), (5, Bytes), (6, Bytes)];
-
-static BOX: [(i64, Value); 8] = [
-    (1, Double),
-    (2, Double),
-    (3, Double),
-    (4, Double),
-    (5, Double),
-    (6, Double),
-    (7, Double),
-    (8, Double),
-];
+const BOX: Fields = &[(&[1, 2, 3, 4, 5, 6, 7, 8], Double)];

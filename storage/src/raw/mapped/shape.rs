@@ -163,11 +163,6 @@ pub(super) fn type_name(schema: &SchemaDescriptor, leaf: usize) -> String {
 }
 
 fn primitive_name(column: &ColumnDescPtr) -> String {
-    let unit = |unit: &TimeUnit| match unit {
-        TimeUnit::MILLIS => "MILLIS",
-        TimeUnit::MICROS => "MICROS",
-        TimeUnit::NANOS => "NANOS",
-    };
     let physical = || match column.physical_type() {
         Physical::FIXED_LEN_BYTE_ARRAY => format!("FIXED_LEN_BYTE_ARRAY({})", column.type_length()),
         other => other.to_string(),
@@ -181,8 +176,8 @@ fn primitive_name(column: &ColumnDescPtr) -> String {
         (Some(LogicalType::Integer(int)), _) => {
             format!("{}INT{}", if int.is_signed { "" } else { "U" }, int.bit_width)
         }
-        (Some(LogicalType::Timestamp(time)), _) => format!("TIMESTAMP({})", unit(&time.unit)),
-        (Some(LogicalType::Time(time)), _) => format!("TIME({})", unit(&time.unit)),
+        (Some(LogicalType::Timestamp(time)), _) => format!("TIMESTAMP({:?})", time.unit),
+        (Some(LogicalType::Time(time)), _) => format!("TIME({:?})", time.unit),
         (Some(LogicalType::Unknown), _) => "NULL".into(),
         (Some(LogicalType::Date), _) => "DATE".into(),
         (Some(LogicalType::Enum), _) => "ENUM".into(),

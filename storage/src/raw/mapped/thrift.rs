@@ -24,9 +24,11 @@ pub(super) enum Value {
     /// Bytes or text.
     Bytes,
     List(&'static Value),
-    /// The known fields of a structure, by their numbers.
-    Struct(&'static [(i64, Value)]),
+    Struct(Fields),
 }
+
+/// The known fields of a structure: numbers, and what each of these holds.
+pub(super) type Fields = &'static [(&'static [i64], Value)];
 
 impl Value {
     /// Whether a value of this type is encoded so.
@@ -144,9 +146,10 @@ impl<'a> Input<'a> {
     }
 
     /// Reads a structure to see that it is one whose `known` fields hold what they must.
-    pub(super) fn structure(&mut self, known: &'static [(i64, Value)]) -> Result<(), Stop> {
+    pub(super) fn structure(&mut self, known: Fields) -> Result<(), Stop> {
         self.fields(|input, number, kind| {
-            let Some((_, value)) = known.iter().find(|(n, _)| *n == number) else {
+            let Some((_, value)) = known.iter().find(|(numbers, _)| numbers.contains(&number))
+            else {
                 return Ok(false);
             };
             if !value.is(kind) {
