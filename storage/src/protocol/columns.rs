@@ -19,15 +19,17 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    /// Empty ones, of a first user, that stay in memory.
-    pub(super) fn in_memory() -> Self {
-        let spill = &Spill::never();
+    /// Empty ones, before the first user.
+    pub(super) fn new(spill: &Spill) -> Self {
+        fn column<T: bytemuck::Pod>(spill: &Spill) -> SpillVec<T> {
+            SpillVec::new(spill, spill.rows(1, PARTS * size_of::<T>()))
+        }
         Self {
             user_offsets: vec![0],
-            item: SpillVec::new(spill, usize::MAX),
-            rating: SpillVec::new(spill, usize::MAX),
-            timestamp: SpillVec::new(spill, usize::MAX),
-            sample: SpillVec::new(spill, usize::MAX),
+            item: column(spill),
+            rating: column(spill),
+            timestamp: column(spill),
+            sample: column(spill),
             positive: 0,
         }
     }
@@ -56,21 +58,20 @@ impl Order<'_> {
         let packing = Packing::new(self)?;
         let sorted = self.by_user(&packing)?;
         let item_of_rank = inverse(&self.items.ranks);
-        let mut user_offsets = vec![0];
-        let mut columns = self.empty();
+        let mut columns = Columns::new(self.spill);
         let room = self.spill.rows(SHARE, size_of::<u128>());
         let mut samples = Sorter::new(self.spill, room, self.core.ratings);
         let mut row = 0_u32;
         sorted.for_each(|packed| {
             let (user, time, rank, level) = packing.unpack(packed);
-            while user_offsets.len() <= user as usize {
-                user_offsets.push(u64::from(row));
+            while columns.user_offsets.len() <= user as usize {
+                columns.user_offsets.push(u64::from(row));
             }
             columns.item.push(at(&self.items.index, at(&item_of_rank, rank)))?;
             columns.rating.push(level)?;
             let time_given = packing.first.wrapping_add_unsigned(time);
             columns.timestamp.push(time_given.div_euclid(NANOS))?;
-            let start = user_offsets.get(user as usize).copied().unwrap_or_default();
+            let start = columns.user_offsets.get(user as usize).copied().unwrap_or_default();
             if u64::from(row) - start >= u64::from(self.min_history) {
                 // A user's rows are in the order of their times and items.
                 let user_rank = at(&self.users.ranks, at(&self.users.kept, user));
@@ -83,9 +84,8 @@ impl Order<'_> {
         })?;
         // The end of the last user; without any, of none.
         if row > 0 {
-            user_offsets.push(u64::from(row));
+            columns.user_offsets.push(u64::from(row));
         }
-        columns.user_offsets = user_offsets;
         samples.for_each(|packed| columns.sample.push(packed as u32))?;
         Ok(columns)
     }
@@ -102,20 +102,6 @@ impl Order<'_> {
             sorter.push(packing.pack(user, rating.timestamp, rank, rating.level))
         })?;
         Ok(sorter)
-    }
-
-    fn empty(&self) -> Columns {
-        fn column<T: bytemuck::Pod>(spill: &Spill) -> SpillVec<T> {
-            SpillVec::new(spill, spill.rows(1, PARTS * size_of::<T>()))
-        }
-        Columns {
-            user_offsets: Vec::new(),
-            item: column(self.spill),
-            rating: column(self.spill),
-            timestamp: column(self.spill),
-            sample: column(self.spill),
-            positive: 0,
-        }
     }
 }
 

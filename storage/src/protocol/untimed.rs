@@ -19,6 +19,7 @@ use super::shuffle::PythonRandom;
 use super::{Arranged, ProtocolConfig};
 use crate::error::Result;
 use crate::raw::{Rating, RawTables};
+use crate::spill::Spill;
 
 /// Seed of every shuffle of the published protocol.
 const SEED: u32 = 42;
@@ -56,7 +57,7 @@ pub(super) fn arrange(
     for rows in &mut by_user {
         PythonRandom::new(SEED).shuffle(rows);
     }
-    let mut columns = Columns::in_memory();
+    let mut columns = Columns::new(&Spill::never());
     let mut samples = Vec::new();
     for rows in &by_user {
         for rating in rows {

@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bytemuck::{Pod, Zeroable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -111,35 +112,15 @@ pub struct RawEntities {
     pub texts: Vec<RawColumn>,
 }
 
-/// One rating.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One rating, as a temporary file has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C, packed)]
 pub(crate) struct Rating {
     pub(crate) user: u32,
     pub(crate) item: u32,
     pub(crate) level: u8,
     /// Nanoseconds since 1970.
     pub(crate) timestamp: i64,
-}
-
-impl Rating {
-    /// Bytes of one in a temporary file.
-    const SIZE: usize = 17;
-
-    fn to_bytes(self) -> [u8; Self::SIZE] {
-        let ids = (u64::from(self.user) << 32) | u64::from(self.item);
-        let number = (u128::from(ids) << 64) | u128::from(self.timestamp.cast_unsigned());
-        let mut bytes = [self.level; Self::SIZE];
-        let [_, rest @ ..] = &mut bytes;
-        *rest = number.to_le_bytes();
-        bytes
-    }
-
-    fn from_bytes([level, rest @ ..]: [u8; Self::SIZE]) -> Self {
-        let number = u128::from_le_bytes(rest);
-        let ids = (number >> 64) as u64;
-        let timestamp = (number as u64).cast_signed();
-        Self { user: (ids >> 32) as u32, item: ids as u32, level, timestamp }
-    }
 }
 
 /// The ratings in the order of the file, one column per property.
@@ -157,7 +138,7 @@ pub struct RawRatings {
     /// Nanoseconds since 1970.
     pub timestamp: Vec<i64>,
     /// Those before.
-    spilled: Option<SpillVec<[u8; Rating::SIZE]>>,
+    spilled: Option<SpillVec<Rating>>,
 }
 
 /// Of ratings in memory; those in a file equal none.
@@ -187,9 +168,7 @@ impl RawRatings {
     /// Visits all ratings in the order of the file.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(Rating) -> Result<()>) -> Result<()> {
         if let Some(spilled) = &self.spilled {
-            spilled.for_each_piece(|piece| {
-                piece.iter().copied().map(Rating::from_bytes).try_for_each(&mut visit)
-            })?;
+            spilled.for_each_piece(|piece| piece.iter().copied().try_for_each(&mut visit))?;
         }
         self.columns().try_for_each(visit)
     }
@@ -207,7 +186,7 @@ impl RawRatings {
 
     /// Appends a rating; what is in memory goes to a file when it takes more than its share.
     fn push_within(&mut self, rating: Rating, spill: &Spill) -> Result<()> {
-        if self.user.len() >= spill.rows(1, Rating::SIZE) {
+        if self.user.len() >= spill.rows(1, size_of::<Rating>()) {
             self.spill(spill)?;
         }
         self.user.push(rating.user);
@@ -221,9 +200,9 @@ impl RawRatings {
     fn spill(&mut self, spill: &Spill) -> Result<()> {
         let mut spilled = match self.spilled.take() {
             Some(spilled) => spilled,
-            None => SpillVec::new(spill, spill.rows(1, 8 * Rating::SIZE).min(1 << 16)),
+            None => SpillVec::new(spill, spill.rows(1, 8 * size_of::<Rating>()).min(1 << 16)),
         };
-        self.columns().try_for_each(|rating| spilled.push(rating.to_bytes()))?;
+        self.columns().try_for_each(|rating| spilled.push(rating))?;
         *self = Self { spilled: Some(spilled), ..Self::default() };
         Ok(())
     }

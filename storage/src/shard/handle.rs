@@ -3,19 +3,12 @@
 use std::marker::PhantomData;
 
 /// A column that has been looked up and checked once, for code that reads it often.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Handle<T> {
     pub(super) offset: usize,
     pub(super) rows: usize,
     of: PhantomData<T>,
 }
-
-impl<T> Clone for Handle<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<T> Copy for Handle<T> {}
 
 impl<T> Handle<T> {
     /// `rows` values from byte `offset` of the file on.

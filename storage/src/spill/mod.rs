@@ -49,32 +49,33 @@ impl Spill {
     pub(crate) fn rows(&self, eighths: usize, size: usize) -> usize {
         (self.limit / 8).saturating_mul(eighths).checked_div(size).unwrap_or_default().max(1)
     }
-
-    /// A temporary file.
-    fn file(&self) -> Result<TempFile> {
-        let path = self.dir.join("spill");
-        let (name, file) = create_tmp(&path).map_err(|e| StorageError::io("create", &path, e))?;
-        // Removes the name; the file lives as long as it is open.
-        drop(name);
-        Ok(TempFile { file, path, len: 0 })
-    }
 }
 
-/// A file without a name that is appended to and read anywhere.
+/// A file without a name that is appended to and read anywhere; made for the first rows.
 #[derive(Debug)]
 struct TempFile {
-    file: File,
+    file: Option<File>,
     /// What its name was, for errors.
     path: PathBuf,
     len: u64,
 }
 
 impl TempFile {
+    fn new(spill: &Spill) -> Self {
+        Self { file: None, path: spill.dir.join("spill"), len: 0 }
+    }
+
     /// Appends rows, as they are in memory.
     fn append(&mut self, rows: &[impl Pod]) -> Result<()> {
+        let failed = |action, e| StorageError::io(action, &self.path, e);
+        let file = match &mut self.file {
+            Some(file) => file,
+            // The name is removed at once; the file lives as long as it is open.
+            none => none.insert(create_tmp(&self.path).map_err(|e| failed("create", e))?.1),
+        };
         let bytes: &[u8] = bytemuck::cast_slice(rows);
-        let written = self.file.write_all_at(bytes, self.len);
-        written.map_err(|e| StorageError::io("write the temporary file", &self.path, e))?;
+        let written = file.write_all_at(bytes, self.len);
+        written.map_err(|e| failed("write the temporary file", e))?;
         self.len += bytes.len() as u64;
         Ok(())
     }
@@ -82,7 +83,8 @@ impl TempFile {
     /// Reads `count` rows from byte `offset` on into `rows`, whose content is replaced.
     fn read<T: Pod>(&self, offset: u64, count: usize, rows: &mut Vec<T>) -> Result<()> {
         rows.resize(count, T::zeroed());
-        let read = self.file.read_exact_at(bytemuck::cast_slice_mut(rows), offset);
+        let Some(file) = &self.file else { return Ok(()) };
+        let read = file.read_exact_at(bytemuck::cast_slice_mut(rows), offset);
         read.map_err(|e| StorageError::io("read the temporary file", &self.path, e))
     }
 }
@@ -90,19 +92,18 @@ impl TempFile {
 /// A column that is appended to, in memory up to a share of the limit.
 #[derive(Debug)]
 pub struct SpillVec<T> {
-    spill: Spill,
     /// The last rows: all, as long as none has been spilled.
     tail: Vec<T>,
     /// Rows after which the tail is spilled.
     room: usize,
-    file: Option<TempFile>,
+    file: TempFile,
     spilled: usize,
 }
 
 impl<T: Pod> SpillVec<T> {
     /// An empty column that keeps at most `room` rows in memory.
     pub(crate) fn new(spill: &Spill, room: usize) -> Self {
-        Self { spill: spill.clone(), tail: Vec::new(), room, file: None, spilled: 0 }
+        Self { tail: Vec::new(), room, file: TempFile::new(spill), spilled: 0 }
     }
 
     /// Number of rows.
@@ -125,11 +126,7 @@ impl<T: Pod> SpillVec<T> {
     }
 
     fn flush(&mut self) -> Result<()> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => none.insert(self.spill.file()?),
-        };
-        file.append(&self.tail)?;
+        self.file.append(&self.tail)?;
         self.spilled += self.tail.len();
         self.tail.clear();
         Ok(())
@@ -158,13 +155,11 @@ impl<T: Pod> SpillVec<T> {
         &self,
         mut visit: impl FnMut(&[T]) -> Result<(), E>,
     ) -> Result<(), E> {
-        if let Some(file) = &self.file {
-            let mut rows = Vec::new();
-            for start in (0..self.spilled).step_by(PIECE) {
-                let count = PIECE.min(self.spilled - start);
-                file.read((start * size_of::<T>()) as u64, count, &mut rows)?;
-                visit(&rows)?;
-            }
+        let mut rows = Vec::new();
+        for start in (0..self.spilled).step_by(PIECE) {
+            let count = PIECE.min(self.spilled - start);
+            self.file.read((start * size_of::<T>()) as u64, count, &mut rows)?;
+            visit(&rows)?;
         }
         self.tail.chunks(PIECE).try_for_each(visit)
     }

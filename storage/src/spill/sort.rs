@@ -10,10 +10,10 @@ use crate::error::Result;
 /// Numbers to be sorted. Several fields of a record are packed into one, the most important highest.
 #[derive(Debug)]
 pub(crate) struct Sorter {
-    spill: Spill,
+    threads: usize,
     buffer: Vec<u128>,
     room: usize,
-    file: Option<TempFile>,
+    file: TempFile,
     /// Byte offset and rows of each run in the file.
     runs: Vec<(u64, usize)>,
 }
@@ -22,7 +22,8 @@ impl Sorter {
     /// A sorter of about `expected` numbers that keeps at most `room` in memory.
     pub(crate) fn new(spill: &Spill, room: usize, expected: usize) -> Self {
         let buffer = Vec::with_capacity(room.min(expected));
-        Self { spill: spill.clone(), buffer, room, file: None, runs: Vec::new() }
+        let file = TempFile::new(spill);
+        Self { threads: spill.threads(), buffer, room, file, runs: Vec::new() }
     }
 
     /// Adds a number.
@@ -36,7 +37,7 @@ impl Sorter {
 
     /// Sorts the buffer in as many parts as there are threads, at once. Returns the parts' length.
     fn sort_parts(&mut self) -> usize {
-        let part = self.buffer.len().div_ceil(self.spill.threads()).max(1);
+        let part = self.buffer.len().div_ceil(self.threads).max(1);
         std::thread::scope(|scope| {
             for part in self.buffer.chunks_mut(part) {
                 scope.spawn(|| part.sort_unstable());
@@ -47,13 +48,9 @@ impl Sorter {
 
     fn flush(&mut self) -> Result<()> {
         let part = self.sort_parts();
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => none.insert(self.spill.file()?),
-        };
         for part in self.buffer.chunks(part) {
-            self.runs.push((file.len, part.len()));
-            file.append(part)?;
+            self.runs.push((self.file.len, part.len()));
+            self.file.append(part)?;
         }
         self.buffer.clear();
         Ok(())
@@ -65,10 +62,9 @@ impl Sorter {
         let parts = self.buffer.chunks(part).map(Run::Memory);
         // What is read ahead of all runs together stays below the buffer's size.
         let ahead = (self.room / (self.runs.len() + 1)).clamp(64, PIECE);
-        let file = self.file.as_ref();
-        let spilled = self.runs.iter().filter_map(|(offset, rows)| {
+        let spilled = self.runs.iter().map(|(offset, rows)| {
             let (offset, left) = (*offset, *rows);
-            Some(Run::File { file: file?, offset, left, ahead, rows: Vec::new(), at: 0 })
+            Run::File { file: &self.file, offset, left, ahead, rows: Vec::new(), at: 0 }
         });
         let mut runs: Vec<Run<'_>> = parts.chain(spilled).collect();
         let mut heap = BinaryHeap::with_capacity(runs.len());
