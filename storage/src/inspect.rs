@@ -146,26 +146,19 @@ pub struct SplitSummary {
 /// # Errors
 /// Settings that make no sense. That no sample is left is no error, but said in the result.
 pub fn inspect(raw: &RawTables, config: &ProtocolConfig) -> Result<Inspection> {
-    let per_user = degrees(raw.users.keys.len(), &raw.ratings.user);
-    let per_item = degrees(raw.items.keys.len(), &raw.ratings.item);
+    let ratings = raw.ratings.in_memory();
+    let per_user = degrees(raw.users.keys.len(), ratings.iter().map(|r| r.user));
+    let per_item = degrees(raw.items.keys.len(), ratings.iter().map(|r| r.item));
+    let per_level = degrees(raw.rating_levels.len(), ratings.iter().map(|r| r.level.into()));
     let rated = |degrees: &[u64]| degrees.iter().filter(|d| **d > 0).count() as u64;
-    let read = Counts {
-        ratings: raw.ratings.user.len() as u64,
-        users: rated(&per_user),
-        items: rated(&per_item),
-    };
-    let mut per_level = vec![0; raw.rating_levels.len()];
-    for level in &raw.ratings.level {
-        if let Some(ratings) = per_level.get_mut(usize::from(*level)) {
-            *ratings += 1;
-        }
-    }
+    let read =
+        Counts { ratings: ratings.len() as u64, users: rated(&per_user), items: rated(&per_item) };
     let levels = raw.rating_levels.iter().zip(per_level).map(|(stars, ratings)| LevelCount {
         stars: *stars,
         ratings,
         like: config.label.is_like(*stars),
     });
-    let times = raw.ratings.timestamp.iter().map(|time| time.div_euclid(time::NANOS));
+    let times = ratings.iter().map(|r| r.timestamp.div_euclid(time::NANOS));
     let times = times.filter(|_| !raw.untimed);
     let mut columns = summaries(FieldOwner::User, &raw.users);
     columns.extend(summaries(FieldOwner::Item, &raw.items));
@@ -183,10 +176,10 @@ pub fn inspect(raw: &RawTables, config: &ProtocolConfig) -> Result<Inspection> {
 }
 
 /// How often each index occurs.
-fn degrees(len: usize, values: &[u32]) -> Vec<u64> {
+fn degrees(len: usize, values: impl Iterator<Item = u32>) -> Vec<u64> {
     let mut degrees = vec![0; len];
     for value in values {
-        if let Some(degree) = degrees.get_mut(*value as usize) {
+        if let Some(degree) = degrees.get_mut(value as usize) {
             *degree += 1;
         }
     }

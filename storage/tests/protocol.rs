@@ -193,7 +193,7 @@ fn features_of_the_layouts() {
 fn movietweetings_100k_as_shipped() {
     let raw =
         raw::read(DatasetFormat::Movietweetings, &shipped(), &ColumnMapping::default()).unwrap();
-    assert_eq!((raw.ratings.user.len(), raw.users.keys.len()), (100_000, 16_554));
+    assert_eq!((raw.ratings.len(), raw.users.keys.len()), (100_000, 16_554));
     assert_eq!(raw.items.keys.len(), 10_506);
     let config = ProtocolConfig { label: LabelRule::AtLeast(8.0), ..config(5, 5) };
     let prepared = prepare(&raw, &config).unwrap();
@@ -222,13 +222,13 @@ fn check_against_the_definition(raw: &RawTables, config: &ProtocolConfig, datase
     let number = |key: &str| key.parse::<u64>().unwrap();
     let mut by_user: HashMap<&str, Vec<(Moment, u8)>> = HashMap::new();
     let mut given: HashMap<(u64, u64), i64> = HashMap::new();
-    for (row, user) in raw.ratings.user.iter().enumerate() {
-        let user = raw.users.keys[*user as usize].as_str();
-        let item = raw.items.keys[raw.ratings.item[row] as usize].as_str();
+    for rating in raw.ratings.in_memory() {
+        let user = raw.users.keys[rating.user as usize].as_str();
+        let item = raw.items.keys[rating.item as usize].as_str();
         if dataset.user_index(user).is_some() && dataset.item_index(item).is_some() {
-            let moment = (raw.ratings.timestamp[row], number(user), number(item));
+            let moment = (rating.timestamp, number(user), number(item));
             given.insert((moment.1, moment.2), moment.0);
-            by_user.entry(user).or_default().push((moment, raw.ratings.level[row]));
+            by_user.entry(user).or_default().push((moment, rating.level));
         }
     }
     by_user.values_mut().for_each(|rows| rows.sort_unstable());

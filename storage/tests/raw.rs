@@ -2,7 +2,7 @@
 
 use crate::common::{
     Raw, every_format, movielens_1m, movielens_10m, movielens_25m, movielens_100k, movietweetings,
-    seconds,
+    ratings, seconds,
 };
 use proptest::prelude::*;
 use reclora_storage::StorageError;
@@ -36,9 +36,9 @@ fn reads_movietweetings() {
     assert_eq!(raw.users.keys, ["7", "9", "10"]);
     assert!(raw.users.fields.is_empty() && raw.users.texts.is_empty());
     assert_eq!(raw.rating_levels, (0_u8..=10).map(f32::from).collect::<Vec<_>>());
-    assert_eq!(raw.ratings.level, [8, 10, 0, 3]);
-    assert_eq!(raw.ratings.user, [0, 0, 1, 2]);
-    assert_eq!(raw.ratings.item, [1, 0, 1, 2]);
+    assert_eq!(ratings(&raw, |r| r.level), [8, 10, 0, 3]);
+    assert_eq!(ratings(&raw, |r| r.user), [0, 0, 1, 2]);
+    assert_eq!(ratings(&raw, |r| r.item), [1, 0, 1, 2]);
     assert_eq!(seconds(&raw), [100, 50, 100, 100]);
 }
 
@@ -55,7 +55,7 @@ fn reads_movielens_1m() {
     assert_eq!(words(1), ["male", "56 or older", "self-employed"]);
     assert!(raw.users.texts.iter().all(|t| t.name != "zip"), "zip codes never enter the text");
     assert_eq!(raw.rating_levels, [1.0, 2.0, 3.0, 4.0, 5.0]);
-    assert_eq!(raw.ratings.level, [4, 2, 0]);
+    assert_eq!(ratings(&raw, |r| r.level), [4, 2, 0]);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn reads_movielens_10m() {
     assert_eq!(raw.users.keys, ["1", "2"]);
     assert!(raw.users.fields.is_empty());
     assert_eq!(raw.rating_levels.len(), 10);
-    assert_eq!(raw.ratings.level, [9, 6, 0]);
+    assert_eq!(ratings(&raw, |r| r.level), [9, 6, 0]);
     assert_eq!(seconds(&raw), [838_985_046, 838_983_525, 838_983_392]);
     movielens_10m().refused(Movietweetings, &["3.5 is not a rating of this format"]);
 }
@@ -96,7 +96,7 @@ fn reads_movielens_25m() {
     assert_eq!(text(&raw.items, "title", 2), "\"Great\" Amélie, (2001)");
     assert_eq!(field(&raw.items, "genre", 2), "(no genres listed)");
     assert_eq!(raw.rating_levels.len(), 10);
-    assert_eq!(raw.ratings.level, [0, 9, 6]);
+    assert_eq!(ratings(&raw, |r| r.level), [0, 9, 6]);
     assert_eq!(raw.users.keys, ["1", "2"]);
 }
 

@@ -18,12 +18,13 @@ fn counts_are_exact_and_the_reader_accepts_every_line() {
     let dir = tempfile::tempdir().unwrap();
     // The reader refuses a film rated twice, unknown films and ratings that are no half star.
     let tables = made(dir.path(), &SMALL);
-    assert_eq!(tables.ratings.user.len(), 20_000);
+    assert_eq!(tables.ratings.len(), 20_000);
     assert_eq!((tables.users.keys.len(), tables.items.keys.len()), (300, 400));
     let titles: HashSet<&String> = tables.items.texts[0].values.iter().collect();
     assert_eq!(titles.len(), 400);
     assert!(tables.items.texts[2].values.iter().all(|year| year.len() == 4));
-    let levels: HashSet<u8> = tables.ratings.level.iter().copied().collect();
+    let levels: HashSet<u8> =
+        tables.ratings.in_memory().iter().map(|rating| rating.level).collect();
     assert_eq!(levels.len(), 10, "every half star occurs");
 }
 
@@ -43,7 +44,7 @@ fn the_seed_decides_everything() {
 fn every_film_rated_by_everybody() {
     let dir = tempfile::tempdir().unwrap();
     let spec = SynthSpec { users: 20, items: 30, ratings: 600, seed: 1 };
-    assert_eq!(made(dir.path(), &spec).ratings.user.len(), 600);
+    assert_eq!(made(dir.path(), &spec).ratings.len(), 600);
 }
 
 #[test]
@@ -88,16 +89,16 @@ fn the_planted_structure_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let tables = made(dir.path(), &SynthSpec { ratings: 40_000, ..SMALL });
     let genre = &tables.items.fields[1].values;
-    let ratings = &tables.ratings;
-    let mut rows: Vec<usize> = (0..ratings.user.len()).collect();
-    rows.sort_by_key(|r| (ratings.user[*r], ratings.timestamp[*r]));
-    let like = |row: usize| ratings.level[row] > 5;
+    let ratings = tables.ratings.in_memory();
+    let mut rows: Vec<usize> = (0..ratings.len()).collect();
+    rows.sort_by_key(|r| (ratings[*r].user, ratings[*r].timestamp));
+    let like = |row: usize| ratings[row].level > 5;
     let mut pairs = (0_u32, 0_u32);
-    for user in rows.chunk_by(|a, b| ratings.user[*a] == ratings.user[*b]) {
+    for user in rows.chunk_by(|a, b| ratings[*a].user == ratings[*b].user) {
         let (past, future) = user.split_at(user.len() / 2);
         for row in future {
             let same = |r: &&usize| {
-                genre[ratings.item[**r] as usize] == genre[ratings.item[*row] as usize]
+                genre[ratings[**r].item as usize] == genre[ratings[*row].item as usize]
             };
             let seen = past.iter().filter(same).count();
             let liked = past.iter().filter(same).filter(|r| like(**r)).count();
@@ -114,7 +115,7 @@ fn the_planted_structure_is_there() {
     assert!(accuracy > likes.max(1.0 - likes) + 0.08, "{accuracy}");
 
     let mut popularity = vec![0_u32; tables.items.keys.len()];
-    ratings.item.iter().for_each(|item| popularity[*item as usize] += 1);
+    ratings.iter().for_each(|rating| popularity[rating.item as usize] += 1);
     popularity.sort_unstable();
     let top: u32 = popularity[320..].iter().sum();
     // Evenly shared it would be 8,000; as everybody rates a third of the films, it can't be extreme.

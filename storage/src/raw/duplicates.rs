@@ -83,10 +83,10 @@ pub(super) fn keep_one(
             }
         }
     })?;
-    let (mut kept, mut row) = (RawRatings::default(), 0);
+    let (mut kept, mut row) = (RawRatings::within(spill), 0);
     ratings.for_each(|rating| {
         if !dropped.has(row) {
-            kept.push_within(rating, spill)?;
+            kept.push(rating)?;
         }
         row += 1;
         Ok(())

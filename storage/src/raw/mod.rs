@@ -112,99 +112,27 @@ pub struct RawEntities {
     pub texts: Vec<RawColumn>,
 }
 
-/// One rating, as a temporary file has it.
+/// One rating, as it lies in memory and in a temporary file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C, packed)]
-pub(crate) struct Rating {
-    pub(crate) user: u32,
-    pub(crate) item: u32,
-    pub(crate) level: u8,
-    /// Nanoseconds since 1970.
-    pub(crate) timestamp: i64,
-}
-
-/// The ratings in the order of the file, one column per property.
-///
-/// The columns hold all ratings, unless [`read_within`] was told to keep less in memory: then they
-/// are the last ones, and those before are in a temporary file.
-#[derive(Debug, Default)]
-pub struct RawRatings {
+pub struct Rating {
     /// Index into the users.
-    pub user: Vec<u32>,
+    pub user: u32,
     /// Index into the items.
-    pub item: Vec<u32>,
+    pub item: u32,
     /// Index into the rating levels.
-    pub level: Vec<u8>,
+    pub level: u8,
     /// Nanoseconds since 1970.
-    pub timestamp: Vec<i64>,
-    /// Those before.
-    spilled: Option<SpillVec<Rating>>,
+    pub timestamp: i64,
 }
 
-/// Of ratings in memory; those in a file equal none.
-impl PartialEq for RawRatings {
-    fn eq(&self, other: &Self) -> bool {
-        let in_memory = |ratings: &Self| ratings.spilled.is_none();
-        in_memory(self)
-            && in_memory(other)
-            && self.user == other.user
-            && self.item == other.item
-            && self.level == other.level
-            && self.timestamp == other.timestamp
-    }
-}
+/// The ratings in the order of the file: all in memory, unless [`read_within`] was told to keep less there.
+pub type RawRatings = SpillVec<Rating>;
 
 impl RawRatings {
-    /// Number of ratings.
-    pub fn len(&self) -> usize {
-        self.spilled.as_ref().map_or(0, SpillVec::len) + self.user.len()
-    }
-
-    /// Whether there is no rating.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Visits all ratings in the order of the file.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(Rating) -> Result<()>) -> Result<()> {
-        if let Some(spilled) = &self.spilled {
-            spilled.for_each_piece(|piece| piece.iter().copied().try_for_each(&mut visit))?;
-        }
-        self.columns().try_for_each(visit)
-    }
-
-    /// Those in memory.
-    fn columns(&self) -> impl Iterator<Item = Rating> {
-        let pairs = self.user.iter().zip(&self.item).zip(self.level.iter().zip(&self.timestamp));
-        pairs.map(|((user, item), (level, timestamp))| Rating {
-            user: *user,
-            item: *item,
-            level: *level,
-            timestamp: *timestamp,
-        })
-    }
-
-    /// Appends a rating; what is in memory goes to a file when it takes more than its share.
-    fn push_within(&mut self, rating: Rating, spill: &Spill) -> Result<()> {
-        if self.user.len() >= spill.rows(1, size_of::<Rating>()) {
-            self.spill(spill)?;
-        }
-        self.user.push(rating.user);
-        self.item.push(rating.item);
-        self.level.push(rating.level);
-        self.timestamp.push(rating.timestamp);
-        Ok(())
-    }
-
-    /// Moves what is in memory to the file.
-    fn spill(&mut self, spill: &Spill) -> Result<()> {
-        let mut spilled = match self.spilled.take() {
-            Some(spilled) => spilled,
-            None => SpillVec::new(spill, spill.rows(1, 8 * size_of::<Rating>()).min(1 << 16)),
-        };
-        self.columns().try_for_each(|rating| spilled.push(rating))?;
-        *self = Self { spilled: Some(spilled), ..Self::default() };
-        Ok(())
+    /// None yet, and so many in memory as their share of it holds.
+    fn within(spill: &Spill) -> Self {
+        Self::new(spill, spill.rows(1, size_of::<Rating>()))
     }
 }
 
@@ -218,7 +146,7 @@ pub struct Dropped {
 }
 
 /// Everything a layout holds. Users and items without a rating may be among them.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub struct RawTables {
     /// The star value of each rating level, ascending.
     pub rating_levels: Vec<f32>,

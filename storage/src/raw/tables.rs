@@ -178,7 +178,7 @@ impl RatingBuilder {
             users,
             items,
             levels,
-            ratings: RawRatings::default(),
+            ratings: RawRatings::within(how.spill),
             lines: Vec::new(),
             next_line: 0,
             duplicates: how.duplicates,
@@ -219,7 +219,7 @@ impl RatingBuilder {
             self.lines.push((row, line));
         }
         self.next_line = line + 1;
-        self.ratings.push_within(rating, &self.spill)
+        self.ratings.push(rating)
     }
 
     fn values(&self, place: Place<'_>, rating: &str, time: &str) -> Result<(u8, i64)> {
@@ -280,8 +280,8 @@ impl RatingBuilder {
                 faults.note(self.repeated(&twice), twice.count);
             } else if faults.is_empty() {
                 let last = self.duplicates == Duplicates::Last;
-                let all = std::mem::take(&mut self.ratings);
-                self.ratings = duplicates::keep_one(&all, users, items, &self.spill, last)?;
+                self.ratings =
+                    duplicates::keep_one(&self.ratings, users, items, &self.spill, last)?;
             }
         }
         faults.check()?;

@@ -150,6 +150,11 @@ impl<T: Pod> SpillVec<T> {
         self.visit(visit)
     }
 
+    /// Visits all rows in order.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(T) -> Result<()>) -> Result<()> {
+        self.for_each_piece(|piece| piece.iter().copied().try_for_each(&mut visit))
+    }
+
     /// As [`SpillVec::for_each_piece`], for visitors with errors of their own.
     pub(crate) fn visit<E: From<StorageError>>(
         &self,
@@ -162,6 +167,13 @@ impl<T: Pod> SpillVec<T> {
             visit(&rows)?;
         }
         self.tail.chunks(PIECE).try_for_each(visit)
+    }
+}
+
+/// Of rows in memory; those in a file equal none.
+impl<T: PartialEq> PartialEq for SpillVec<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.spilled + other.spilled == 0 && self.tail == other.tail
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use reclora_storage::protocol::{LabelRule, ProtocolConfig};
-use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, RawTables};
+use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, Rating, RawTables};
 
 /// A directory of raw files that a test fills.
 pub struct Raw(tempfile::TempDir);
@@ -131,9 +131,14 @@ pub fn movielens_10m() -> Raw {
 pub const FIRST_TIME: i64 = -2_208_988_800;
 pub const LAST_TIME: i64 = 9_214_646_399;
 
+/// A property of all ratings, in the order of the file.
+pub fn ratings<T>(raw: &RawTables, of: impl Fn(&Rating) -> T) -> Vec<T> {
+    raw.ratings.in_memory().iter().map(of).collect()
+}
+
 /// The times of ratings in whole seconds.
 pub fn seconds(raw: &RawTables) -> Vec<i64> {
-    raw.ratings.timestamp.iter().map(|time| time.div_euclid(1_000_000_000)).collect()
+    ratings(raw, |rating| rating.timestamp.div_euclid(1_000_000_000))
 }
 
 pub fn every_format() -> [(DatasetFormat, Raw); 4] {

@@ -9,7 +9,7 @@ use reclora_storage::raw::{
 use reclora_storage::spill::Spill;
 
 use super::{dropped, field, names, refused, rows, text};
-use crate::common::{Raw, config};
+use crate::common::{Raw, config, ratings};
 
 fn read(raw: &Raw, columns: &ColumnMapping) -> reclora_storage::Result<RawTables> {
     raw::read(Csv, raw.path(), columns)
@@ -150,7 +150,7 @@ fn yes_and_no_are_one_and_zero() {
     )]);
     let tables = raw.read(Csv).unwrap();
     assert_eq!(tables.rating_levels, [0.0, 1.0]);
-    assert_eq!(tables.ratings.level, [1, 0, 1, 0]);
+    assert_eq!(ratings(&tables, |r| r.level), [1, 0, 1, 0]);
     raw.put("ratings.csv", b"user,item,rating,timestamp\nu,a,yes,1\n");
     raw.refused(Csv, &["ratings.csv:2: column \"rating\": \"yes\" is not a number"]);
 }
@@ -232,7 +232,7 @@ fn whole_seconds_may_be_written_as_floats_and_dates_with_a_zone() {
     let first = |unit: TimeUnit, time: &str| {
         let text = format!("user,item,rating,timestamp\nu,i,1,{time}\n");
         let tables = read(&Raw::new(&[("ratings.csv", &text)]), &mapping(|c| c.time_unit = unit));
-        tables.unwrap().ratings.timestamp[0]
+        ratings(&tables.unwrap(), |r| r.timestamp)[0]
     };
     assert_eq!(first(TimeUnit::S, "1600004773.0"), 1_600_004_773_000_000_000);
     assert_eq!(first(TimeUnit::S, "1600004773.25"), 1_600_004_773_250_000_000);
@@ -499,7 +499,7 @@ fn truncated_gzip_is_refused() {
     let text: String = (0..50).map(|i| format!("u,{i},1,{i}\n")).collect();
     let whole =
         raw.put_gz("ratings.csv.gz", format!("user,item,rating,timestamp\n{text}").as_bytes());
-    assert_eq!(raw.read(Csv).unwrap().ratings.user.len(), 50);
+    assert_eq!(raw.read(Csv).unwrap().ratings.len(), 50);
     for len in 1..whole.len() {
         raw.put("ratings.csv.gz", &whole[..len]);
         refused(raw.read(Csv), &["ratings.csv.gz"]);

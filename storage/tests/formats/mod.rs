@@ -29,15 +29,14 @@ fn names(entities: &RawEntities) -> Vec<&str> {
 
 /// The ratings as (user, item, stars, time in seconds).
 fn rows(raw: &RawTables) -> Vec<(&str, &str, f32, i64)> {
-    let r = &raw.ratings;
-    (0..r.user.len())
-        .map(|i| {
-            let user = raw.users.keys[r.user[i] as usize].as_str();
-            let item = raw.items.keys[r.item[i] as usize].as_str();
-            let time = r.timestamp[i].div_euclid(1_000_000_000);
-            (user, item, raw.rating_levels[usize::from(r.level[i])], time)
-        })
-        .collect()
+    let rows = raw.ratings.in_memory().iter();
+    rows.map(|r| {
+        let user = raw.users.keys[r.user as usize].as_str();
+        let item = raw.items.keys[r.item as usize].as_str();
+        let time = r.timestamp.div_euclid(1_000_000_000);
+        (user, item, raw.rating_levels[usize::from(r.level)], time)
+    })
+    .collect()
 }
 
 /// What was dropped, as (what, count).

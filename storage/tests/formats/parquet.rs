@@ -16,7 +16,7 @@ use reclora_storage::raw::DatasetFormat::Parquet;
 use reclora_storage::raw::{self, ColumnMapping, RawTables, TimeUnit, Unusable};
 
 use super::{dropped, field, refused, rows, text};
-use crate::common::{Raw, seconds};
+use crate::common::{Raw, ratings, seconds};
 
 /// Values of a column; null where levels say 0.
 #[derive(Clone)]
@@ -202,7 +202,7 @@ fn batches_join_without_a_seam() {
     let tables = raw.read(Parquet).unwrap();
     assert_eq!(seconds(&tables), (0..15_001).collect::<Vec<_>>());
     assert_eq!(
-        tables.ratings.level.iter().map(|l| i64::from(*l)).sum::<i64>(),
+        ratings(&tables, |r| i64::from(r.level)).iter().sum::<i64>(),
         (0..15_001).map(|i| i % 7).sum::<i64>()
     );
 }
@@ -246,7 +246,7 @@ fn types_are_read_as_text_and_times() {
     let ends = ["1970-01-01T00:00:01.999999999Z", "1969-12-31T23:59:59.999999999Z"];
     assert_eq!(values("nano"), ends);
     assert_eq!(values("micro"), ends.map(|end| end.replace("999999999Z", "999999Z")));
-    assert_eq!(tables.ratings.timestamp, [1_312_231_317_999_000_000, -1_000_000]);
+    assert_eq!(ratings(&tables, |r| r.timestamp), [1_312_231_317_999_000_000, -1_000_000]);
     // Every type of times, to its last tick.
     for (column, expected) in [
         ("day", [86_400_000_000_000, -86_400_000_000_000]),
@@ -255,7 +255,7 @@ fn types_are_read_as_text_and_times() {
         ("micro", [1_999_999_000, -1_000]),
     ] {
         let columns = mapping(|c| c.timestamp = column.into());
-        assert_eq!(read(&raw, &columns).unwrap().ratings.timestamp, expected, "{column}");
+        assert_eq!(ratings(&read(&raw, &columns).unwrap(), |r| r.timestamp), expected, "{column}");
     }
 }
 
