@@ -195,7 +195,10 @@ impl StageDir {
                 if entry.is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.map_err(|e| StorageError::io("remove", &path, e))?;
         }
-        write_bytes_atomic(&plan_path, &to_json(&plan).map_err(|e| unwritable(&plan_path, &e))?)
+        write_bytes_atomic(
+            &plan_path,
+            &to_json(&plan).map_err(|e| StorageError::bad_input(&plan_path, e))?,
+        )
     }
 
     /// Makes the directory ready for one of several processes that write to it at the same time, each its own
@@ -276,7 +279,7 @@ impl StageDir {
             xxh3: String::new(),
         };
         let path = self.path.join(MANIFEST);
-        let (manifest, text) = manifest.sealed().map_err(|e| unwritable(&path, &e))?;
+        let (manifest, text) = manifest.sealed().map_err(|e| StorageError::bad_input(&path, e))?;
         write_bytes_atomic(&path, &text)?;
         Ok(manifest)
     }
@@ -356,9 +359,8 @@ pub(crate) fn entries(dir: &Path) -> Result<Vec<Entry>> {
     for entry in fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let is_dir = entry.file_type().map_err(failed)?.is_dir();
-        let name = entry.file_name().into_string().map_err(|name| StorageError::BadInput {
-            path: dir.to_path_buf(),
-            problem: format!("{name:?} is not a UTF-8 file name"),
+        let name = entry.file_name().into_string().map_err(|name| {
+            StorageError::bad_input(dir, format!("{name:?} is not a UTF-8 file name"))
         })?;
         entries.push(Entry { name, is_dir });
     }
@@ -382,10 +384,6 @@ fn to_json(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
     Ok(text)
-}
-
-fn unwritable(path: &Path, error: &serde_json::Error) -> StorageError {
-    StorageError::BadInput { path: path.to_path_buf(), problem: error.to_string() }
 }
 
 /// The content of a file that may not be longer than `limit`.

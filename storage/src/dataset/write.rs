@@ -37,8 +37,7 @@ pub fn write(prepared: &Prepared, name: &str, dir: &Path) -> Result<BTreeMap<Str
         user_texts: prepared.users.texts.iter().map(|t| t.name.clone()).collect(),
         item_texts: prepared.items.texts.iter().map(|t| t.name.clone()).collect(),
     };
-    let json = serde_json::to_vec(&schema)
-        .map_err(|e| StorageError::BadInput { path: path.clone(), problem: e.to_string() })?;
+    let json = serde_json::to_vec(&schema).map_err(|e| StorageError::bad_input(&path, e))?;
 
     let mut owned = Vec::new();
     pack(&mut owned, "user", &prepared.users);

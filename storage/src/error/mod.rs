@@ -46,37 +46,13 @@ pub enum StorageError {
         /// Name of another.
         second: String,
     },
-    /// No layout of raw files that this crate knows.
-    #[error("{dir}: {found}; the layouts known are\n{known}")]
-    UnknownLayout {
-        /// The directory that was searched.
-        dir: PathBuf,
-        /// What is in it, in words.
-        found: String,
-        /// The layouts with their files, one a line.
-        known: String,
-    },
-    /// A table that the mapping names can't be read as one.
+    /// A raw file, or a directory of them, can't be read.
     #[error("{path}: {problem}")]
     Table {
         /// The file or directory.
         path: PathBuf,
         /// What is wrong with it, and what to do.
         problem: String,
-    },
-    /// A column that the mapping names is not in the table.
-    #[error(
-        "{path}: data.columns.{setting} names the column {column:?}, which is not there; {found}"
-    )]
-    NoTableColumn {
-        /// The table.
-        path: PathBuf,
-        /// The setting in the `[data.columns]` section.
-        setting: &'static str,
-        /// The column's name.
-        column: String,
-        /// The columns that are there, in words.
-        found: String,
     },
     /// A value of a mapped column can't be used.
     #[error("{path}:{line}: column {column:?}: {problem}")]
@@ -127,14 +103,6 @@ pub enum StorageError {
         field: &'static str,
         /// What is wrong with it.
         problem: RawProblem,
-    },
-    /// Several rows of a raw file can't be used.
-    #[error("{path}: {list}")]
-    Rows {
-        /// The file.
-        path: PathBuf,
-        /// How many there are of each kind, with the first of each.
-        list: String,
     },
     /// The protocol's settings make no sense.
     #[error("data.{setting}: {problem}")]
@@ -271,6 +239,16 @@ impl StorageError {
     /// An operating system error on `path`.
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { action, path: path.to_path_buf(), source }
+    }
+
+    /// A raw file, or a directory of them, that can't be read.
+    pub(crate) fn table(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Table { path: path.to_path_buf(), problem: problem.into() }
+    }
+
+    /// Something that can't be written to `path`.
+    pub(crate) fn bad_input(path: &Path, problem: impl std::fmt::Display) -> Self {
+        Self::BadInput { path: path.to_path_buf(), problem: problem.to_string() }
     }
 
     /// A damaged file of this crate.

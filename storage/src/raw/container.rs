@@ -47,7 +47,7 @@ pub(super) fn foreign(path: &Path, head: &[u8]) -> Option<StorageError> {
         None => return None,
     };
     let problem = format!("{what}: {}", advice.replace("FILE", &path.display().to_string()));
-    Some(StorageError::Table { path: path.to_path_buf(), problem })
+    Some(StorageError::table(path, problem))
 }
 
 /// What a file that begins with `head` is, if it is no Parquet.
@@ -55,9 +55,9 @@ pub(super) fn not_parquet(path: &Path, head: &[u8]) -> Option<StorageError> {
     if head.starts_with(PARQUET) {
         return None;
     }
-    let table = |problem: String| StorageError::Table { path: path.to_path_buf(), problem };
     if head.starts_with(GZIP) {
-        return Some(table(format!("gzip: decompress it first: gunzip {}", path.display())));
+        let problem = format!("gzip: decompress it first: gunzip {}", path.display());
+        return Some(StorageError::table(path, problem));
     }
     let is_text = || {
         let text = std::str::from_utf8(head).or_else(|e| {
@@ -71,7 +71,7 @@ pub(super) fn not_parquet(path: &Path, head: &[u8]) -> Option<StorageError> {
     };
     foreign(path, head).or_else(|| {
         let problem = "text, and no Parquet file: if it is a table, say so: data.format = \"csv\"";
-        is_text().then(|| table(problem.into()))
+        is_text().then(|| StorageError::table(path, problem))
     })
 }
 

@@ -12,74 +12,36 @@ pub struct Known {
     pub format: DatasetFormat,
     /// Its files, in words.
     pub files: &'static str,
-    /// Beginnings of the names it must have, and their ends without `.gz`.
-    names: &'static [(&'static str, &'static str)],
 }
 
 impl Known {
-    /// Its half stars are a sign of it too: the other files have the names of MovieTweetings'.
-    const MOVIELENS_10M: Self = Self {
-        format: DatasetFormat::Movielens10m,
-        files: "ratings.dat with half stars, movies.dat; tags.dat",
-        names: &[("ratings", ".dat"), ("movies", ".dat"), ("tags", ".dat")],
-    };
+    const fn new(format: DatasetFormat, files: &'static str) -> Self {
+        Self { format, files }
+    }
 
     /// Every layout, the more particular ones first.
     pub const ALL: [Self; 9] = [
-        Self {
-            format: DatasetFormat::Movielens1m,
-            files: "ratings.dat, movies.dat, users.dat",
-            names: &[("ratings", ".dat"), ("movies", ".dat"), ("users", ".dat")],
-        },
-        Self::MOVIELENS_10M,
-        Self {
-            format: DatasetFormat::Movietweetings,
-            files: "ratings.dat, movies.dat",
-            names: &[("ratings", ".dat"), ("movies", ".dat")],
-        },
-        Self {
-            format: DatasetFormat::Movielens100k,
-            files: "u.data, u.item, u.user",
-            names: &[("u", ".data"), ("u", ".item"), ("u", ".user")],
-        },
-        Self {
-            format: DatasetFormat::Movielens25m,
-            files: "ratings.csv, movies.csv",
-            names: &[("ratings", ".csv"), ("movies", ".csv")],
-        },
-        Self {
-            format: DatasetFormat::Bookcrossing,
-            files: "BX-Book-Ratings.csv, BX-Books.csv, BX-Users.csv",
-            names: &[("BX-Book-Ratings", ".csv"), ("BX-Books", ".csv"), ("BX-Users", ".csv")],
-        },
-        Self {
-            format: DatasetFormat::Goodreads,
-            files: "goodreads_interactions*.json, goodreads_books*.json",
-            names: &[("goodreads_interactions*", ".json"), ("goodreads_books*", ".json")],
-        },
-        Self {
-            format: DatasetFormat::Parquet,
-            files: "*.parquet (files or directories), with data.columns in a config",
-            names: &[("*", ".parquet")],
-        },
-        Self {
-            format: DatasetFormat::Csv,
-            files: "*.csv, with data.columns in a config",
-            names: &[("*", ".csv")],
-        },
+        Self::new(DatasetFormat::Movielens1m, "ratings.dat, movies.dat, users.dat"),
+        Self::new(DatasetFormat::Movielens10m, "ratings.dat with half stars, movies.dat; tags.dat"),
+        Self::new(DatasetFormat::Movietweetings, "ratings.dat, movies.dat"),
+        Self::new(DatasetFormat::Movielens100k, "u.data, u.item, u.user"),
+        Self::new(DatasetFormat::Movielens25m, "ratings.csv, movies.csv"),
+        Self::new(DatasetFormat::Bookcrossing, "BX-Book-Ratings.csv, BX-Books.csv, BX-Users.csv"),
+        Self::new(DatasetFormat::Goodreads, "goodreads_interactions*.json, goodreads_books*.json"),
+        Self::new(
+            DatasetFormat::Parquet,
+            "*.parquet (files or directories), with data.columns in a config",
+        ),
+        Self::new(DatasetFormat::Csv, "*.csv, with data.columns in a config"),
     ];
+}
 
-    fn fits(&self, names: &[String]) -> bool {
-        self.names.iter().all(|(start, end)| {
-            names.iter().any(|name| {
-                let name = name.strip_suffix(".gz").unwrap_or(name);
-                match (name.strip_suffix(end), start.strip_suffix('*')) {
-                    (Some(stem), Some(start)) => stem.starts_with(start),
-                    (Some(stem), None) => stem == *start,
-                    (None, _) => false,
-                }
-            })
-        })
+/// Whether one of `names`, compressed or not, is `wanted`, in which `*` stands for any characters.
+fn has(names: &[String], wanted: &str) -> bool {
+    let mut names = names.iter().map(|name| name.strip_suffix(".gz").unwrap_or(name));
+    match wanted.split_once('*') {
+        Some((start, end)) => names.any(|name| name.starts_with(start) && name.ends_with(end)),
+        None => names.any(|name| name == wanted),
     }
 }
 
@@ -94,10 +56,14 @@ pub fn detect(dir: &Path) -> Result<Known> {
         names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
     }
     names.sort();
-    if let Some(known) = Known::ALL.into_iter().find(|known| known.fits(&names)) {
-        let may_be_10m = known.format == DatasetFormat::Movietweetings;
-        let is_10m = may_be_10m && movielens_10m::has_half_stars(dir);
-        return Ok(if is_10m { Known::MOVIELENS_10M } else { known });
+    // The other files of MovieLens-10M have the names of MovieTweetings'.
+    let is_10m = || has(&names, "tags.dat") || movielens_10m::has_half_stars(dir);
+    let fits = |format: DatasetFormat| {
+        format.file_names().iter().all(|name| has(&names, name))
+            && (format != DatasetFormat::Movielens10m || is_10m())
+    };
+    if let Some(known) = Known::ALL.into_iter().find(|known| fits(known.format)) {
+        return Ok(known);
     }
     let visible: Vec<&str> =
         names.iter().map(String::as_str).filter(|name| !name.starts_with('.')).collect();
@@ -111,5 +77,6 @@ pub fn detect(dir: &Path) -> Result<Known> {
     };
     let known: Vec<String> =
         Known::ALL.iter().map(|k| format!("  {:<15} {}", k.format.name(), k.files)).collect();
-    Err(StorageError::UnknownLayout { dir: dir.to_path_buf(), found, known: known.join("\n") })
+    let known = known.join("\n");
+    Err(StorageError::table(dir, format!("{found}; the layouts known are\n{known}")))
 }

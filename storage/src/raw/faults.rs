@@ -75,17 +75,17 @@ impl Faults {
 
     /// What ended the reading, with what was noted before.
     pub(super) fn ended<T>(&mut self, result: Result<T>) -> Result<T> {
-        result.map_err(|end| match self.report() {
-            None => end,
-            Some(StorageError::Rows { path, list }) => {
-                let list = format!("{list}\n  and nothing behind can be read: {end}");
-                StorageError::Rows { path, list }
-            }
-            Some(one) => {
-                let list = format!("{one}\n  and nothing behind can be read: {end}");
-                let path = row(&one).map(|row| row.path.to_path_buf()).unwrap_or_default();
-                StorageError::Rows { path, list }
-            }
+        result.map_err(|end| {
+            let (path, list) = match self.report() {
+                None => return end,
+                Some(StorageError::Table { path, problem }) => (path, problem),
+                Some(one) => {
+                    let path = row(&one).map(|row| row.path.to_path_buf());
+                    (path.unwrap_or_default(), one.to_string())
+                }
+            };
+            let problem = format!("{list}\n  and nothing behind can be read: {end}");
+            StorageError::Table { path, problem }
         })
     }
 
@@ -104,7 +104,7 @@ impl Faults {
         let path = path.unwrap_or(Path::new("")).to_path_buf();
         let lines: Vec<String> = faults.iter().map(|fault| fault.line(&path)).collect();
         let list = format!("{rows} rows can't be used\n{}", lines.join("\n"));
-        Some(StorageError::Rows { path, list })
+        Some(StorageError::Table { path, problem: list })
     }
 }
 

@@ -84,6 +84,20 @@ impl DatasetFormat {
         }
     }
 
+    /// Names of the files that it has at least; `*` stands for any characters.
+    fn file_names(self) -> &'static [&'static str] {
+        match self {
+            Self::Movietweetings | Self::Movielens10m => &["movies.dat", "ratings.dat"],
+            Self::Movielens100k => &["u.item", "u.user", "u.data"],
+            Self::Movielens1m => &["movies.dat", "users.dat", "ratings.dat"],
+            Self::Movielens25m => &["movies.csv", "ratings.csv"],
+            Self::Bookcrossing => &bookcrossing::FILES,
+            Self::Goodreads => &["goodreads_books*.json", "goodreads_interactions*.json"],
+            Self::Csv => &["*.csv"],
+            Self::Parquet => &["*.parquet"],
+        }
+    }
+
     /// Whether a [`ColumnMapping`] says where its columns are.
     pub fn is_mapped(self) -> bool {
         matches!(self, Self::Csv | Self::Parquet)
@@ -222,16 +236,9 @@ pub fn look(format: DatasetFormat, dir: &Path, columns: &ColumnMapping) -> Vec<S
 /// A file is missing, both plain and as `.gz`.
 pub fn files(format: DatasetFormat, dir: &Path, columns: &ColumnMapping) -> Result<Vec<PathBuf>> {
     source::check_directory(dir)?;
-    let names: &[&str] = match format {
-        DatasetFormat::Movietweetings | DatasetFormat::Movielens10m => {
-            &["movies.dat", "ratings.dat"]
-        }
-        DatasetFormat::Movielens100k => &["u.item", "u.user", "u.data"],
-        DatasetFormat::Movielens1m => &["movies.dat", "users.dat", "ratings.dat"],
-        DatasetFormat::Movielens25m => &["movies.csv", "ratings.csv"],
-        DatasetFormat::Bookcrossing => &bookcrossing::FILES,
-        DatasetFormat::Goodreads => return goodreads::files(dir),
-        DatasetFormat::Csv | DatasetFormat::Parquet => return mapped::files(format, dir, columns),
-    };
-    names.iter().map(|name| source::locate(dir, name)).collect()
+    match format {
+        DatasetFormat::Goodreads => goodreads::files(dir),
+        DatasetFormat::Csv | DatasetFormat::Parquet => mapped::files(format, dir, columns),
+        _ => format.file_names().iter().map(|name| source::locate(dir, name)).collect(),
+    }
 }

@@ -46,7 +46,7 @@ pub(super) fn is_directory(path: &Path) -> StorageError {
         "is a directory, where one file is meant; join its parts, for instance, where each has the header: \
          awk 'FNR > 1 || NR == 1' {at}/part-* > {at}.one"
     );
-    StorageError::Table { path: path.to_path_buf(), problem }
+    StorageError::table(path, problem)
 }
 
 /// Refuses a file where the directory of the raw files is meant.
@@ -54,8 +54,7 @@ pub(super) fn check_directory(dir: &Path) -> Result<()> {
     if !dir.is_file() {
         return Ok(());
     }
-    let problem = "is a file; data.path must be the directory that it is in".to_owned();
-    Err(StorageError::Table { path: dir.to_path_buf(), problem })
+    Err(StorageError::table(dir, "is a file; data.path must be the directory that it is in"))
 }
 
 /// The first bytes of what `source` gives, and an error that came after them.

@@ -173,11 +173,7 @@ fn align(offset: u64) -> Option<u64> {
 /// # Errors
 /// Two columns of one name, a header over [`MAX_HEADER`], or any failure to write.
 pub fn write_shard(path: &Path, kind: &str, columns: &[(&str, Column<'_>)]) -> Result<()> {
-    let bad = |problem: &str| StorageError::BadInput {
-        path: path.to_path_buf(),
-        problem: problem.to_owned(),
-    };
-    let prefix = encode_prefix(kind, columns).map_err(|p| bad(&p))?;
+    let prefix = encode_prefix(kind, columns).map_err(|p| StorageError::bad_input(path, p))?;
     let mut trailer = xxh3_64(&prefix).to_le_bytes().to_vec();
     let mut length = prefix.len() as u64;
     write_atomic(path, |w| {

@@ -66,9 +66,8 @@ impl SynthSpec {
 /// # Errors
 /// Numbers that do not work (see [`SynthSpec::problem`]), files that exist, or any failure to write.
 pub fn write(dir: &Path, spec: &SynthSpec, overwrite: bool) -> Result<()> {
-    let bad = |path: &Path, problem| StorageError::BadInput { path: path.to_path_buf(), problem };
     if let Some(problem) = spec.problem() {
-        return Err(bad(dir, problem));
+        return Err(StorageError::bad_input(dir, problem));
     }
     create_dir_all(dir)?;
     for name in [MOVIES, RATINGS] {

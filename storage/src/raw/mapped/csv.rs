@@ -9,7 +9,7 @@ use std::rc::Rc;
 use csv::{ByteRecord, Reader, ReaderBuilder};
 
 use super::quotes::Quotes;
-use super::{ColumnMapping, MAX_VALUE, Table, TextEncoding, Wanted, cell};
+use super::{ColumnMapping, MAX_VALUE, Table, TextEncoding, Wanted, cell, no_column};
 use crate::error::{RawProblem, Result, StorageError};
 use crate::raw::source::{Place, open, unparsed};
 
@@ -37,15 +37,10 @@ impl CsvTable {
         table.places = wanted
             .iter()
             .map(|w| {
-                names.iter().position(|name| *name == w.name).ok_or_else(|| {
-                    let list: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+                let place = names.iter().position(|name| *name == w.name);
+                place.ok_or_else(|| {
                     let what = if columns.header { "its header" } else { "without a header it" };
-                    StorageError::NoTableColumn {
-                        path: path.to_path_buf(),
-                        setting: w.setting,
-                        column: w.name.clone(),
-                        found: format!("{what} has {}", list.join(", ")),
-                    }
+                    no_column(path, w, what, &names)
                 })
             })
             .collect::<Result<_>>()?;
@@ -90,7 +85,7 @@ impl CsvTable {
             };
             if names.contains(&name) {
                 let problem = format!("two columns are called {name:?}; rename one of them");
-                return Err(StorageError::Table { path: table.path, problem });
+                return Err(StorageError::table(path, problem));
             }
             names.push(name);
         }
@@ -134,7 +129,7 @@ impl CsvTable {
                     "line {line}: a quote opens a value that goes on over the lines that follow; close it, or \
                      double it where it is a character of the value"
                 );
-                Err(StorageError::Table { path: self.path.clone(), problem })
+                Err(StorageError::table(&self.path, problem))
             }
         }
     }

@@ -97,6 +97,21 @@ fn cell(place: Place<'_>, column: &str, problem: RawProblem) -> StorageError {
     StorageError::Cell { path: path.to_path_buf(), line, column: column.into(), problem }
 }
 
+/// That a wanted column is not among those that `what` has.
+fn no_column(
+    path: &Path,
+    Wanted { setting, name }: &Wanted,
+    what: &str,
+    has: impl IntoIterator<Item = impl AsRef<str>>,
+) -> StorageError {
+    let has: Vec<String> = has.into_iter().map(|name| format!("{:?}", name.as_ref())).collect();
+    let has = has.join(", ");
+    let problem = format!(
+        "data.columns.{setting} names the column {name:?}, which is not there; {what} has {has}"
+    );
+    StorageError::table(path, problem)
+}
+
 /// The path of a table that the mapping names.
 fn locate_table(format: DatasetFormat, dir: &Path, setting: &str, name: &str) -> Result<PathBuf> {
     let name = match (name, format) {

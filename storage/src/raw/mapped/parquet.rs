@@ -17,7 +17,7 @@ use super::column::Column;
 use super::decode::{self, guarded, read_batch};
 use super::pages::Pages;
 use super::shape::{Shape, type_name};
-use super::{MAX_VALUE, Table, Wanted, cell, footer};
+use super::{MAX_VALUE, Table, Wanted, cell, footer, no_column};
 use crate::error::{RawProblem, Result, StorageError};
 use crate::raw::container::{HEAD, not_parquet};
 use crate::raw::source::{Place, is_directory};
@@ -44,18 +44,17 @@ pub(super) fn parts(path: &Path) -> Result<Vec<Part>> {
     }
     walk(path, &[], &mut parts)?;
     if parts.is_empty() {
-        return Err(table(path, "the directory holds no *.parquet file"));
+        return Err(StorageError::table(path, "the directory holds no *.parquet file"));
     }
     Ok(parts)
 }
 
-fn table(path: &Path, problem: impl Into<String>) -> StorageError {
-    StorageError::Table { path: path.to_path_buf(), problem: problem.into() }
-}
-
 fn walk(dir: &Path, partition: &[(String, String)], parts: &mut Vec<Part>) -> Result<()> {
     if partition.len() > MAX_DEPTH {
-        return Err(table(dir, format!("more than {MAX_DEPTH} directories below each other")));
+        return Err(StorageError::table(
+            dir,
+            format!("more than {MAX_DEPTH} directories below each other"),
+        ));
     }
     let failed = |e| StorageError::io("read", dir, e);
     let mut entries: Vec<PathBuf> = std::fs::read_dir(dir)
@@ -65,7 +64,7 @@ fn walk(dir: &Path, partition: &[(String, String)], parts: &mut Vec<Part>) -> Re
     entries.sort();
     for path in entries {
         let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
-            return Err(table(&path, "the name is not UTF-8"));
+            return Err(StorageError::table(&path, "the name is not UTF-8"));
         };
         if name.starts_with(['_', '.']) {
             continue;
@@ -73,7 +72,7 @@ fn walk(dir: &Path, partition: &[(String, String)], parts: &mut Vec<Part>) -> Re
         if path.is_dir() {
             let Some((key, value)) = name.split_once('=').filter(|(key, _)| !key.is_empty()) else {
                 let problem = "a directory inside a table must be called key=value; move it away";
-                return Err(table(&path, problem));
+                return Err(StorageError::table(&path, problem));
             };
             let value = if value == NULL_PARTITION { String::new() } else { unescape(value) };
             let mut inner = partition.to_vec();
@@ -84,7 +83,10 @@ fn walk(dir: &Path, partition: &[(String, String)], parts: &mut Vec<Part>) -> Re
         } else if name.ends_with(".csv") || name.ends_with(".csv.gz") {
             return Err(is_directory(dir));
         } else {
-            return Err(table(&path, "not a *.parquet file, inside a Parquet table; move it away"));
+            return Err(StorageError::table(
+                &path,
+                "not a *.parquet file, inside a Parquet table; move it away",
+            ));
         }
     }
     Ok(())
@@ -264,7 +266,7 @@ fn damaged(path: &Path, problem: &dyn std::fmt::Display) -> StorageError {
     } else {
         "; the file is truncated or damaged, or no Parquet file: write it again"
     };
-    table(path, format!("{text}{advice}"))
+    StorageError::table(path, format!("{text}{advice}"))
 }
 
 impl Open {
@@ -285,7 +287,10 @@ impl Open {
             wanted.iter().map(|w| origin(part, &metadata, w)).collect::<Result<_>>()?;
         // Without one, nothing bounds the number of rows that the file claims.
         if !origins.is_empty() && origins.iter().all(|o| matches!(o, Origin::Constant(_))) {
-            return Err(table(path, "every column of data.columns is a directory's name"));
+            return Err(StorageError::table(
+                path,
+                "every column of data.columns is a directory's name",
+            ));
         }
         Ok(Self { file, size, metadata, origins, group: 0, readers: Vec::new(), left: 0 })
     }
@@ -319,7 +324,7 @@ fn origin(part: &Part, metadata: &ParquetMetaData, wanted: &Wanted) -> Result<Or
     if let Some(leaf) = leaf {
         return match Shape::of(schema, leaf, wanted.setting != "timestamp") {
             Ok(shape) => Ok(Origin::Column(leaf, shape)),
-            Err(kind) => Err(table(
+            Err(kind) => Err(StorageError::table(
                 &part.path,
                 format!(
                     "the column {:?} (data.columns.{}) is of type {kind}, which can't be read; \
@@ -332,14 +337,8 @@ fn origin(part: &Part, metadata: &ParquetMetaData, wanted: &Wanted) -> Result<Or
     if let Some((_, value)) = part.partition.iter().find(|(key, _)| *key == wanted.name) {
         return Ok(Origin::Constant(value.clone()));
     }
-    let names: Vec<String> =
-        columns(part, metadata).iter().map(|column| format!("{:?}", column.name)).collect();
-    Err(StorageError::NoTableColumn {
-        path: part.path.clone(),
-        setting: wanted.setting,
-        column: wanted.name.clone(),
-        found: format!("the file has {}", names.join(", ")),
-    })
+    let names = columns(part, metadata).into_iter().map(|column| column.name);
+    Err(no_column(&part.path, wanted, "the file", names))
 }
 
 /// The columns of a part, those of its directories included.
