@@ -205,7 +205,7 @@ fn summaries(owner: FieldOwner, entities: &RawEntities) -> Vec<ColumnSummary> {
         let empty = values.iter().filter(|v| v.is_empty()).count() as u64;
         ColumnSummary { owner, name: name.into(), role, values: seen.len() as u64, empty, examples }
     };
-    let mut all = vec![summary(&entities.name, Role::Id, &entities.keys)];
+    let mut all = vec![summary(entities.name, Role::Id, &entities.keys)];
     all.extend(entities.fields.iter().map(|c| summary(&c.name, Role::Field, &c.values)));
     all.extend(entities.texts.iter().map(|c| summary(&c.name, Role::Text, &c.values)));
     all

@@ -261,9 +261,10 @@ fn layout(raw: &RawTables, users: &[u32], items: &[u32]) -> Result<Vec<FieldInfo
     let mut fields = Vec::new();
     let sides = [(FieldOwner::User, &raw.users, users), (FieldOwner::Item, &raw.items, items)];
     for (owner, entities, cardinalities) in sides {
-        let names = std::iter::once(&entities.name).chain(entities.fields.iter().map(|f| &f.name));
+        let fields_of = entities.fields.iter().map(|f| f.name.as_str());
+        let names = std::iter::once(entities.name).chain(fields_of);
         for (name, cardinality) in names.zip(cardinalities.iter().copied()) {
-            fields.push(FieldInfo { name: name.clone(), offset, cardinality, owner });
+            fields.push(FieldInfo { name: name.to_owned(), offset, cardinality, owner });
             offset = offset.checked_add(cardinality).ok_or_else(too_many_features)?;
         }
     }

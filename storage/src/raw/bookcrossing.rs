@@ -43,12 +43,12 @@ pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
             added => added,
         }
     })?;
-    let dropped = vec![
-        ("books whose ISBN is not letters and digits".to_owned(), bad_isbns),
-        (format!("ratings by users that {users_file} lacks"), no_user),
-        (format!("ratings of books that {books_file} lacks, or whose ISBN is bad"), no_book),
+    let dropped = [
+        ("books whose ISBN is not letters and digits", bad_isbns),
+        (&format!("ratings by users that {users_file} lacks"), no_user),
+        (&format!("ratings of books that {books_file} lacks, or whose ISBN is bad"), no_book),
     ];
-    Ok(RawTables { untimed: true, ..ratings.finish(faults, dropped)? })
+    Ok(RawTables { untimed: true, ..ratings.finish(faults, &dropped)? })
 }
 
 fn read_users(dir: &Path, name: &str, how: Reading<'_>) -> Result<EntityBuilder> {
@@ -286,8 +286,7 @@ fn split<'a, const N: usize>(
     let both = [pieces(row, false), pieces(row, true)];
     let found = both.first().map_or(0, Vec::len);
     let Some(pieces) = both.into_iter().find(|pieces| pieces.len() == N) else {
-        let problem = RawProblem::ColumnCount { expected: N, found, layout };
-        return Err(place.error("line", problem));
+        return Err(place.column_count(N, found, layout));
     };
     for (value, piece) in values.iter_mut().zip(pieces) {
         let quoted = piece.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));

@@ -95,7 +95,7 @@ pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
         ("interactions without a rating (rating 0)", unrated),
         ("ratings of books that the table of books lacks", unknown),
     ];
-    ratings.finish(faults, dropped.map(|(what, count)| (what.to_owned(), count)).to_vec())
+    ratings.finish(faults, &dropped)
 }
 
 /// The only file whose name begins with `prefix` (and is not another table's), `.json` or `.json.gz`.

@@ -117,7 +117,7 @@ pub struct RawColumn {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RawEntities {
     /// Name of the id field: `user` or `item`.
-    pub name: String,
+    pub name: &'static str,
     /// Ids as in the files, each once.
     pub keys: Vec<String>,
     /// Categorical fields after the id, in the order of the layout.

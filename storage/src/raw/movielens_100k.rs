@@ -41,7 +41,7 @@ pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
         const LAYOUT: &str = "user, item, rating, timestamp; tabs";
         ratings.add(place.line, columns(place, text, "\t", LAYOUT)?)
     })?;
-    ratings.finish(faults, Vec::new())
+    ratings.finish(faults, &[])
 }
 
 fn read_items(dir: &Path, how: Reading<'_>) -> Result<EntityBuilder> {

@@ -3,13 +3,14 @@
 
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
+use std::thread::ScopedJoinHandle;
 
 use csv::{ByteRecord, Reader, ReaderBuilder};
 
 use super::chunks::{Chunk, Chunks};
 use super::faults::Faults;
-use super::source::{Place, locate, open, unparsed};
-use super::tables::{EntityBuilder, FILM_TEXTS, Part, PartReader, RatingBuilder, film, half_stars};
+use super::source::{Place, exactly, locate, open, unparsed};
+use super::tables::{EntityBuilder, FILM_TEXTS, Part, RatingBuilder, film, half_stars};
 use super::{RawTables, Reading};
 use crate::error::{RawProblem, Result, StorageError};
 use crate::spill::Spill;
@@ -37,7 +38,7 @@ pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
     let mut ratings = RatingBuilder::new(&path, users, items, half_stars(), how);
     let read = read_ratings(&path, &mut ratings, &mut faults, how.spill);
     faults.ended(read)?;
-    ratings.finish(faults, Vec::new())
+    ratings.finish(faults, &[])
 }
 
 /// Reads `ratings.csv` with all threads, for as long as a line is a row: the first chunk that
@@ -95,49 +96,35 @@ fn read_batch(path: &Path, ratings: &RatingBuilder, batch: &[Chunk]) -> Vec<Part
     std::thread::scope(|scope| {
         let threads: Vec<_> =
             batch.iter().map(|chunk| scope.spawn(|| read_chunk(path, ratings, chunk))).collect();
-        let join = |thread: std::thread::ScopedJoinHandle<'_, Part>| match thread.join() {
-            Ok(part) => part,
-            Err(panic) => std::panic::resume_unwind(panic),
+        let join = |thread: ScopedJoinHandle<'_, Part>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
         threads.into_iter().map(join).collect()
     })
 }
 
 fn read_chunk(path: &Path, ratings: &RatingBuilder, chunk: &Chunk) -> Part {
-    let mut part = PartReader::new(ratings);
+    let mut part = Part::new();
     for (line, text) in (chunk.line..).zip(chunk.bytes.split(|b| *b == b'\n')) {
         let text = text.strip_suffix(b"\r").unwrap_or(text);
         // As the CSV parser does, blank lines are passed over.
         if text.is_empty() {
             continue;
         }
-        part.add(line, split(Place { path, line }, text));
+        // Without quotes a comma ends a column.
+        let row = as_text(Place { path, line }, text.split(|b| *b == b','), RATINGS);
+        part.add(ratings, line, row);
     }
-    part.finish()
-}
-
-/// The columns of a line without quotes.
-fn split<'a>(place: Place<'_>, text: &'a [u8]) -> Result<[&'a str; 4]> {
-    let (mut columns, mut found) = ([&[][..]; 4], 0);
-    for bytes in text.split(|b| *b == b',') {
-        if let Some(column) = columns.get_mut(found) {
-            *column = bytes;
-        }
-        found += 1;
-    }
-    as_text(place, columns, found, RATINGS)
+    part
 }
 
 /// Columns as text, if there are `N` of them.
 fn as_text<'a, const N: usize>(
     place: Place<'_>,
-    columns: [&'a [u8]; N],
-    found: usize,
+    columns: impl Iterator<Item = &'a [u8]>,
     layout: &'static str,
 ) -> Result<[&'a str; N]> {
-    if found != N {
-        return Err(place.error("line", RawProblem::ColumnCount { expected: N, found, layout }));
-    }
+    let columns: [&[u8]; N] = exactly(place, columns, layout)?;
     let mut row = [""; N];
     for (column, bytes) in row.iter_mut().zip(columns) {
         *column = std::str::from_utf8(bytes)
@@ -195,10 +182,8 @@ impl<R: BufRead> Rows<R> {
             return Ok(None);
         }
         let line = self.line();
-        let mut columns = [&[][..]; N];
-        columns.iter_mut().zip(self.record.iter()).for_each(|(column, bytes)| *column = bytes);
         let place = Place { path: &self.path, line };
-        Ok(Some((line, as_text(place, columns, self.record.len(), self.layout)?)))
+        Ok(Some((line, as_text(place, self.record.iter(), self.layout)?)))
     }
 
     fn line(&self) -> u64 {

@@ -45,5 +45,5 @@ pub(super) fn read_ratings(
     let faults = lines.each(|place, text| {
         ratings.add(place.line, columns(place, text, "::", "user::item::rating::timestamp")?)
     })?;
-    ratings.finish(faults, Vec::new())
+    ratings.finish(faults, &[])
 }

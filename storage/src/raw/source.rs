@@ -217,7 +217,7 @@ impl Lines {
     }
 
     fn problem(&self, line: u64, problem: RawProblem) -> StorageError {
-        StorageError::Raw { path: self.path.clone(), line, field: "line", problem }
+        Place { path: &self.path, line }.error("line", problem)
     }
 }
 
@@ -228,19 +228,23 @@ pub(super) fn columns<'a, const N: usize>(
     separator: &str,
     layout: &'static str,
 ) -> Result<[&'a str; N]> {
-    let mut columns = [""; N];
-    let mut found = 0;
-    for part in text.split(separator) {
-        if let Some(column) = columns.get_mut(found) {
-            *column = part;
+    exactly(place, text.split(separator), layout)
+}
+
+/// The columns of a line, of which there must be `N`.
+pub(super) fn exactly<T: Copy + Default, const N: usize>(
+    place: Place<'_>,
+    columns: impl Iterator<Item = T>,
+    layout: &'static str,
+) -> Result<[T; N]> {
+    let (mut all, mut found) = ([T::default(); N], 0);
+    for column in columns {
+        if let Some(place) = all.get_mut(found) {
+            *place = column;
         }
         found += 1;
     }
-    if found != N {
-        let problem = RawProblem::ColumnCount { expected: N, found, layout };
-        return Err(place.error("line", problem));
-    }
-    Ok(columns)
+    if found == N { Ok(all) } else { Err(place.column_count(N, found, layout)) }
 }
 
 /// A line of a file, for errors.
@@ -253,5 +257,14 @@ pub(super) struct Place<'a> {
 impl Place<'_> {
     pub(super) fn error(self, field: &'static str, problem: RawProblem) -> StorageError {
         StorageError::Raw { path: self.path.to_path_buf(), line: self.line, field, problem }
+    }
+
+    pub(super) fn column_count(
+        self,
+        expected: usize,
+        found: usize,
+        layout: &'static str,
+    ) -> StorageError {
+        self.error("line", RawProblem::ColumnCount { expected, found, layout })
     }
 }

@@ -15,8 +15,6 @@ use crate::spill::Spill;
 #[derive(Default)]
 pub(super) struct EntityBuilder {
     entities: RawEntities,
-    /// `user` or `item`, as errors name the id.
-    field: &'static str,
     index: HashMap<String, u32>,
     /// The one that was named last.
     last: u32,
@@ -40,20 +38,16 @@ impl EntityBuilder {
             let column = |n: &&str| RawColumn { name: (*n).to_owned(), values: Vec::new() };
             names.iter().map(column).collect()
         };
-        let entities = RawEntities {
-            name: name.to_owned(),
-            keys: Vec::new(),
-            fields: columns(fields),
-            texts: columns(texts),
-        };
+        let entities =
+            RawEntities { name, keys: Vec::new(), fields: columns(fields), texts: columns(texts) };
         let table = Some(path.to_path_buf());
-        Self { entities, field: name, table, duplicates: how.duplicates, ..Self::default() }
+        Self { entities, table, duplicates: how.duplicates, ..Self::default() }
     }
 
     /// Entities without a table: whoever has a rating.
     pub(super) fn open_ended(name: &'static str) -> Self {
-        let entities = RawEntities { name: name.to_owned(), ..RawEntities::default() };
-        Self { entities, field: name, ..Self::default() }
+        let entities = RawEntities { name, ..RawEntities::default() };
+        Self { entities, ..Self::default() }
     }
 
     /// Adds a row of the table. `fields` and `texts` have the table's columns in order.
@@ -65,7 +59,7 @@ impl EntityBuilder {
         texts: impl IntoIterator<Item = String>,
     ) -> Result<()> {
         if key.is_empty() {
-            return Err(place.error(self.field, RawProblem::Empty));
+            return Err(place.error(self.entities.name, RawProblem::Empty));
         }
         if let Some(old) = self.index.get(key).map(|old| *old as usize) {
             let line = self.lines.get_mut(old);
@@ -73,7 +67,7 @@ impl EntityBuilder {
                 Duplicates::Refuse => {
                     let first = line.map_or(0, |line| *line);
                     let problem = RawProblem::DuplicateKey { key: key.to_owned(), first };
-                    return Err(place.error(self.field, problem));
+                    return Err(place.error(self.entities.name, problem));
                 }
                 Duplicates::First => {}
                 Duplicates::Last => {
@@ -128,10 +122,10 @@ impl EntityBuilder {
             return Ok(*index);
         }
         if key.is_empty() {
-            return Err(place.error(self.field, RawProblem::Empty));
+            return Err(place.error(self.entities.name, RawProblem::Empty));
         }
         let table = self.table.clone().unwrap_or_default();
-        Err(place.error(self.field, RawProblem::UnknownKey { key: key.to_owned(), table }))
+        Err(place.error(self.entities.name, RawProblem::UnknownKey { key: key.to_owned(), table }))
     }
 
     /// The index of a key that a rating names; without a table, a new one if need be.
@@ -251,8 +245,9 @@ impl RatingBuilder {
     pub(super) fn add_part(&mut self, part: Part, faults: &mut Faults) -> Result<()> {
         faults.append(part.faults);
         let place = Place { path: &self.path, line: 0 };
+        let users = part.users.entities.keys.iter();
         let users: Vec<u32> =
-            part.users.iter().map(|key| self.users.resolve(place, key)).collect::<Result<_>>()?;
+            users.map(|key| self.users.resolve(place, key)).collect::<Result<_>>()?;
         for (line, rating) in part.rows {
             let user = users.get(rating.user as usize).copied().unwrap_or(u32::MAX);
             self.push(line, Rating { user, ..rating })?;
@@ -265,11 +260,11 @@ impl RatingBuilder {
     pub(super) fn finish(
         mut self,
         mut faults: Faults,
-        dropped: Vec<(String, u64)>,
+        dropped: &[(&str, u64)],
     ) -> Result<RawTables> {
         if self.ratings.is_empty() {
             faults.check()?;
-            return Err(nothing_left(self.path, &dropped));
+            return Err(nothing_left(self.path, dropped));
         }
         let (users, items) = (self.users.entities.keys.len(), self.items.entities.keys.len());
         let twice = duplicates::find(&self.ratings, users, items, &self.spill)?;
@@ -286,8 +281,9 @@ impl RatingBuilder {
         }
         faults.check()?;
         let repeated = ("ratings of items that their user has rated twice".to_owned(), repeated);
-        let dropped = dropped.into_iter().chain([self.users.dropped(), self.items.dropped()]);
-        let dropped = dropped.chain([repeated]).filter(|(_, count)| *count > 0);
+        let dropped = dropped.iter().map(|(what, count)| ((*what).to_owned(), *count));
+        let dropped = dropped.chain([self.users.dropped(), self.items.dropped(), repeated]);
+        let dropped = dropped.filter(|(_, count)| *count > 0);
         Ok(RawTables {
             rating_levels: self.levels,
             users: self.users.entities,
@@ -324,7 +320,7 @@ impl RatingBuilder {
 }
 
 /// That a file has no rating, or none that was not left out.
-fn nothing_left(path: PathBuf, dropped: &[(String, u64)]) -> StorageError {
+fn nothing_left(path: PathBuf, dropped: &[(&str, u64)]) -> StorageError {
     let dropped: Vec<String> = dropped
         .iter()
         .filter(|(_, count)| *count > 0)
@@ -338,48 +334,40 @@ fn nothing_left(path: PathBuf, dropped: &[(String, u64)]) -> StorageError {
 }
 
 /// What was read of a part of a file, by a thread of its own.
-#[derive(Default)]
 pub(super) struct Part {
-    /// Keys of the users, as they first appear in the part.
-    users: Vec<String>,
-    /// Each rating with its line; the user is an index into `users`.
+    /// Its users, in the order in which they come.
+    users: EntityBuilder,
+    /// Lines and ratings, whose users are indices into the part's.
     rows: Vec<(u64, Rating)>,
-    /// Lines that can't be used.
     faults: Faults,
 }
 
-/// Reads a part of a file.
-pub(super) struct PartReader<'a> {
-    ratings: &'a RatingBuilder,
-    users: EntityBuilder,
-    part: Part,
-}
-
-impl<'a> PartReader<'a> {
-    /// A reader whose items, levels and path are those of `ratings`.
-    pub(super) fn new(ratings: &'a RatingBuilder) -> Self {
-        Self { ratings, users: EntityBuilder::open_ended("user"), part: Part::default() }
+impl Part {
+    /// Nothing yet.
+    pub(super) fn new() -> Self {
+        let users = EntityBuilder::open_ended("user");
+        Self { users, rows: Vec::new(), faults: Faults::default() }
     }
 
-    /// Adds a line, as [`RatingBuilder::add`] would, or takes note of what is wrong with it.
-    pub(super) fn add(&mut self, line: u64, row: Result<[&str; 4]>) {
-        match row.and_then(|row| self.rating(line, row)) {
-            Ok(rating) => self.part.rows.push((line, rating)),
-            Err(error) => self.part.faults.note(error, 1),
+    /// Adds a row, or what is wrong with it, of a file whose items are all known.
+    pub(super) fn add(&mut self, ratings: &RatingBuilder, line: u64, row: Result<[&str; 4]>) {
+        match row.and_then(|row| self.rating(ratings, line, row)) {
+            Ok(rating) => self.rows.push((line, rating)),
+            Err(error) => self.faults.note(error, 1),
         }
     }
 
-    fn rating(&mut self, line: u64, [user, item, rating, time]: [&str; 4]) -> Result<Rating> {
-        let place = Place { path: &self.ratings.path, line };
+    fn rating(
+        &mut self,
+        ratings: &RatingBuilder,
+        line: u64,
+        [user, item, rating, time]: [&str; 4],
+    ) -> Result<Rating> {
+        let place = Place { path: &ratings.path, line };
         let user = self.users.resolve(place, user)?;
-        let item = self.ratings.items.find(place, item)?;
-        let (level, timestamp) = self.ratings.values(place, rating, time)?;
+        let item = ratings.items.find(place, item)?;
+        let (level, timestamp) = ratings.values(place, rating, time)?;
         Ok(Rating { user, item, level, timestamp })
-    }
-
-    /// What was read.
-    pub(super) fn finish(self) -> Part {
-        Part { users: self.users.entities.keys, ..self.part }
     }
 }
 

@@ -458,9 +458,8 @@ fn collect(
         ("ratings of items that the table of items lacks", dropped.no_item),
         ("ratings without a value", dropped.no_value),
     ];
-    let dropped = dropped.map(|(what, count)| (what.to_owned(), count)).to_vec();
     let untimed = columns.timestamp.is_empty();
-    Ok(RawTables { untimed, ..ratings.finish(faults, dropped)? })
+    Ok(RawTables { untimed, ..ratings.finish(faults, &dropped)? })
 }
 
 /// Adds a row to the ratings, or to those that are left out.
