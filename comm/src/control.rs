@@ -43,12 +43,8 @@ pub struct Introduction {
     pub job: String,
 }
 
-/// The listener's answer.
-#[derive(Debug, Serialize, Deserialize)]
-enum Answer {
-    Welcome,
-    Refused(String),
-}
+/// The listener's answer: why it refuses the agent, if it does.
+type Answer = std::result::Result<(), String>;
 
 /// What comes over a connection.
 #[derive(Debug)]
@@ -247,13 +243,13 @@ impl Arrival {
     /// It went away meanwhile.
     pub fn welcome(self, on: impl FnMut(Incoming) + Send + 'static) -> Result<Control> {
         let peer = format!("node {} ({})", self.introduction.node, self.address.ip());
-        let (runtime, stream) = self.answer(&Answer::Welcome)?;
+        let (runtime, stream) = self.answer(&Ok(()))?;
         Control::start(stream, runtime, peer, on)
     }
 
     /// Sends it away, with the reason.
     pub fn refuse(self, reason: &str) {
-        let _ = self.answer(&Answer::Refused(reason.to_owned()));
+        let _ = self.answer(&Err(reason.to_owned()));
     }
 
     fn answer(self, answer: &Answer) -> Result<(tokio::runtime::Runtime, TcpStream)> {
@@ -307,13 +303,11 @@ async fn knock(
         let connected = TcpStream::connect(endpoint).await;
         let mut stream = connected.map_err(|error| unreachable(&error))?;
         dial(&mut stream, endpoint, Purpose::Agent, secret, introduction).await?;
-        match receive(&mut stream, endpoint).await? {
-            Answer::Welcome => Ok(stream),
-            Answer::Refused(reason) => Err(CommError::RefusedNode {
-                endpoint: endpoint.into(),
-                node: introduction.node,
-                reason,
-            }),
+        let answer: Answer = receive(&mut stream, endpoint).await?;
+        let who = format!("node {}", introduction.node);
+        match answer {
+            Ok(()) => Ok(stream),
+            Err(reason) => Err(CommError::Refused { endpoint: endpoint.into(), who, reason }),
         }
     };
     let talk = tokio::time::timeout_at(until, talk).await;

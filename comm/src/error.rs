@@ -90,23 +90,13 @@ pub enum CommError {
         /// What is wrong with it.
         what: String,
     },
-    /// The store refused this rank.
-    #[error("the job at {endpoint} refused rank {rank}: {reason}")]
+    /// The store refused this rank, or the first node's launcher this one's.
+    #[error("the job at {endpoint} refused {who}: {reason}")]
     Refused {
-        /// Address of the store.
+        /// Address of the store, or of the first node's launcher.
         endpoint: String,
-        /// This rank.
-        rank: usize,
-        /// Why.
-        reason: String,
-    },
-    /// The first node's launcher refused this one.
-    #[error("the job at {endpoint} refused node {node}: {reason}")]
-    RefusedNode {
-        /// Address of the first node's launcher.
-        endpoint: String,
-        /// This node.
-        node: usize,
+        /// This rank or node.
+        who: String,
         /// Why.
         reason: String,
     },

@@ -28,14 +28,8 @@ pub(crate) struct Request {
     address: SocketAddr,
 }
 
-/// What the store answers.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Answer {
-    /// Where every rank listens, in rank order.
-    Welcome(Vec<SocketAddr>),
-    /// Why this rank can't take part.
-    Refused(String),
-}
+/// What the store answers: where every rank listens, in rank order, or why this rank can't take part.
+pub(crate) type Answer = std::result::Result<Vec<SocketAddr>, String>;
 
 /// The meeting point of one job: lives until dropped.
 #[derive(Debug)]
@@ -86,13 +80,13 @@ struct Gathering<'a> {
 impl Gathering<'_> {
     async fn arrive(&mut self, request: Request, mut stream: TcpStream) {
         if let Some(reason) = self.refusal(&request) {
-            answer(&mut stream, &Answer::Refused(reason)).await;
+            answer(&mut stream, &Err(reason)).await;
             return;
         }
         self.ranks.insert(request.rank, (request.address, stream));
         if self.ranks.len() == self.config.world_size {
             let addresses = self.ranks.values().map(|(address, _)| *address).collect();
-            self.finish(Answer::Welcome(addresses), "all ranks have come already").await;
+            self.finish(Ok(addresses), "all ranks have come already").await;
         }
     }
 
@@ -120,7 +114,7 @@ impl Gathering<'_> {
         let missing: Vec<_> =
             (0..self.config.world_size).filter(|rank| !self.ranks.contains_key(rank)).collect();
         let error = CommError::Rendezvous { missing, timeout: self.config.deadline };
-        self.finish(Answer::Refused(error.to_string()), "it came after the deadline").await;
+        self.finish(Err(error.to_string()), "it came after the deadline").await;
     }
 
     async fn finish(&mut self, last: Answer, over: &str) {
@@ -167,15 +161,16 @@ async fn meet(config: &JoinConfig) -> Result<Vec<Option<TcpStream>>> {
     let no_answer =
         |_| CommError::unreachable(&config.endpoint, format!("no answer within {within:?}"));
     match asked.map_err(no_answer)?? {
-        Answer::Welcome(addresses) if addresses.len() == config.world_size => {
+        Ok(addresses) if addresses.len() == config.world_size => {
             mesh::form(config, &addresses, listener).await
         }
-        Answer::Welcome(addresses) => {
+        Ok(addresses) => {
             let what = format!("{} addresses for {} ranks", addresses.len(), config.world_size);
             Err(CommError::malformed(&config.endpoint, what))
         }
-        Answer::Refused(reason) => {
-            Err(CommError::Refused { endpoint: config.endpoint.clone(), rank: config.rank, reason })
+        Err(reason) => {
+            let (endpoint, who) = (config.endpoint.clone(), format!("rank {}", config.rank));
+            Err(CommError::Refused { endpoint, who, reason })
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::communicator::{Communicator, Wire, one_piece_per_rank, refuse_nan};
 use crate::error::{CommError, Result};
 use crate::record::{Record, Recorder};
 use crate::tree::Take;
-use parts::{Boundary, Outcome, exchange};
+use parts::{Boundary, exchange};
 use sum::{Scratch, Sum};
 use wire::Element;
 
@@ -161,7 +161,7 @@ impl TcpCommunicator {
         let parts =
             exchange(self.rank, header, &frame, &mut self.peers, messages, from, self.timeout);
         let (outcome, boundaries) = self.runtime.block_on(parts);
-        self.finish(header, outcome, boundaries)
+        self.finish(outcome, boundaries)
     }
 
     /// Gives every other rank `message`, and returns theirs in rank order, this rank's own left out.
@@ -191,33 +191,19 @@ impl TcpCommunicator {
                 done
             }
         };
-        let (own, first_nan) = self.finish(&header, outcome, boundaries)?;
+        let (own, first_nan) = self.finish(outcome, boundaries)?;
         refuse_nan(name, header.sequence, first_nan)?;
         Ok(own)
     }
 
     /// The result of a collective. After a failure the others learn whose fault it is, so that they need
     /// not find out from this rank's end.
-    fn finish<T>(
-        &mut self,
-        header: &Header,
-        outcome: Outcome<T>,
-        boundaries: Vec<Boundary>,
-    ) -> Result<T> {
-        self.recorder.leave(matches!(outcome, Outcome::Done(_)));
-        let error = match outcome {
-            Outcome::Done(value) => return Ok(value),
-            Outcome::Failed(error) => error,
-            Outcome::Late { missing } => CommError::Timeout {
-                collective: header.name.clone(),
-                sequence: header.sequence,
-                missing,
-                timeout: self.timeout,
-            },
-        };
+    fn finish<T>(&mut self, outcome: Result<T>, boundaries: Vec<Boundary>) -> Result<T> {
+        self.recorder.leave(outcome.is_ok());
+        let Err(error) = &outcome else { return outcome };
         self.failed = Some(error.clone());
-        self.tell(&error, &boundaries);
-        Err(error)
+        self.tell(error, &boundaries);
+        outcome
     }
 
     /// Tells the other ranks, as far as they listen, on whom this one has given up.

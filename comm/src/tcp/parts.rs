@@ -17,26 +17,6 @@ use crate::error::{CommError, Result};
 /// How long after the deadline a rank listens to what others say, if it can't tell itself whose fault it is.
 const HEARSAY: Duration = Duration::from_millis(500);
 
-/// How a collective ended.
-pub enum Outcome<T> {
-    Done(T),
-    Failed(CommError),
-    /// The deadline passed while these ranks' parts were missing.
-    Late {
-        missing: Vec<usize>,
-    },
-}
-
-impl<T> Outcome<T> {
-    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Outcome<U> {
-        match self {
-            Self::Done(value) => Outcome::Done(change(value)),
-            Self::Failed(error) => Outcome::Failed(error),
-            Self::Late { missing } => Outcome::Late { missing },
-        }
-    }
-}
-
 /// Where what was given to a peer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Boundary {
@@ -137,7 +117,12 @@ impl Waiting {
     }
 
     /// Drives all parts until they are done, the first fails, or the time is over.
-    pub async fn drive(&self, mut parts: Vec<Part<'_>>, limit: Duration) -> Outcome<()> {
+    pub async fn drive(
+        &self,
+        header: &Header,
+        mut parts: Vec<Part<'_>>,
+        limit: Duration,
+    ) -> Result<()> {
         let mut all = poll_fn(|context| {
             let mut failed = None;
             parts.retain_mut(|part| match part.as_mut().poll(context) {
@@ -159,9 +144,13 @@ impl Waiting {
             result = timeout(HEARSAY, &mut all).await;
         }
         match result {
-            Ok(Ok(())) => Outcome::Done(()),
-            Ok(Err(error)) => Outcome::Failed(self.refined(error)),
-            Err(_) => Outcome::Late { missing: self.missing() },
+            Ok(done) => done.map_err(|error| self.refined(error)),
+            Err(_) => Err(CommError::Timeout {
+                collective: header.name.clone(),
+                sequence: header.sequence,
+                missing: self.missing(),
+                timeout: limit,
+            }),
         }
     }
 
@@ -193,7 +182,7 @@ pub async fn exchange(
     messages: &[Option<&[u8]>],
     from: &[usize],
     limit: Duration,
-) -> (Outcome<Vec<Vec<u8>>>, Vec<Boundary>) {
+) -> (Result<Vec<Vec<u8>>>, Vec<Boundary>) {
     let waiting = Waiting::new(rank, peers.len());
     let received = RefCell::new(vec![Vec::new(); peers.len()]);
     let mut parts: Vec<Part<'_>> = Vec::new();
@@ -215,7 +204,7 @@ pub async fn exchange(
             parts.push(Box::pin(waiting.for_message(peer, receiving)));
         }
     }
-    let outcome = waiting.drive(parts, limit).await.map(|()| {
+    let outcome = waiting.drive(header, parts, limit).await.map(|()| {
         let mut received = received.take();
         from.iter().map(|&peer| std::mem::take(&mut received[peer])).collect()
     });

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::Notify;
 
-use super::parts::{Boundary, Outcome, Part, Wait, Waiting, halves};
+use super::parts::{Boundary, Part, Wait, Waiting, halves};
 use super::wire::Element;
 use super::{Header, Kind, read_start};
 use crate::communicator::first_nan;
@@ -106,7 +106,7 @@ impl<'a, T: Element> Sum<'a, T> {
         frame: &[u8],
         peers: &mut [Option<TcpStream>],
         timeout: Duration,
-    ) -> (Outcome<(Range<usize>, Option<usize>)>, Vec<Boundary>) {
+    ) -> (Result<(Range<usize>, Option<usize>)>, Vec<Boundary>) {
         // Where there is no peer, nothing is ever received.
         self.advance();
         let waiting = Waiting::new(self.rank, self.world_size);
@@ -123,7 +123,7 @@ impl<'a, T: Element> Sum<'a, T> {
             let send = self.send(peer, writer, frame, between);
             parts.push(Box::pin(waiting.for_taking(peer, send)));
         }
-        let outcome = waiting.drive(parts, timeout).await;
+        let outcome = waiting.drive(self.header, parts, timeout).await;
         let nan = Some(self.first_nan.get()).filter(|nan| *nan != NO_NAN);
         let outcome = outcome.map(|()| (self.own.clone(), nan.map(|nan| nan as usize)));
         (outcome, waiting.boundaries())
