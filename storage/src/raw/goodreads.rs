@@ -171,8 +171,8 @@ impl Side {
         let fields: Vec<&str> =
             before.into_iter().chain(author).chain(after).chain(media_type).collect();
         let texts = book_texts(author.is_some());
-        let mut books = EntityBuilder::table("item", [&fields, &texts], &path, how);
-        let mut faults = Lines::open_path(path, TextEncoding::Utf8)?.each(|place, text| {
+        let lines = Lines::open_path(path, TextEncoding::Utf8)?;
+        EntityBuilder::read("item", [&fields, &texts], lines, how, |books, place, text| {
             let book: Book<'_> = parse(place, text)?;
             let find = |table: &Option<HashMap<String, String>>, key: &Text<'_>| {
                 table.as_ref().map(|t| t.get(key.as_str()).cloned().unwrap_or_default())
@@ -190,9 +190,7 @@ impl Side {
             let texts = [book.title.as_str(), &genres, book.publisher.as_str()].into_iter();
             let texts = texts.chain([book.publication_year.as_str()]).chain(author.as_deref());
             books.add(place, book.book_id.as_str(), row, texts.map(str::to_owned))
-        })?;
-        faults.check()?;
-        Ok(books)
+        })
     }
 }
 

@@ -36,28 +36,21 @@ pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
     let items = read_items(dir, how)?;
     let users = read_users(dir, how)?;
     let lines = Lines::open(dir, "u.data", TextEncoding::Utf8)?;
-    let mut ratings = RatingBuilder::new(lines.path(), users, items, whole_stars(1, 5), how);
-    let faults = lines.each(|place, text| {
-        const LAYOUT: &str = "user, item, rating, timestamp; tabs";
-        ratings.add(place.line, columns(place, text, "\t", LAYOUT)?)
-    })?;
-    ratings.finish(faults, &[])
+    let layout = ["\t", "user, item, rating, timestamp; tabs"];
+    RatingBuilder::read(lines, [users, items], whole_stars(1, 5), how, layout)
 }
 
 fn read_items(dir: &Path, how: Reading<'_>) -> Result<EntityBuilder> {
     const LAYOUT: &str = "item|title|release|video release|URL|19 genre flags";
     let lines = Lines::open(dir, "u.item", TextEncoding::Latin1)?;
     let columns_of = [&["title", "genre"][..], &FILM_TEXTS];
-    let mut items = EntityBuilder::table("item", columns_of, lines.path(), how);
-    let mut faults = lines.each(|place, text| {
+    EntityBuilder::read("item", columns_of, lines, how, |items, place, text| {
         let row: [&str; 24] = columns(place, text, "|", LAYOUT)?;
         let [key, title, _, _, _, flags @ ..] = row;
         let genres = genres(place, &flags)?;
         let (genre, texts) = film(title, &genres);
         items.add(place, key, [title, genre], texts)
-    })?;
-    faults.check()?;
-    Ok(items)
+    })
 }
 
 /// The names of the set flags, joined by `|`.
@@ -76,15 +69,12 @@ fn genres(place: Place<'_>, flags: &[&str]) -> Result<String> {
 fn read_users(dir: &Path, how: Reading<'_>) -> Result<EntityBuilder> {
     const LAYOUT: &str = "user|age|gender|occupation|zip";
     let lines = Lines::open(dir, "u.user", TextEncoding::Latin1)?;
-    let mut users = EntityBuilder::table("user", USER_COLUMNS, lines.path(), how);
-    let mut faults = lines.each(|place, text| {
+    EntityBuilder::read("user", USER_COLUMNS, lines, how, |users, place, text| {
         let [key, age, gender, occupation, zip] = columns(place, text, "|", LAYOUT)?;
         if age.parse::<u8>().is_err() {
             return Err(place.error("age", RawProblem::NotANumber(age.to_owned())));
         }
         let texts = [gender_word(place, gender)?, age, occupation];
         users.add(place, key, [gender, age, occupation, zip], texts.map(str::to_owned))
-    })?;
-    faults.check()?;
-    Ok(users)
+    })
 }

@@ -60,8 +60,7 @@ pub(super) fn read(dir: &Path, how: Reading<'_>) -> Result<RawTables> {
 fn read_users(dir: &Path, how: Reading<'_>) -> Result<EntityBuilder> {
     const LAYOUT: &str = "user::gender::age::occupation::zip";
     let lines = Lines::open(dir, "users.dat", TextEncoding::Latin1)?;
-    let mut users = EntityBuilder::table("user", USER_COLUMNS, lines.path(), how);
-    let mut faults = lines.each(|place, text| {
+    EntityBuilder::read("user", USER_COLUMNS, lines, how, |users, place, text| {
         let [key, gender, age, occupation, zip] = columns(place, text, "::", LAYOUT)?;
         let texts = [
             gender_word(place, gender)?,
@@ -69,9 +68,7 @@ fn read_users(dir: &Path, how: Reading<'_>) -> Result<EntityBuilder> {
             occupation_word(place, occupation)?,
         ];
         users.add(place, key, [gender, age, occupation, zip], texts.map(str::to_owned))
-    })?;
-    faults.check()?;
-    Ok(users)
+    })
 }
 
 /// The word for `M` or `F`, which MovieLens-100K has as well.

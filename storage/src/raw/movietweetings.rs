@@ -22,14 +22,11 @@ pub(super) fn read_movies(
 ) -> Result<EntityBuilder> {
     let lines = Lines::open(dir, "movies.dat", encoding)?;
     let columns_of = [&["title", "genre"][..], &FILM_TEXTS];
-    let mut items = EntityBuilder::table("item", columns_of, lines.path(), how);
-    let mut faults = lines.each(|place, text| {
+    EntityBuilder::read("item", columns_of, lines, how, |items, place, text| {
         let [key, title, genres] = columns(place, text, "::", "item::title::genres")?;
         let (genre, texts) = film(title, genres);
         items.add(place, key, [title, genre], texts)
-    })?;
-    faults.check()?;
-    Ok(items)
+    })
 }
 
 /// `ratings.dat`, which MovieLens-1M and 10M have as well.
@@ -41,9 +38,6 @@ pub(super) fn read_ratings(
     how: Reading<'_>,
 ) -> Result<RawTables> {
     let lines = Lines::open(dir, "ratings.dat", TextEncoding::Utf8)?;
-    let mut ratings = RatingBuilder::new(lines.path(), users, items, levels, how);
-    let faults = lines.each(|place, text| {
-        ratings.add(place.line, columns(place, text, "::", "user::item::rating::timestamp")?)
-    })?;
-    ratings.finish(faults, &[])
+    let layout = ["::", "user::item::rating::timestamp"];
+    RatingBuilder::read(lines, [users, items], levels, how, layout)
 }

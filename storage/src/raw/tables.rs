@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::duplicates::{self, Duplicates, Repeated};
 use super::faults::Faults;
-use super::source::Place;
+use super::source::{Lines, Place, columns};
 use super::time::{Notation, Source};
 use super::{Dropped, Rating, RawColumn, RawEntities, RawRatings, RawTables, Reading};
 use crate::error::{RawProblem, Result, StorageError};
@@ -42,6 +42,19 @@ impl EntityBuilder {
             RawEntities { name, keys: Vec::new(), fields: columns(fields), texts: columns(texts) };
         let table = Some(path.to_path_buf());
         Self { entities, table, duplicates: how.duplicates, ..Self::default() }
+    }
+
+    /// Entities of a table of lines, each of which `row` adds.
+    pub(super) fn read(
+        name: &'static str,
+        columns: [&[&str]; 2],
+        lines: Lines,
+        how: Reading<'_>,
+        mut row: impl FnMut(&mut Self, Place<'_>, &str) -> Result<()>,
+    ) -> Result<Self> {
+        let mut entities = Self::table(name, columns, lines.path(), how);
+        lines.each(|place, text| row(&mut entities, place, text))?.check()?;
+        Ok(entities)
     }
 
     /// Entities without a table: whoever has a rating.
@@ -178,6 +191,21 @@ impl RatingBuilder {
             duplicates: how.duplicates,
             spill: how.spill.clone(),
         }
+    }
+
+    /// All ratings of lines of four columns.
+    pub(super) fn read(
+        lines: Lines,
+        [users, items]: [EntityBuilder; 2],
+        levels: Vec<f32>,
+        how: Reading<'_>,
+        [separator, layout]: [&'static str; 2],
+    ) -> Result<RawTables> {
+        let mut ratings = Self::new(lines.path(), users, items, levels, how);
+        let faults = lines.each(|place, text| {
+            ratings.add(place.line, columns(place, text, separator, layout)?)
+        })?;
+        ratings.finish(faults, &[])
     }
 
     /// Adds one rating: user, item, rating and time, in seconds, as in the file.
