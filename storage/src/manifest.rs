@@ -59,6 +59,15 @@ pub struct StageManifest {
 }
 
 impl StageManifest {
+    /// What the directory was going to be.
+    pub(crate) fn plan(&self) -> Plan {
+        Plan {
+            stage: self.stage.clone(),
+            format: self.format,
+            fingerprint: self.fingerprint.clone(),
+        }
+    }
+
     /// The text of a manifest, with the hash of itself.
     fn sealed(mut self) -> serde_json::Result<(Self, Vec<u8>)> {
         self.xxh3.clear();
@@ -87,7 +96,7 @@ impl StageManifest {
 }
 
 /// What a directory is going to be.
-#[derive(Serialize, Deserialize, PartialEq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) stage: String,
     pub(crate) format: u32,
@@ -98,14 +107,14 @@ pub(crate) struct Plan {
 #[derive(Clone, Debug)]
 pub struct StageDir {
     path: PathBuf,
-    stage: String,
-    fingerprint: String,
+    plan: Plan,
 }
 
 impl StageDir {
     /// Names a directory; nothing is read or written.
     pub fn new(path: impl Into<PathBuf>, stage: &str, fingerprint: &str) -> Self {
-        Self { path: path.into(), stage: stage.to_owned(), fingerprint: fingerprint.to_owned() }
+        let (stage, fingerprint) = (stage.to_owned(), fingerprint.to_owned());
+        Self { path: path.into(), plan: Plan { stage, format: MANIFEST_FORMAT, fingerprint } }
     }
 
     /// The directory.
@@ -142,10 +151,7 @@ impl StageDir {
     /// The manifest is corrupt, or the directory cannot be read.
     pub fn is_complete(&self) -> Result<bool> {
         let Some(manifest) = self.manifest()? else { return Ok(false) };
-        if manifest.stage != self.stage
-            || manifest.format != MANIFEST_FORMAT
-            || manifest.fingerprint != self.fingerprint
-        {
+        if manifest.plan() != self.plan {
             return Ok(false);
         }
         for (name, entry) in &manifest.files {
@@ -173,7 +179,6 @@ impl StageDir {
     /// no run wrote them, and they are not removed.
     pub fn prepare(&self) -> Result<()> {
         create_dir_all(&self.path)?;
-        let plan = self.plan();
         let plan_path = self.path.join(PLAN);
         let old = match fs::read(&plan_path) {
             Ok(text) => Some(serde_json::from_slice::<Plan>(&text).ok()),
@@ -181,7 +186,7 @@ impl StageDir {
             Err(e) => return Err(StorageError::io("read", &plan_path, e)),
         };
         match old {
-            Some(Some(old)) if old == plan => {
+            Some(Some(old)) if old == self.plan => {
                 remove_file(&self.path.join(MANIFEST))?;
                 return remove_stale(&self.path);
             }
@@ -195,10 +200,8 @@ impl StageDir {
                 if entry.is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.map_err(|e| StorageError::io("remove", &path, e))?;
         }
-        write_bytes_atomic(
-            &plan_path,
-            &to_json(&plan).map_err(|e| StorageError::bad_input(&plan_path, e))?,
-        )
+        let plan = to_json(&self.plan).map_err(|e| StorageError::bad_input(&plan_path, e))?;
+        write_bytes_atomic(&plan_path, &plan)
     }
 
     /// Makes the directory ready for one of several processes that write to it at the same time, each its own
@@ -211,21 +214,13 @@ impl StageDir {
         let _one_at_a_time = RunLock::acquire(lock, wait)?;
         let plan = fs::read(self.path.join(PLAN)).ok();
         let plan = plan.and_then(|text| serde_json::from_slice(&text).ok());
-        if plan == Some(self.plan()) && !self.path.join(MANIFEST).exists() {
+        if plan.as_ref() == Some(&self.plan) && !self.path.join(MANIFEST).exists() {
             return Ok(());
         }
         self.prepare()
     }
 
     /// What the directory is to hold.
-    fn plan(&self) -> Plan {
-        Plan {
-            stage: self.stage.clone(),
-            format: MANIFEST_FORMAT,
-            fingerprint: self.fingerprint.clone(),
-        }
-    }
-
     /// Checks that [`StageDir::prepare`] may have the directory: it is not there, is empty, or a run's.
     ///
     /// # Errors
@@ -269,9 +264,9 @@ impl StageDir {
             files.insert(name, entry);
         }
         let manifest = StageManifest {
-            stage: self.stage.clone(),
-            format: MANIFEST_FORMAT,
-            fingerprint: self.fingerprint.clone(),
+            stage: self.plan.stage.clone(),
+            format: self.plan.format,
+            fingerprint: self.plan.fingerprint.clone(),
             inputs,
             counts,
             files,
@@ -316,12 +311,16 @@ impl StageDir {
     fn finished(&self) -> Result<StageManifest> {
         self.manifest()?.ok_or_else(|| StorageError::Incomplete {
             path: self.path.clone(),
-            stage: self.stage.clone(),
+            stage: self.plan.stage.clone(),
         })
     }
 
     fn bad_file(&self, path: &Path, problem: String) -> StorageError {
-        StorageError::StageFile { path: path.to_path_buf(), stage: self.stage.clone(), problem }
+        StorageError::StageFile {
+            path: path.to_path_buf(),
+            stage: self.plan.stage.clone(),
+            problem,
+        }
     }
 }
 

@@ -29,8 +29,8 @@ pub(super) fn build(shard: Shard) -> Result<Dataset> {
         schema.item_texts.len(),
     )?;
     let timestamp = TimeColumn::open(&shard, schema.first_time)?;
-    check_interactions(&shard, &schema, timestamp.all(&shard))?.map_err(bad)?;
-    check_samples(&shard, &schema, timestamp.all(&shard))?.map_err(bad)?;
+    check_interactions(&shard, &schema, timestamp.all(&shard))?;
+    check_samples(&shard, &schema, timestamp.all(&shard))?;
     let dataset = Dataset {
         user_field: 0,
         item_field: schema.fields.iter().take_while(|f| f.owner == FieldOwner::User).count(),
@@ -92,46 +92,43 @@ fn check_fields(schema: &Schema) -> Result<usize, &'static str> {
     Ok(total as usize)
 }
 
-/// Outer error: a column is missing. Inner error: what is wrong with the columns.
-type Checked = Result<Result<(), &'static str>>;
-
-fn check_interactions(shard: &Shard, schema: &Schema, timestamp: Timestamps<'_>) -> Checked {
+fn check_interactions(shard: &Shard, schema: &Schema, timestamp: Timestamps<'_>) -> Result<()> {
+    let bad = |problem| Err(StorageError::corrupt(shard.path(), problem));
     let (item, rating) = (shard.u32("item")?, shard.u8("rating")?);
     let offsets = shard.u64("user_offsets")?;
     let n = item.len();
     if n as u64 != schema.interactions || rating.len() != n || timestamp.len() != n {
-        return Ok(Err("the columns of the ratings differ in length"));
+        return bad("the columns of the ratings differ in length");
     }
-    if let Err(problem) = check_offsets(offsets, schema.users as usize, n) {
-        return Ok(Err(problem));
-    }
+    check_offsets(offsets, schema.users as usize, n).or_else(bad)?;
     if item.iter().any(|i| *i >= schema.items) {
-        return Ok(Err("a rating of an item that does not exist"));
+        return bad("a rating of an item that does not exist");
     }
     if rating.iter().any(|r| usize::from(*r) >= schema.rating_levels.len()) {
-        return Ok(Err("a rating level that does not exist"));
+        return bad("a rating level that does not exist");
     }
     let in_order = offsets.windows(2).all(|pair| match pair {
         [a, b] => timestamp.range(*a as usize..*b as usize).is_sorted(),
         _ => true,
     });
-    Ok(if in_order { Ok(()) } else { Err("a user's ratings are not in time order") })
+    if in_order { Ok(()) } else { bad("a user's ratings are not in time order") }
 }
 
-fn check_samples(shard: &Shard, schema: &Schema, timestamp: Timestamps<'_>) -> Checked {
+fn check_samples(shard: &Shard, schema: &Schema, timestamp: Timestamps<'_>) -> Result<()> {
+    let bad = |problem| Err(StorageError::corrupt(shard.path(), problem));
     let samples = shard.u32("sample")?;
     if samples.len() as u64 != schema.samples {
-        return Ok(Err("the column of the samples has another length"));
+        return bad("the column of the samples has another length");
     }
     let mut last = i64::MIN;
     for row in samples {
         let Some(time) = timestamp.get(*row as usize) else {
-            return Ok(Err("a sample of a rating that does not exist"));
+            return bad("a sample of a rating that does not exist");
         };
         if time < last {
-            return Ok(Err("the samples are not in time order"));
+            return bad("the samples are not in time order");
         }
         last = time;
     }
-    Ok(Ok(()))
+    Ok(())
 }

@@ -165,13 +165,8 @@ impl Work {
         }
         let plan = dir.join(PLAN);
         let planned = fs::read(&plan).ok().map(|text| serde_json::from_slice::<Plan>(&text));
-        let expected = Plan {
-            stage: manifest.stage.clone(),
-            format: manifest.format,
-            fingerprint: manifest.fingerprint.clone(),
-        };
         match planned {
-            Some(Ok(found)) if found != expected => {
+            Some(Ok(found)) if found != manifest.plan() => {
                 self.damaged(plan, "is not the plan of the manifest.json beside it", stage);
             }
             Some(Err(error)) => self.damaged(plan, format!("is no plan: {error}"), stage),
