@@ -4,15 +4,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::error::CommError;
+
 /// Largest control message: everything but the payload of a collective.
 pub(crate) const CONTROL_LIMIT: usize = 64 * 1024;
 /// Largest payload one rank sends another in one collective.
 pub(crate) const PAYLOAD_LIMIT: u64 = 8 << 30;
 
 /// Encodes a control message.
-pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CommError> {
     bincode::serde::encode_to_vec(value, bincode::config::standard())
-        .map_err(|error| error.to_string())
+        .map_err(|error| CommError::system("encode a message", error))
 }
 
 /// Decodes a control message; every byte must belong to it.

@@ -98,8 +98,7 @@ pub(crate) async fn send<T: Serialize>(
     peer: &str,
     value: &T,
 ) -> Result<()> {
-    let bytes = encode(value).map_err(|what| CommError::system("encode a message", what))?;
-    write_frame(stream, &bytes).await.map_err(|error| CommError::unreachable(peer, error))
+    write_frame(stream, &encode(value)?).await.map_err(|error| CommError::unreachable(peer, error))
 }
 
 /// Receives one control frame.
@@ -138,7 +137,7 @@ pub(crate) async fn dial<T: Serialize>(
             nonce
         }
     };
-    let message = encode(message).map_err(|what| CommError::system("encode a message", what))?;
+    let message = encode(message)?;
     let proof = secret.prove(&[dialler, &theirs, &ours, &message]);
     send(stream, peer, &Signed { message, proof }).await
 }

@@ -64,7 +64,7 @@ impl std::fmt::Display for Header {
 impl Start {
     /// As a frame: its length, then itself.
     fn to_frame(&self) -> Result<Vec<u8>> {
-        let bytes = encode(self).map_err(|what| CommError::system("encode a message", what))?;
+        let bytes = encode(self)?;
         Ok([&(bytes.len() as u64).to_le_bytes()[..], &bytes].concat())
     }
 }
