@@ -311,7 +311,7 @@ pub(super) fn read(
     let table = open(format, &path, columns, ratings_columns(columns))?;
     let (items, users) = (entities.pop(), entities.pop());
     let (users, items) = (users.unwrap_or_default(), items.unwrap_or_default());
-    collect(table, columns, RatingBuilder::new(&path, users, items, levels.0, how), faults)
+    collect(table, columns, RatingBuilder::new(&path, users, items, levels, how), faults)
 }
 
 fn sides(columns: &ColumnMapping) -> [Side<'_>; 2] {
@@ -347,22 +347,16 @@ fn ratings_columns(columns: &ColumnMapping) -> Vec<Wanted> {
     all
 }
 
-/// The distinct ratings, ascending.
-#[derive(Default)]
-struct Levels(Vec<f32>);
-
-impl Levels {
-    /// Takes note of a rating.
-    fn note(&mut self, stars: f32, found: &str) -> Result<(), RawProblem> {
-        if let Err(at) = self.0.binary_search_by(|level| level.total_cmp(&stars)) {
-            let count = self.0.len() + 1;
-            if count > MAX_LEVELS {
-                return Err(RawProblem::TooManyLevels { found: found.to_owned(), count });
-            }
-            self.0.insert(at, stars);
+/// Adds a rating to the distinct ones, which ascend.
+fn note_level(levels: &mut Vec<f32>, stars: f32, found: &str) -> Result<(), RawProblem> {
+    if let Err(at) = levels.binary_search_by(|level| level.total_cmp(&stars)) {
+        let count = levels.len() + 1;
+        if count > MAX_LEVELS {
+            return Err(RawProblem::TooManyLevels { found: found.to_owned(), count });
         }
-        Ok(())
+        levels.insert(at, stars);
     }
+    Ok(())
 }
 
 /// A rating as a number; `true` is 1 and `false` is 0.
@@ -399,8 +393,8 @@ fn survey(
     mut table: Box<dyn Table>,
     faults: &mut Faults,
     mut visit: impl FnMut(&dyn Table) -> Result<()>,
-) -> Result<Levels> {
-    let mut levels = Levels::default();
+) -> Result<Vec<f32>> {
+    let mut levels = Vec::new();
     faults.rows(|| {
         match table.advance() {
             Ok(true) => {}
@@ -412,7 +406,7 @@ fn survey(
         }
         let found = table.value(2);
         let Ok(stars) = stars(found) else { return Ok(true) };
-        levels.note(stars, found).map_err(|problem| table.problem(2, problem))?;
+        note_level(&mut levels, stars, found).map_err(|problem| table.problem(2, problem))?;
         visit(&*table).map(|()| true)
     })?;
     Ok(levels)
