@@ -239,18 +239,15 @@ fn activity(per_user: Vec<u64>) -> Activity {
 }
 
 fn protocol(raw: &RawTables, config: &ProtocolConfig) -> Result<ProtocolSummary> {
-    match prepare(raw, config) {
-        Ok(prepared) => Ok(summary(&prepared, raw.untimed)),
-        Err(error) => match &error {
-            StorageError::NoSamples { core_ratings, core_users, core_items, .. } => {
-                let core =
-                    Counts { ratings: *core_ratings, users: *core_users, items: *core_items };
-                let problem = Some(error.to_string());
-                Ok(ProtocolSummary { core, problem, ..ProtocolSummary::default() })
-            }
-            _ => Err(error),
-        },
-    }
+    let error = match prepare(raw, config) {
+        Ok(prepared) => return Ok(summary(&prepared, raw.untimed)),
+        Err(error) => error,
+    };
+    let StorageError::NoSamples { core_ratings, core_users, core_items, .. } = error else {
+        return Err(error);
+    };
+    let core = Counts { ratings: core_ratings, users: core_users, items: core_items };
+    Ok(ProtocolSummary { core, problem: Some(error.to_string()), ..ProtocolSummary::default() })
 }
 
 fn summary(prepared: &Prepared, untimed: bool) -> ProtocolSummary {

@@ -37,16 +37,9 @@ pub(super) fn check(
         None
     };
     if columns.is_none() && task.xxh3.is_none() {
-        match other(&task.path) {
-            Some(result) => result?,
-            None => {
-                return Err(
-                    "is no file that can be checked: no manifest.json lists it, and it is \
-                            neither a shard nor a checkpoint"
-                        .into(),
-                );
-            }
-        }
+        let unknown = "is no file that can be checked: no manifest.json lists it, and it is neither a \
+                       shard nor a checkpoint";
+        other(&task.path).unwrap_or_else(|| Err(unknown.into()))?;
     }
     let xxh3 = hash(&mut file, columns, task.bytes, advance)?;
     match &task.xxh3 {

@@ -121,6 +121,7 @@ struct Open {
 }
 
 /// A table, row by row.
+#[derive(Default)]
 pub(super) struct ParquetTable {
     root: PathBuf,
     parts: Vec<Part>,
@@ -143,18 +144,8 @@ impl ParquetTable {
     pub(super) fn open(path: &Path, wanted: Vec<Wanted>) -> Result<Self> {
         let parts = parts(path)?;
         let batch = vec![Vec::new(); wanted.len()];
-        let mut table = Self {
-            root: path.to_path_buf(),
-            parts,
-            next: 0,
-            open: None,
-            wanted,
-            batch,
-            batch_len: 0,
-            at: 0,
-            row: 0,
-            all: 0,
-        };
+        let root = path.to_path_buf();
+        let mut table = Self { root, parts, wanted, batch, ..Self::default() };
         // The columns of the first part are looked up now, so that a wrong name shows at once.
         table.open_next()?;
         Ok(table)
@@ -178,10 +169,8 @@ impl ParquetTable {
             let Some(open) = &mut self.open else { return Ok(false) };
             let damaged = |e: &dyn std::fmt::Display| damaged(&path, e);
             if open.left == 0 {
-                if guarded(|| open.begin_group()).map_err(|e| damaged(&e))? {
-                    continue;
-                }
-                if !self.open_next()? {
+                let begun = guarded(|| open.begin_group()).map_err(|e| damaged(&e))?;
+                if !begun && !self.open_next()? {
                     return Ok(false);
                 }
                 continue;

@@ -71,13 +71,12 @@ fn csv_sample(path: &Path, columns: &ColumnMapping) -> Result<TableSample> {
                 }
             }
             Ok(false) => break,
-            // The next row may be one.
-            Err(error @ (StorageError::Raw { .. } | StorageError::Cell { .. })) => {
-                problem.get_or_insert(error.to_string());
-            }
             Err(error) => {
                 problem.get_or_insert(error.to_string());
-                break;
+                // Behind a row that can't be used the next one may be one.
+                if !matches!(error, StorageError::Raw { .. } | StorageError::Cell { .. }) {
+                    break;
+                }
             }
         }
     }
