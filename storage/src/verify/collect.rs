@@ -104,11 +104,9 @@ impl Work {
                 let listed: BTreeSet<&String> = manifest.files.keys().collect();
                 for name in names.iter().filter(|name| !listed.contains(name)) {
                     let problem =
-                        "is a foreign file: the manifest.json of its stage does not list it";
-                    self.damaged(dir.join(name), problem, &stage);
-                    if let Some(finding) = self.damaged.last_mut() {
-                        finding.foreign = true;
-                    }
+                        "is a foreign file: the manifest.json of its stage does not list it".into();
+                    let (path, stage) = (dir.join(name), stage.clone());
+                    self.damaged.push(Finding { path, problem, stage, foreign: true });
                 }
             }
             None => {
