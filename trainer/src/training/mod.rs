@@ -2,14 +2,13 @@
 
 pub mod checkpoint;
 pub mod exchange;
-mod objective;
 mod optimizer;
 mod plan;
 pub mod replica;
 mod step;
 mod train;
 
-pub use objective::Objective;
 pub use optimizer::{AdamW, clip_gradient_norm, linear_decay};
 pub use plan::TrainPlan;
+pub use step::Objective;
 pub use train::{Trained, train};

@@ -15,11 +15,10 @@ use reclora_storage::permutation::EpochOrder;
 
 use super::checkpoint::{Layout, TrainState, load, save, write};
 use super::exchange::{Fetched, Held, Squares, reduce, squares};
-use super::objective::{Objective, tensor_at};
 use super::optimizer::{AdamW, clip_gradient_norm, linear_decay};
 use super::plan::TrainPlan;
 use super::replica::{self, Replica};
-use super::step::{Communication, Leaves, NOT_FINITE, cut, gradient};
+use super::step::{Communication, Leaves, NOT_FINITE, Objective, cut, gradient, tensor_at};
 use crate::error::{Result, TrainerError};
 use crate::metrics::Validation;
 use crate::parameters::{GradientSum, Losses, TableShare};
