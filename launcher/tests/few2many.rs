@@ -1,4 +1,4 @@
-//! Few2Many scoring: every sample once, whatever is killed; folds; few-shot samplers; a full disk.
+//! Few2Many scoring: every sample once, whatever is killed; a holdout; few-shot samplers; a full disk.
 #![allow(clippy::unwrap_used, reason = "a panic is the failure report of a test")]
 
 mod common;
@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use common::{copy_of, fails, launch, small};
+use common::{configs, copy_of, fails, launch, small};
+use reclora_storage::dataset::{Dataset, Split};
 use reclora_storage::shard::Shard;
 use skip::skip;
 use workers::{Random, Victim, kill_at};
@@ -67,17 +68,19 @@ fn lens(run_dir: &Path) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
+fn shards(run_dir: &Path) -> Vec<Shard> {
+    let open = |name: String| Shard::open(&run_dir.join("lens").join(name), "lens").unwrap();
+    lens(run_dir).into_keys().map(open).collect()
+}
+
 /// A column of all shards, in order.
-fn logits(run_dir: &Path) -> Vec<f32> {
-    let names = lens(run_dir).into_keys();
-    let shards = names.map(|name| Shard::open(&run_dir.join("lens").join(name), "lens").unwrap());
-    shards.flat_map(|shard| shard.f32("logit").unwrap().to_vec()).collect()
+fn numbers(run_dir: &Path, column: &str) -> Vec<f32> {
+    shards(run_dir).iter().flat_map(|shard| shard.f32(column).unwrap().to_vec()).collect()
 }
 
 fn assert_every_key_once(run_dir: &Path) {
-    let names = lens(run_dir).into_keys();
-    let shards = names.map(|name| Shard::open(&run_dir.join("lens").join(name), "lens").unwrap());
-    let keys: Vec<u64> = shards.flat_map(|shard| shard.u64("key").unwrap().to_vec()).collect();
+    let shards = shards(run_dir);
+    let keys: Vec<u64> = shards.iter().flat_map(|s| s.u64("key").unwrap().to_vec()).collect();
     assert!(keys.len() > 10_000 && keys.iter().copied().eq(0..keys.len() as u64));
 }
 
@@ -115,31 +118,84 @@ fn d2_d3_scoring_that_is_killed_ends_with_the_same_bytes() {
     assert!(killed >= 10, "only {killed} of 20 runs were still running when something was killed");
 }
 
-/// With folds, train samples are scored by a CRM that has not seen them; the others by the same as ever.
+/// With a holdout the CRM of all of train says what it says without, and the gates read one that was trained before it.
 #[test]
-fn folds_change_the_rows_of_train_and_no_others() {
-    let run = Pretrained::new(&["--set", "crm.folds=3"]);
-    let manifest = std::fs::read_to_string(run.run_dir.join("dataset/manifest.json")).unwrap();
-    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
-    let train = manifest["counts"]["train"].as_u64().unwrap() as usize;
-    let folds = ["--set", "crm.folds=3"];
+fn d1_a_holdout_changes_what_the_gates_read_and_no_score() {
+    let holdout = ["--set", "crm.holdout=0.2"];
+    let run = Pretrained::new(&holdout);
     let one = run.copy("one");
-    run.stage(&one, "few2many", &[&folds[..], &["--nproc-per-node", "1"]].concat());
-    run.stage(&run.run_dir, "few2many", &[&folds[..], &["--nproc-per-node", "2"]].concat());
+    run.stage(&one, "few2many", &[&holdout[..], &["--nproc-per-node", "1"]].concat());
+    run.stage(&run.run_dir, "few2many", &[&holdout[..], &["--nproc-per-node", "2"]].concat());
     assert!(lens(&one) == lens(&run.run_dir), "D-1: the number of ranks changes no bit");
     assert_every_key_once(&one);
     let without = run.copy("without");
     for stage in ["pretrain", "few2many"] {
         run.stage(&without, stage, &["--nproc-per-node", "2"]);
     }
-    let (with, without) = (logits(&one), logits(&without));
-    // The block in which train ends is cut in two: its sums may round otherwise.
-    let block = train.next_multiple_of(64);
-    let others = with[block..] == without[block..];
-    assert!(others, "valid and test are scored by the CRM of all of train");
-    assert!((train..block).all(|row| (with[row] - without[row]).abs() < 1e-5));
-    let changed = with[..train].iter().zip(&without[..train]).filter(|(a, b)| a != b).count();
-    assert!(changed as f64 > 0.99 * train as f64, "{changed} of {train}");
+    assert!(numbers(&one, "logit") == numbers(&without, "logit"));
+    let early = numbers(&one, "early_logit");
+    let changed = early.iter().zip(numbers(&one, "logit")).filter(|(early, full)| *early != full);
+    assert!(changed.count() as f64 > 0.99 * early.len() as f64);
+    let representations = |run_dir: &Path| -> Vec<u16> {
+        let shards = shards(run_dir);
+        shards.iter().flat_map(|shard| shard.u16("representation").unwrap().to_vec()).collect()
+    };
+    assert_ne!(representations(&one), representations(&without));
+}
+
+/// What the score starts from, and what the gates read of a few-shot sample, does not depend on its label.
+#[test]
+fn a_label_of_the_holdout_changes_nothing_of_its_own_row() {
+    let (dir, config) = small();
+    let data = dir.path().join("data");
+    let path = format!("data.path={}", data.display());
+    let settings = ["--set", "crm.holdout=0.3", "--set", &path];
+    let run = |name: &str| {
+        let run_dir = dir.path().join(name);
+        let args = ["run", &config, "--run-dir", run_dir.to_str().unwrap(), "--until", "few2many"];
+        launch(&args).args(settings).arg("--no-report").assert().success();
+        run_dir
+    };
+    std::fs::create_dir(&data).unwrap();
+    let raw = configs().join("data/movietweetings-100k");
+    for name in ["movies.dat", "ratings.dat"] {
+        let plain = std::fs::File::create(data.join(name)).unwrap();
+        let packed = raw.join(format!("{name}.gz"));
+        let unpacked = Command::new("gzip").arg("-dc").arg(packed).stdout(plain).status().unwrap();
+        assert!(unpacked.success());
+    }
+    let before = run("before");
+    // The last ratings of train in time, one of which is of a user who comes again.
+    let dataset = Dataset::open(&before.join("dataset")).unwrap();
+    let train = dataset.split(Split::Train);
+    let sample = dataset.sample(train.end - 1).unwrap();
+    let ratings = std::fs::read_to_string(data.join("ratings.dat")).unwrap();
+    let key = format!("{}::{}::", dataset.user_key(sample.user), dataset.item_key(sample.item));
+    let flipped = ratings.lines().map(|line| match line.strip_prefix(&key) {
+        Some(rest) => {
+            let (_, time) = rest.split_once("::").unwrap();
+            format!("{key}{}::{time}\n", if sample.label { 1 } else { 10 })
+        }
+        None => format!("{line}\n"),
+    });
+    let flipped: String = flipped.collect();
+    assert_ne!(flipped, ratings);
+    std::fs::write(data.join("ratings.dat"), flipped).unwrap();
+    let after = run("after");
+    let now = Dataset::open(&after.join("dataset")).unwrap().sample(sample.index).unwrap();
+    assert_eq!((now.user, now.item, now.label), (sample.user, sample.item, !sample.label));
+    let row = |run_dir: &Path| {
+        let shards = shards(run_dir);
+        let rows: usize = shards.iter().map(|shard| shard.f32("logit").unwrap().len()).sum();
+        let all: Vec<u16> =
+            shards.iter().flat_map(|s| s.u16("representation").unwrap().to_vec()).collect();
+        let (dim, row) = (all.len() / rows, sample.index as usize);
+        let early = numbers(run_dir, "early_logit")[row].to_bits();
+        (early, all[row * dim..(row + 1) * dim].to_vec())
+    };
+    assert_eq!(row(&before), row(&after));
+    // It is no constant.
+    assert_ne!(numbers(&before, "logit"), numbers(&after, "logit"));
 }
 
 /// A lens is of one CRM and one dataset: put into a run with another CRM, it is refused.

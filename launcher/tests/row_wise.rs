@@ -49,7 +49,7 @@ impl Retrieved {
     }
 
     /// What a pretraining from the beginning to the end writes, and how long it takes.
-    fn trained(&self, name: &str, ranks: &str, extra: &[&str]) -> ([Vec<u8>; 2], Duration) {
+    fn trained(&self, name: &str, ranks: &str, extra: &[&str]) -> ([Vec<u8>; 3], Duration) {
         let run_dir = self.copy(name);
         let started = Instant::now();
         launch(&self.args(&run_dir, "pretrain", ranks, extra)).assert().success();
@@ -57,17 +57,17 @@ impl Retrieved {
     }
 }
 
-fn written(run_dir: &Path) -> [Vec<u8>; 2] {
-    ["crm.safetensors", "history.json"]
+fn written(run_dir: &Path) -> [Vec<u8>; 3] {
+    ["crm.safetensors", "early.safetensors", "history.json"]
         .map(|name| std::fs::read(run_dir.join("crm").join(name)).unwrap())
 }
 
 #[test]
 fn d1_d2_rows_on_any_ranks_killed_or_not_train_the_same_crm() {
     let run = Retrieved::new();
-    let folds = ["--set", "crm.folds=2"];
-    let (expected, _) = run.trained("copies", "1", &folds);
-    let settings = [folds, ROW_WISE].concat();
+    let holdout = ["--set", "crm.holdout=0.3"];
+    let (expected, _) = run.trained("copies", "1", &holdout);
+    let settings = [holdout, ROW_WISE].concat();
     let mut time = Duration::ZERO;
     for ranks in ["1", "2", "4"] {
         let (trained, took) = run.trained(&format!("{ranks} ranks"), ranks, &settings);

@@ -12,8 +12,9 @@ use serde_json::Value;
 const ADAPTER: &str = "adapter/adapter_model.safetensors";
 const HEAD: &str = "head.safetensors";
 /// What must not depend on the number of ranks.
-const RESULTS: [&str; 5] = [
+const RESULTS: [&str; 6] = [
     ADAPTER,
+    "adapter/valid.shard",
     "adapter/plain_lora/adapter_model.safetensors",
     "predictions/test.parquet",
     "predictions/metrics.json",
@@ -41,8 +42,8 @@ impl Variant {
         let run_dir = self.run_dir.to_str().unwrap();
         let ranks = ranks.to_string();
         let args = ["run", &self.config, "--run-dir", run_dir, "--nproc-per-node", &ranks];
-        let settings = [&self.set, "tune.few_shot=320", "evaluate.limit=240"];
-        let settings = settings.into_iter().flat_map(|setting| ["--set", setting]);
+        let settings = ["tune.few_shot=320", "evaluate.limit=240"];
+        let settings = self.set.split(' ').chain(settings).flat_map(|setting| ["--set", setting]);
         launch(&args).args(settings).args(extra).assert().success();
     }
 
@@ -118,7 +119,17 @@ impl Variant {
         let prediction: Value = serde_json::from_str(&text).unwrap();
         let model = if directory == "plain_lora" { "lora" } else { "reclora" };
         let predicted = prediction[model].as_f64().unwrap();
-        let expected = 1.0 / (1.0 + f64::from(no - yes).exp());
+        let number = |value: &Value| value.as_f64().unwrap();
+        let logit = match example.get("gain") {
+            // As the documentation has it.
+            Some(gain) => {
+                let (offset, line) = (number(&example["offset"]), &example["line"]);
+                let residual = f64::from(yes - no);
+                offset + number(gain) * (residual - number(&line[0]) - number(&line[1]) * offset)
+            }
+            None => f64::from(yes - no),
+        };
+        let expected = 1.0 / (1.0 + (-logit).exp());
         assert!((predicted - expected).abs() < 1e-6, "{}: {predicted}, {expected}", self.set);
         pair
     }
@@ -174,6 +185,28 @@ fn e2e_gate_of_attention_is_tuned_scored_and_exported() {
     let directories: Vec<&String> = files.keys().collect();
     assert!(directories.len() == 2 && directories[1].starts_with("user_"), "{directories:?}");
     for directory in directories {
+        variant.assert_exported(directory);
+    }
+    variant.assert_same_with_two_ranks();
+}
+
+/// The LLM only adds to the CRM's score, which a rule chosen on valid may leave as it is.
+#[test]
+fn e2e_d1_with_a_prior_the_score_starts_from_the_crm() {
+    let prior = "tune.prior=crm crm.holdout=0.3 adapter.head=ctr1 tune.valid_samples=400";
+    let variant = Variant::new(prior);
+    let gain = variant.json("adapter/gain.json");
+    assert_eq!(gain["tried"].as_array().unwrap().len(), 11);
+    let evaluation = variant.json("predictions/metrics.json");
+    assert_eq!(evaluation["gains"]["reclora"], gain);
+    let same = evaluation["models"]["reclora"]["metrics"] == evaluation["models"]["crm"]["metrics"];
+    assert_eq!(same, gain["gain"] == 0.0, "{gain}");
+    let history = variant.json("adapter/history.json");
+    let losses = history["epochs"].as_array().unwrap().iter();
+    let losses: Vec<f64> = losses.map(|e| e["valid_log_loss"].as_f64().unwrap()).collect();
+    // The CRM is not worse than a coin before the LLM adds anything.
+    assert!(losses.iter().all(|loss| *loss < 0.68), "{losses:?}");
+    for directory in variant.exported().keys() {
         variant.assert_exported(directory);
     }
     variant.assert_same_with_two_ranks();

@@ -27,7 +27,7 @@ use reclora_trainer::metrics::{Scored, Validation, auc};
 use reclora_trainer::parameters::{Gradient, Losses, Parameters, Ready};
 use reclora_trainer::telemetry::progress::Silent;
 use reclora_trainer::training::exchange::Held;
-use reclora_trainer::training::{Objective, TrainPlan, train};
+use reclora_trainer::training::{Objective, Selection, TrainPlan, train};
 use safetensors::tensor::{Dtype, TensorView};
 
 const SEED: u64 = 42;
@@ -239,7 +239,7 @@ fn main() -> Result<()> {
         weight_decay: config.weight_decay,
         max_grad_norm: None,
         seed: SEED,
-        patience: None,
+        selection: Selection::Last,
         checkpoint_every: u64::MAX,
         checkpoints: checkpoints.path().into(),
     };

@@ -22,7 +22,7 @@ use reclora_trainer::metrics::Validation;
 use reclora_trainer::parameters::{Gradient, Losses, Parameters, Ready};
 use reclora_trainer::telemetry::progress::{Event, Progress};
 use reclora_trainer::training::exchange::Held;
-use reclora_trainer::training::{Objective, TrainPlan, train};
+use reclora_trainer::training::{Objective, Selection, TrainPlan, train};
 
 const SHAPE: CrmShape = CrmShape { features: 5000, fields: 8, item_field: 5, user_field: 0 };
 /// Steps of a round.
@@ -115,7 +115,7 @@ fn speed(objective: &MadeUp<'_>, batch: u64, micro_batches: usize) -> f64 {
         weight_decay: 0.0,
         max_grad_norm: None,
         seed: 1,
-        patience: None,
+        selection: Selection::Last,
         checkpoint_every: u64::MAX,
         checkpoints: checkpoints.path().into(),
     };

@@ -63,7 +63,7 @@ impl Case {
                 let dropout = Dropout { probability: 0.4, key };
                 let dropout = (self.dropout && key != 1).then_some(dropout);
                 let (label, deciding) = (key % 2 == 0, (key != 3).then_some([2, 7]));
-                TrainingSample { prompt, targets, label, deciding, dropout }
+                TrainingSample { label, deciding, dropout, ..TrainingSample::new(prompt, targets) }
             })
             .collect()
     }
@@ -302,13 +302,7 @@ fn bad_inputs_are_refused_and_leave_the_gradient() {
         let refused = |prompt: Prompt<'_>, targets: &[Target], part: &str| {
             let mut gradient = vec![0.0; case.adapter.num_parameters()];
             let mut samples = case.samples();
-            samples.push(TrainingSample {
-                prompt,
-                targets,
-                label: true,
-                deciding: None,
-                dropout: None,
-            });
+            samples.push(TrainingSample { label: true, ..TrainingSample::new(prompt, targets) });
             let error = model.train(&samples, &TokenCrossEntropy, 1.0, &mut gradient).unwrap_err();
             assert!(matches!(error, TrainerError::Input(_)), "{name}: {error}");
             assert!(error.to_string().contains(part), "{name}: {error}");

@@ -146,7 +146,7 @@ fn the_deciding_loss_is_the_log_loss_of_the_answer() {
             let targets = [Target { position, token }, Target { position: position + 1, token: 7 }];
             let deciding = Some(deciding);
             let sample =
-                TrainingSample { prompt, targets: &targets, label, deciding, dropout: None };
+                TrainingSample { label, deciding, ..TrainingSample::new(prompt, &targets) };
             let zero = || vec![0.0; adapter.num_parameters()];
             let (mut gradient, mut alone) = (zero(), zero());
             let loss = losses::for_head(head != Head::Lm);
@@ -164,6 +164,15 @@ fn the_deciding_loss_is_the_log_loss_of_the_answer() {
                 assert!(error.to_string().contains("vocabulary"), "{error}");
             } else {
                 assert!(losses.training == losses.deciding);
+                // A score that starts from an offset is judged, and corrected, by the two together.
+                let (offset, mut shifted) = (1.5, zero());
+                let from = TrainingSample { offset, ..sample };
+                let losses = model.train(&mut ws, &[from], loss, 0.5, &mut shifted).unwrap();
+                let odds = f64::from(yes - no) + f64::from(offset);
+                let p = 1.0 / (1.0 + (-odds).exp());
+                let expected = -(if label { p } else { 1.0 - p }).ln();
+                assert!((f64::from(losses.training) - expected).abs() < 1e-5, "{losses:?}");
+                assert_ne!(shifted, gradient);
             }
         }
     }

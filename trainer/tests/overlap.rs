@@ -12,7 +12,7 @@ use reclora_trainer::metrics::Validation;
 use reclora_trainer::parameters::{Gradient, Losses, Parameters, Ready, Table};
 use reclora_trainer::telemetry::progress::Silent;
 use reclora_trainer::training::exchange::Held;
-use reclora_trainer::training::{Objective, TrainPlan, train};
+use reclora_trainer::training::{Objective, Selection, TrainPlan, train};
 
 /// A communicator that says which sums are done.
 struct Telling<C> {
@@ -125,7 +125,7 @@ fn plan(dir: &std::path::Path) -> TrainPlan {
         weight_decay: 0.0,
         max_grad_norm: None,
         seed: 1,
-        patience: None,
+        selection: Selection::Last,
         checkpoint_every: 100,
         checkpoints: dir.into(),
     }

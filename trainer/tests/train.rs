@@ -10,7 +10,7 @@ use reclora_trainer::parameters::Table;
 use reclora_trainer::telemetry::progress::{Event, Progress, Silent};
 use reclora_trainer::training::checkpoint::is_whole;
 use reclora_trainer::training::exchange::Held;
-use reclora_trainer::training::{Objective, TrainPlan, Trained, train};
+use reclora_trainer::training::{Objective, Selection, TrainPlan, Trained, train};
 
 /// The same of ranks that hold some rows each.
 fn bits_of_shares(of_ranks: &[Trained]) -> (Vec<u32>, String) {
@@ -65,7 +65,7 @@ fn d1_a_table_shared_out_over_the_ranks_gives_the_bits_of_copies() {
         let plan = |name: &str| TrainPlan {
             table: TABLE,
             lazy_rows,
-            patience: Some(2),
+            selection: Selection::Auc { patience: 2 },
             checkpoints: dir.path().join(format!("{lazy_rows} {name}")),
             ..plan(dir.path())
         };
@@ -87,7 +87,7 @@ fn d2_checkpoints_of_a_shared_out_table_are_continued_by_any_number_of_ranks() {
         row_wise,
         epochs,
         decay: false,
-        patience: Some(9),
+        selection: Selection::Auc { patience: 9 },
         ..plan(&dir.path().join("checkpoints"))
     };
     let undisturbed = TrainPlan { checkpoints: dir.path().join("solo"), ..plan(false, 6) };
@@ -150,7 +150,7 @@ fn a_checkpoint_with_a_damaged_or_missing_part_is_none() {
 fn the_best_epoch_is_selected_and_patience_ends_training() {
     let dir = tempfile::tempdir().unwrap();
     let plan = TrainPlan {
-        patience: Some(1),
+        selection: Selection::Auc { patience: 1 },
         epochs: 40,
         learning_rate: 1.0,
         decay: false,
@@ -166,6 +166,34 @@ fn the_best_epoch_is_selected_and_patience_ends_training() {
     assert_eq!(validation.auc, Some(best));
     assert_eq!(trained.valid_logits, validation.logits, "of the epoch that was selected");
     assert!(aucs.len() < 40 && aucs[aucs.len() - 1] <= best, "{aucs:?}");
+}
+
+/// D-2: the epoch of the least log loss is kept, whenever it was interrupted.
+#[test]
+fn d2_the_epoch_of_the_least_log_loss_is_selected() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = |name: &str| TrainPlan {
+        selection: Selection::LogLoss,
+        epochs: 6,
+        learning_rate: 1.0,
+        decay: false,
+        max_grad_norm: None,
+        ..plan(&dir.path().join(name))
+    };
+    let trained = solo(&plan("whole"), u64::MAX).unwrap();
+    let losses: Vec<f64> =
+        trained.history.epochs.iter().filter_map(|epoch| epoch.valid_log_loss).collect();
+    assert_eq!(losses.len(), 6, "there is no patience");
+    let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
+    let toy = Toy { left: AtomicU64::new(0), table: Table::default() };
+    let held = Held { share: trained.share, values: &trained.parameters };
+    let validation = toy.validate(held, &mut Solo).unwrap();
+    assert_eq!(validation.log_loss, Some(least));
+    assert_eq!(trained.valid_logits, validation.logits);
+    for steps in [30, 90] {
+        solo(&plan("interrupted"), steps).unwrap_err();
+    }
+    assert_eq!(bits(&solo(&plan("interrupted"), u64::MAX).unwrap()), bits(&trained));
 }
 
 /// One bit of one weight on one rank, as faulty memory flips it.

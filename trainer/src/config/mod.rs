@@ -26,7 +26,7 @@ pub use schema::{Problem, check, choice_name, editor_schema, range, schema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
-pub use training::{EmbeddingOptimizer, FewShotSampler, LimitOrder};
+pub use training::{EmbeddingOptimizer, FewShotSampler, LimitOrder, Prior, TuneObjective};
 
 use crate::backbone::{Projection, WeightType};
 
@@ -210,12 +210,12 @@ pub struct CrmConfig {
     /// Stop after this many epochs without a better valid AUC.
     #[default = 2]
     pub patience: usize,
-    /// The CRM has seen the labels of the samples it is trained on, and is too sure of them. With K folds, K
-    /// more CRMs are trained, each without one K-th of train, whose representations are then its (out of
-    /// fold). 0 for none; else at least 2.
-    // Each is a CRM to be trained.
-    #[schemars(range(max = 64))]
-    pub folds: usize,
+    /// Share of train, the last of it in time, that a second CRM is trained without. The few-shot set is then drawn
+    /// from that part, and the gates read the second CRM everywhere: it has seen the label of no sample that it is
+    /// read for, neither while tuning nor after. 0: none, and the gates read a CRM that has seen the few-shot
+    /// labels.
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub holdout: f64,
     /// What the gate reads of the CRM.
     #[default(Representation::Final)]
     pub representation: Representation,
@@ -343,11 +343,15 @@ pub struct TuneConfig {
     #[default = 20]
     #[schemars(range(min = 1))]
     pub checkpoint_every: u64,
-    /// Valid samples scored after each epoch (0: none); the best epoch is not selected, only shown.
+    /// Valid samples scored after each epoch (0: none). Without a prior the best epoch is not selected, only shown.
     #[default = 512]
     pub valid_samples: usize,
     /// Which of the valid samples.
     pub valid_order: LimitOrder,
+    /// What the score of a sample starts from.
+    pub prior: Prior,
+    /// What is learnt of a sample, where the LLM's own head answers; a trained head learns the answer.
+    pub objective: TuneObjective,
     /// Also tune plain LoRA (N = 1, no gate) with the same settings, as a baseline.
     #[default = true]
     pub plain_lora: bool,

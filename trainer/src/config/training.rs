@@ -14,6 +14,30 @@ pub enum EmbeddingOptimizer {
     LazyAdamw,
 }
 
+/// What the score of a sample starts from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Prior {
+    /// Nothing: the LLM says all of it, as published.
+    #[default]
+    None,
+    /// The CRM's logit, to which the LLM adds what the CRM does not know: z = offset + g · r. Before the first step r is
+    /// 0 and z the CRM's. g is chosen on valid, and 0 where the LLM adds nothing. The checkpoint of the least log loss
+    /// on valid is kept. Needs crm.holdout and a trained head.
+    Crm,
+}
+
+/// What is learnt of a sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TuneObjective {
+    /// The tokens of the answer among the whole vocabulary, as published.
+    #[default]
+    Tokens,
+    /// The choice between yes and no: binary cross-entropy on their difference.
+    Answer,
+}
+
 /// Which samples of a split are scored, where a limit leaves some out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

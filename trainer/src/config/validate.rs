@@ -8,8 +8,8 @@ use reclora_comm::Wire;
 use reclora_storage::raw::ColumnMapping;
 
 use super::{
-    AdapterConfig, CommBackend, Config, CrmConfig, DataConfig, Device, GateInput, Problem,
-    Reduction, RuntimeConfig, check,
+    AdapterConfig, CommBackend, Config, CrmConfig, DataConfig, Device, GateInput, Head, Prior,
+    Problem, Reduction, RuntimeConfig, check,
 };
 use crate::error::{Result, TrainerError};
 
@@ -63,7 +63,7 @@ impl Config {
 
     fn conflicts(&self, world_size: usize, found: &mut Found<'_>) {
         self.data.conflicts(found);
-        self.crm.conflicts(found);
+        self.conflicts_of_prior(found);
         self.adapter.conflicts(found);
         if let Some(pair) = self.export.pairs.iter().find(|pair| !pair.contains(':')) {
             found.conflict(&["export.pairs"], format!("{pair:?}: write \"user:item\""));
@@ -86,6 +86,28 @@ impl Config {
             }
         }
         self.runtime.conflicts(found);
+    }
+
+    fn conflicts_of_prior(&self, found: &mut Found<'_>) {
+        if self.tune.prior == Prior::None {
+            return;
+        }
+        if self.crm.holdout == 0.0 {
+            let what = "is 0; tune.prior = \"crm\" starts from the logit of a CRM that has not seen the sample's \
+                        label: set it to 0.2";
+            found.conflict(&["crm.holdout", "tune.prior"], what);
+        }
+        if self.adapter.head == Head::Lm {
+            let what = "is \"lm\", which says something of its own before the first step; with tune.prior = \"crm\" \
+                        the LLM only adds to the CRM's score: use \"ctr1\"";
+            found.conflict(&["adapter.head", "tune.prior"], what);
+        }
+        if self.tune.valid_samples == 0 || self.data.split[1] == 0.0 {
+            let what = "how much of the LLM's part is believed (tune.prior = \"crm\") is chosen on valid samples: \
+                        there must be some";
+            let of = if self.tune.valid_samples == 0 { "tune.valid_samples" } else { "data.split" };
+            found.conflict(&[of, "tune.prior"], what);
+        }
     }
 
     /// Whether so many ranks can share the work.
@@ -126,13 +148,7 @@ impl CrmConfig {
     /// # Errors
     /// The first setting that can't work.
     pub fn validate(&self) -> Result<()> {
-        refuse(check("crm", self), |found| self.conflicts(found))
-    }
-
-    fn conflicts(&self, found: &mut Found<'_>) {
-        if self.folds == 1 {
-            found.conflict(&["crm.folds"], "is 1; it must be 0 (none) or at least 2");
-        }
+        refuse(check("crm", self), |_| ())
     }
 }
 
@@ -248,7 +264,14 @@ mod tests {
     #[test]
     fn each_bad_setting_is_named() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change); 26] = [
+        let cases: [(&str, Change); 30] = [
+            ("crm.holdout", |c| c.crm.holdout = 1.0),
+            ("crm.holdout", |c| c.tune.prior = Prior::Crm),
+            ("adapter.head", |c| (c.tune.prior, c.crm.holdout) = (Prior::Crm, 0.2)),
+            ("tune.valid_samples", |c| {
+                (c.tune.prior, c.crm.holdout) = (Prior::Crm, 0.2);
+                (c.adapter.head, c.tune.valid_samples) = (Head::Ctr1, 0);
+            }),
             ("retrieve.pca_dimensions", |c| c.retrieve.pca_dimensions = 0),
             ("data.split", |c| c.data.split = [0.8, 0.1, 0.2]),
             ("data.split", |c| c.data.split = [f64::NAN, 0.1, 0.2]),
@@ -292,12 +315,13 @@ mod tests {
     fn all_is_found_at_once_and_no_conflict_with_what_is_wrong_by_itself() {
         let mut config = Config::default();
         (config.adapter.experts, config.adapter.top_k) = (0, 9);
-        (config.tune.micro_batches, config.crm.folds) = (6, 1);
+        (config.tune.micro_batches, config.crm.holdout) = (6, 1.5);
         config.runtime.reduction = Reduction::Fastest;
         let mut problems = check("", &config);
         config.add_conflicts(1, &mut problems);
         let fields: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
-        let expected = ["adapter.experts", "crm.folds", "tune.micro_batches", "runtime.reduction"];
+        let expected =
+            ["adapter.experts", "crm.holdout", "tune.micro_batches", "runtime.reduction"];
         assert_eq!(fields, expected);
     }
 

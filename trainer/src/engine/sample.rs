@@ -35,6 +35,8 @@ pub struct TrainingSample<'a> {
     pub label: bool,
     /// The tokens no and yes at the first target's position, whose choice has a loss that is told apart.
     pub deciding: Option<[u32; 2]>,
+    /// Logit that the score starts from: the loss is of the margin and this together.
+    pub offset: f32,
     /// Dropout of the gates.
     pub dropout: Option<Dropout>,
 }
@@ -42,7 +44,7 @@ pub struct TrainingSample<'a> {
 impl<'a> TrainingSample<'a> {
     /// A sample that says nothing but its tokens: no answer, no dropout.
     pub fn new(prompt: Prompt<'a>, targets: &'a [Target]) -> Self {
-        Self { prompt, targets, label: false, deciding: None, dropout: None }
+        Self { prompt, targets, label: false, deciding: None, offset: 0.0, dropout: None }
     }
 }
 

@@ -61,16 +61,21 @@ pub(crate) fn groups<'s, T>(samples: &'s [T], loss: &dyn Loss) -> Result<Chunks<
     Ok(samples.chunks(size))
 }
 
-/// The losses of a group and the derivatives by what was read of each sample, as engines take them.
+/// The losses of a group and the derivatives by what was read of each sample, as engines take them. Margins are those of
+/// the scores: what the model says and the offset of each sample together.
 ///
 /// # Errors
 /// Those of the loss; a loss or a derivative that is NaN or infinite; derivatives at other places than what was read.
 pub(crate) fn of_group(
     loss: &dyn Loss,
-    group: &[Readout],
+    mut group: Vec<Readout>,
+    offsets: &[f32],
     likes: &[bool],
 ) -> Result<(Losses, Vec<Readout>)> {
-    let (losses, derivatives) = loss.of(group, likes)?;
+    for (readout, offset) in group.iter_mut().zip(offsets) {
+        readout.margin = readout.margin.map(|margin| margin + f64::from(*offset));
+    }
+    let (losses, derivatives) = loss.of(&group, likes)?;
     let fits = |(read, by): (&Readout, &Readout)| {
         read.log_likelihoods.len() == by.log_likelihoods.len()
             && (read.margin.is_some() || by.margin.is_none())
@@ -162,10 +167,12 @@ mod tests {
         ];
         let group = [read.clone(), read];
         for wrong in wrong {
-            let error = of_group(&Wrong(wrong), &group, &[true, false]).unwrap_err().to_string();
+            let error = of_group(&Wrong(wrong), group.to_vec(), &[], &[true, false])
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("the loss"), "{error}");
         }
-        assert!(of_group(&Wrong(|_| ()), &group, &[true, false]).is_ok());
+        assert!(of_group(&Wrong(|_| ()), group.to_vec(), &[0.5, 0.0], &[true, false]).is_ok());
     }
 
     #[test]

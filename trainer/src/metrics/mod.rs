@@ -8,12 +8,16 @@ mod bootstrap;
 mod breakdown;
 mod calibration;
 mod compared;
+mod gain;
+mod platt;
 
 pub use auc::{auc, group_auc, roc};
 pub use bootstrap::{Bootstrap, Difference, Differences};
 pub use breakdown::{HistoryGroup, by_history_length};
 pub use calibration::{CalibrationBin, calibration};
 pub use compared::{COMPARED, Compared, Rgb, Role};
+pub use gain::{Gain, Parts, Tried};
+pub use platt::Platt;
 
 use serde::{Deserialize, Serialize};
 

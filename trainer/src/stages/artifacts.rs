@@ -4,10 +4,14 @@
 pub const EMBEDDINGS: &str = "embeddings.shard";
 /// `pretrain`: the CRM of all of train.
 pub const CRM: &str = "crm.safetensors";
+/// `pretrain`: the CRM of train without the holdout.
+pub const EARLY_CRM: &str = "early.safetensors";
 /// `pretrain`, `tune`: curves of the training.
 pub const HISTORY: &str = "history.json";
 /// `tune`: an adapter.
 pub const ADAPTER: &str = "adapter_model.safetensors";
+/// `tune`: how much of what the LLM adds to the CRM's logit is believed.
+pub const GAIN: &str = "gain.json";
 /// `tune`, `export`: directory of the plain LoRA beside the adapter.
 pub const PLAIN_LORA: &str = "plain_lora";
 /// `evaluate`: what each model says of test.
@@ -23,8 +27,3 @@ pub const HEAD: &str = "head.safetensors";
 /// `export`: a prompt's tokens and the logits after it: what the adapter should give elsewhere. It is the first file of
 /// an export, by which a directory is known as one.
 pub const EXAMPLE: &str = "example.json";
-
-/// `pretrain`: the CRM that was trained without a fold.
-pub fn crm_without(fold: u64) -> String {
-    format!("crm_without_fold_{fold}.safetensors")
-}

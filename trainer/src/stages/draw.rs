@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::LimitOrder;
 use crate::error::Result;
 
-/// Sets the draw apart from the order of epochs, the few-shot set and the folds, which have the same seed.
+/// Sets the draw apart from the order of epochs, and the few-shot set, which have the same seed.
 const DRAW: u64 = u64::MAX - 2;
 
 /// How the scored samples were chosen.

@@ -9,17 +9,17 @@ use reclora_storage::dataset::{Dataset, Sample, Split};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::baselines::Baselines;
+use super::baselines::{Baselines, Likes};
 use super::draw::{Drawn, ScoredOrder};
 use super::inputs::{Lens, Neighbours};
-use super::predictions::{self, Likes};
-use super::text::{Adapters, TextInputs};
+use super::predictions;
+use super::text::{Adapters, TextInputs, Tuned};
 use super::{Counts, Description, RunContext, Stage, artifacts, write_json};
 use crate::adapter::Adapter;
 use crate::engine::{Adapted, Prompt};
 use crate::error::{Result, TrainerError};
 use crate::metrics::{
-    Bootstrap, CalibrationBin, Compared, Differences, HistoryGroup, Metrics, Role, Scored,
+    Bootstrap, CalibrationBin, Compared, Differences, Gain, HistoryGroup, Metrics, Role, Scored,
     by_history_length, calibration, roc,
 };
 use crate::scoring::chunks::{Chunks, PARTS, Values};
@@ -40,6 +40,8 @@ struct Evaluation {
     models: BTreeMap<&'static str, ModelEvaluation>,
     scored: ScoredSamples,
     gate: Option<GateUse>,
+    /// With a prior: how much of what each LLM adds to the CRM's logit is believed.
+    gains: BTreeMap<&'static str, Gain>,
 }
 
 /// Which test samples were scored, by every model.
@@ -120,16 +122,17 @@ fn run(
     if comm.rank() == 0 {
         let samples = test.samples(&text.dataset)?;
         let baselines = Baselines::fit(&text.dataset)?;
-        let mut models = llm_probabilities(&chunks, adapters.lora.is_some())?;
+        let mut models = llm_probabilities(&chunks, &adapters, &lens, &samples)?;
         models.extend(baselines.likes(&lens, &samples)?);
-        let columns = models.iter().map(|(name, likes)| (*name, Likes::All(likes)));
+        let columns = models.iter().map(|(name, likes)| (*name, predictions::Likes::All(likes)));
         let columns: Vec<_> = columns.collect();
         predictions::write(&dir.join(artifacts::TEST), &text.dataset, &samples, &columns)?;
         write_valid(ctx, &text.dataset, &lens, &baselines)?;
         let evaluation = Evaluation {
             models: measure(ctx, &samples, &models)?,
             scored: scored_samples(&text.dataset, &test, &samples)?,
-            gate: gate_use(&adapters.reclora, &lens, &test)?,
+            gate: gate_use(&adapters.reclora.adapter, &lens, &test)?,
+            gains: adapters.gains(),
         };
         write_json(&dir.join(artifacts::METRICS), &evaluation)?;
     }
@@ -159,8 +162,8 @@ fn write_valid(
         llm.push((name, likes));
     }
     let others = baselines.likes(lens, &samples)?;
-    let llm = llm.iter().map(|(name, likes)| (*name, Likes::Scored(likes)));
-    let others = others.iter().map(|(name, likes)| (*name, Likes::All(likes)));
+    let llm = llm.iter().map(|(name, likes)| (*name, predictions::Likes::Scored(likes)));
+    let others = others.iter().map(|(name, likes)| (*name, predictions::Likes::All(likes)));
     let path = ctx.path(Stage::Evaluate).join(artifacts::VALID);
     predictions::write(&path, dataset, &samples, &llm.chain(others).collect::<Vec<_>>())
 }
@@ -179,9 +182,8 @@ fn score(
 ) -> Result<()> {
     let prompts = text.prompts()?;
     let deciding = prompts.answers().deciding();
-    let reclora = text.llm.adapted(Some(adapters.reclora.view()))?;
-    let lora =
-        adapters.lora.as_ref().map(|lora| text.llm.adapted(Some(lora.view()))).transpose()?;
+    let reclora = adapters.reclora.model(text)?;
+    let lora = adapters.lora.as_ref().map(|lora| lora.model(text)).transpose()?;
     let read = |range: Range<u64>| -> Result<Vec<(Vec<u32>, Vec<f32>)>> {
         let read = |position| {
             let index = test.at(position);
@@ -214,20 +216,29 @@ fn score(
     })
 }
 
-/// P(like) of each test sample: METHOD's two-way softmax over the answers is sigmoid(yes − no).
-fn llm_probabilities(chunks: &Chunks, with_lora: bool) -> Result<Vec<(&'static str, Vec<f32>)>> {
-    let mut models = vec![("reclora", Vec::new())];
-    if with_lora {
-        models.push(("lora", Vec::new()));
-    }
-    for shard in chunks.open()?.shards() {
-        for (name, probabilities) in &mut models {
-            let no = shard.f32(&format!("{name}_no"))?;
-            let yes = shard.f32(&format!("{name}_yes"))?;
-            probabilities.extend(no.iter().zip(yes).map(|(no, yes)| sigmoid(yes - no)));
+/// P(like) of each test sample: the two-way softmax over the answers is sigmoid(yes − no); with a prior of the score.
+fn llm_probabilities(
+    chunks: &Chunks,
+    adapters: &Adapters,
+    lens: &Lens,
+    samples: &[Sample],
+) -> Result<Likes> {
+    let lora = adapters.lora.as_ref().map(|lora| ("lora", lora));
+    let models = [("reclora", &adapters.reclora)].into_iter().chain(lora);
+    let chunks = chunks.open()?;
+    let of_model = |(name, tuned): (&'static str, &Tuned)| {
+        let mut answers = Vec::with_capacity(samples.len());
+        for shard in chunks.shards() {
+            let (no, yes) = (shard.f32(&format!("{name}_no"))?, shard.f32(&format!("{name}_yes"))?);
+            answers.extend(no.iter().zip(yes).map(|(no, yes)| [*no, *yes]));
         }
-    }
-    Ok(models)
+        let likes = samples
+            .iter()
+            .zip(answers)
+            .map(|(sample, answers)| Ok(sigmoid(tuned.logit(lens.logit(sample.index)?, answers))));
+        Ok((name, likes.collect::<Result<_>>()?))
+    };
+    models.map(of_model).collect()
 }
 
 fn measure(

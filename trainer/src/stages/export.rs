@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 
 use super::artifacts::{BANK, EXAMPLE, HEAD};
 use super::pair::{Pair, ids};
-use super::text::{Adapters, TextInputs, deciding_logits};
+use super::text::{Adapters, TextInputs, Tuned, deciding_logits};
 use super::{Counts, Description, RunContext, Stage, artifacts, require, write_json};
-use crate::adapter::{Adapter, PEFT_CONFIG, PEFT_MODEL};
+use crate::adapter::{PEFT_CONFIG, PEFT_MODEL};
 use crate::engine::{Prompt, Read};
 use crate::error::{Result, TrainerError};
+use crate::scoring::sigmoid;
 use crate::telemetry::progress::{Event, Progress};
 
 /// All that an export of one user and item may hold.
@@ -54,11 +55,11 @@ fn run(
         let (user, item) = ids(pair);
         pairs.push(Pair::find(ctx, dataset, user, item)?);
     }
-    let per_token = exporter.adapters.reclora.layout().is_per_token();
+    let per_token = exporter.adapters.reclora.adapter.layout().is_per_token();
     if pairs.is_empty() {
         pairs.push(Pair::first_test_sample(ctx, dataset)?);
     }
-    exporter.adapters.reclora.save(&dir.join(BANK))?;
+    exporter.adapters.reclora.adapter.save(&dir.join(BANK))?;
     // No ordinary LoRA equals an adapter of tokens' mixtures.
     let personal = if per_token { &[] } else { &pairs[..] };
     for pair in personal {
@@ -93,7 +94,7 @@ pub fn export_pair(ctx: &RunContext, user: &str, item: &str, out: &Path) -> Resu
     require(ctx)?;
     refuse_foreign(out)?;
     let exporter = Exporter::open(ctx)?;
-    exporter.adapters.reclora.refuse_per_token()?;
+    exporter.adapters.reclora.adapter.refuse_per_token()?;
     let pair = Pair::find(ctx, &exporter.text.dataset, user, item)?;
     exporter.write(&exporter.adapters.reclora, &pair, out)
 }
@@ -137,8 +138,8 @@ impl Exporter {
 
     /// Everything is computed before a file changes. PEFT's settings are removed first and written last:
     /// a killed export leaves a directory that PEFT refuses, and never the parts of two adapters.
-    fn write(&self, adapter: &Adapter, pair: &Pair, dir: &Path) -> Result<()> {
-        let example = self.example(adapter, pair)?;
+    fn write(&self, tuned: &Tuned, pair: &Pair, dir: &Path) -> Result<()> {
+        let (adapter, example) = (&tuned.adapter, self.example(tuned, pair)?);
         create_dir_all(dir)?;
         let unreadable = |error| TrainerError::file(dir, format!("can't be read ({error})"));
         for name in names(dir).map_err(unreadable)?.iter().filter(|name| is_leftover(name)) {
@@ -153,12 +154,13 @@ impl Exporter {
         adapter.save_peft(&pair.representation, &self.backbone.to_string_lossy(), dir)
     }
 
-    fn example(&self, adapter: &Adapter, pair: &Pair) -> Result<Value> {
+    fn example(&self, tuned: &Tuned, pair: &Pair) -> Result<Value> {
+        let adapter = &tuned.adapter;
         let prompts = self.text.prompts()?;
         let encoded = prompts.build(pair.user, pair.item, &pair.text)?;
         let tokens = &encoded.tokens;
         let prompt = Prompt { tokens, representation: &pair.representation };
-        let model = self.text.llm.adapted(Some(adapter.view()))?;
+        let model = tuned.model(&self.text)?;
         let logits = model.score(&[prompt], Read::Logits(None), &|_| ())?.concat();
         let deciding = prompts.answers().deciding();
         let [no, yes] = deciding;
@@ -172,8 +174,15 @@ impl Exporter {
             "logits": logits,
         });
         if adapter.layout().head().is_some() {
-            let answers = deciding_logits(&*model, &[prompt], deciding)?.concat();
-            example["answer_logits"] = json!(answers);
+            let answers = deciding_logits(&*model, &[prompt], deciding)?;
+            example["answer_logits"] = json!(answers.concat());
+            // What scores elsewhere: sigmoid(offset + gain * (r - line[0] - line[1] * offset)), r = yes - no.
+            if let (Some(gain), Some(answers)) = (&tuned.gain, answers.first()) {
+                example["offset"] = json!(pair.crm_logit);
+                example["gain"] = json!(gain.gain);
+                example["line"] = json!(gain.line);
+                example["probability"] = json!(sigmoid(tuned.logit(pair.crm_logit, *answers)));
+            }
         }
         Ok(example)
     }

@@ -5,8 +5,9 @@
 //! one sample of each, in an order drawn within the stratum.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
-use reclora_storage::dataset::{Dataset, Split};
+use reclora_storage::dataset::Dataset;
 use reclora_storage::permutation::EpochOrder;
 
 use super::inputs::Lens;
@@ -19,15 +20,16 @@ const DRAW: u64 = u64::MAX;
 const TIME_STRATA: u64 = 16;
 const SCORE_STRATA: usize = 10;
 
-/// The first `count` samples of the order (all of train where it has fewer), as indices of the dataset.
+/// The first `count` samples of the order (all of `train` where it has fewer), as indices of the dataset. `train` is
+/// train, or the holdout of it.
 pub fn few_shot(
     dataset: &Dataset,
+    train: Range<u64>,
     lens: &Lens,
     sampler: FewShotSampler,
     count: usize,
     seed: u64,
 ) -> Result<Vec<u64>> {
-    let train = dataset.split(Split::Train);
     let order = EpochOrder::new(train.end - train.start, seed, DRAW);
     if order.is_empty() {
         return Ok(Vec::new());

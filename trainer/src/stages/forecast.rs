@@ -47,7 +47,7 @@ pub struct Training {
     pub parameters: u64,
     /// Bytes of a rank for parameters, AdamW's two moments, and a gradient for each of its threads, at most.
     pub bytes_per_rank: u64,
-    /// Optimizer steps, unless the patience ends them earlier; of the CRM for all data, not of those for folds.
+    /// Optimizer steps, unless the patience ends them earlier; of the CRM of all of train.
     pub steps: u64,
     /// Samples of each step.
     pub global_batch: u64,

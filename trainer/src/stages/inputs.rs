@@ -152,8 +152,17 @@ impl Lens {
 
     /// The CRM's logit of a sample.
     pub fn logit(&self, sample: u64) -> Result<f32> {
+        self.number(sample, "logit")
+    }
+
+    /// The logit of the CRM of train without the holdout, in runs that have one.
+    pub fn early_logit(&self, sample: u64) -> Result<f32> {
+        self.number(sample, "early_logit")
+    }
+
+    fn number(&self, sample: u64, column: &str) -> Result<f32> {
         let (shard, row) = located(&self.store, sample)?;
-        shard.f32("logit")?.get(row).copied().ok_or_else(|| damaged(shard, "logits"))
+        shard.f32(column)?.get(row).copied().ok_or_else(|| damaged(shard, "logits"))
     }
 }
 

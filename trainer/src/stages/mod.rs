@@ -6,6 +6,7 @@
 mod artifacts;
 mod baselines;
 mod context;
+mod crms;
 mod description;
 mod draw;
 mod embed;
@@ -14,7 +15,6 @@ mod export;
 mod few2many;
 mod few_shot;
 mod fingerprint;
-mod folds;
 mod forecast;
 mod inputs;
 mod pair;
@@ -47,6 +47,7 @@ use std::time::{Duration, Instant};
 
 use reclora_comm::Communicator;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::{Result, TrainerError};
 pub use crate::scoring::chunks::Part;
@@ -110,6 +111,13 @@ pub fn run(
     }
     comm.barrier("stage ends")?;
     Ok(())
+}
+
+/// Reads JSON that a stage has written.
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = std::fs::read(path)
+        .map_err(|error| TrainerError::file(path, format!("can't be read ({error})")))?;
+    serde_json::from_slice(&bytes).map_err(|error| TrainerError::file(path, error.to_string()))
 }
 
 /// Writes JSON, indented, atomically.

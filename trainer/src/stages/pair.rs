@@ -1,8 +1,9 @@
 //! A user and an item by their raw ids, with everything the models read of the two.
 
+use super::crms::Crms;
 use super::inputs::{Lens, Neighbours, as_in_lens};
-use super::{RunContext, Stage, artifacts, retrieve};
-use crate::crm::{CrmBatch, TrainedCrm, Workspace};
+use super::{RunContext, retrieve};
+use crate::crm::{CrmBatch, Workspace};
 use crate::error::{Result, TrainerError};
 use reclora_storage::dataset::{Dataset, Split};
 
@@ -70,14 +71,11 @@ impl Pair {
         let embeddings = retrieve::embeddings(ctx)?;
         let (config, embeddings) = (&ctx.config.retrieve, embeddings.as_ref());
         let [text, crm] = retrieve::positions(config, embeddings, dataset, user, position, item);
-        let path = ctx.path(Stage::Pretrain).join(artifacts::CRM);
-        let model = TrainedCrm::open(&path, ctx.config.crm.representation)?;
         let mut batch = CrmBatch::default();
         batch.push(dataset, user, item, &crm)?;
-        let (logits, representation) =
-            model.crm().score(model.parameters(), &mut Workspace::default(), &batch.inputs());
-        let crm_logit = logits.first().copied().unwrap_or(f32::NAN);
-        let representation = as_in_lens(&representation);
+        let scores = Crms::open(ctx)?.score(&mut Workspace::default(), &batch.inputs());
+        let crm_logit = scores.logits.first().copied().unwrap_or(f32::NAN);
+        let representation = as_in_lens(&scores.representations);
         Ok(Self { user, item, text, representation, crm_logit, label })
     }
 }

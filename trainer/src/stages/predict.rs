@@ -3,9 +3,8 @@
 use serde::Serialize;
 
 use super::pair::Pair;
-use super::text::{Adapters, TextInputs, deciding_logits};
+use super::text::{Adapters, TextInputs, Tuned, deciding_logits};
 use super::{RunContext, require};
-use crate::adapter::Adapter;
 use crate::engine::Prompt;
 use crate::error::Result;
 use crate::scoring::sigmoid;
@@ -47,10 +46,11 @@ pub fn predict(ctx: &RunContext, user: &str, item: &str) -> Result<Prediction> {
     let prompts = text.prompts()?;
     let encoded = prompts.build(pair.user, pair.item, &pair.text)?;
     let prompt = Prompt { tokens: &encoded.tokens, representation: &pair.representation };
-    let probability = |adapter: &Adapter| -> Result<f32> {
-        let model = text.llm.adapted(Some(adapter.view()))?;
+    let probability = |tuned: &Tuned| -> Result<f32> {
+        let model = tuned.model(&text)?;
         let logits = deciding_logits(&*model, &[prompt], prompts.answers().deciding())?;
-        Ok(logits.first().map_or(f32::NAN, |[no, yes]| sigmoid(yes - no)))
+        let score = |logits: &[f32; 2]| sigmoid(tuned.logit(pair.crm_logit, *logits));
+        Ok(logits.first().map_or(f32::NAN, score))
     };
     Ok(Prediction {
         user: user.to_owned(),

@@ -1,4 +1,4 @@
-//! `pretrain`: the CRM on the full train split, selected on valid AUC.
+//! `pretrain`: the CRM on the full train split, selected on valid AUC; and another on train without the holdout.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use reclora_comm::Communicator;
 use reclora_storage::dataset::{Dataset, Sample, Split};
 use serde_json::json;
 
-use super::folds::Folds;
+use super::crms::before_holdout;
 use super::inputs::{Neighbours, crm_batch, dataset};
 use super::{Counts, Description, RunContext, Stage, artifacts, write_json};
 use crate::config::{EmbeddingOptimizer, EmbeddingSharding};
@@ -20,7 +20,7 @@ use crate::scoring::valid_metrics;
 use crate::telemetry::History;
 use crate::telemetry::progress::Progress;
 use crate::training::exchange::{Fetched, Held, gather_rows};
-use crate::training::{Objective, TrainPlan, train};
+use crate::training::{Objective, Selection, TrainPlan, train};
 
 /// Samples scored in one pass of the network.
 pub const BLOCK: usize = 64;
@@ -36,31 +36,9 @@ struct CrmObjective<'a> {
     dataset: &'a Dataset,
     neighbours: &'a Neighbours,
     /// The samples it is trained on, as indices of the dataset.
-    train: Samples,
+    train: Range<u64>,
     valid: Range<u64>,
     seed: u64,
-}
-
-/// All of train, or all but a fold.
-enum Samples {
-    All(Range<u64>),
-    Some(Vec<u64>),
-}
-
-impl Samples {
-    fn len(&self) -> u64 {
-        match self {
-            Self::All(range) => range.end - range.start,
-            Self::Some(indices) => indices.len() as u64,
-        }
-    }
-
-    fn at(&self, position: u64) -> u64 {
-        match self {
-            Self::All(range) => range.start + position,
-            Self::Some(indices) => indices[position as usize],
-        }
-    }
 }
 
 impl CrmObjective<'_> {
@@ -89,7 +67,7 @@ impl Objective for CrmObjective<'_> {
         gradient: &mut Gradient,
         _finished: &mut Ready<'_>,
     ) -> Result<Losses> {
-        let indices = samples.iter().map(|position| self.train.at(*position));
+        let indices = samples.iter().map(|position| self.train.start + position);
         let (mut batch, samples) = crm_batch(self.dataset, self.neighbours, indices)?;
         parameters.rows.map_or(Ok(()), |rows| batch.number_by(rows))?;
         let label = |sample: &Sample| f32::from(u8::from(sample.label));
@@ -116,7 +94,7 @@ impl Objective for CrmObjective<'_> {
     }
 
     fn rows(&self, samples: &[u64]) -> Result<Vec<u32>> {
-        self.rows_of(samples.iter().map(|position| self.train.at(*position)))
+        self.rows_of(samples.iter().map(|position| self.train.start + position))
     }
 
     fn tensors(&self) -> Vec<(String, Range<usize>)> {
@@ -178,17 +156,15 @@ fn run(
     let dataset = dataset(ctx)?;
     let neighbours = Neighbours::open(ctx, &dataset)?;
     let crm = Crm::new(config, shape(&dataset))?;
-    let folds = Folds::new(ctx, &dataset);
-    let all = Samples::All(dataset.split(Split::Train));
+    let train = dataset.split(Split::Train);
     let mut counts = Counts::from([
         ("parameters".to_owned(), crm.num_parameters() as u64),
-        ("samples".to_owned(), all.len()),
-        ("folds".to_owned(), folds.all().end),
+        ("samples".to_owned(), train.end - train.start),
     ]);
-    let mut work = vec![("train CRM".to_owned(), artifacts::CRM.to_owned(), all)];
-    for fold in folds.all() {
-        let task = format!("train CRM without fold {fold}");
-        work.push((task, artifacts::crm_without(fold), Samples::Some(folds.without(fold))));
+    let mut work = vec![("train CRM", artifacts::CRM, train)];
+    if let Some(early) = before_holdout(ctx, &dataset) {
+        counts.insert("before_holdout".to_owned(), early.end - early.start);
+        work.push(("train CRM before the holdout", artifacts::EARLY_CRM, early));
     }
     for (task, file, train) in work {
         let objective = CrmObjective {
@@ -199,7 +175,7 @@ fn run(
             valid: dataset.split(Split::Valid),
             seed: ctx.config.seed,
         };
-        let history = train_one(ctx, &task, &file, &objective, comm, progress)?;
+        let history = train_one(ctx, task, file, &objective, comm, progress)?;
         if file == artifacts::CRM {
             counts.insert("epochs".to_owned(), history.epochs.len() as u64);
             if comm.rank() == 0 {
@@ -229,7 +205,7 @@ fn train_one(
         table: crm.table(),
         row_wise: ctx.config.runtime.embedding_sharding == EmbeddingSharding::RowWise,
         lazy_rows: config.embedding_optimizer == EmbeddingOptimizer::LazyAdamw,
-        samples: objective.train.len(),
+        samples: objective.train.end - objective.train.start,
         epochs: config.epochs as u64,
         global_batch: config.batch_size as u64,
         micro_batches: config.micro_batches,
@@ -240,7 +216,7 @@ fn train_one(
         weight_decay: config.weight_decay,
         max_grad_norm: None,
         seed: ctx.config.seed,
-        patience: Some(config.patience as u64),
+        selection: Selection::Auc { patience: config.patience as u64 },
         checkpoint_every: 100,
         checkpoints,
     };

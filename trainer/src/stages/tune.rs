@@ -1,4 +1,5 @@
-//! `tune`: the adapters on the few-shot set, the backbone frozen.
+//! `tune`: the adapters on the few-shot set, the backbone frozen; and with a prior how much of what they add to it is
+//! believed.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -10,24 +11,25 @@ use reclora_storage::dataset::Split;
 use reclora_storage::hash::xxh3_file;
 use serde_json::json;
 
+use super::crms::{early_to_full, few_shot_range};
 use super::draw::Drawn;
 use super::few_shot::few_shot;
 use super::inputs::{Lens, Neighbours, check_scale_of};
 use super::text::{TextInputs, deciding_logits};
 use super::{Counts, Description, Inputs, RunContext, Stage, artifacts, write_json};
 use crate::adapter::{Adapter, Dropout};
-use crate::config::{AdapterConfig, GateInput};
+use crate::config::{AdapterConfig, GateInput, Prior, TuneObjective};
 use crate::engine::{Adapted, Engine, Prompt, TrainingSample};
 use crate::error::{Result, TrainerError};
-use crate::losses;
-use crate::metrics::Validation;
-use crate::parameters::{Gradient, GradientSink, Losses, Parameters, Ready, Table};
+use crate::losses::{self, AnswerCrossEntropy, Loss};
+use crate::metrics::{Gain, Parts, Validation};
+use crate::parameters::{Gradient, GradientSink, Losses, Parameters, Ready, Table, splitmix};
 use crate::prompt::Example;
 use crate::scoring::{valid_metrics, write_valid};
 use crate::telemetry::measure::{Phase, timed};
 use crate::telemetry::progress::{Event, Progress};
 use crate::training::exchange::Held;
-use crate::training::{Objective, TrainPlan, train};
+use crate::training::{Objective, Selection, TrainPlan, train};
 
 /// The settings of plain LoRA, tuned from the beginning: the same but for experts, gate and scales.
 pub fn plain(config: &AdapterConfig) -> AdapterConfig {
@@ -44,6 +46,8 @@ pub fn plain(config: &AdapterConfig) -> AdapterConfig {
 struct TuneSample {
     example: Example,
     representation: Vec<f32>,
+    /// Logit that the score starts from; 0 without a prior.
+    offset: f32,
     user: u32,
     label: bool,
 }
@@ -77,7 +81,8 @@ impl TuneData {
         };
         let tune = &ctx.config.tune;
         let (sampler, count) = (tune.few_shot_sampler, tune.few_shot);
-        let indices = few_shot(dataset, &lens, sampler, count, ctx.config.seed)?;
+        let few_shot_range = few_shot_range(ctx, dataset);
+        let indices = few_shot(dataset, few_shot_range, &lens, sampler, count, ctx.config.seed)?;
         let (split, count) = (dataset.split(Split::Valid), tune.valid_samples as u64);
         let valid_keys = Drawn::new(split, count, tune.valid_order, ctx.config.seed);
         let valid_keys: Vec<u64> = valid_keys.iter().collect();
@@ -93,18 +98,49 @@ impl TuneData {
             tokens as f64 / encoded.len().max(1) as f64
         );
         progress.emit(Event::Message { text: message });
+        let train = dataset.split(Split::Train);
+        let offset: Box<dyn Fn(u64) -> Result<f32>> = match tune.prior {
+            Prior::None => Box::new(|_| Ok(0.0)),
+            Prior::Crm => {
+                let line = early_to_full(dataset, &lens)?;
+                let lens = &lens;
+                Box::new(move |index| match train.contains(&index) {
+                    true => Ok(line.of(f64::from(lens.early_logit(index)?)) as f32),
+                    false => lens.logit(index),
+                })
+            }
+        };
         let samples = all.iter().zip(encoded).map(|(index, (example, _))| {
             let sample = dataset.sample(*index)?;
-            let representation = lens.representation(*index)?;
-            Ok(TuneSample { example, representation, user: sample.user, label: sample.label })
+            let (representation, offset) = (lens.representation(*index)?, offset(*index)?);
+            let (user, label) = (sample.user, sample.label);
+            Ok(TuneSample { example, representation, offset, user, label })
         });
         let mut train: Vec<TuneSample> = samples.collect::<Result<_>>()?;
         let valid = train.split_off(indices.len());
         let deciding = builder.answers().deciding();
-        drop(builder);
+        drop((builder, offset));
         let llm = text.llm;
         let representation_dim = lens.dim();
         Ok(Self { llm, train, valid, valid_keys, deciding, representation_dim })
+    }
+}
+
+impl TuneData {
+    /// How much of what an adapter adds is believed, by its logits of the valid samples; these become the scores.
+    fn gain(&self, logits: &mut [f32], seed: u64) -> Gain {
+        let parts = self.valid.iter().zip(logits.iter()).map(|(sample, logit)| Parts {
+            user: sample.user,
+            chooses: splitmix(seed ^ splitmix(u64::from(sample.user))).is_multiple_of(2),
+            label: sample.label,
+            offset: f64::from(sample.offset),
+            residual: f64::from(logit - sample.offset),
+        });
+        let gain = Gain::choose(&parts.collect::<Vec<_>>());
+        for (sample, logit) in self.valid.iter().zip(logits) {
+            *logit = gain.score(sample.offset, *logit - sample.offset);
+        }
+        gain
     }
 }
 
@@ -132,22 +168,23 @@ fn shared(
     Ok(all)
 }
 
-struct TuneObjective<'a> {
+struct Tuning<'a> {
     data: &'a TuneData,
     /// The adapter before the first step.
     initial: Adapter,
+    loss: &'static dyn Loss,
     dropout: f32,
     seed: u64,
 }
 
-impl TuneObjective<'_> {
+impl Tuning<'_> {
     /// The LLM with the adapter that has these parameters.
     fn model<'a>(&'a self, parameters: &'a [f32]) -> Result<Box<dyn Adapted + 'a>> {
         self.data.llm.adapted(Some(self.initial.view_of(parameters)?))
     }
 }
 
-impl Objective for TuneObjective<'_> {
+impl Objective for Tuning<'_> {
     fn micro_batch(
         &self,
         parameters: Parameters<'_>,
@@ -159,7 +196,7 @@ impl Objective for TuneObjective<'_> {
     ) -> Result<Losses> {
         let model = self.model(parameters.dense)?;
         let samples = samples.iter().map(|&index| {
-            let TuneSample { example, representation, label, .. } =
+            let TuneSample { example, representation, offset, label, .. } =
                 &self.data.train[index as usize];
             let key = self.seed ^ (epoch << 40 | index).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let dropout = Dropout { probability: self.dropout, key };
@@ -168,12 +205,13 @@ impl Objective for TuneObjective<'_> {
                 targets: &example.targets,
                 label: *label,
                 deciding: Some(self.data.deciding),
+                offset: *offset,
                 dropout: (self.dropout > 0.0).then_some(dropout),
             }
         });
         let samples: Vec<_> = samples.collect();
-        let loss = losses::for_head(self.initial.layout().head().is_some());
-        model.train(&samples, loss, weight, GradientSink::observed(gradient.all_dense(), finished))
+        let gradient = GradientSink::observed(gradient.all_dense(), finished);
+        model.train(&samples, self.loss, weight, gradient)
     }
 
     fn tells_deciding_loss(&self) -> bool {
@@ -191,7 +229,7 @@ impl Objective for TuneObjective<'_> {
         let samples: Vec<(u32, bool)> =
             valid.iter().map(|sample| (sample.user, sample.label)).collect();
         valid_metrics(&samples, comm, |rows, _| {
-            let prompts = valid[rows].iter().map(|sample| {
+            let prompts = valid[rows.clone()].iter().map(|sample| {
                 let position = sample.example.targets.first().map_or(0, |target| target.position);
                 let tokens = &sample.example.tokens;
                 let tokens = tokens.get(..=position).unwrap_or(tokens);
@@ -199,7 +237,12 @@ impl Objective for TuneObjective<'_> {
             });
             let prompts: Vec<Prompt<'_>> = prompts.collect();
             let logits = deciding_logits(&*model, &prompts, self.data.deciding)?;
-            Ok(logits.into_iter().map(|[no, yes]| yes - no).collect())
+            let offsets = valid[rows].iter().map(|sample| sample.offset);
+            Ok(logits
+                .into_iter()
+                .zip(offsets)
+                .map(|([no, yes], offset)| offset + (yes - no))
+                .collect())
         })
     }
 }
@@ -260,7 +303,10 @@ fn tune(
     let tune = &ctx.config.tune;
     let seed = ctx.config.seed;
     let mut initial = Adapter::new(data.llm.config(), config, data.representation_dim, seed)?;
-    data.llm.start_head(&mut initial, data.deciding)?;
+    // What adds to a prior begins with nothing.
+    if tune.prior == Prior::None {
+        data.llm.start_head(&mut initial, data.deciding)?;
+    }
     let plan = TrainPlan {
         task: format!("tune {name}"),
         table: Table::default(),
@@ -277,12 +323,19 @@ fn tune(
         weight_decay: tune.weight_decay,
         max_grad_norm: Some(tune.max_grad_norm),
         seed,
-        patience: None,
+        selection: match tune.prior {
+            Prior::None => Selection::Last,
+            Prior::Crm => Selection::LogLoss,
+        },
         checkpoint_every: tune.checkpoint_every,
         checkpoints: ctx.path(Stage::Tune).join("checkpoints").join(name.replace(' ', "_")),
     };
     let (start, parameters) = (initial.parameters().to_vec(), initial.num_parameters() as u64);
-    let objective = TuneObjective { data, initial, dropout: config.gate_dropout, seed };
+    let loss: &dyn Loss = match tune.objective {
+        TuneObjective::Answer => &AnswerCrossEntropy,
+        TuneObjective::Tokens => losses::for_head(initial.layout().head().is_some()),
+    };
+    let objective = Tuning { data, initial, loss, dropout: config.gate_dropout, seed };
     let trained = train(&plan, &objective, |_| start, comm, progress)?;
     if comm.rank() == 0 {
         reclora_storage::atomic::create_dir_all(dir)?;
@@ -291,7 +344,13 @@ fn tune(
             tuned.ok_or_else(|| TrainerError::Input("a checkpoint of another adapter".into()))?;
         tuned.save(&dir.join(artifacts::ADAPTER))?;
         write_json(&dir.join(artifacts::HISTORY), &trained.history)?;
-        write_valid(dir, &data.valid_keys, &trained.valid_logits)?;
+        let mut logits = trained.valid_logits;
+        if tune.prior == Prior::Crm {
+            let gain = data.gain(&mut logits, seed);
+            write_json(&dir.join(artifacts::GAIN), &gain)?;
+            progress.emit(Event::Message { text: format!("{name}: {}", gain.describe()) });
+        }
+        write_valid(dir, &data.valid_keys, &logits)?;
     }
     Ok(parameters)
 }

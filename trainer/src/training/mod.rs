@@ -9,6 +9,6 @@ mod step;
 mod train;
 
 pub use optimizer::{AdamW, clip_gradient_norm, linear_decay};
-pub use plan::TrainPlan;
+pub use plan::{Selection, TrainPlan};
 pub use step::Objective;
 pub use train::{Trained, train};

@@ -6,6 +6,32 @@ use reclora_comm::Communicator;
 
 use crate::error::{Result, TrainerError};
 use crate::parameters::{Table, TableShare};
+use crate::telemetry::EpochRecord;
+
+/// Which epoch's parameters are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// Those of the last.
+    Last,
+    /// Those of the best AUC on valid.
+    Auc {
+        /// Training stops after this many epochs without a better one.
+        patience: u64,
+    },
+    /// Those of the least log loss on valid.
+    LogLoss,
+}
+
+impl Selection {
+    /// By what an epoch is selected: more is better. `None` where it is not, or has no such figure.
+    pub(super) fn rank(self, epoch: &EpochRecord) -> Option<f64> {
+        match self {
+            Self::Last => None,
+            Self::Auc { .. } => epoch.valid_auc,
+            Self::LogLoss => epoch.valid_log_loss.map(|loss| -loss),
+        }
+    }
+}
 
 /// How to train.
 #[derive(Clone, Debug)]
@@ -40,9 +66,8 @@ pub struct TrainPlan {
     pub max_grad_norm: Option<f32>,
     /// Seed of the order of samples.
     pub seed: u64,
-    /// Select the epoch with the best valid AUC, and stop after this many epochs without a better
-    /// one. Without it the last epoch's parameters are kept.
-    pub patience: Option<u64>,
+    /// Which epoch's parameters are kept.
+    pub selection: Selection,
     /// Write a checkpoint every this many steps, and after each epoch.
     pub checkpoint_every: u64,
     /// Where checkpoints are kept.

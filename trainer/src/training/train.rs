@@ -16,7 +16,7 @@ use reclora_storage::permutation::EpochOrder;
 use super::checkpoint::{Layout, TrainState, load, save, write};
 use super::exchange::{Fetched, Held, Squares, reduce, squares};
 use super::optimizer::{AdamW, clip_gradient_norm, linear_decay};
-use super::plan::TrainPlan;
+use super::plan::{Selection, TrainPlan};
 use super::replica::{self, Replica};
 use super::step::{Communication, Leaves, NOT_FINITE, Objective, cut, gradient, tensor_at};
 use crate::error::{Result, TrainerError};
@@ -140,18 +140,16 @@ impl<'a> Run<'a> {
         self.comm.barrier(&task)?;
         self.progress.emit(Event::Finish { task });
         let state = std::mem::take(&mut self.state);
-        let parameters = match (self.plan.patience, state.best) {
-            (Some(_), Some((_, best))) => best,
-            _ => state.parameters,
-        };
+        let parameters = state.best.map_or(state.parameters, |(_, best)| best);
         let TrainState { history, valid_logits, .. } = state;
         Ok(Trained { parameters, share: self.share, history, valid_logits })
     }
 
     /// Whether no epoch was better for as long as the patience lasts.
     fn is_over(&self) -> bool {
+        let Selection::Auc { patience } = self.plan.selection else { return false };
         let best = self.state.best.as_ref().map_or(self.state.epoch, |(epoch, _)| *epoch);
-        self.plan.patience.is_some_and(|patience| self.state.epoch - best >= patience.max(1))
+        self.state.epoch - best >= patience.max(1)
     }
 
     /// Returns whether a pause was asked for on any rank: all return the same.
@@ -286,9 +284,12 @@ impl<'a> Run<'a> {
         let deciding: Option<f64> =
             steps.iter().map(|record| record.deciding_loss.map(f64::from)).sum();
         let deciding_loss = deciding.filter(|_| !steps.is_empty()).map(mean);
-        let best = self.state.history.epochs.iter().filter_map(|record| record.valid_auc);
-        let better = valid_auc.is_some_and(|auc| best.fold(f64::NEG_INFINITY, f64::max) < auc);
-        let selects = self.plan.patience.is_some();
+        let record = EpochRecord { epoch, train_loss, deciding_loss, valid_auc, valid_log_loss };
+        let selection = self.plan.selection;
+        let best = self.state.history.epochs.iter().filter_map(|record| selection.rank(record));
+        let best = best.fold(f64::NEG_INFINITY, f64::max);
+        let better = selection.rank(&record).is_some_and(|rank| best < rank);
+        let selects = selection != Selection::Last;
         let selected = selects && (better || self.state.best.is_none());
         if selected {
             self.state.best = Some((epoch, self.state.parameters.clone()));
@@ -296,7 +297,6 @@ impl<'a> Run<'a> {
         if selected || !selects {
             self.state.valid_logits = logits;
         }
-        let record = EpochRecord { epoch, train_loss, deciding_loss, valid_auc, valid_log_loss };
         let spent = std::mem::take(&mut self.spent);
         // Each rank measures another speed; one says it for all.
         if self.comm.rank() == 0 {

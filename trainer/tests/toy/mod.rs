@@ -12,7 +12,7 @@ use reclora_trainer::metrics::Validation;
 use reclora_trainer::parameters::{Gradient, Losses, Parameters, Ready, Table, TableShare};
 use reclora_trainer::telemetry::progress::Silent;
 use reclora_trainer::training::exchange::{Fetched, Held};
-use reclora_trainer::training::{Objective, TrainPlan, Trained, train};
+use reclora_trainer::training::{Objective, Selection, TrainPlan, Trained, train};
 
 /// Logistic regression on made-up features; fails after a number of micro-batches, if asked to. With a
 /// table, its first weights are rows of which a sample touches some.
@@ -129,8 +129,13 @@ impl Objective for Toy {
         let scored: Vec<(f32, bool)> = scored.collect();
         let right = scored.iter().filter(|(logit, label)| (*logit > 0.0) == *label);
         let auc = Some(right.count() as f64 / 200.0);
+        let losses = scored.iter().map(|(logit, label)| {
+            let lead = f64::from(if *label { *logit } else { -logit });
+            (-lead).max(0.0) + (-lead.abs()).exp().ln_1p()
+        });
+        let log_loss = Some(losses.sum::<f64>() / 200.0);
         let logits = scored.iter().take(5).map(|(logit, _)| *logit).collect();
-        Ok(Validation { auc, log_loss: None, logits })
+        Ok(Validation { auc, log_loss, logits })
     }
 }
 
@@ -151,7 +156,7 @@ pub fn plan(dir: &Path) -> TrainPlan {
         weight_decay: 0.01,
         max_grad_norm: Some(0.2),
         seed: 7,
-        patience: None,
+        selection: Selection::Last,
         checkpoint_every: 4,
         checkpoints: dir.into(),
     }

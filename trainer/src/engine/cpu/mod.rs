@@ -195,7 +195,8 @@ impl<'a> AdaptedModel<'a> {
                 kept = keeps.then_some(pass);
             }
             let likes: Vec<bool> = group.iter().map(|sample| sample.label).collect();
-            let (losses, derivatives) = of_group(loss, &readouts, &likes)?;
+            let offsets: Vec<f32> = group.iter().map(|sample| sample.offset).collect();
+            let (losses, derivatives) = of_group(loss, readouts, &offsets, &likes)?;
             sum += losses;
             for (behind, (sample, derivative)) in
                 (0..group.len()).rev().zip(group.iter().zip(&derivatives))

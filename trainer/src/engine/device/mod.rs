@@ -174,10 +174,11 @@ impl<'a> DeviceModel<'a> {
         let top = pass.forward(Some(&mut kept))?;
         let counts: Vec<usize> = samples.iter().map(|sample| sample.targets.len()).collect();
         let readouts = head::read(self.backbone, &top.norm, &counts, &targets)?;
-        let likes: Vec<bool> = samples.iter().map(|sample| sample.label).collect();
         let (mut losses, mut derivatives) = (Vec::new(), Vec::with_capacity(samples.len()));
-        for (group, likes) in groups(&readouts, loss)?.zip(groups(&likes, loss)?) {
-            let (losses_of_group, by_group) = of_group(loss, group, likes)?;
+        for (readouts, group) in groups(&readouts, loss)?.zip(groups(samples, loss)?) {
+            let likes: Vec<bool> = group.iter().map(|sample| sample.label).collect();
+            let offsets: Vec<f32> = group.iter().map(|sample| sample.offset).collect();
+            let (losses_of_group, by_group) = of_group(loss, readouts.to_vec(), &offsets, &likes)?;
             losses.push(losses_of_group);
             derivatives.extend(by_group);
         }

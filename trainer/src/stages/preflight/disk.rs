@@ -45,6 +45,7 @@ pub fn disk_forecast(
 fn files(ctx: &RunContext, stage: Stage, dataset: Option<&Dataset>) -> Result<(u64, u64)> {
     let config = &ctx.config;
     let crm = forecast::crm(&config.crm, dataset)?;
+    let held_out = u64::from(config.crm.holdout > 0.0);
     Ok(match (stage, dataset) {
         (Stage::Embed, Some(dataset)) => {
             let hidden = Backbone::read_config(&config.backbone.path)?.hidden_size;
@@ -53,11 +54,11 @@ fn files(ctx: &RunContext, stage: Stage, dataset: Option<&Dataset>) -> Result<(u
         }
         (Stage::Pretrain, Some(_)) => {
             let bytes = crm.num_parameters() as u64 * F32;
-            (bytes * (1 + config.crm.folds as u64), bytes)
+            (bytes * (1 + held_out), bytes)
         }
         (Stage::Few2many, Some(dataset)) => {
-            // Key, logit and label.
-            let row = crm.representation_dim() as u64 * F16 + 8 + F32 + 1;
+            // Key, label and logits.
+            let row = crm.representation_dim() as u64 * F16 + 8 + 1 + F32 * (1 + held_out);
             (dataset.num_samples() * row, 0)
         }
         (Stage::Tune, _) => {

@@ -1,0 +1,98 @@
+//! The CRMs of a run: that of all of train, and one that has not seen the last of it.
+//!
+//! A CRM is surer of the samples it was trained on than of new ones, and its representation of them tells their labels.
+//! Gates that are tuned on such samples learn to believe what is not there later. So the few-shot set can be held out:
+//! the gates then read, everywhere, a CRM that was trained before it.
+
+use std::ops::Range;
+
+use reclora_storage::dataset::{Dataset, Split};
+
+use super::inputs::Lens;
+use super::{RunContext, Stage, artifacts};
+use crate::crm::{CrmInput, TrainedCrm, Workspace};
+use crate::error::{Result, TrainerError};
+use crate::metrics::Platt;
+
+/// Train without the holdout, which is the last of it in time; `None` in runs that hold nothing out.
+pub fn before_holdout(ctx: &RunContext, dataset: &Dataset) -> Option<Range<u64>> {
+    let (train, share) = (dataset.split(Split::Train), ctx.config.crm.holdout);
+    let held_out = ((train.end - train.start) as f64 * share).ceil() as u64;
+    (held_out > 0).then(|| train.start..train.end - held_out)
+}
+
+/// The samples that the few-shot set is drawn from: the holdout where there is one, or all of train.
+pub fn few_shot_range(ctx: &RunContext, dataset: &Dataset) -> Range<u64> {
+    let train = dataset.split(Split::Train);
+    before_holdout(ctx, dataset).map_or(train.clone(), |early| early.end..train.end)
+}
+
+/// The CRMs of a run.
+#[derive(Debug)]
+pub struct Crms {
+    /// That of all of train, whose logit is the CRM's score.
+    pub full: TrainedCrm,
+    /// That of train without the holdout, in runs that have one.
+    pub early: Option<TrainedCrm>,
+}
+
+impl Crms {
+    /// Opens what `pretrain` wrote.
+    pub fn open(ctx: &RunContext) -> Result<Self> {
+        let open = |file| {
+            let path = ctx.path(Stage::Pretrain).join(file);
+            TrainedCrm::open(&path, ctx.config.crm.representation)
+        };
+        let early = (ctx.config.crm.holdout > 0.0).then(|| open(artifacts::EARLY_CRM));
+        Ok(Self { full: open(artifacts::CRM)?, early: early.transpose()? })
+    }
+
+    /// What both say of samples.
+    pub fn score(&self, ws: &mut Workspace, inputs: &[CrmInput<'_>]) -> CrmScores {
+        let score = |ws: &mut _, crm: &TrainedCrm| crm.crm().score(crm.parameters(), ws, inputs);
+        let (logits, representations) = score(ws, &self.full);
+        let Some(early) = &self.early else {
+            return CrmScores { logits, early_logits: Vec::new(), representations };
+        };
+        let (early_logits, representations) = score(ws, early);
+        CrmScores { logits, early_logits, representations }
+    }
+
+    /// Width of a representation.
+    pub fn representation_dim(&self) -> usize {
+        self.full.crm().representation_dim()
+    }
+}
+
+/// What the CRMs say of some samples.
+#[derive(Debug)]
+pub struct CrmScores {
+    /// Of the CRM of all of train.
+    pub logits: Vec<f32>,
+    /// Of that without the holdout; empty in runs without one.
+    pub early_logits: Vec<f32>,
+    /// What the gates read, `[samples, dim]`: of the CRM without the holdout where there is one, which no sample's
+    /// label has reached that the gates are tuned on.
+    pub representations: Vec<f32>,
+}
+
+/// The line that brings a logit of the CRM of train without the holdout to the scale of that of all of train, which is
+/// the offset of the score at valid and test. Both are calibrated on valid, which neither has seen; so no label of a
+/// few-shot sample is in its offset.
+///
+/// # Errors
+/// A CRM whose logits say nothing of valid.
+pub fn early_to_full(dataset: &Dataset, lens: &Lens) -> Result<Platt> {
+    let fit = |logit: &dyn Fn(u64) -> Result<f32>| {
+        let sample = |index| Ok((logit(index)?, dataset.sample(index)?.label));
+        let samples: Result<Vec<_>> = dataset.split(Split::Valid).map(sample).collect();
+        Ok::<_, TrainerError>(Platt::fit(&samples?))
+    };
+    let (early, full) = (fit(&|index| lens.early_logit(index))?, fit(&|index| lens.logit(index))?);
+    let to_logit = full.inverse().ok_or_else(|| {
+        let what = "the CRM's logits do not rise with what is liked in valid, so there is nothing to \
+                    start from; train it better, or set it to \"none\"";
+        TrainerError::config("tune.prior", what)
+    })?;
+    Ok(early.then(to_logit))
+}
