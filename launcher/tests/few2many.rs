@@ -36,7 +36,7 @@ impl Pretrained {
         text = text.replace("epochs = 2\n[adapter]", "epochs = 1\n[adapter]");
         std::fs::write(&config, text).unwrap();
         let run = Self { _dir: dir, config, run_dir };
-        for stage in ["prepare", "embed", "retrieve", "pretrain"] {
+        for stage in ["prepare", "embed", "retrieve", "count", "pretrain"] {
             run.stage(&run.run_dir, stage, &[settings, &["--nproc-per-node", "2"]].concat());
         }
         run
@@ -208,7 +208,7 @@ fn a_lens_of_another_crm_is_refused() {
         launch(&args).args(["--only", stage]).args(extra).assert().success();
     };
     let quick = ["--set", "tune.plain_lora=false", "--set", "tune.epochs=1"];
-    for name in ["prepare", "embed", "retrieve", "pretrain", "few2many", "tune"] {
+    for name in ["prepare", "embed", "retrieve", "count", "pretrain", "few2many", "tune"] {
         stage(name, &quick);
     }
     stage("pretrain", &[&quick[..], &["--set", "crm.epochs=1"]].concat());
@@ -280,7 +280,7 @@ fn samplers_draw_other_few_shot_sets() {
         let set = format!("tune.few_shot_sampler={sampler}");
         let small = ["--set", "tune.plain_lora=false", "--set", "tune.epochs=1", "--set", &set];
         let small = [&small[..], &["--no-report"]].concat();
-        for stage in ["prepare", "embed", "retrieve", "pretrain", "few2many", "tune"] {
+        for stage in ["prepare", "embed", "retrieve", "count", "pretrain", "few2many", "tune"] {
             launch(&args).args(["--only", stage]).args(&small).assert().success();
         }
         std::fs::read(run_dir.join("adapter/adapter_model.safetensors")).unwrap()

@@ -82,7 +82,7 @@ fn run_help_groups_its_options_and_names_every_stage() {
         assert!(help.contains(heading), "{help}");
     }
     for stage in
-        ["prepare", "embed", "retrieve", "pretrain", "few2many", "tune", "evaluate", "export"]
+        ["prepare", "embed", "retrieve", "count", "pretrain", "few2many", "tune", "evaluate"]
     {
         assert!(help.contains(stage), "{stage}");
     }

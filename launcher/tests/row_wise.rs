@@ -25,7 +25,7 @@ impl Retrieved {
         let (dir, config) = small();
         let run_dir = dir.path().join("retrieved");
         let run = Self { _dir: dir, config, run_dir };
-        for stage in ["prepare", "embed", "retrieve"] {
+        for stage in ["prepare", "embed", "retrieve", "count"] {
             launch(&run.args(&run.run_dir, stage, "2", &[])).assert().success();
         }
         run

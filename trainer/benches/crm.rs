@@ -72,7 +72,7 @@ impl Inputs<'_> {
 impl Row {
     fn input(&self) -> CrmInput<'_> {
         let Self { fields, items, ratings, .. } = self;
-        CrmInput { fields, history_items: items, history_ratings: ratings }
+        CrmInput { fields, history_items: items, history_ratings: ratings, counters: &[] }
     }
 }
 
@@ -217,6 +217,7 @@ fn main() -> Result<()> {
         fields: dataset.fields().len(),
         item_field: dataset.item_field(),
         user_field: dataset.user_field(),
+        counters: 0,
     };
     let config = CrmConfig { dropout: dropout.parse().unwrap(), ..CrmConfig::default() };
     let crm = Crm::new(&config, shape)?;

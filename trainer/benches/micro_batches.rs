@@ -24,7 +24,8 @@ use reclora_trainer::telemetry::progress::{Event, Progress};
 use reclora_trainer::training::exchange::Held;
 use reclora_trainer::training::{Objective, Selection, TrainPlan, train};
 
-const SHAPE: CrmShape = CrmShape { features: 5000, fields: 8, item_field: 5, user_field: 0 };
+const SHAPE: CrmShape =
+    CrmShape { features: 5000, fields: 8, item_field: 5, user_field: 0, counters: 0 };
 /// Steps of a round.
 const STEPS: u64 = 8;
 
@@ -70,6 +71,7 @@ impl Objective for MadeUp<'_> {
                 fields: &part[0],
                 history_items: &part[1],
                 history_ratings: &part[2],
+                counters: &[],
             })
             .collect();
         let labels: Vec<f32> = samples.iter().map(|sample| (sample % 2) as f32).collect();

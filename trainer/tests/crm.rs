@@ -16,6 +16,7 @@ struct Sample {
     fields: Vec<u32>,
     items: Vec<u32>,
     ratings: Vec<u32>,
+    counters: Vec<f32>,
     label: f32,
 }
 
@@ -25,6 +26,7 @@ impl Sample {
             fields: &self.fields,
             history_items: &self.items,
             history_ratings: &self.ratings,
+            counters: &self.counters,
         }
     }
 }
@@ -32,10 +34,11 @@ impl Sample {
 fn samples() -> impl Strategy<Value = Vec<Sample>> {
     let feature = 0..FEATURES;
     let pairs = prop::collection::vec((feature.clone(), feature.clone()), 0..6);
-    let sample = (prop::collection::vec(feature, 3), pairs, any::<bool>());
-    let sample = sample.prop_map(|(fields, pairs, label)| {
+    let counters = prop::collection::vec(-2f32..2.0, 2);
+    let sample = (prop::collection::vec(feature, 3), pairs, counters, any::<bool>());
+    let sample = sample.prop_map(|(fields, pairs, counters, label)| {
         let (items, ratings) = pairs.into_iter().unzip();
-        Sample { fields, items, ratings, label: f32::from(u8::from(label)) }
+        Sample { fields, items, ratings, counters, label: f32::from(u8::from(label)) }
     });
     prop::collection::vec(sample, 1..5)
 }
@@ -50,7 +53,13 @@ fn crm(dropout: f32, representation: Representation) -> Crm {
         representation,
         ..CrmConfig::default()
     };
-    let shape = CrmShape { features: FEATURES as usize, fields: 3, item_field: 1, user_field: 0 };
+    let shape = CrmShape {
+        features: FEATURES as usize,
+        fields: 3,
+        item_field: 1,
+        user_field: 0,
+        counters: 2,
+    };
     Crm::new(&config, shape).unwrap()
 }
 
@@ -140,7 +149,13 @@ fn d1_micro_batches_at_once_are_those_of_the_tree() {
         dropout: 0.1,
         ..CrmConfig::default()
     };
-    let shape = CrmShape { features: FEATURES as usize, fields: 3, item_field: 1, user_field: 0 };
+    let shape = CrmShape {
+        features: FEATURES as usize,
+        fields: 3,
+        item_field: 1,
+        user_field: 0,
+        counters: 2,
+    };
     let crm = Crm::new(&config, shape).unwrap();
     let (flat, dense) = (parameters(&crm, 5), crm.num_parameters() - crm.table().len());
     let parameters = Parameters::whole(crm.table(), &flat);
@@ -149,6 +164,7 @@ fn d1_micro_batches_at_once_are_those_of_the_tree() {
         fields: (0..3).map(|place| feature(key * 100 + place)).collect(),
         items: (0..key % 7).map(|place| feature(key * 100 + 10 + place)).collect(),
         ratings: (0..key % 7).map(|place| feature(key * 100 + 20 + place)).collect(),
+        counters: vec![(key % 5) as f32 - 2.0, 0.3],
         label: (key % 2) as f32,
     };
     let compute = |keys: &[u64], mut gradient: Gradient| {
@@ -183,8 +199,13 @@ fn d1_micro_batches_at_once_are_those_of_the_tree() {
 fn dropout_depends_on_seed_and_sample_only() {
     let crm = crm(0.5, Representation::Final);
     let parameters = parameters(&crm, 4);
-    let sample =
-        Sample { fields: vec![1, 2, 3], items: vec![4, 5], ratings: vec![28, 29], label: 1.0 };
+    let sample = Sample {
+        fields: vec![1, 2, 3],
+        items: vec![4, 5],
+        ratings: vec![28, 29],
+        counters: vec![0.5, -0.5],
+        label: 1.0,
+    };
     let inputs = [sample.input(), sample.input()];
     let run = |keys: &[u64], seed| {
         let mut gradient = Gradient::zero(crm.table(), crm.num_parameters() - crm.table().len());

@@ -81,7 +81,8 @@ pub struct CompareArgs {
     /// Run directories; the others are compared with the first
     #[arg(required = true, num_args = 2.., value_name = "RUN")]
     pub runs: Vec<PathBuf>,
-    /// The model of each run: reclora, lora, crm, logistic_regression or item_mean
+    /// The model of each run: reclora, lora, crm, history_text, history,
+    /// logistic_regression or item_mean
     #[arg(long, value_name = "NAME", default_value = "reclora")]
     pub model: String,
     /// Resamples of the users, for the intervals

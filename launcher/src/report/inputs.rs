@@ -8,7 +8,7 @@ use std::path::Path;
 use color_eyre::Report;
 use color_eyre::eyre::eyre;
 use reclora_storage::StorageError;
-use reclora_trainer::metrics::{CalibrationBin, Differences, HistoryGroup};
+use reclora_trainer::metrics::{CalibrationBin, Differences, Gain, HistoryGroup};
 use reclora_trainer::stages::ScoredSamples;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -49,6 +49,9 @@ pub(super) struct Evaluation {
     /// How the gates mixed the experts; absent in runs with one expert.
     #[serde(default)]
     pub gate: Option<Gate>,
+    /// With a prior: how much of what each LLM adds to it is believed, by names of models.
+    #[serde(default)]
+    pub gains: BTreeMap<String, Gain>,
 }
 
 /// One model on the test set.

@@ -99,7 +99,7 @@ pub(super) fn render(inputs: &Inputs, info: &RunInfo, summary: &Summary) -> Resu
         world_size => info.world_size,
         adapter_xxh3 => summary.adapter_xxh3,
         rows => rows(inputs, &models),
-        verdict => verdict::sentences(&summary.metrics),
+        verdict => verdict::sentences(summary),
         colours => figures::colours(),
         references => Compared::keys(Role::Reference).map(label).collect::<Vec<_>>(),
         compared => FIGURES.map(|(figure, _)| figure),

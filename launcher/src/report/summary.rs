@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use reclora_trainer::metrics::{COMPARED, Compared, Difference, Differences};
+use reclora_trainer::metrics::{COMPARED, Compared, Difference, Differences, Gain};
 use reclora_trainer::stages::{ScoredOrder, ScoredSamples};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -18,6 +18,9 @@ pub struct Summary {
     pub metrics: Vec<(String, ModelSummary)>,
     /// Which test samples these were measured on.
     pub scored: ScoredSamples,
+    /// With a prior: how much of what each LLM adds to the CRM's score is believed.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub gains: BTreeMap<String, Gain>,
     /// Seconds by stage, in the order they ran.
     #[serde(serialize_with = "as_map")]
     pub stages: Vec<(String, f64)>,
@@ -57,6 +60,7 @@ impl Summary {
         Self {
             metrics: models(&inputs.evaluation),
             scored: inputs.evaluation.scored,
+            gains: inputs.evaluation.gains.clone(),
             stages: info.stages.clone(),
             hashes: info.hashes.clone(),
             world_size: info.world_size,

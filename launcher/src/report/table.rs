@@ -27,7 +27,7 @@ pub fn table(summary: &Summary) -> String {
         text.push_str(&format!("{}\n", aligned(table, 1)));
     }
     let scored = format!("scored: {}", what_was_scored(&summary.scored, |n| n.to_string()));
-    for sentence in [scored].into_iter().chain(verdict::sentences(&summary.metrics)) {
+    for sentence in [scored].into_iter().chain(verdict::sentences(summary)) {
         text.push_str(&wrapped(&sentence));
     }
     text

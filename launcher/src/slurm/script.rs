@@ -230,7 +230,7 @@ mod tests {
             "--nodes 2 --gpus-per-node 8 --cpu-partition cpu --partition gpu --array-of-stages",
         );
         let plans = plans(&args, &config(), Path::new("/opt/reclora-launch")).unwrap();
-        assert_eq!(plans.len(), 8);
+        assert_eq!(plans.len(), 9);
         let prepare = &plans[0].text;
         for line in
             ["#SBATCH --nodes=1", "#SBATCH --partition=cpu", "#SBATCH --job-name=films-prepare"]
@@ -238,9 +238,9 @@ mod tests {
             assert!(prepare.lines().any(|l| l == line), "no line {line:?} in\n{prepare}");
         }
         assert!(!prepare.contains("gpus-per-node"), "{prepare}");
-        assert!(plans[5].text.contains("--only tune"), "{}", plans[5].text);
-        assert!(plans[5].text.contains("#SBATCH --nodes=2"), "{}", plans[5].text);
-        assert!(plans[7].text.contains("0) /opt/reclora-launch report '/runs/my run'; exit 0 ;;"));
+        assert!(plans[6].text.contains("--only tune"), "{}", plans[6].text);
+        assert!(plans[6].text.contains("#SBATCH --nodes=2"), "{}", plans[6].text);
+        assert!(plans[8].text.contains("0) /opt/reclora-launch report '/runs/my run'; exit 0 ;;"));
     }
 
     #[test]
@@ -254,8 +254,8 @@ mod tests {
         let args = args("--until few2many --array-of-stages");
         let plans = plans(&args, &config, program).unwrap();
         let work: Vec<&str> = plans.iter().map(|plan| plan.work.name()).collect();
-        assert_eq!(work, ["prepare", "retrieve", "pretrain", "few2many"]);
-        assert!(!plans[3].text.contains("report"), "{}", plans[3].text);
+        assert_eq!(work, ["prepare", "retrieve", "count", "pretrain", "few2many"]);
+        assert!(!plans[4].text.contains("report"), "{}", plans[4].text);
     }
 
     #[test]
@@ -263,8 +263,8 @@ mod tests {
         let args = args("--nodes 2 --array-of-stages --few2many-jobs 3");
         let plans = plans(&args, &config(), Path::new("/opt/reclora-launch")).unwrap();
         let work: Vec<&str> = plans.iter().map(|plan| plan.work.name()).collect();
-        assert_eq!(work[3..6], ["pretrain", "few2many-parts", "few2many"]);
-        let text = &plans[4].text;
+        assert_eq!(work[4..7], ["pretrain", "few2many-parts", "few2many"]);
+        let text = &plans[5].text;
         for line in [
             "#SBATCH --array=0-2",
             "#SBATCH --nodes=1",
@@ -273,6 +273,6 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "no line {line:?} in\n{text}");
         }
         assert!(text.contains("--only few2many --part \"$SLURM_ARRAY_TASK_ID/3\" &"), "{text}");
-        assert!(plans[4].output.ends_with("slurm/few2many-parts-%j_0.out"));
+        assert!(plans[5].output.ends_with("slurm/few2many-parts-%j_0.out"));
     }
 }

@@ -26,7 +26,9 @@ pub use schema::{Problem, check, choice_name, editor_schema, range, schema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
-pub use training::{EmbeddingOptimizer, FewShotSampler, LimitOrder, Prior, TuneObjective};
+pub use training::{
+    Counting, EmbeddingOptimizer, FewShotSampler, ItemVectors, LimitOrder, Prior, TuneObjective,
+};
 
 use crate::backbone::{Projection, WeightType};
 
@@ -210,6 +212,10 @@ pub struct CrmConfig {
     /// Stop after this many epochs without a better valid AUC.
     #[default = 2]
     pub patience: usize,
+    /// Counters of the ratings before a sample, as inputs of the prediction network.
+    pub counters: Counting,
+    /// What the LLM knows of the items' texts, as inputs of the prediction network.
+    pub item_vectors: ItemVectors,
     /// Share of train, the last of it in time, that a second CRM is trained without. The few-shot set is then drawn
     /// from that part, and the gates read the second CRM everywhere: it has seen the label of no sample that it is
     /// read for, neither while tuning nor after. 0: none, and the gates read a CRM that has seen the few-shot
@@ -236,7 +242,7 @@ pub enum CrmNetwork {
 pub enum Representation {
     /// r, the output of the last hidden layer, width H.
     Final,
-    /// z = flatten([fields; u]), the input of the prediction network.
+    /// z = flatten([fields; u; counters]), the input of the prediction network.
     Hidden,
     /// `[E[user]; mean of h over the history]`.
     User,

@@ -38,6 +38,31 @@ pub enum TuneObjective {
     Answer,
 }
 
+/// What the CRM is told of the ratings before a sample: of its user, its item and its categories, how many there were
+/// and how many of them likes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Counting {
+    /// Nothing.
+    #[default]
+    None,
+    /// All ratings before the sample's moment, those of valid and test included, as a service counts along.
+    Online,
+    /// Those of train among them.
+    Train,
+}
+
+/// What the CRM is told of the items' embeddings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ItemVectors {
+    /// Nothing.
+    #[default]
+    None,
+    /// How the user liked earlier items whose texts are like the target's.
+    Affinity,
+}
+
 /// Which samples of a split are scored, where a limit leaves some out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -13,6 +13,8 @@ pub struct CrmInput<'a> {
     pub history_items: &'a [u32],
     /// Rating features of the history, one per item.
     pub history_ratings: &'a [u32],
+    /// Counters, as many as the shape says.
+    pub counters: &'a [f32],
 }
 
 /// CRM inputs of some samples, in rows of the shared table.
@@ -23,16 +25,19 @@ pub struct CrmBatch {
     items: Vec<u32>,
     ratings: Vec<u32>,
     ends: Vec<usize>,
+    counters: Vec<f32>,
 }
 
 impl CrmBatch {
-    /// Adds the sample of `user` and `item`, shown with the user's interactions at `positions`.
+    /// Adds the sample of `user` and `item`, shown with the user's interactions at `positions`; with `counters`, as many
+    /// as those of the others.
     pub fn push(
         &mut self,
         dataset: &Dataset,
         user: u32,
         item: u32,
         positions: &[u32],
+        counters: &[f32],
     ) -> Result<()> {
         self.num_fields = dataset.fields().len();
         dataset.feature_ids(user, item, &mut self.fields);
@@ -48,6 +53,7 @@ impl CrmBatch {
             self.items.push(dataset.item_feature(item));
             self.ratings.push(dataset.rating_feature(level));
         }
+        self.counters.extend_from_slice(counters);
         self.ends.push(self.items.len());
         Ok(())
     }
@@ -72,12 +78,14 @@ impl CrmBatch {
     pub fn inputs(&self) -> Vec<CrmInput<'_>> {
         let mut start = 0;
         let fields = self.fields.chunks_exact(self.num_fields.max(1));
-        let rows = fields.zip(&self.ends).map(|(fields, &end)| {
+        let width = self.counters.len() / self.ends.len().max(1);
+        let rows = fields.zip(&self.ends).enumerate().map(|(sample, (fields, &end))| {
             let range = std::mem::replace(&mut start, end)..end;
             CrmInput {
                 fields,
                 history_items: &self.items[range.clone()],
                 history_ratings: &self.ratings[range],
+                counters: &self.counters[sample * width..(sample + 1) * width],
             }
         });
         rows.collect()

@@ -1,7 +1,7 @@
 //! DIN, or SIM when the history is retrieved.
 //!
 //! A shared table E; `h_t = ReLU(Linear([E[item_t]; E[rating_t]]))`; `a_t = MLP([q, h_t, q − h_t, q ⊙ h_t])`
-//! without softmax; u = Σ a_t h_t; r = MLP(flatten([fields; u])); logit = Linear(r). History rows of a
+//! without softmax; u = Σ a_t h_t; r = MLP(flatten([fields; u; counters])); logit = Linear(r). History rows of a
 //! batch are packed: what is not there is not multiplied.
 
 use super::attention::{AttentionInput, SampleRows};
@@ -55,6 +55,11 @@ fn sample_rows<'a>(
     SampleRows { offsets, of_samples: Parts::new(samples), of_rows: Parts::new(rows) }
 }
 
+/// Width of z, the input of the prediction network.
+fn width_of_z(shape: CrmShape, embedding_dim: usize) -> usize {
+    (shape.fields + 1) * embedding_dim + shape.counters
+}
+
 impl Din {
     /// The network for these settings and this data, its tensors added to the layout.
     pub fn new(config: &CrmConfig, shape: CrmShape, layout: &mut CrmLayout) -> Result<Self> {
@@ -66,12 +71,7 @@ impl Din {
             shape,
             history: layout.linear("history", 2 * e, e)?,
             attention: layout.mlp("attention", 4 * e, width, config.num_attention_layers)?,
-            prediction: layout.mlp(
-                "prediction",
-                (shape.fields + 1) * e,
-                width,
-                config.num_layers,
-            )?,
+            prediction: layout.mlp("prediction", width_of_z(shape, e), width, config.num_layers)?,
         })
     }
 
@@ -126,7 +126,7 @@ impl Din {
         self.attention.forward_from(1, parameters.dense, rows.of_rows, dropout, &mut ws.attention);
     }
 
-    /// z = flatten([fields; u]), u = Σ a h.
+    /// z = flatten([fields; u; counters]), u = Σ a h.
     fn pool(&self, parameters: Parameters<'_>, ws: &mut Pass, inputs: &[CrmInput<'_>]) {
         let e = self.embedding_dim;
         let z = ws.prediction.layer(0);
@@ -141,6 +141,7 @@ impl Din {
                 let h = &ws.history[row * e..(row + 1) * e];
                 axpy(&mut z[start..], ws.attention.output[row], h);
             }
+            z.extend_from_slice(input.counters);
         }
     }
 
@@ -198,7 +199,7 @@ impl Network for Din {
     fn representation_dim(&self) -> usize {
         match self.representation {
             Representation::Final => self.prediction.output.inputs,
-            Representation::Hidden => (self.shape.fields + 1) * self.embedding_dim,
+            Representation::Hidden => width_of_z(self.shape, self.embedding_dim),
             Representation::User => 2 * self.embedding_dim,
         }
     }
@@ -248,7 +249,7 @@ impl Network for Din {
         let rows = sample_rows(&ws.offsets, &ws.sample_bounds, &ws.row_bounds);
         let (dense, state) = (parameters.dense, &mut ws.prediction);
         let dz = self.prediction.backward(dense, dlogits, rows.of_samples, gradient, state);
-        let width = (fields + 1) * e;
+        let width = width_of_z(self.shape, e);
         ws.dhistory.clear();
         ws.dattention.clear();
         for (sample, input) in inputs.iter().enumerate() {
@@ -256,7 +257,7 @@ impl Network for Din {
             for (feature, d) in input.fields.iter().zip(dz.chunks_exact(e)) {
                 add(gradient.row_of(sample, *feature), d);
             }
-            let du = &dz[fields * e..];
+            let du = &dz[fields * e..(fields + 1) * e];
             for row in ws.offsets[sample]..ws.offsets[sample + 1] {
                 ws.dattention.push(dot(du, &ws.history[row * e..(row + 1) * e]));
                 let weight = ws.attention.output[row];

@@ -30,7 +30,7 @@ pub enum Role {
 }
 
 /// The models in the order in which they are shown.
-pub const COMPARED: [Compared; 5] = [
+pub const COMPARED: [Compared; 7] = [
     Compared {
         key: "reclora",
         label: "RecLoRA",
@@ -51,6 +51,20 @@ pub const COMPARED: [Compared; 5] = [
         words: "the CRM alone",
         role: Role::Reference,
         colours: [[0x05, 0x96, 0x69], [0x3F, 0xCF, 0x97]],
+    },
+    Compared {
+        key: "history_text",
+        label: "history + text",
+        words: "the history with texts",
+        role: Role::Baseline,
+        colours: [[0xBE, 0x18, 0x5D], [0xF4, 0x72, 0xB6]],
+    },
+    Compared {
+        key: "history",
+        label: "history",
+        words: "the history",
+        role: Role::Baseline,
+        colours: [[0xA1, 0x62, 0x07], [0xFA, 0xCC, 0x15]],
     },
     Compared {
         key: "logistic_regression",

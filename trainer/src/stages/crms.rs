@@ -6,13 +6,16 @@
 
 use std::ops::Range;
 
-use reclora_storage::dataset::{Dataset, Split};
+use reclora_storage::dataset::{Dataset, Sample, Split};
 
-use super::inputs::Lens;
+use super::count::{COUNTERS, counter_chunks, read_by};
+use super::inputs::{Lens, Neighbours, damaged, located};
 use super::{RunContext, Stage, artifacts};
-use crate::crm::{CrmInput, TrainedCrm, Workspace};
+use crate::crm::{CrmBatch, CrmInput, TrainedCrm, Workspace};
 use crate::error::{Result, TrainerError};
 use crate::metrics::Platt;
+use crate::scoring::chunks::ChunkStore;
+use crate::telemetry::measure::{Phase, timed};
 
 /// Train without the holdout, which is the last of it in time; `None` in runs that hold nothing out.
 pub fn before_holdout(ctx: &RunContext, dataset: &Dataset) -> Option<Range<u64>> {
@@ -25,6 +28,48 @@ pub fn before_holdout(ctx: &RunContext, dataset: &Dataset) -> Option<Range<u64>>
 pub fn few_shot_range(ctx: &RunContext, dataset: &Dataset) -> Range<u64> {
     let train = dataset.split(Split::Train);
     before_holdout(ctx, dataset).map_or(train.clone(), |early| early.end..train.end)
+}
+
+/// What the CRMs read of samples.
+pub struct CrmInputs<'a> {
+    dataset: &'a Dataset,
+    neighbours: Neighbours,
+    counters: ChunkStore,
+    read: Range<usize>,
+}
+
+impl<'a> CrmInputs<'a> {
+    /// Opens what earlier stages wrote.
+    pub fn open(ctx: &RunContext, dataset: &'a Dataset) -> Result<Self> {
+        Ok(Self {
+            dataset,
+            neighbours: Neighbours::open(ctx, dataset)?,
+            counters: counter_chunks(ctx, dataset).open()?,
+            read: read_by(&ctx.config.crm),
+        })
+    }
+
+    /// All counters of a sample.
+    pub fn counters(&self, sample: u64) -> Result<&[f32]> {
+        let (shard, row) = located(&self.counters, sample)?;
+        let counters = shard.f32("counters")?.get(row * COUNTERS..(row + 1) * COUNTERS);
+        counters.ok_or_else(|| damaged(shard, "counters"))
+    }
+
+    /// The inputs of samples, and the samples.
+    pub fn batch(&self, indices: impl Iterator<Item = u64>) -> Result<(CrmBatch, Vec<Sample>)> {
+        let (mut batch, mut samples) = (CrmBatch::default(), Vec::new());
+        timed(Phase::Data, || {
+            for index in indices {
+                let sample = self.dataset.sample(index)?;
+                let counters = &self.counters(index)?[self.read.clone()];
+                let positions = self.neighbours.crm(index)?;
+                batch.push(self.dataset, sample.user, sample.item, positions, counters)?;
+                samples.push(sample);
+            }
+            Ok((batch, samples))
+        })
+    }
 }
 
 /// The CRMs of a run.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::baselines::{Baselines, Likes};
+use super::crms::CrmInputs;
 use super::draw::{Drawn, ScoredOrder};
 use super::inputs::{Lens, Neighbours};
 use super::predictions;
@@ -92,7 +93,7 @@ pub(super) const STAGE: Description = Description {
     name: "evaluate",
     directory: "predictions",
     what: "score the test set with every model",
-    reads: &[Stage::Prepare, Stage::Retrieve, Stage::Few2many, Stage::Tune],
+    reads: &[Stage::Prepare, Stage::Retrieve, Stage::Count, Stage::Few2many, Stage::Tune],
     reads_backbone: true,
     reads_template: true,
     settings: |config| {
@@ -121,7 +122,8 @@ fn run(
     score(&chunks, &test, &text, &adapters, &neighbours, &lens, comm, progress)?;
     if comm.rank() == 0 {
         let samples = test.samples(&text.dataset)?;
-        let baselines = Baselines::fit(&text.dataset)?;
+        let inputs = CrmInputs::open(ctx, &text.dataset)?;
+        let baselines = Baselines::fit(ctx, &text.dataset, &inputs)?;
         let mut models = llm_probabilities(&chunks, &adapters, &lens, &samples)?;
         models.extend(baselines.likes(&lens, &samples)?);
         let columns = models.iter().map(|(name, likes)| (*name, predictions::Likes::All(likes)));
@@ -145,7 +147,7 @@ fn write_valid(
     ctx: &RunContext,
     dataset: &Dataset,
     lens: &Lens,
-    baselines: &Baselines,
+    baselines: &Baselines<'_>,
 ) -> Result<()> {
     let samples = dataset.split(Split::Valid).map(|index| Ok(dataset.sample(index)?));
     let samples: Vec<Sample> = samples.collect::<Result<_>>()?;

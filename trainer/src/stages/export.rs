@@ -30,6 +30,7 @@ pub(super) const STAGE: Description = Description {
         Stage::Prepare,
         Stage::Embed,
         Stage::Retrieve,
+        Stage::Count,
         Stage::Pretrain,
         Stage::Few2many,
         Stage::Tune,

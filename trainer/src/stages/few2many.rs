@@ -8,8 +8,8 @@ use reclora_comm::Communicator;
 use reclora_storage::dataset::Sample;
 use serde_json::json;
 
-use super::crms::{CrmScores, Crms};
-use super::inputs::{Neighbours, crm_batch, dataset, lens_chunks};
+use super::crms::{CrmInputs, CrmScores, Crms};
+use super::inputs::{dataset, lens_chunks};
 use super::pretrain::BLOCK;
 use super::{Counts, Description, RunContext, Stage};
 use crate::crm::{CrmBatch, Workspace};
@@ -21,7 +21,7 @@ pub(super) const STAGE: Description = Description {
     name: "few2many",
     directory: "lens",
     what: "score all data with the recommendation model",
-    reads: &[Stage::Prepare, Stage::Retrieve, Stage::Pretrain],
+    reads: &[Stage::Prepare, Stage::Retrieve, Stage::Count, Stage::Pretrain],
     settings: |config| Ok(json!([config.crm.representation])),
     run,
     ..Description::BASE
@@ -33,7 +33,7 @@ fn run(
     progress: &mut dyn Progress,
 ) -> Result<Counts> {
     let dataset = dataset(ctx)?;
-    let neighbours = Neighbours::open(ctx, &dataset)?;
+    let inputs = CrmInputs::open(ctx, &dataset)?;
     let crms = Crms::open(ctx)?;
     let read = |range: Range<u64>| -> Result<Vec<(CrmBatch, Vec<Sample>)>> {
         // Blocks are fixed too, so that no matrix product depends on ranks or threads.
@@ -42,7 +42,7 @@ fn run(
             .step_by(BLOCK)
             .map(|start| start..(start + BLOCK as u64).min(range.end))
             .collect();
-        blocks.into_par_iter().map(|rows| crm_batch(&dataset, &neighbours, rows)).collect()
+        blocks.into_par_iter().map(|rows| inputs.batch(rows)).collect()
     };
     let chunks = lens_chunks(ctx, &dataset).only(ctx.part);
     chunks.run("score all data", comm, progress, read, |range, blocks| {

@@ -4,6 +4,7 @@ use reclora_comm::Wire;
 use reclora_storage::dataset::{Dataset, Split};
 use serde::Serialize;
 
+use super::count::read_by;
 use super::draw::Drawn;
 use super::pretrain::shape;
 use super::{RunContext, Stage, finished, inputs};
@@ -121,8 +122,14 @@ pub fn forecast(ctx: &RunContext, world_size: usize, threads: usize) -> Result<F
 /// The CRM of a dataset, or of one that is not known yet: the width of its representation does not depend
 /// on the data, but for the number of fields.
 pub(super) fn crm(config: &CrmConfig, dataset: Option<&Dataset>) -> Result<Crm> {
-    let unknown = CrmShape { features: 2, fields: 2, item_field: 1, user_field: 0 };
-    Crm::new(config, dataset.map_or(unknown, shape))
+    let unknown = CrmShape {
+        features: 2,
+        fields: 2,
+        item_field: 1,
+        user_field: 0,
+        counters: read_by(config).len(),
+    };
+    Crm::new(config, dataset.map_or(unknown, |dataset| shape(config, dataset)))
 }
 
 struct Context<'a> {

@@ -3,16 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use reclora_storage::dataset::{Dataset, Sample};
+use reclora_storage::dataset::Dataset;
 use reclora_storage::shard::Shard;
 
 use super::{RunContext, Stage};
 use crate::adapter::Adapter;
 use crate::backbone::is_gguf;
-use crate::crm::CrmBatch;
 use crate::error::{Result, TrainerError};
 use crate::scoring::chunks::{ChunkStore, Chunks};
-use crate::telemetry::measure::{Phase, timed};
 
 /// Samples per file of `lens/`.
 const LENS_CHUNK: u64 = 4096;
@@ -107,11 +105,13 @@ impl Neighbours {
     }
 }
 
-fn located(store: &ChunkStore, sample: u64) -> Result<(&Shard, usize)> {
+/// The file that has a sample, and its row there.
+pub fn located(store: &ChunkStore, sample: u64) -> Result<(&Shard, usize)> {
     store.locate(sample)?.ok_or_else(|| TrainerError::NotFound(format!("no sample {sample}")))
 }
 
-fn damaged(shard: &Shard, what: &str) -> TrainerError {
+/// What a file says that does not fit together with the others.
+pub fn damaged(shard: &Shard, what: &str) -> TrainerError {
     TrainerError::file(
         shard.path(),
         format!("its {what} do not fit together; run that stage again"),
@@ -169,23 +169,6 @@ impl Lens {
 /// A representation as the lens holds it: rounded to f16, and back.
 pub fn as_in_lens(representation: &[f32]) -> Vec<f32> {
     representation.iter().map(|&value| f16::from_f32(value).to_f32()).collect()
-}
-
-/// The CRM inputs of samples `indices`, and the samples.
-pub fn crm_batch(
-    dataset: &Dataset,
-    neighbours: &Neighbours,
-    indices: impl Iterator<Item = u64>,
-) -> Result<(CrmBatch, Vec<Sample>)> {
-    let (mut batch, mut samples) = (CrmBatch::default(), Vec::new());
-    timed(Phase::Data, || {
-        for index in indices {
-            let sample = dataset.sample(index)?;
-            batch.push(dataset, sample.user, sample.item, neighbours.crm(index)?)?;
-            samples.push(sample);
-        }
-        Ok((batch, samples))
-    })
 }
 
 #[cfg(test)]

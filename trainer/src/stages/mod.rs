@@ -6,6 +6,7 @@
 mod artifacts;
 mod baselines;
 mod context;
+mod count;
 mod crms;
 mod description;
 mod draw;
@@ -66,6 +67,7 @@ fn description(stage: Stage) -> &'static Description {
         Stage::Prepare => &prepare::STAGE,
         Stage::Embed => &embed::STAGE,
         Stage::Retrieve => &retrieve::STAGE,
+        Stage::Count => &count::STAGE,
         Stage::Pretrain => &pretrain::STAGE,
         Stage::Few2many => &few2many::STAGE,
         Stage::Tune => &tune::STAGE,

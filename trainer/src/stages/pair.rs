@@ -1,5 +1,6 @@
 //! A user and an item by their raw ids, with everything the models read of the two.
 
+use super::count::{Before, read_by};
 use super::crms::Crms;
 use super::inputs::{Lens, Neighbours, as_in_lens};
 use super::{RunContext, retrieve};
@@ -72,7 +73,9 @@ impl Pair {
         let (config, embeddings) = (&ctx.config.retrieve, embeddings.as_ref());
         let [text, crm] = retrieve::positions(config, embeddings, dataset, user, position, item);
         let mut batch = CrmBatch::default();
-        batch.push(dataset, user, item, &crm)?;
+        let counters = Before::count(ctx, dataset)?.counters(dataset, user, position, item);
+        let read = read_by(&ctx.config.crm);
+        batch.push(dataset, user, item, &crm, &counters[read])?;
         let scores = Crms::open(ctx)?.score(&mut Workspace::default(), &batch.inputs());
         let crm_logit = scores.logits.first().copied().unwrap_or(f32::NAN);
         let representation = as_in_lens(&scores.representations);

@@ -8,10 +8,11 @@ use reclora_comm::Communicator;
 use reclora_storage::dataset::{Dataset, Sample, Split};
 use serde_json::json;
 
-use super::crms::before_holdout;
-use super::inputs::{Neighbours, crm_batch, dataset};
+use super::count::read_by;
+use super::crms::{CrmInputs, before_holdout};
+use super::inputs::dataset;
 use super::{Counts, Description, RunContext, Stage, artifacts, write_json};
-use crate::config::{EmbeddingOptimizer, EmbeddingSharding};
+use crate::config::{CrmConfig, EmbeddingOptimizer, EmbeddingSharding};
 use crate::crm::{Crm, CrmShape, Workspace};
 use crate::error::Result;
 use crate::metrics::Validation;
@@ -34,7 +35,7 @@ thread_local! {
 struct CrmObjective<'a> {
     crm: &'a Crm,
     dataset: &'a Dataset,
-    neighbours: &'a Neighbours,
+    inputs: &'a CrmInputs<'a>,
     /// The samples it is trained on, as indices of the dataset.
     train: Range<u64>,
     valid: Range<u64>,
@@ -43,13 +44,13 @@ struct CrmObjective<'a> {
 
 impl CrmObjective<'_> {
     fn rows_of(&self, indices: impl Iterator<Item = u64>) -> Result<Vec<u32>> {
-        let (batch, _) = crm_batch(self.dataset, self.neighbours, indices)?;
+        let (batch, _) = self.inputs.batch(indices)?;
         Ok(batch.rows().collect())
     }
 
     /// The logit of the sample of this index, by itself.
     fn logit(&self, parameters: Parameters<'_>, index: u64) -> Result<f32> {
-        let (mut batch, _) = crm_batch(self.dataset, self.neighbours, std::iter::once(index))?;
+        let (mut batch, _) = self.inputs.batch(std::iter::once(index))?;
         parameters.rows.map_or(Ok(()), |rows| batch.number_by(rows))?;
         let score = |ws: &mut Workspace| self.crm.score(parameters, ws, &batch.inputs());
         let (logits, _) = WORKSPACE.with_borrow_mut(score);
@@ -68,7 +69,7 @@ impl Objective for CrmObjective<'_> {
         _finished: &mut Ready<'_>,
     ) -> Result<Losses> {
         let indices = samples.iter().map(|position| self.train.start + position);
-        let (mut batch, samples) = crm_batch(self.dataset, self.neighbours, indices)?;
+        let (mut batch, samples) = self.inputs.batch(indices)?;
         parameters.rows.map_or(Ok(()), |rows| batch.number_by(rows))?;
         let label = |sample: &Sample| f32::from(u8::from(sample.label));
         let labels: Vec<f32> = samples.iter().map(label).collect();
@@ -135,7 +136,7 @@ pub(super) const STAGE: Description = Description {
     name: "pretrain",
     directory: "crm",
     what: "train the recommendation model on all data",
-    reads: &[Stage::Prepare, Stage::Retrieve],
+    reads: &[Stage::Prepare, Stage::Retrieve, Stage::Count],
     trains: true,
     settings: |config| {
         let mut crm = json!(config.crm);
@@ -154,8 +155,8 @@ fn run(
 ) -> Result<Counts> {
     let config = &ctx.config.crm;
     let dataset = dataset(ctx)?;
-    let neighbours = Neighbours::open(ctx, &dataset)?;
-    let crm = Crm::new(config, shape(&dataset))?;
+    let inputs = CrmInputs::open(ctx, &dataset)?;
+    let crm = Crm::new(config, shape(config, &dataset))?;
     let train = dataset.split(Split::Train);
     let mut counts = Counts::from([
         ("parameters".to_owned(), crm.num_parameters() as u64),
@@ -170,7 +171,7 @@ fn run(
         let objective = CrmObjective {
             crm: &crm,
             dataset: &dataset,
-            neighbours: &neighbours,
+            inputs: &inputs,
             train,
             valid: dataset.split(Split::Valid),
             seed: ctx.config.seed,
@@ -227,12 +228,13 @@ fn train_one(
     Ok(trained.history)
 }
 
-/// What the network needs to know of a dataset.
-pub fn shape(dataset: &Dataset) -> CrmShape {
+/// What the network of these settings needs to know of a dataset.
+pub fn shape(config: &CrmConfig, dataset: &Dataset) -> CrmShape {
     CrmShape {
         features: dataset.num_features(),
         fields: dataset.fields().len(),
         item_field: dataset.item_field(),
         user_field: dataset.user_field(),
+        counters: read_by(config).len(),
     }
 }

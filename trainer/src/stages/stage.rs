@@ -19,6 +19,8 @@ pub enum Stage {
     Embed,
     /// Samples to the history they are shown with.
     Retrieve,
+    /// Samples to what is known from the ratings before them.
+    Count,
     /// The CRM on all training data.
     Pretrain,
     /// The CRM's view of every sample.
@@ -33,10 +35,11 @@ pub enum Stage {
 
 impl Stage {
     /// All stages, in order.
-    pub const ALL: [Stage; 8] = [
+    pub const ALL: [Stage; 9] = [
         Stage::Prepare,
         Stage::Embed,
         Stage::Retrieve,
+        Stage::Count,
         Stage::Pretrain,
         Stage::Few2many,
         Stage::Tune,

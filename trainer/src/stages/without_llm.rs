@@ -7,6 +7,7 @@ use reclora_storage::dataset::{Sample, Split};
 use serde::Serialize;
 
 use super::baselines::Baselines;
+use super::crms::CrmInputs;
 use super::evaluate::{bootstrap, scored};
 use super::inputs::{self, Lens};
 use super::{RunContext, Stage, check_origin, finished};
@@ -38,13 +39,14 @@ pub struct WithoutLlm {
 /// # Errors
 /// few2many is not done, or what it wrote is damaged.
 pub fn without_llm(ctx: &RunContext) -> Result<WithoutLlm> {
-    for stage in [Stage::Prepare, Stage::Few2many] {
+    for stage in [Stage::Prepare, Stage::Count, Stage::Few2many] {
         finished(ctx, stage).verify()?;
         check_origin(ctx, stage)?;
     }
     let dataset = inputs::dataset(ctx)?;
     let lens = Lens::open(ctx, &dataset)?;
-    let baselines = Baselines::fit(&dataset)?;
+    let inputs = CrmInputs::open(ctx, &dataset)?;
+    let baselines = Baselines::fit(ctx, &dataset, &inputs)?;
     let measure = |split: Split| -> Result<SplitMetrics> {
         let samples = dataset.split(split).map(|index| Ok(dataset.sample(index)?));
         let samples: Vec<Sample> = samples.collect::<Result<_>>()?;
