@@ -229,7 +229,7 @@ fn e2e_slurm_a_submitted_quickstart_completes_and_is_watched() {
     let log = cluster.reclora(&["logs", &run_dir, "--follow"]);
     assert!(log.contains("led by node 0") && log.contains("report: "), "{log}");
     let status = cluster.reclora(&["status", &run_dir]);
-    assert!(status.contains("COMPLETED") && status.matches("done").count() == 8, "{status}");
+    assert!(status.contains("COMPLETED") && status.matches("done").count() == 9, "{status}");
     let status = cluster.reclora(&["status", &run_dir, "--json"]);
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     assert_eq!(status["jobs"][0]["state"], "COMPLETED");
@@ -360,11 +360,11 @@ fn e2e_slurm_stages_can_be_jobs_that_wait_for_each_other() {
     let args = ["submit", &config, "--run-dir", &run_dir, "--nodes", "2", "--nproc-per-node", "1"];
     let chain = ["--array-of-stages", "--few2many-jobs", "3", "--cpu-partition", "test"];
     let said = cluster.reclora(&[&args[..], &chain].concat());
-    assert_eq!(said.matches("submitted job").count(), 9, "{said}");
+    assert_eq!(said.matches("submitted job").count(), 10, "{said}");
     let log = cluster.reclora(&["logs", &run_dir, "--stage", "export", "--follow"]);
     let status = cluster.reclora(&["status", &run_dir]);
     let outputs = outputs(&run_dir);
-    let complete = log.contains("report: ") && status.matches("COMPLETED").count() == 9;
+    let complete = log.contains("report: ") && status.matches("COMPLETED").count() == 10;
     assert!(complete, "{log}\n{status}\n{}\n{outputs:?}", cluster.on_head(&["sinfo", "-Nl"]));
     for part in 0..3 {
         let (_, text) = outputs.iter().find(|o| o.0.ends_with(&format!("_{part}.out"))).unwrap();
