@@ -270,7 +270,10 @@ fn parameters(dir: &Path) -> Outcome<()> {
         whole_and_header(&format!("adapter/{name}"), &path)?;
     }
     let config = CrmConfig { embedding_dim: 2, hidden_dim: 2, ..CrmConfig::default() };
-    let crm = Crm::new(&config, CrmShape { features: 5, fields: 2, item_field: 1, user_field: 0, counters: 0 })?;
+    let crm = Crm::new(
+        &config,
+        CrmShape { features: 5, fields: 2, item_field: 1, user_field: 0, counters: 0 },
+    )?;
     let path = dir.join("crm.safetensors");
     crm.save(&crm.init(1), &path)?;
     whole_and_header("crm", &path)

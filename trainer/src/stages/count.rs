@@ -12,7 +12,7 @@ use reclora_comm::Communicator;
 use reclora_storage::dataset::{Dataset, FieldOwner, Sample, Split};
 use serde_json::json;
 
-use super::inputs::dataset;
+use super::inputs::{dataset, samples};
 use super::{Counts, Description, RunContext, Stage, retrieve};
 use crate::config::{Counting, CrmConfig, ItemVectors};
 use crate::error::Result;
@@ -71,9 +71,7 @@ fn run(
 ) -> Result<Counts> {
     let dataset = dataset(ctx)?;
     let before = Before::count(ctx, &dataset)?;
-    let read = |range: Range<u64>| -> Result<Vec<Sample>> {
-        range.into_par_iter().map(|index| Ok(dataset.sample(index)?)).collect()
-    };
+    let read = |range| samples(&dataset, range);
     counter_chunks(ctx, &dataset).run("count", comm, progress, read, |_, samples| {
         let of_sample = |s: &Sample| before.counters(&dataset, s.user, s.position, s.item);
         let counters: Vec<[f32; COUNTERS]> = samples.par_iter().map(of_sample).collect();

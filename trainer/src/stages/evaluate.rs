@@ -12,7 +12,7 @@ use serde_json::json;
 use super::baselines::{Baselines, Likes};
 use super::crms::CrmInputs;
 use super::draw::{Drawn, ScoredOrder};
-use super::inputs::{Lens, Neighbours};
+use super::inputs::{Lens, Neighbours, samples as samples_of};
 use super::predictions;
 use super::text::{Adapters, TextInputs, Tuned};
 use super::{Counts, Description, RunContext, Stage, artifacts, write_json};
@@ -149,8 +149,7 @@ fn write_valid(
     lens: &Lens,
     baselines: &Baselines<'_>,
 ) -> Result<()> {
-    let samples = dataset.split(Split::Valid).map(|index| Ok(dataset.sample(index)?));
-    let samples: Vec<Sample> = samples.collect::<Result<_>>()?;
+    let samples = samples_of(dataset, dataset.split(Split::Valid))?;
     let dir = ctx.path(Stage::Tune);
     let mut tuned = vec![("reclora", dir.clone())];
     if ctx.config.tune.plain_lora {

@@ -1,9 +1,11 @@
 //! What stages read: files of the backbone, the dataset, and what earlier stages wrote.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use reclora_storage::dataset::Dataset;
+use rayon::prelude::*;
+use reclora_storage::dataset::{Dataset, Sample};
 use reclora_storage::shard::Shard;
 
 use super::{RunContext, Stage};
@@ -63,6 +65,11 @@ pub fn check_scale_of(ctx: &RunContext) -> Result<()> {
 /// Opens the dataset of a run.
 pub fn dataset(ctx: &RunContext) -> Result<Dataset> {
     Ok(Dataset::open(&ctx.path(Stage::Prepare))?)
+}
+
+/// Samples of a dataset, in their order.
+pub fn samples(dataset: &Dataset, range: Range<u64>) -> Result<Vec<Sample>> {
+    range.into_par_iter().map(|index| Ok(dataset.sample(index)?)).collect()
 }
 
 /// The chunks of `neighbours/`.

@@ -1,13 +1,11 @@
 //! `retrieve`: for every sample, the history positions that the LLM and the CRM are shown.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 use reclora_comm::Communicator;
 use reclora_storage::dataset::{Dataset, Sample};
 use serde_json::json;
 
-use super::inputs::{dataset, neighbour_chunks};
+use super::inputs::{dataset, neighbour_chunks, samples};
 use super::{Counts, Description, RunContext, Stage, artifacts};
 use crate::config::RetrieveConfig;
 use crate::error::Result;
@@ -61,9 +59,7 @@ fn run(
     let dataset = dataset(ctx)?;
     let embeddings = embeddings(ctx)?;
     let shown = shown(&ctx.config.retrieve);
-    let read = |range: Range<u64>| -> Result<Vec<Sample>> {
-        range.into_par_iter().map(|index| Ok(dataset.sample(index)?)).collect()
-    };
+    let read = |range| samples(&dataset, range);
     neighbour_chunks(ctx, &dataset).run("retrieve", comm, progress, read, |_, samples| {
         // A user's samples together: their histories are read once.
         let mut places: Vec<usize> = (0..samples.len()).collect();

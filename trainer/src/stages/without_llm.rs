@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use rayon::prelude::*;
-use reclora_storage::dataset::{Sample, Split};
+use reclora_storage::dataset::Split;
 use serde::Serialize;
 
 use super::baselines::Baselines;
@@ -45,11 +45,10 @@ pub fn without_llm(ctx: &RunContext) -> Result<WithoutLlm> {
     }
     let dataset = inputs::dataset(ctx)?;
     let lens = Lens::open(ctx, &dataset)?;
-    let inputs = CrmInputs::open(ctx, &dataset)?;
-    let baselines = Baselines::fit(ctx, &dataset, &inputs)?;
+    let crm_inputs = CrmInputs::open(ctx, &dataset)?;
+    let baselines = Baselines::fit(ctx, &dataset, &crm_inputs)?;
     let measure = |split: Split| -> Result<SplitMetrics> {
-        let samples = dataset.split(split).map(|index| Ok(dataset.sample(index)?));
-        let samples: Vec<Sample> = samples.collect::<Result<_>>()?;
+        let samples = inputs::samples(&dataset, dataset.split(split))?;
         let users: BTreeSet<u32> = samples.iter().map(|sample| sample.user).collect();
         let (resamples, seed) = (ctx.config.evaluate.bootstrap, ctx.config.seed);
         let (names, likes): (Vec<_>, Vec<_>) =
