@@ -34,7 +34,8 @@ impl Pass<'_> {
             }
             let rows = if layer + 1 == layers { rows } else { &ws.positions[..] };
             let (rope, positions) = (&ws.rope, &ws.positions[..]);
-            let context = Context { rope, tokens, positions, rows, keeps: true };
+            let ends = &[tokens.len()];
+            let context = Context { rope, tokens, ends, positions, rows, keeps: true };
             let at = if keep == Keep::Everything { layer } else { layer % SEGMENT };
             let state = &mut ws.blocks[at];
             self.block_grad(layer, &context, &mut ws.mixture, state, &mut ws.scratch);
@@ -55,7 +56,8 @@ impl Pass<'_> {
             let layer = first + at;
             let rows = if layer + 1 == layers { rows } else { &ws.positions };
             let (rope, positions) = (&ws.rope, &ws.positions[..]);
-            let context = Context { rope, tokens, positions, rows, keeps: true };
+            let ends = &[tokens.len()];
+            let context = Context { rope, tokens, ends, positions, rows, keeps: true };
             self.block(layer, &context, &ws.mixture, &mut ws.blocks[at], &mut ws.scratch);
             if at + 1 < count {
                 std::mem::swap(&mut ws.blocks[at + 1].x, &mut ws.scratch.out);

@@ -10,7 +10,7 @@ use crate::kernels::buffer::{Buffer, fit};
 use crate::kernels::heads::{HeadsView, RopeTable, split_heads};
 use crate::kernels::pointwise::{rms_norm, swiglu};
 
-/// One sequence through the model.
+/// One sequence through the model, or several that need nothing kept.
 pub(super) struct Pass<'a> {
     pub backbone: &'a Backbone,
     /// Adapted projections of each block.
@@ -20,11 +20,13 @@ pub(super) struct Pass<'a> {
 /// What every block of a pass reads.
 pub(super) struct Context<'a> {
     pub rope: &'a RopeTable,
-    /// The sequence.
+    /// The sequence, or several one after the other.
     pub tokens: &'a [u32],
-    /// Positions of all tokens: 0, 1, 2, …
+    /// Where each sequence ends.
+    pub ends: &'a [usize],
+    /// Positions of all tokens in their sequence: 0, 1, 2, …
     pub positions: &'a [u32],
-    /// Positions the block is to produce.
+    /// Positions the block is to produce: all, or some of one sequence.
     pub rows: &'a [u32],
     /// Whether the block's state is to be kept for its backward.
     pub keeps: bool,
@@ -64,11 +66,30 @@ impl<'a> Pass<'a> {
 
     /// Runs all blocks and the final norm; `rows` (ascending positions) end up in `ws.top`.
     pub fn forward(&self, ws: &mut Workspace, tokens: &[u32], rows: &[u32], keep: Keep) {
+        self.run(ws, tokens, &[tokens.len()], Some(rows), keep);
+    }
+
+    /// The same of several sequences that share an adapter: `tokens` one after the other, and where each ends. All of
+    /// their positions end up in `ws.top`.
+    pub fn forward_all(&self, ws: &mut Workspace, tokens: &[u32], ends: &[usize]) {
+        self.run(ws, tokens, ends, None, Keep::Nothing);
+    }
+
+    fn run(
+        &self,
+        ws: &mut Workspace,
+        tokens: &[u32],
+        ends: &[usize],
+        rows: Option<&[u32]>,
+        keep: Keep,
+    ) {
         let config = &self.backbone.config;
         let (layers, hidden) = (config.num_layers(), config.hidden_size);
         ws.rope.prepare(config.rope_theta, config.rope_scaling, config.head_dim, tokens.len());
         ws.positions.clear();
-        ws.positions.extend(0..tokens.len() as u32);
+        let starts = std::iter::once(&0).chain(ends);
+        starts.zip(ends).for_each(|(start, end)| ws.positions.extend(0..(end - start) as u32));
+        let count = rows.map_or(tokens.len(), <[u32]>::len);
         ws.blocks
             .resize_with(if keep == Keep::Everything { layers } else { 1 }, BlockState::default);
         ws.inputs.resize_with(
@@ -81,10 +102,10 @@ impl<'a> Pass<'a> {
             if keep == Keep::Inputs && layer % SEGMENT == 0 {
                 copy(&ws.blocks[0].x, &mut ws.inputs[layer / SEGMENT]);
             }
-            let rows = if layer + 1 == layers { rows } else { &ws.positions };
+            let rows = rows.filter(|_| layer + 1 == layers).unwrap_or(&ws.positions);
             let keeps = keep == Keep::Everything;
             let (rope, positions) = (&ws.rope, &ws.positions[..]);
-            let context = Context { rope, tokens, positions, rows, keeps };
+            let context = Context { rope, tokens, ends, positions, rows, keeps };
             self.block(layer, &context, &ws.mixture, &mut ws.blocks[at], &mut ws.scratch);
             let next = if layer + 1 == layers {
                 &mut ws.top.x
@@ -97,8 +118,8 @@ impl<'a> Pass<'a> {
         }
         let top = &mut ws.top;
         top.width = hidden;
-        let norm = fit(&mut top.norm, rows.len() * hidden);
-        let inv_rms = fit(&mut top.inv_rms, rows.len());
+        let norm = fit(&mut top.norm, count * hidden);
+        let inv_rms = fit(&mut top.inv_rms, count);
         rms_norm(&top.x, &self.backbone.norm, config.rms_norm_eps, norm, inv_rms);
     }
 
@@ -224,7 +245,8 @@ impl<'a> Pass<'a> {
         scratch: &mut Scratch,
     ) {
         let config = &self.backbone.config;
-        let shape = self.shape(layer, context);
+        let whole = self.shape(layer, context);
+        let (q_dim, stride) = (config.q_dim(layer), config.qkv_dim(layer));
         let [q_view, k_view, v_view] = self.views(layer, context);
         let selects = context.selects();
         if let Some([q_norm, k_norm]) = &self.backbone.blocks[layer].qk_norm {
@@ -233,18 +255,28 @@ impl<'a> Pass<'a> {
             norm_heads(q_view, q_norm, eps, queries, &mut state.q_normed);
             norm_heads(k_view, k_norm, eps, &mut scratch.qkv, &mut state.k_normed);
         }
-        let q_src = if selects { &scratch.q_rows } else { &scratch.qkv };
-        let q = fit(&mut state.q, shape.heads * shape.queries * shape.padded);
-        let rope = Some((context.rope, context.rows));
-        split_heads(q_view, q_src, rope, query_scale(config.head_dim), q);
-        let k = fit(&mut state.k, shape.kv_heads * shape.keys * shape.padded);
-        split_heads(k_view, &scratch.qkv, Some((context.rope, context.positions)), 1.0, k);
-        let v = fit(&mut state.v, shape.kv_heads * shape.keys * shape.padded);
-        split_heads(v_view, &scratch.qkv, None, 1.0, v);
-        let out = fit(&mut state.attention, shape.queries * config.q_dim(layer));
-        let log_sum = fit(&mut state.log_sum, shape.heads * shape.queries);
-        let inputs = AttentionInputs { shape, q, k, v, positions: context.rows };
-        attention(inputs, out, log_sum, &mut scratch.attention);
+        let out = fit(&mut state.attention, whole.queries * q_dim);
+        let mut start = 0;
+        for &end in context.ends {
+            let keys = std::mem::replace(&mut start, end)..end;
+            // What is selected is of the only sequence.
+            let queries = if selects { 0..whole.queries } else { keys.clone() };
+            let shape = AttentionShape { queries: queries.len(), keys: keys.len(), ..whole };
+            let (rows, positions) =
+                (&context.rows[queries.clone()], &context.positions[keys.clone()]);
+            let qkv = &scratch.qkv[keys.start * stride..keys.end * stride];
+            let q_src = if selects { &scratch.q_rows } else { qkv };
+            let q = fit(&mut state.q, shape.heads * shape.queries * shape.padded);
+            split_heads(q_view, q_src, Some((context.rope, rows)), query_scale(config.head_dim), q);
+            let k = fit(&mut state.k, shape.kv_heads * shape.keys * shape.padded);
+            split_heads(k_view, qkv, Some((context.rope, positions)), 1.0, k);
+            let v = fit(&mut state.v, shape.kv_heads * shape.keys * shape.padded);
+            split_heads(v_view, qkv, None, 1.0, v);
+            let log_sum = fit(&mut state.log_sum, shape.heads * shape.queries);
+            let inputs = AttentionInputs { shape, q, k, v, positions: rows };
+            let out = &mut out[queries.start * q_dim..queries.end * q_dim];
+            attention(inputs, out, log_sum, &mut scratch.attention);
+        }
     }
 
     /// `scratch.out = mid + down(swiglu(gate, up))`, gate and up of the normed `mid`.

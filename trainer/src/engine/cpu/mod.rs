@@ -27,6 +27,9 @@ use crate::telemetry::measure::{Phase, processed, timed};
 use forward::Pass;
 use workspace::Keep;
 
+/// Tokens of the prompts that go through the model at once.
+const PACK_TOKENS: usize = 256;
+
 thread_local! {
     /// Each thread's buffers.
     static WORKSPACE: RefCell<Workspace> = RefCell::new(Workspace::new());
@@ -53,22 +56,15 @@ impl Adapted for AdaptedModel<'_> {
         read: Read<'_>,
         told: &Told<'_>,
     ) -> Result<Vec<Vec<f32>>> {
-        let score = |ws: &mut Workspace, prompt: &Prompt<'_>| {
-            let last = prompt.tokens.len().saturating_sub(1);
-            match read {
-                Read::Logits(tokens) => self.logits_at(ws, prompt, last, tokens),
-                Read::Answer(deciding) => {
-                    Ok(self.answer_logits(ws, prompt, last, deciding)?.to_vec())
-                }
-                Read::HiddenMean => self.hidden_mean(ws, prompt),
+        match read {
+            Read::Logits(tokens) => {
+                each(prompts, told, |ws, prompt, last| self.logits_at(ws, prompt, last, tokens))
             }
-        };
-        let scores = prompts.par_iter().map(|prompt| {
-            let scores = WORKSPACE.with_borrow_mut(|ws| score(ws, prompt));
-            told(1);
-            scores
-        });
-        scores.collect()
+            Read::Answer(deciding) => each(prompts, told, |ws, prompt, last| {
+                Ok(self.answer_logits(ws, prompt, last, deciding)?.to_vec())
+            }),
+            Read::HiddenMean => self.hidden_means(prompts, told),
+        }
     }
 
     fn train(
@@ -282,29 +278,47 @@ impl<'a> AdaptedModel<'a> {
         Ok(adapter)
     }
 
-    /// Mean over all positions of the last hidden states (after the final norm), `[hidden]`.
+    /// Mean over all positions of the last hidden states (after the final norm), `[hidden]`, of each prompt.
     /// The representation is that of a prompt; the bare backbone takes an empty one.
     ///
     /// # Errors
     /// As for [`Self::logits_at`].
-    pub fn hidden_mean(&self, ws: &mut Workspace, prompt: &Prompt<'_>) -> Result<Vec<f32>> {
-        let tokens = prompt.tokens;
-        let Some(last) = tokens.len().checked_sub(1) else {
-            return Err(TrainerError::Input("the prompt has no tokens".into()));
-        };
-        self.check(prompt, &[last], &[])?;
-        self.mix(ws, prompt, None)?;
-        let rows: Vec<u32> = (0..tokens.len() as u32).collect();
-        let pass = Pass::new(self.backbone, self.adapter);
-        forward(&pass, ws, tokens, &rows, Keep::Nothing);
-        let hidden = self.backbone.config.hidden_size;
-        let mut sum = vec![0.0f64; hidden];
-        for row in 0..tokens.len() {
-            for (s, x) in sum.iter_mut().zip(ws.top.row(row)) {
-                *s += f64::from(*x);
-            }
+    pub fn hidden_means(&self, prompts: &[Prompt<'_>], told: &Told<'_>) -> Result<Vec<Vec<f32>>> {
+        let packs = packs(prompts, self.adapter.is_none()).into_par_iter().map(|prompts| {
+            let means = WORKSPACE.with_borrow_mut(|ws| self.means_of_pack(ws, prompts));
+            told(prompts.len());
+            means
+        });
+        Ok(packs.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// Those of prompts that share an adapter.
+    fn means_of_pack(&self, ws: &mut Workspace, prompts: &[Prompt<'_>]) -> Result<Vec<Vec<f32>>> {
+        let (mut tokens, mut ends) = (Vec::new(), Vec::new());
+        for prompt in prompts {
+            let Some(last) = prompt.tokens.len().checked_sub(1) else {
+                return Err(TrainerError::Input("the prompt has no tokens".into()));
+            };
+            self.check(prompt, &[last], &[])?;
+            self.mix(ws, prompt, None)?;
+            tokens.extend_from_slice(prompt.tokens);
+            ends.push(tokens.len());
         }
-        Ok(sum.iter().map(|s| (s / tokens.len() as f64) as f32).collect())
+        processed(prompts.len(), tokens.len());
+        let pass = Pass::new(self.backbone, self.adapter);
+        timed(Phase::Forward, || pass.forward_all(ws, &tokens, &ends));
+        let mut start = 0;
+        let means = ends.iter().map(|&end| {
+            let rows = std::mem::replace(&mut start, end)..end;
+            let mut sum = vec![0.0f64; self.backbone.config.hidden_size];
+            for row in rows.clone() {
+                for (s, x) in sum.iter_mut().zip(ws.top.row(row)) {
+                    *s += f64::from(*x);
+                }
+            }
+            sum.iter().map(|s| (s / rows.len() as f64) as f32).collect()
+        });
+        Ok(means.collect())
     }
 
     fn check(&self, prompt: &Prompt<'_>, positions: &[usize], token_ids: &[u32]) -> Result<()> {
@@ -327,6 +341,37 @@ struct Forward<'s> {
     tokens: &'s [u32],
     rows: Vec<u32>,
     keep: Keep,
+}
+
+/// What `score` says of each prompt, given the place of its last token.
+fn each(
+    prompts: &[Prompt<'_>],
+    told: &Told<'_>,
+    score: impl Fn(&mut Workspace, &Prompt<'_>, usize) -> Result<Vec<f32>> + Sync,
+) -> Result<Vec<Vec<f32>>> {
+    let scores = prompts.par_iter().map(|prompt| {
+        let last = prompt.tokens.len().saturating_sub(1);
+        let scores = WORKSPACE.with_borrow_mut(|ws| score(ws, prompt, last));
+        told(1);
+        scores
+    });
+    scores.collect()
+}
+
+/// Prompts in the groups that go through the model at once: each alone, or where they share an adapter as many as make
+/// matrices large enough to read the weights for.
+fn packs<'p, 'a>(prompts: &'p [Prompt<'a>], share: bool) -> Vec<&'p [Prompt<'a>]> {
+    let (mut packs, mut start, mut tokens) = (Vec::new(), 0, 0);
+    for (index, prompt) in prompts.iter().enumerate() {
+        if index > start && (!share || tokens + prompt.tokens.len() > PACK_TOKENS) {
+            packs.push(&prompts[start..index]);
+            (start, tokens) = (index, 0);
+        }
+        tokens += prompt.tokens.len();
+    }
+    packs.push(&prompts[start..]);
+    packs.retain(|pack| !pack.is_empty());
+    packs
 }
 
 /// The forward pass of one sequence, counted.
