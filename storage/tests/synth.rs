@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, RawTables};
-use reclora_storage::synth::{self, MOVIES, RATINGS, SynthSpec};
+use reclora_storage::synth::{self, MOVIES, RATINGS, SynthSpec, Titles};
 
-const SMALL: SynthSpec = SynthSpec { users: 300, items: 400, ratings: 20_000, seed: 5 };
+const SMALL: SynthSpec =
+    SynthSpec { users: 300, items: 400, ratings: 20_000, seed: 5, titles: Titles::Plain };
 
 fn made(dir: &Path, spec: &SynthSpec) -> RawTables {
     synth::write(dir, spec, false).unwrap();
@@ -43,7 +44,7 @@ fn the_seed_decides_everything() {
 #[test]
 fn every_film_rated_by_everybody() {
     let dir = tempfile::tempdir().unwrap();
-    let spec = SynthSpec { users: 20, items: 30, ratings: 600, seed: 1 };
+    let spec = SynthSpec { users: 20, items: 30, ratings: 600, seed: 1, titles: Titles::Plain };
     assert_eq!(made(dir.path(), &spec).ratings.len(), 600);
 }
 
@@ -75,7 +76,7 @@ fn numbers_that_do_not_work_are_explained() {
         (10, 10, 9, "too few for 10 users"),
         (10, 10, 101, "too many: 10 users can rate 10 items once each, which is 100"),
     ] {
-        let spec = SynthSpec { users, items, ratings, seed: 0 };
+        let spec = SynthSpec { users, items, ratings, seed: 0, titles: Titles::Plain };
         let error = synth::write(dir.path(), &spec, false).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }

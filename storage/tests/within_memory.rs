@@ -9,7 +9,7 @@ use reclora_storage::permutation::EpochOrder;
 use reclora_storage::protocol::prepare_within;
 use reclora_storage::raw::{self, ColumnMapping, DatasetFormat, Duplicates, RawTables};
 use reclora_storage::spill::Spill;
-use reclora_storage::synth::{self, RATINGS, SynthSpec};
+use reclora_storage::synth::{self, RATINGS, SynthSpec, Titles};
 use reclora_storage::{Result, dataset};
 
 use DatasetFormat::Movielens25m;
@@ -32,7 +32,7 @@ fn prepared(raw: &Path, limit: usize, threads: usize) -> Result<Vec<u8>> {
 
 fn synthetic(ratings: u64) -> Raw {
     let raw = Raw::new(&[]);
-    let spec = SynthSpec { users: 100, items: 90, ratings, seed: 8 };
+    let spec = SynthSpec { users: 100, items: 90, ratings, seed: 8, titles: Titles::Plain };
     synth::write(raw.path(), &spec, false).unwrap();
     raw
 }
@@ -77,7 +77,8 @@ fn every_limit_and_number_of_threads_writes_the_same_bytes() {
 #[test]
 fn sixteen_bytes_hold_a_rating() {
     let raw = Raw::new(&[]);
-    let spec = SynthSpec { users: 200, items: 300, ratings: 50_000, seed: 8 };
+    let spec =
+        SynthSpec { users: 200, items: 300, ratings: 50_000, seed: 8, titles: Titles::Plain };
     synth::write(raw.path(), &spec, false).unwrap();
     let bytes = prepared(raw.path(), usize::MAX, 1).unwrap().len();
     assert!(bytes < 16 * 50_000, "{bytes} bytes");

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use reclora_storage::raw::{DatasetFormat, Known};
@@ -280,9 +280,24 @@ pub struct SynthArgs {
     /// Seed of every random choice
     #[arg(long, value_name = "S")]
     pub seed: u64,
+    /// What the titles say of the films
+    #[arg(long, value_enum, default_value_t)]
+    pub titles: SynthTitles,
     /// Replace files that are there
     #[arg(long)]
     pub force: bool,
+}
+
+/// What synthetic titles say.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum SynthTitles {
+    /// A word of the genre, which the table has too
+    #[default]
+    Plain,
+    /// Also, by their adjective, whether a film is good: what ids don't tell of films with few ratings
+    Telling,
+    /// The same ratings, but every title is that of another film
+    Shuffled,
 }
 
 /// Arguments of `verify`.

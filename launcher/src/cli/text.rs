@@ -46,7 +46,8 @@ Exit codes:
 pub const RUN_LONG: &str = "\
 Runs an experiment: every stage that is not up to date, in order, then the report.
 
-Stages: prepare (raw files to samples), embed (item embeddings), retrieve (top-K history items), \
+Stages: prepare (raw files to samples), embed (item embeddings), retrieve (top-K history items), count \
+(what came before each sample), \
 pretrain (CRM on the full data), few2many (the CRM's representation of every sample), tune \
 (few-shot LoRA), evaluate (full test set), export (PEFT adapters).
 
@@ -83,7 +84,11 @@ data.format = \"movielens_25m\" and data.label = { greater = 3.0 }.
 There is something to learn in them. Each user likes some genres (by a film's first genre) and \
 dislikes others, and this drifts over the user's time; films differ in quality and in popularity, \
 users in kindness and activity. The rest is noise. The same numbers and seed give the same files, \
-byte for byte. Memory grows with users and items only, not with ratings.";
+byte for byte. Memory grows with users and items only, not with ratings.
+
+With --titles telling a title says what ids do not: an LLM that reads it has something to add to a CRM, \
+most of all with many films and few ratings of each. --titles shuffled is the control: the same ratings, with \
+titles that say nothing.";
 
 /// Of `synth`.
 pub const SYNTH_EXAMPLES: &str = "\

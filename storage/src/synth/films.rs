@@ -1,6 +1,8 @@
 //! Films: genres, quality, popularity and title.
 
 use super::random::Stream;
+use super::{SynthSpec, Titles};
+use crate::permutation::EpochOrder;
 
 /// The genres of MovieLens, each with two words that its titles are made of.
 const GENRES: [(&str, [&str; 2]); 18] = [
@@ -41,6 +43,16 @@ const ADJECTIVES: [&str; 12] = [
     "Endless",
 ];
 
+/// Stars that a telling title's adjective stands for.
+const TOLD: f32 = 0.8;
+/// The stream of a title.
+const TITLE: u64 = 3;
+
+/// Which adjective a film's own title has.
+fn adjective(seed: u64, item: u32) -> u32 {
+    Stream::new(seed, TITLE, item.into()).below(ADJECTIVES.len() as u32)
+}
+
 /// What a rating depends on, of one film.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Film {
@@ -54,24 +66,36 @@ pub(super) struct Film {
 pub(super) struct Films {
     seed: u64,
     films: Vec<Film>,
+    titles: Titles,
     /// Walker's alias table: a film and the share at which it, not the other, is drawn.
     alias: Vec<(f32, u32)>,
 }
 
 impl Films {
-    pub(super) fn new(items: u32, seed: u64) -> Self {
+    pub(super) fn new(spec: &SynthSpec) -> Self {
+        let SynthSpec { items, seed, titles, .. } = *spec;
         let film = |item: u32| {
             let mut random = Stream::new(seed, 1, item.into());
             // The smaller of two draws: some genres have many films.
             let genre = random.below(NUM_GENRES as u32).min(random.below(NUM_GENRES as u32));
-            Film { genre: genre as u8, quality: 0.4 * random.normal() as f32 }
+            let of_title = match titles {
+                Titles::Plain => 0.0,
+                Titles::Telling | Titles::Shuffled => {
+                    if adjective(seed, item) % 2 == 0 {
+                        TOLD
+                    } else {
+                        -TOLD
+                    }
+                }
+            };
+            Film { genre: genre as u8, quality: 0.4 * random.normal() as f32 + of_title }
         };
         let films: Vec<Film> = (0..items).map(film).collect();
         // A film's popularity falls with its place in a random order, faster than Zipf at the end.
-        let order = crate::permutation::EpochOrder::new(items.into(), seed, 7);
+        let order = EpochOrder::new(items.into(), seed, 7);
         let weight = |item: u32| 1.0 / (order.at(item.into()) as f64 + 20.0);
         let weights: Vec<f64> = (0..items).map(weight).collect();
-        Self { seed, films, alias: alias_table(&weights) }
+        Self { seed, films, titles, alias: alias_table(&weights) }
     }
 
     pub(super) fn len(&self) -> u32 {
@@ -111,7 +135,13 @@ impl Films {
 
     /// A title with a word of the first genre, the film's number and a year.
     pub(super) fn title(&self, item: u32) -> String {
-        let mut random = Stream::new(self.seed, 3, item.into());
+        let item = match self.titles {
+            Titles::Plain | Titles::Telling => item,
+            Titles::Shuffled => {
+                EpochOrder::new(self.len().into(), self.seed, 8).at(item.into()) as u32
+            }
+        };
+        let mut random = Stream::new(self.seed, TITLE, item.into());
         let adjective = ADJECTIVES.get(random.below(12) as usize).copied().unwrap_or_default();
         let words = GENRES.get(usize::from(self.film(item).genre)).map(|(_, words)| words);
         let word = words.and_then(|w| w.get(random.below(2) as usize)).copied();
@@ -150,10 +180,32 @@ fn alias_table(weights: &[f64]) -> Vec<(f32, u32)> {
 mod tests {
     use super::*;
 
+    const SPEC: SynthSpec =
+        SynthSpec { users: 1, items: 3, ratings: 1, seed: 0, titles: Titles::Plain };
+
+    #[test]
+    fn a_telling_title_has_the_quality_of_its_film_and_a_shuffled_one_that_of_another() {
+        let of = |titles| Films::new(&SynthSpec { items: 400, titles, ..SPEC });
+        let [telling, shuffled] = [Titles::Telling, Titles::Shuffled].map(of);
+        let good = |films: &Films, item| {
+            let title = films.title(item);
+            let place = ADJECTIVES.iter().position(|adjective| title.starts_with(adjective));
+            place.unwrap() % 2 == 0
+        };
+        let agree = |films: &Films| {
+            let better = |item: &u32| films.film(*item).quality > 0.0;
+            (0..400).filter(|item| good(films, *item) == better(item)).count()
+        };
+        assert!(agree(&telling) > 380, "{}", agree(&telling));
+        assert!((150..250).contains(&agree(&shuffled)), "{}", agree(&shuffled));
+        for item in 0..400 {
+            assert_eq!(telling.film(item).quality, shuffled.film(item).quality);
+        }
+    }
+
     #[test]
     fn films_are_drawn_by_their_weights() {
-        let films =
-            Films { seed: 0, films: Films::new(3, 0).films, alias: alias_table(&[1.0, 2.0, 5.0]) };
+        let films = Films { alias: alias_table(&[1.0, 2.0, 5.0]), ..Films::new(&SPEC) };
         let mut random = Stream::new(1, 2, 3);
         let mut hits = [0_u32; 3];
         for _ in 0..80_000 {

@@ -36,6 +36,21 @@ pub struct SynthSpec {
     pub ratings: u64,
     /// Seed of every random choice.
     pub seed: u64,
+    /// What titles say of the films.
+    pub titles: Titles,
+}
+
+/// What the titles of films say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Titles {
+    /// A word of the genre, which the table has too.
+    #[default]
+    Plain,
+    /// Also, by their adjective, whether the film is better or worse than others: of a film with few ratings, a model
+    /// that reads it knows what ids do not tell.
+    Telling,
+    /// The ratings of telling titles, but titles belong to other films: they say nothing, not even the genre.
+    Shuffled,
 }
 
 impl SynthSpec {
@@ -76,7 +91,7 @@ pub fn write(dir: &Path, spec: &SynthSpec, overwrite: bool) -> Result<()> {
             return Err(StorageError::Exists { path });
         }
     }
-    let films = Films::new(spec.items, spec.seed);
+    let films = Films::new(spec);
     write_atomic(&dir.join(MOVIES), |w| write_movies(w, &films))?;
     write_atomic(&dir.join(RATINGS), |w| write_ratings(w, &films, spec))
 }

@@ -126,6 +126,7 @@ impl User {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Titles;
     use super::*;
 
     #[test]
@@ -133,7 +134,8 @@ mod tests {
         for (users, items, ratings) in
             [(1, 1, 1), (3, 5, 3), (3, 5, 15), (3, 5, 14), (100, 40, 3999), (500, 1000, 20_000)]
         {
-            let counts = counts(&SynthSpec { users, items, ratings, seed: 3 });
+            let counts =
+                counts(&SynthSpec { users, items, ratings, seed: 3, titles: Titles::Plain });
             assert_eq!(counts.len() as u32, users);
             assert!(counts.iter().all(|c| (1..=items).contains(c)), "{counts:?}");
             assert_eq!(counts.iter().map(|c| u64::from(*c)).sum::<u64>(), ratings);
@@ -142,8 +144,13 @@ mod tests {
 
     #[test]
     fn few_users_have_most_ratings() {
-        let mut counts =
-            counts(&SynthSpec { users: 1000, items: 10_000, ratings: 150_000, seed: 3 });
+        let mut counts = counts(&SynthSpec {
+            users: 1000,
+            items: 10_000,
+            ratings: 150_000,
+            seed: 3,
+            titles: Titles::Plain,
+        });
         counts.sort_unstable();
         let top: u32 = counts[800..].iter().sum();
         assert!(top > 60_000, "the top fifth has {top} of 150,000");
