@@ -70,7 +70,7 @@ fn run(before: &str, run_dir: &Path, args: &str) -> Running {
 }
 
 /// Tunes for longer than anybody looks.
-const TUNE: &str = "--nproc-per-node 2 --set tune.epochs=1000 --set tune.plain_lora=false";
+const TUNE: &str = "--nproc-per-node 2 --set tune.epochs=1000 --set tune.models=['reclora']";
 
 fn look(run_dir: &Path) -> serde_json::Value {
     let output = launch(&["monitor", run_dir.to_str().unwrap(), "--once", "--json"]).output();
@@ -179,7 +179,7 @@ fn a_slow_link_makes_a_run_communication_bound() {
             format!("export RECLORA_NNODES=2; exec ip netns exec reclora-causes-{}", node + 1);
         let args = format!(
             "--nproc-per-node 1 --rdzv-endpoint 10.199.7.1:29500 --node-rank {node} --set tune.epochs=1000 \
-             --set tune.plain_lora=false"
+             --set tune.models=['reclora']"
         );
         run(&before, dir.path(), &args)
     };

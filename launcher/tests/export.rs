@@ -32,7 +32,7 @@ fn e2e_export_replaces_what_an_earlier_one_wrote() {
     let tune = |head: &str| {
         let head = format!("adapter.head={head}");
         let args = ["run", &config, "--run-dir", run_dir, "--no-report"];
-        let fast = ["tune.epochs=1", "tune.plain_lora=false", "evaluate.limit=16"];
+        let fast = ["tune.epochs=1", "tune.models=['reclora']", "evaluate.limit=16"];
         let settings = fast.into_iter().chain([head.as_str()]);
         launch(&args).args(settings.flat_map(|set| ["--set", set])).assert().success();
     };

@@ -207,7 +207,7 @@ fn a_lens_of_another_crm_is_refused() {
     let stage = |stage: &str, extra: &[&str]| {
         launch(&args).args(["--only", stage]).args(extra).assert().success();
     };
-    let quick = ["--set", "tune.plain_lora=false", "--set", "tune.epochs=1"];
+    let quick = ["--set", "tune.models=['reclora']", "--set", "tune.epochs=1"];
     for name in ["prepare", "embed", "retrieve", "count", "pretrain", "few2many", "tune"] {
         stage(name, &quick);
     }
@@ -278,7 +278,7 @@ fn samplers_draw_other_few_shot_sets() {
     let args = ["run", &config, "--run-dir", run_dir.to_str().unwrap()];
     let adapter = |sampler: &str| {
         let set = format!("tune.few_shot_sampler={sampler}");
-        let small = ["--set", "tune.plain_lora=false", "--set", "tune.epochs=1", "--set", &set];
+        let small = ["--set", "tune.models=['reclora']", "--set", "tune.epochs=1", "--set", &set];
         let small = [&small[..], &["--no-report"]].concat();
         for stage in ["prepare", "embed", "retrieve", "count", "pretrain", "few2many", "tune"] {
             launch(&args).args(["--only", stage]).args(&small).assert().success();

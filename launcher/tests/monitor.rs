@@ -26,7 +26,7 @@ fn long(dir: &Path, config: &str) -> (Run, PathBuf) {
     let program = assert_cmd::cargo::cargo_bin("reclora-launch");
     let child = Command::new(program)
         .args(["run", config, "--run-dir", run.to_str().unwrap(), "--nproc-per-node", "2"])
-        .args(["--set", "tune.epochs=100000", "--set", "tune.plain_lora=false"])
+        .args(["--set", "tune.epochs=100000", "--set", "tune.models=['reclora']"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();

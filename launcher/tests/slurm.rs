@@ -216,7 +216,7 @@ fn e2e_slurm_a_submitted_quickstart_completes_and_is_watched() {
     let config = configs().join("quickstart.toml").display().to_string();
     let run_dir = path("run");
     let args = ["submit", &config, "--run-dir", &run_dir, "--nodes", "4", "--nproc-per-node", "1"];
-    let shorter = ["--set", "tune.plain_lora=false", "--set", "evaluate.limit=1000"];
+    let shorter = ["--set", "tune.models=['reclora']", "--set", "evaluate.limit=1000"];
     let args = [&args[..], &["--time", "20"], &shorter].concat();
     let script = cluster.reclora(&[&args[..], &["--dry-run"]].concat());
     assert!(!Path::new(&run_dir).exists(), "a dry run writes nothing");

@@ -72,7 +72,13 @@ impl Inputs<'_> {
 impl Row {
     fn input(&self) -> CrmInput<'_> {
         let Self { fields, items, ratings, .. } = self;
-        CrmInput { fields, history_items: items, history_ratings: ratings, counters: &[] }
+        CrmInput {
+            fields,
+            history_items: items,
+            history_ratings: ratings,
+            numbers: &[],
+            similarities: &[],
+        }
     }
 }
 
@@ -217,7 +223,8 @@ fn main() -> Result<()> {
         fields: dataset.fields().len(),
         item_field: dataset.item_field(),
         user_field: dataset.user_field(),
-        counters: 0,
+        numbers: 0,
+        similarities: false,
     };
     let config = CrmConfig { dropout: dropout.parse().unwrap(), ..CrmConfig::default() };
     let crm = Crm::new(&config, shape)?;
@@ -237,6 +244,8 @@ fn main() -> Result<()> {
         replica_check_every: 0,
         learning_rate: config.learning_rate,
         decay: false,
+        warmup: 0.0,
+        rates: Vec::new(),
         weight_decay: config.weight_decay,
         max_grad_norm: None,
         seed: SEED,

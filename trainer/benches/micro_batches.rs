@@ -24,8 +24,14 @@ use reclora_trainer::telemetry::progress::{Event, Progress};
 use reclora_trainer::training::exchange::Held;
 use reclora_trainer::training::{Objective, Selection, TrainPlan, train};
 
-const SHAPE: CrmShape =
-    CrmShape { features: 5000, fields: 8, item_field: 5, user_field: 0, counters: 0 };
+const SHAPE: CrmShape = CrmShape {
+    features: 5000,
+    fields: 8,
+    item_field: 5,
+    user_field: 0,
+    numbers: 0,
+    similarities: false,
+};
 /// Steps of a round.
 const STEPS: u64 = 8;
 
@@ -71,7 +77,8 @@ impl Objective for MadeUp<'_> {
                 fields: &part[0],
                 history_items: &part[1],
                 history_ratings: &part[2],
-                counters: &[],
+                numbers: &[],
+                similarities: &[],
             })
             .collect();
         let labels: Vec<f32> = samples.iter().map(|sample| (sample % 2) as f32).collect();
@@ -114,6 +121,8 @@ fn speed(objective: &MadeUp<'_>, batch: u64, micro_batches: usize) -> f64 {
         replica_check_every: 0,
         learning_rate: 1e-3,
         decay: false,
+        warmup: 0.0,
+        rates: Vec::new(),
         weight_decay: 0.0,
         max_grad_norm: None,
         seed: 1,

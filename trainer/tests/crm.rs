@@ -16,7 +16,8 @@ struct Sample {
     fields: Vec<u32>,
     items: Vec<u32>,
     ratings: Vec<u32>,
-    counters: Vec<f32>,
+    numbers: Vec<f32>,
+    similarities: Vec<f32>,
     label: f32,
 }
 
@@ -26,19 +27,26 @@ impl Sample {
             fields: &self.fields,
             history_items: &self.items,
             history_ratings: &self.ratings,
-            counters: &self.counters,
+            numbers: &self.numbers,
+            similarities: &self.similarities,
         }
     }
+}
+
+/// One per item.
+fn similarities(items: &[u32]) -> Vec<f32> {
+    items.iter().map(|item| (*item as f32).sin()).collect()
 }
 
 fn samples() -> impl Strategy<Value = Vec<Sample>> {
     let feature = 0..FEATURES;
     let pairs = prop::collection::vec((feature.clone(), feature.clone()), 0..6);
-    let counters = prop::collection::vec(-2f32..2.0, 2);
-    let sample = (prop::collection::vec(feature, 3), pairs, counters, any::<bool>());
-    let sample = sample.prop_map(|(fields, pairs, counters, label)| {
-        let (items, ratings) = pairs.into_iter().unzip();
-        Sample { fields, items, ratings, counters, label: f32::from(u8::from(label)) }
+    let numbers = prop::collection::vec(-2f32..2.0, 2);
+    let sample = (prop::collection::vec(feature, 3), pairs, numbers, any::<bool>());
+    let sample = sample.prop_map(|(fields, pairs, numbers, label)| {
+        let (items, ratings): (Vec<u32>, _) = pairs.into_iter().unzip();
+        let similarities = similarities(&items);
+        Sample { fields, items, ratings, numbers, similarities, label: f32::from(u8::from(label)) }
     });
     prop::collection::vec(sample, 1..5)
 }
@@ -58,7 +66,8 @@ fn crm(dropout: f32, representation: Representation) -> Crm {
         fields: 3,
         item_field: 1,
         user_field: 0,
-        counters: 2,
+        numbers: 2,
+        similarities: true,
     };
     Crm::new(&config, shape).unwrap()
 }
@@ -154,7 +163,8 @@ fn d1_micro_batches_at_once_are_those_of_the_tree() {
         fields: 3,
         item_field: 1,
         user_field: 0,
-        counters: 2,
+        numbers: 2,
+        similarities: true,
     };
     let crm = Crm::new(&config, shape).unwrap();
     let (flat, dense) = (parameters(&crm, 5), crm.num_parameters() - crm.table().len());
@@ -164,7 +174,8 @@ fn d1_micro_batches_at_once_are_those_of_the_tree() {
         fields: (0..3).map(|place| feature(key * 100 + place)).collect(),
         items: (0..key % 7).map(|place| feature(key * 100 + 10 + place)).collect(),
         ratings: (0..key % 7).map(|place| feature(key * 100 + 20 + place)).collect(),
-        counters: vec![(key % 5) as f32 - 2.0, 0.3],
+        numbers: vec![(key % 5) as f32 - 2.0, 0.3],
+        similarities: (0..key % 7).map(|place| (*key as f32 + place as f32).sin()).collect(),
         label: (key % 2) as f32,
     };
     let compute = |keys: &[u64], mut gradient: Gradient| {
@@ -203,7 +214,8 @@ fn dropout_depends_on_seed_and_sample_only() {
         fields: vec![1, 2, 3],
         items: vec![4, 5],
         ratings: vec![28, 29],
-        counters: vec![0.5, -0.5],
+        numbers: vec![0.5, -0.5],
+        similarities: vec![0.9, -0.2],
         label: 1.0,
     };
     let inputs = [sample.input(), sample.input()];

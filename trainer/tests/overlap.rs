@@ -122,6 +122,8 @@ fn plan(dir: &std::path::Path) -> TrainPlan {
         replica_check_every: 1,
         learning_rate: 0.1,
         decay: false,
+        warmup: 0.0,
+        rates: Vec::new(),
         weight_decay: 0.0,
         max_grad_norm: None,
         seed: 1,

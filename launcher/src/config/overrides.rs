@@ -75,7 +75,7 @@ fn value_of(setting: &Setting, text: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use reclora_trainer::config::Config;
+    use reclora_trainer::config::{Config, TunedModel};
 
     use super::*;
 
@@ -96,7 +96,8 @@ mod tests {
         assert!(set("data.path=x").unwrap().data.path.is_absolute());
         assert_eq!(set("data.columns.user=who").unwrap().data.columns.user, "who");
         assert_eq!(set("data.columns.user_texts=[\"a\"]").unwrap().data.columns.user_texts, ["a"]);
-        assert!(!set("tune.plain_lora=false").unwrap().tune.plain_lora);
+        let models = set("tune.models=['reclora']").unwrap().tune.models;
+        assert_eq!(models, [TunedModel::Reclora]);
     }
 
     #[test]

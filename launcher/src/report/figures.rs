@@ -115,7 +115,7 @@ pub(super) fn test(inputs: &Inputs, models: &[String]) -> Result<Vec<Figure>> {
 /// Loss and valid AUC while the adapters were tuned.
 pub(super) fn tuning(inputs: &Inputs) -> Result<Vec<Figure>> {
     let mut runs = vec![("reclora", &inputs.reclora)];
-    runs.extend(inputs.lora.as_ref().map(|lora| ("lora", lora)));
+    runs.extend(inputs.others.iter().map(|(key, history)| (*key, history)));
     let auc = runs.iter().rev().map(|(key, history)| Series {
         points: valid_auc(history),
         colour: colour(key).0,

@@ -8,6 +8,7 @@ use std::path::Path;
 use color_eyre::Report;
 use color_eyre::eyre::eyre;
 use reclora_storage::StorageError;
+use reclora_trainer::config::TunedModel;
 use reclora_trainer::metrics::{CalibrationBin, Differences, Gain, HistoryGroup};
 use reclora_trainer::stages::ScoredSamples;
 use serde::Deserialize;
@@ -27,8 +28,8 @@ pub(super) struct Inputs {
     pub evaluation: Evaluation,
     /// `adapter/history.json`.
     pub reclora: History,
-    /// `adapter/plain_lora/history.json`; `None` in runs without that baseline.
-    pub lora: Option<History>,
+    /// Those of the other tuned models of the run, by their names.
+    pub others: Vec<(&'static str, History)>,
     /// `crm/history.json`.
     pub crm: History,
     /// Hash of the tuned adapter, from `adapter/manifest.json`.
@@ -164,11 +165,14 @@ impl Inputs {
     pub fn read(run_dir: &Path) -> Result<Self> {
         let evaluation = Evaluation::read(run_dir)?;
         let adapter = run_dir.join("adapter");
-        // The baseline is optional: a run that scored it must also have tuned it.
-        let lora = match evaluation.models.contains_key("lora") {
-            true => Some(read_json(&adapter.join("plain_lora").join("history.json"), "tune")?),
-            false => None,
+        // These are optional: a run that scored one must also have tuned it.
+        let others = [TunedModel::Lora, TunedModel::LoraCrm].into_iter();
+        let others = others.filter(|model| evaluation.models.contains_key(model.key()));
+        let history = |model: TunedModel| {
+            let path = model.directory(&adapter).join("history.json");
+            Ok((model.key(), read_json(&path, "tune")?))
         };
+        let others = others.map(history).collect::<Result<_>>()?;
         let (used, goodput) = usage::of(run_dir);
         Ok(Self {
             used,
@@ -177,7 +181,7 @@ impl Inputs {
             crm: read_json(&run_dir.join("crm").join("history.json"), "pretrain")?,
             adapter_xxh3: adapter_hash(&adapter.join("manifest.json"))?,
             evaluation,
-            lora,
+            others,
         })
     }
 }

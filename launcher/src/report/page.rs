@@ -2,12 +2,12 @@
 
 use color_eyre::eyre::WrapErr;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
-use reclora_trainer::metrics::{Compared, Difference, HistoryGroup, Role};
+use reclora_trainer::metrics::{Compared, Difference, Differences, HistoryGroup, Role};
 use reclora_trainer::telemetry::measure::Phase;
 use serde::Serialize;
 
 use super::inputs::{Gate, Inputs};
-use super::summary::{ModelSummary, Summary, label, number, what_was_scored};
+use super::summary::{ModelSummary, Summary, contributions, label, number, what_was_scored};
 use super::table::FIGURES;
 use super::{RunInfo, figures, verdict};
 use crate::error::Result;
@@ -104,6 +104,7 @@ pub(super) fn render(inputs: &Inputs, info: &RunInfo, summary: &Summary) -> Resu
         references => Compared::keys(Role::Reference).map(label).collect::<Vec<_>>(),
         compared => FIGURES.map(|(figure, _)| figure),
         differences => summary.metrics.iter().map(difference_row).collect::<Vec<_>>(),
+        contributions => contributions(&summary.metrics).iter().map(contribution_row).collect::<Vec<_>>(),
         test => figures::test(inputs, &models)?,
         tuning => figures::tuning(inputs)?,
         crm => figures::crm(&inputs.crm)?,
@@ -158,12 +159,20 @@ fn ends(interval: [f64; 2]) -> [String; 2] {
     interval.map(|end| number(Some(end)))
 }
 
-fn difference_row((key, model): &(String, ModelSummary)) -> DifferenceRow {
-    let cell = |by: Difference| DifferenceCell {
+fn cell(by: Difference) -> DifferenceCell {
+    DifferenceCell {
         value: format!("{:+.4}", by.difference),
         interval: by.ci95.map(|ends| ends.map(|end| format!("{end:+.4}"))),
         is_sure: by.ci95.is_some_and(|[low, high]| low > 0.0 || high < 0.0),
-    };
+    }
+}
+
+fn contribution_row((what, by): &(&str, Differences)) -> DifferenceRow {
+    let cells = FIGURES.map(|(_, of)| of(by).map(cell));
+    DifferenceRow { name: (*what).to_owned(), cells: cells.into() }
+}
+
+fn difference_row((key, model): &(String, ModelSummary)) -> DifferenceRow {
     let to = |reference: &str| {
         let by = model.differences.get(reference).copied().unwrap_or_default();
         FIGURES.map(|(_, of)| of(&by).map(cell))

@@ -91,6 +91,23 @@ pub(super) fn models(evaluation: &Evaluation) -> Vec<(String, ModelSummary)> {
     known.chain(others).filter_map(summary).collect()
 }
 
+/// What the LLM brings, in the runs whose CRM reads vectors of items: differences to the CRM that does not.
+pub(super) fn contributions(models: &[(String, ModelSummary)]) -> Vec<(&'static str, Differences)> {
+    let lines = [
+        ("vectors of texts, in the CRM", "crm", "crm_no_vectors"),
+        ("the tuned LLM, over that CRM", "reclora", "crm"),
+        ("both together", "reclora", "crm_no_vectors"),
+    ];
+    if !models.iter().any(|(key, _)| key == "crm_no_vectors") {
+        return Vec::new();
+    }
+    let found = lines.into_iter().filter_map(|(what, model, reference)| {
+        let (_, model) = models.iter().find(|(key, _)| key == model)?;
+        Some((what, *model.differences.get(reference)?))
+    });
+    found.collect()
+}
+
 /// Which test samples were scored, in words; `number` writes a number.
 pub(super) fn what_was_scored(scored: &ScoredSamples, number: fn(u64) -> String) -> String {
     let ScoredSamples { samples, of_samples, users, of_users, .. } = scored;

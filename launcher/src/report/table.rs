@@ -4,7 +4,9 @@ use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 use reclora_trainer::metrics::{Compared, Difference, Role};
 
-use super::summary::{ModelSummary, OfFigure, Summary, label, number, what_was_scored};
+use super::summary::{
+    ModelSummary, OfFigure, Summary, contributions, label, number, what_was_scored,
+};
 use super::verdict;
 use crate::output::printable;
 
@@ -23,6 +25,16 @@ pub fn table(summary: &Summary) -> String {
         for (key, model) in &summary.metrics {
             let cells = to_references(key, model, of);
             table.add_row([printable(label(key))].into_iter().chain(cells));
+        }
+        text.push_str(&format!("{}\n", aligned(table, 1)));
+    }
+    let contributions = contributions(&summary.metrics);
+    if !contributions.is_empty() {
+        let figures = FIGURES.map(|(figure, _)| format!("{figure} [95 %]"));
+        let mut table = new(["what the LLM brings".to_owned()].into_iter().chain(figures));
+        for (what, by) in &contributions {
+            let cells = FIGURES.map(|(_, of)| signed(of(by)));
+            table.add_row([(*what).to_owned()].into_iter().chain(cells));
         }
         text.push_str(&format!("{}\n", aligned(table, 1)));
     }

@@ -158,6 +158,16 @@ impl AdapterLayout {
         &self.modules
     }
 
+    /// Whether a tensor of this name belongs to a gate.
+    pub fn is_of_gate(name: &str) -> bool {
+        name.contains(".gate.")
+    }
+
+    /// Whether a tensor of this name belongs to the trained head.
+    pub fn is_of_head(name: &str) -> bool {
+        name.starts_with("head.")
+    }
+
     /// The trained head, where the adapter has one.
     pub fn head(&self) -> Option<&HeadLayout> {
         self.head.as_ref()

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 pub use training::{
     Counting, EmbeddingOptimizer, FewShotSampler, ItemVectors, LimitOrder, Prior, TuneObjective,
+    TunedModel,
 };
 
 use crate::backbone::{Projection, WeightType};
@@ -214,8 +215,9 @@ pub struct CrmConfig {
     pub patience: usize,
     /// Counters of the ratings before a sample, as inputs of the prediction network.
     pub counters: Counting,
-    /// What the LLM knows of the items' texts, as inputs of the prediction network.
-    pub item_vectors: ItemVectors,
+    /// What it reads of the vectors that the LLM embeds the items' texts as; several go together. Empty: nothing.
+    #[schemars(extend("uniqueItems" = true))]
+    pub item_vectors: Vec<ItemVectors>,
     /// Share of train, the last of it in time, that a second CRM is trained without. The few-shot set is then drawn
     /// from that part, and the gates read the second CRM everywhere: it has seen the label of no sample that it is
     /// read for, neither while tuning nor after. 0: none, and the gates read a CRM that has seen the few-shot
@@ -338,6 +340,15 @@ pub struct TuneConfig {
     #[default = 1e-3]
     #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub learning_rate: f32,
+    /// That of the gates. 0: learning_rate.
+    #[schemars(range(min = 0.0))]
+    pub gate_learning_rate: f32,
+    /// That of a trained head. 0: learning_rate.
+    #[schemars(range(min = 0.0))]
+    pub head_learning_rate: f32,
+    /// Share of the steps in which the learning rates rise from 0 to their peaks.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub warmup: f32,
     /// Weight decay of AdamW.
     #[schemars(range(min = 0.0))]
     pub weight_decay: f32,
@@ -358,9 +369,10 @@ pub struct TuneConfig {
     pub prior: Prior,
     /// What is learnt of a sample, where the LLM's own head answers; a trained head learns the answer.
     pub objective: TuneObjective,
-    /// Also tune plain LoRA (N = 1, no gate) with the same settings, as a baseline.
-    #[default = true]
-    pub plain_lora: bool,
+    /// What is tuned, with the same settings: plain LoRA is a baseline.
+    #[default(vec![TunedModel::Reclora, TunedModel::Lora])]
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
+    pub models: Vec<TunedModel>,
 }
 
 /// `[evaluate]`.

@@ -27,6 +27,18 @@ pub enum Prior {
     Crm,
 }
 
+/// A model that is tuned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TunedModel {
+    /// RecLoRA. Always among them.
+    Reclora,
+    /// Plain LoRA (one expert, no gate), as published: it starts from nothing.
+    Lora,
+    /// Plain LoRA that starts from the CRM as RecLoRA does. Needs tune.prior = "crm".
+    LoraCrm,
+}
+
 /// What is learnt of a sample.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -52,15 +64,17 @@ pub enum Counting {
     Train,
 }
 
-/// What the CRM is told of the items' embeddings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// What the CRM is told of the items' texts, by the vectors that the LLM embeds them as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ItemVectors {
-    /// Nothing.
-    #[default]
-    None,
-    /// How the user liked earlier items whose texts are like the target's.
+    /// How the user liked earlier items whose texts are like the target's: two numbers, as inputs of the prediction
+    /// network.
     Affinity,
+    /// How much the text of each history item is like the target's, as an input of the attention network.
+    Attention,
+    /// The target's vector, as an input of the prediction network.
+    Input,
 }
 
 /// Which samples of a split are scored, where a limit leaves some out.

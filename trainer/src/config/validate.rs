@@ -9,7 +9,7 @@ use reclora_storage::raw::ColumnMapping;
 
 use super::{
     AdapterConfig, CommBackend, Config, CrmConfig, DataConfig, Device, GateInput, Head, Prior,
-    Problem, Reduction, RuntimeConfig, check,
+    Problem, Reduction, RuntimeConfig, TunedModel, check,
 };
 use crate::error::{Result, TrainerError};
 
@@ -63,6 +63,7 @@ impl Config {
 
     fn conflicts(&self, world_size: usize, found: &mut Found<'_>) {
         self.data.conflicts(found);
+        self.conflicts_of_models(found);
         self.conflicts_of_prior(found);
         self.adapter.conflicts(found);
         if let Some(pair) = self.export.pairs.iter().find(|pair| !pair.contains(':')) {
@@ -86,6 +87,19 @@ impl Config {
             }
         }
         self.runtime.conflicts(found);
+    }
+
+    fn conflicts_of_models(&self, found: &mut Found<'_>) {
+        let models = &self.tune.models;
+        if !models.contains(&TunedModel::Reclora) {
+            let what = "leaves out \"reclora\", which is what a run is for: add it";
+            found.conflict(&["tune.models"], what);
+        }
+        if models.contains(&TunedModel::LoraCrm) && self.tune.prior == Prior::None {
+            let what = "has \"lora_crm\", which starts from the CRM's logit: set tune.prior to \"crm\", or leave it \
+                        out";
+            found.conflict(&["tune.models", "tune.prior"], what);
+        }
     }
 
     fn conflicts_of_prior(&self, found: &mut Found<'_>) {
@@ -264,7 +278,10 @@ mod tests {
     #[test]
     fn each_bad_setting_is_named() {
         type Change = fn(&mut Config);
-        let cases: [(&str, Change); 30] = [
+        let cases: [(&str, Change); 33] = [
+            ("tune.models", |c| c.tune.models = vec![TunedModel::Lora]),
+            ("tune.models", |c| c.tune.models = vec![TunedModel::Reclora; 2]),
+            ("tune.models", |c| c.tune.models.push(TunedModel::LoraCrm)),
             ("crm.holdout", |c| c.crm.holdout = 1.0),
             ("crm.holdout", |c| c.tune.prior = Prior::Crm),
             ("adapter.head", |c| (c.tune.prior, c.crm.holdout) = (Prior::Crm, 0.2)),

@@ -13,8 +13,10 @@ pub struct CrmInput<'a> {
     pub history_items: &'a [u32],
     /// Rating features of the history, one per item.
     pub history_ratings: &'a [u32],
-    /// Counters, as many as the shape says.
-    pub counters: &'a [f32],
+    /// Numbers, as many as the shape says.
+    pub numbers: &'a [f32],
+    /// How much the text of each history item is like the target's, or nothing where the shape has none.
+    pub similarities: &'a [f32],
 }
 
 /// CRM inputs of some samples, in rows of the shared table.
@@ -25,19 +27,20 @@ pub struct CrmBatch {
     items: Vec<u32>,
     ratings: Vec<u32>,
     ends: Vec<usize>,
-    counters: Vec<f32>,
+    numbers: Vec<f32>,
+    similarities: Vec<f32>,
 }
 
 impl CrmBatch {
-    /// Adds the sample of `user` and `item`, shown with the user's interactions at `positions`; with `counters`, as many
-    /// as those of the others.
+    /// Adds the sample of `user` and `item`, shown with the user's interactions at `positions`; with `numbers`, as many
+    /// as those of the others, and the `similarity` of each item shown, where the others have it.
     pub fn push(
         &mut self,
         dataset: &Dataset,
-        user: u32,
-        item: u32,
+        (user, item): (u32, u32),
         positions: &[u32],
-        counters: &[f32],
+        numbers: impl IntoIterator<Item = f32>,
+        similarity: Option<&dyn Fn(u32) -> f32>,
     ) -> Result<()> {
         self.num_fields = dataset.fields().len();
         dataset.feature_ids(user, item, &mut self.fields);
@@ -51,9 +54,10 @@ impl CrmBatch {
                 return Err(TrainerError::Input(what));
             };
             self.items.push(dataset.item_feature(item));
+            self.similarities.extend(similarity.map(|similarity| similarity(item)));
             self.ratings.push(dataset.rating_feature(level));
         }
-        self.counters.extend_from_slice(counters);
+        self.numbers.extend(numbers);
         self.ends.push(self.items.len());
         Ok(())
     }
@@ -78,14 +82,16 @@ impl CrmBatch {
     pub fn inputs(&self) -> Vec<CrmInput<'_>> {
         let mut start = 0;
         let fields = self.fields.chunks_exact(self.num_fields.max(1));
-        let width = self.counters.len() / self.ends.len().max(1);
+        let width = self.numbers.len() / self.ends.len().max(1);
         let rows = fields.zip(&self.ends).enumerate().map(|(sample, (fields, &end))| {
             let range = std::mem::replace(&mut start, end)..end;
             CrmInput {
                 fields,
                 history_items: &self.items[range.clone()],
-                history_ratings: &self.ratings[range],
-                counters: &self.counters[sample * width..(sample + 1) * width],
+                history_ratings: &self.ratings[range.clone()],
+                numbers: &self.numbers[sample * width..(sample + 1) * width],
+                // All samples have them, or none.
+                similarities: self.similarities.get(range).unwrap_or_default(),
             }
         });
         rows.collect()

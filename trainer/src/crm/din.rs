@@ -1,8 +1,10 @@
 //! DIN, or SIM when the history is retrieved.
 //!
 //! A shared table E; `h_t = ReLU(Linear([E[item_t]; E[rating_t]]))`; `a_t = MLP([q, h_t, q − h_t, q ⊙ h_t])`
-//! without softmax; u = Σ a_t h_t; r = MLP(flatten([fields; u; counters])); logit = Linear(r). History rows of a
+//! without softmax; u = Σ a_t h_t; r = MLP(flatten([fields; u; numbers])); logit = Linear(r). History rows of a
 //! batch are packed: what is not there is not multiplied.
+
+use std::ops::Range;
 
 use super::attention::{AttentionInput, SampleRows};
 use super::layers::{Dropout, Linear, Mlp, MlpState};
@@ -11,7 +13,7 @@ use super::{CrmInput, CrmLayout, CrmShape, DropoutKeys, Network, Workspace};
 use crate::config::{CrmConfig, Representation};
 use crate::error::Result;
 use crate::kernels::pointwise::{add, axpy, dot};
-use crate::parameters::{Gradient, Parameters, splitmix};
+use crate::parameters::{Gradient, Init, Parameters, splitmix};
 
 /// What backward needs of a forward, reused.
 #[derive(Debug, Default)]
@@ -29,6 +31,8 @@ struct Pass {
     attention_input: AttentionInput,
     attention: MlpState,
     prediction: MlpState,
+    /// `[rows]`: similarity of each history row, or empty.
+    similarities: Vec<f32>,
     row_keys: Vec<u64>,
     dhistory: Vec<f32>,
     dattention: Vec<f32>,
@@ -44,6 +48,8 @@ pub(super) struct Din {
     shape: CrmShape,
     history: Linear,
     attention: Mlp,
+    /// What the first layer of the attention makes of a similarity, `[outputs]`; empty where there is none.
+    similarity: Range<usize>,
     prediction: Mlp,
 }
 
@@ -57,7 +63,7 @@ fn sample_rows<'a>(
 
 /// Width of z, the input of the prediction network.
 fn width_of_z(shape: CrmShape, embedding_dim: usize) -> usize {
-    (shape.fields + 1) * embedding_dim + shape.counters
+    (shape.fields + 1) * embedding_dim + shape.numbers
 }
 
 impl Din {
@@ -71,6 +77,10 @@ impl Din {
             shape,
             history: layout.linear("history", 2 * e, e)?,
             attention: layout.mlp("attention", 4 * e, width, config.num_attention_layers)?,
+            similarity: match shape.similarities {
+                true => layout.dense("attention.similarity".into(), &[width], Init::Zero)?,
+                false => 0..0,
+            },
             prediction: layout.mlp("prediction", width_of_z(shape, e), width, config.num_layers)?,
         })
     }
@@ -84,9 +94,11 @@ impl Din {
     fn history_forward(&self, parameters: Parameters<'_>, ws: &mut Pass, inputs: &[CrmInput<'_>]) {
         ws.offsets.clear();
         ws.pairs.clear();
+        ws.similarities.clear();
         let mut rows = 0;
         for input in inputs {
             ws.offsets.push(rows);
+            ws.similarities.extend_from_slice(input.similarities);
             for (&item, &rating) in input.history_items.iter().zip(input.history_ratings) {
                 ws.pairs.extend_from_slice(self.row(parameters, item));
                 ws.pairs.extend_from_slice(self.row(parameters, rating));
@@ -115,6 +127,11 @@ impl Din {
         let layer = &self.attention.hidden[0];
         let rows = sample_rows(&ws.offsets, &ws.sample_bounds, &ws.row_bounds);
         ws.attention_input.forward(layer, parameters.dense, queries, &ws.history, rows, y);
+        let weight = &parameters.dense[self.similarity.clone()];
+        // `zip` ends with the shorter: without similarities there is nothing to add.
+        for (y, similarity) in y.chunks_exact_mut(layer.outputs).zip(&ws.similarities) {
+            axpy(y, *similarity, weight);
+        }
         ws.row_keys.clear();
         for (sample, key) in keys.iter().flat_map(|keys| keys.samples.iter().enumerate()) {
             let key = keys.map_or(0, |keys| keys.seed) ^ splitmix(*key);
@@ -126,7 +143,7 @@ impl Din {
         self.attention.forward_from(1, parameters.dense, rows.of_rows, dropout, &mut ws.attention);
     }
 
-    /// z = flatten([fields; u; counters]), u = Σ a h.
+    /// z = flatten([fields; u; numbers]), u = Σ a h.
     fn pool(&self, parameters: Parameters<'_>, ws: &mut Pass, inputs: &[CrmInput<'_>]) {
         let e = self.embedding_dim;
         let z = ws.prediction.layer(0);
@@ -141,7 +158,7 @@ impl Din {
                 let h = &ws.history[row * e..(row + 1) * e];
                 axpy(&mut z[start..], ws.attention.output[row], h);
             }
-            z.extend_from_slice(input.counters);
+            z.extend_from_slice(input.numbers);
         }
     }
 
@@ -268,6 +285,14 @@ impl Network for Din {
         let dy =
             self.attention.backward_to(1, dense, &ws.dattention, rows.of_rows, gradient, state);
         let layer = &self.attention.hidden[0];
+        if !self.similarity.is_empty() {
+            let of_rows = Parts::new(&ws.row_bounds);
+            of_rows.add_weighted_rows(
+                gradient.dense(self.similarity.clone()),
+                dy,
+                &ws.similarities,
+            );
+        }
         ws.attention_input.backward(layer, dy, rows, gradient, &mut ws.dhistory);
         let dqueries = ws.attention_input.dqueries.chunks_exact(e);
         for (sample, (input, dq)) in inputs.iter().zip(dqueries).enumerate() {

@@ -40,17 +40,19 @@ pub struct CrmShape {
     pub item_field: usize,
     /// Index of the user field.
     pub user_field: usize,
-    /// Counters of a sample, numbers that are inputs as they are.
-    pub counters: usize,
+    /// Numbers of a sample that are inputs as they are: counters, and the vector of the item's text.
+    pub numbers: usize,
+    /// Whether the attention network reads how much the texts of history items are like the target's.
+    pub similarities: bool,
 }
 
 impl CrmShape {
     /// Shapes come from files too: no product of sizes may overflow.
     fn check(self) -> Result<()> {
-        let Self { features, fields, item_field, user_field, counters } = self;
+        let Self { features, fields, item_field, user_field, numbers, .. } = self;
         let fits = features <= u32::MAX as usize
             && fields <= usize::from(u16::MAX)
-            && counters <= usize::from(u16::MAX)
+            && numbers <= usize::from(u16::MAX)
             && item_field.max(user_field) < fields;
         if fits {
             Ok(())
@@ -236,16 +238,28 @@ mod tests {
 
     #[test]
     fn the_ml_1m_network_has_the_published_number_of_parameters() {
-        let shape =
-            CrmShape { features: 16_944, fields: 8, item_field: 5, user_field: 0, counters: 0 };
+        let shape = CrmShape {
+            features: 16_944,
+            fields: 8,
+            item_field: 5,
+            user_field: 0,
+            numbers: 0,
+            similarities: false,
+        };
         let crm = Crm::new(&CrmConfig::default(), shape).unwrap();
         assert_eq!(crm.num_parameters(), 1_438_274);
     }
 
     #[test]
     fn initial_weights_are_xavier_normal() {
-        let shape =
-            CrmShape { features: 3000, fields: 4, item_field: 1, user_field: 0, counters: 0 };
+        let shape = CrmShape {
+            features: 3000,
+            fields: 4,
+            item_field: 1,
+            user_field: 0,
+            numbers: 0,
+            similarities: false,
+        };
         let crm = Crm::new(&CrmConfig::default(), shape).unwrap();
         let parameters = crm.init(1);
         let table = &parameters[crm.tensors()[0].range.clone()];
@@ -265,7 +279,14 @@ mod tests {
 
     #[test]
     fn settings_that_cannot_work_are_named() {
-        let shape = CrmShape { features: 10, fields: 2, item_field: 1, user_field: 0, counters: 0 };
+        let shape = CrmShape {
+            features: 10,
+            fields: 2,
+            item_field: 1,
+            user_field: 0,
+            numbers: 0,
+            similarities: false,
+        };
         for (config, field) in [
             (CrmConfig { hidden_dim: 0, ..CrmConfig::default() }, "crm.hidden_dim"),
             (CrmConfig { dropout: 1.0, ..CrmConfig::default() }, "crm.dropout"),
@@ -278,7 +299,7 @@ mod tests {
             CrmShape { features: usize::MAX, ..shape },
             CrmShape { fields: usize::MAX, ..shape },
             CrmShape { item_field: 2, ..shape },
-            CrmShape { counters: usize::MAX, ..shape },
+            CrmShape { numbers: usize::MAX, ..shape },
         ] {
             let error = Crm::new(&CrmConfig::default(), shape).unwrap_err().to_string();
             assert!(error.contains("no shape of a CRM"), "{error}");

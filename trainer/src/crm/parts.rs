@@ -10,7 +10,7 @@ use std::ops::Range;
 use reclora_comm::tree::{split, sum_into};
 
 use crate::kernels::matmul::{Mat, matmul};
-use crate::kernels::pointwise::add;
+use crate::kernels::pointwise::{add, axpy};
 
 /// Rows of a weight whose gradient is summed at a time: with 1,000 columns 128 KiB, beside which scratch and
 /// activations stay in a second-level cache.
@@ -86,6 +86,17 @@ impl<'a> Parts<'a> {
         self.add(sum, &mut Vec::new(), false, &mut |part, sum| {
             let range = self.range(part);
             add_rows_to(sum, &rows[range.start * width..range.end * width]);
+        });
+    }
+
+    /// Adds the rows of each part, each times its weight, to `sum`, which is zero and of their width, in the order of
+    /// the tree.
+    pub fn add_weighted_rows(self, sum: &mut [f32], rows: &[f32], weights: &[f32]) {
+        let width = sum.len();
+        self.add(sum, &mut Vec::new(), false, &mut |part, sum| {
+            for row in self.range(part) {
+                axpy(sum, weights[row], &rows[row * width..(row + 1) * width]);
+            }
         });
     }
 

@@ -25,12 +25,15 @@ pub enum Role {
     Reference,
     /// A model beside the references that needs the LLM.
     Variant,
+    /// A reference without one of its parts, which tells what that part brings: every model's figures are compared with
+    /// its.
+    Ablation,
     /// What one would use without an LLM and without a CRM: a model that is not above it is not worth its training.
     Baseline,
 }
 
 /// The models in the order in which they are shown.
-pub const COMPARED: [Compared; 7] = [
+pub const COMPARED: [Compared; 9] = [
     Compared {
         key: "reclora",
         label: "RecLoRA",
@@ -46,11 +49,25 @@ pub const COMPARED: [Compared; 7] = [
         colours: [[0xD9, 0x77, 0x06], [0xF5, 0xA7, 0x42]],
     },
     Compared {
+        key: "lora_crm",
+        label: "plain LoRA + CRM",
+        words: "plain LoRA with the CRM",
+        role: Role::Variant,
+        colours: [[0x0E, 0x74, 0x90], [0x22, 0xD3, 0xEE]],
+    },
+    Compared {
         key: "crm",
         label: "CRM alone",
         words: "the CRM alone",
         role: Role::Reference,
         colours: [[0x05, 0x96, 0x69], [0x3F, 0xCF, 0x97]],
+    },
+    Compared {
+        key: "crm_no_vectors",
+        label: "CRM, no vectors",
+        words: "the CRM without item vectors",
+        role: Role::Ablation,
+        colours: [[0x4D, 0x7C, 0x0F], [0xA3, 0xE6, 0x35]],
     },
     Compared {
         key: "history_text",

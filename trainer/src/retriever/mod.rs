@@ -127,7 +127,13 @@ impl ItemEmbeddings {
         }
     }
 
-    fn row(&self, item: u32) -> &[f32] {
+    /// Width of a vector.
+    pub fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    /// The vector of an item; empty for one that does not exist.
+    pub fn row(&self, item: u32) -> &[f32] {
         let start = item as usize * self.dimensions;
         self.rows.get(start..start + self.dimensions).unwrap_or_default()
     }

@@ -6,6 +6,8 @@ pub const EMBEDDINGS: &str = "embeddings.shard";
 pub const CRM: &str = "crm.safetensors";
 /// `pretrain`: the CRM of train without the holdout.
 pub const EARLY_CRM: &str = "early.safetensors";
+/// `pretrain`: the CRM of all of train that reads no vectors of items, where the run's CRM does.
+pub const CRM_NO_VECTORS: &str = "no_vectors.safetensors";
 /// `pretrain`, `tune`: curves of the training.
 pub const HISTORY: &str = "history.json";
 /// `tune`: an adapter.
@@ -14,6 +16,8 @@ pub const ADAPTER: &str = "adapter_model.safetensors";
 pub const GAIN: &str = "gain.json";
 /// `tune`, `export`: directory of the plain LoRA beside the adapter.
 pub const PLAIN_LORA: &str = "plain_lora";
+/// `tune`, `export`: directory of the plain LoRA that starts from the CRM.
+pub const PLAIN_LORA_CRM: &str = "plain_lora_crm";
 /// `evaluate`: what each model says of test.
 pub const TEST: &str = "test.parquet";
 /// `evaluate`: what each model says of valid.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use reclora_storage::dataset::{Dataset, Sample, Split};
 
 use super::count::{COUNTERS, OF_COUNTS};
-use super::crms::CrmInputs;
+use super::crms::{CrmInputs, WithoutVectors};
 use super::inputs::Lens;
 use super::{RunContext, Stage};
 use crate::error::Result;
@@ -21,6 +21,7 @@ pub type Likes = Vec<(&'static str, Vec<f32>)>;
 /// The baselines of a dataset, fitted.
 pub struct Baselines<'a> {
     inputs: &'a CrmInputs<'a>,
+    without_vectors: Option<WithoutVectors<'a>>,
     mean: ItemMean,
     regression: LogisticRegression,
     /// On counters: those of the user, the item and its categories, and all of them where texts were embedded.
@@ -29,7 +30,7 @@ pub struct Baselines<'a> {
 
 impl<'a> Baselines<'a> {
     /// On train; how strongly the regression on users and items is held back is chosen on valid.
-    pub fn fit(ctx: &RunContext, dataset: &Dataset, inputs: &'a CrmInputs<'_>) -> Result<Self> {
+    pub fn fit(ctx: &RunContext, dataset: &'a Dataset, inputs: &'a CrmInputs<'_>) -> Result<Self> {
         let train = Columns::of(dataset, dataset.split(Split::Train))?;
         let valid = Columns::of(dataset, dataset.split(Split::Valid))?;
         let (users, items) = (dataset.num_users(), dataset.num_items());
@@ -46,6 +47,7 @@ impl<'a> Baselines<'a> {
         });
         Ok(Self {
             inputs,
+            without_vectors: WithoutVectors::open(ctx, dataset)?,
             history: history.collect(),
             mean: ItemMean::fit(train.view(), items),
             regression: LogisticRegression::fit(train.view(), valid.view(), users, items),
@@ -62,6 +64,10 @@ impl<'a> Baselines<'a> {
             ("logistic_regression", regression.collect()),
             ("item_mean", samples.iter().map(|sample| self.mean.predict(sample.item)).collect()),
         ];
+        if let Some(crm) = &self.without_vectors {
+            let of_crm = crm.logits(samples)?.into_iter().map(sigmoid);
+            likes.push(("crm_no_vectors", of_crm.collect()));
+        }
         for (name, model, of) in &self.history {
             let like = |sample: &Sample| {
                 Ok(model.predict(&self.inputs.counters(sample.index)?[of.clone()]))

@@ -45,7 +45,8 @@ const CHUNK: u64 = 1 << 14;
 /// Which counters the CRM of these settings reads.
 pub fn read_by(config: &CrmConfig) -> Range<usize> {
     let start = if config.counters == Counting::None { OF_TEXTS.start } else { OF_COUNTS.start };
-    let end = if config.item_vectors == ItemVectors::None { OF_COUNTS.end } else { OF_TEXTS.end };
+    let texts = config.item_vectors.contains(&ItemVectors::Affinity);
+    let end = if texts { OF_TEXTS.end } else { OF_COUNTS.end };
     start.min(end)..end
 }
 
@@ -397,9 +398,9 @@ mod tests {
         let of = |counters, item_vectors| {
             read_by(&CrmConfig { counters, item_vectors, ..CrmConfig::default() })
         };
-        assert!(of(Counting::None, ItemVectors::None).is_empty());
-        assert_eq!(of(Counting::Online, ItemVectors::None), 0..5);
-        assert_eq!(of(Counting::Train, ItemVectors::Affinity), 0..7);
-        assert_eq!(of(Counting::None, ItemVectors::Affinity), 5..7);
+        assert!(of(Counting::None, vec![ItemVectors::Attention]).is_empty());
+        assert_eq!(of(Counting::Online, vec![]), 0..5);
+        assert_eq!(of(Counting::Train, vec![ItemVectors::Affinity]), 0..7);
+        assert_eq!(of(Counting::None, vec![ItemVectors::Input, ItemVectors::Affinity]), 5..7);
     }
 }

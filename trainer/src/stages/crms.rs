@@ -6,16 +6,23 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
 use reclora_storage::dataset::{Dataset, Sample, Split};
 
 use super::count::{COUNTERS, counter_chunks, read_by};
 use super::inputs::{Lens, Neighbours, damaged, located};
+use super::retrieve;
 use super::{RunContext, Stage, artifacts};
-use crate::crm::{CrmBatch, CrmInput, TrainedCrm, Workspace};
+use crate::config::{CrmConfig, ItemVectors};
+use crate::crm::{CrmBatch, CrmInput, CrmShape, TrainedCrm, Workspace};
 use crate::error::{Result, TrainerError};
 use crate::metrics::Platt;
+use crate::retriever::ItemEmbeddings;
 use crate::scoring::chunks::ChunkStore;
 use crate::telemetry::measure::{Phase, timed};
+
+/// Samples scored in one pass of the network.
+pub const BLOCK: usize = 64;
 
 /// Train without the holdout, which is the last of it in time; `None` in runs that hold nothing out.
 pub fn before_holdout(ctx: &RunContext, dataset: &Dataset) -> Option<Range<u64>> {
@@ -35,18 +42,87 @@ pub struct CrmInputs<'a> {
     dataset: &'a Dataset,
     neighbours: Neighbours,
     counters: ChunkStore,
-    read: Range<usize>,
+    known: Known,
+}
+
+/// What the CRM of a run is told beside the rows of its table.
+pub struct Known {
+    /// Which counters.
+    counters: Range<usize>,
+    /// Vectors of the items' texts, where a run has them.
+    vectors: Option<ItemEmbeddings>,
+    of_target: bool,
+    of_history: bool,
+}
+
+impl Known {
+    /// Opens what earlier stages wrote, for a CRM of these settings.
+    pub fn of(ctx: &RunContext, config: &CrmConfig) -> Result<Self> {
+        Ok(Self {
+            counters: read_by(config),
+            vectors: retrieve::embeddings(ctx)?,
+            of_target: config.item_vectors.contains(&ItemVectors::Input),
+            of_history: config.item_vectors.contains(&ItemVectors::Attention),
+        })
+    }
+
+    /// Adds a sample, shown with the user's interactions at `positions`, of which all `counters` are given.
+    pub fn push(
+        &self,
+        batch: &mut CrmBatch,
+        dataset: &Dataset,
+        (user, item): (u32, u32),
+        positions: &[u32],
+        counters: &[f32],
+    ) -> Result<()> {
+        let vectors = self.vectors.as_ref();
+        let vector = vectors.filter(|_| self.of_target).map_or(&[][..], |v| v.row(item));
+        // Of length 1: entries of about 1 are what a layer's first weights are made for.
+        let scale = (vector.len() as f32).sqrt();
+        let vector = vector.iter().map(|value| scale * value);
+        let numbers = counters[self.counters.clone()].iter().copied().chain(vector);
+        let vectors = vectors.filter(|_| self.of_history);
+        let similarity = vectors.map(|v| move |seen| v.similarity(item, seen));
+        let similarity = similarity.as_ref().map(|similarity| similarity as &dyn Fn(u32) -> f32);
+        batch.push(dataset, (user, item), positions, numbers, similarity)
+    }
+}
+
+/// What the network of these settings needs to know of a dataset, whose items have vectors of these `dimensions` (0
+/// where nothing embeds them). Of one that is not known yet, numbers with which it has the same representations, but
+/// for that of fields.
+pub fn shape(config: &CrmConfig, dataset: Option<&Dataset>, dimensions: usize) -> CrmShape {
+    let reads = |vectors| config.item_vectors.contains(&vectors);
+    let of_target = if reads(ItemVectors::Input) { dimensions } else { 0 };
+    CrmShape {
+        features: dataset.map_or(2, Dataset::num_features),
+        fields: dataset.map_or(2, |dataset| dataset.fields().len()),
+        item_field: dataset.map_or(1, Dataset::item_field),
+        user_field: dataset.map_or(0, Dataset::user_field),
+        numbers: read_by(config).len() + of_target,
+        similarities: reads(ItemVectors::Attention),
+    }
 }
 
 impl<'a> CrmInputs<'a> {
-    /// Opens what earlier stages wrote.
+    /// Opens what earlier stages wrote, for a CRM of the run's settings.
     pub fn open(ctx: &RunContext, dataset: &'a Dataset) -> Result<Self> {
+        Self::of(ctx, &ctx.config.crm, dataset)
+    }
+
+    /// The same for a CRM of other settings.
+    pub fn of(ctx: &RunContext, config: &CrmConfig, dataset: &'a Dataset) -> Result<Self> {
         Ok(Self {
             dataset,
             neighbours: Neighbours::open(ctx, dataset)?,
             counters: counter_chunks(ctx, dataset).open()?,
-            read: read_by(&ctx.config.crm),
+            known: Known::of(ctx, config)?,
         })
+    }
+
+    /// Dimensions of the vectors of items; 0 where there are none.
+    pub fn dimensions(&self) -> usize {
+        self.known.vectors.as_ref().map_or(0, ItemEmbeddings::dimensions)
     }
 
     /// All counters of a sample.
@@ -62,9 +138,9 @@ impl<'a> CrmInputs<'a> {
         timed(Phase::Data, || {
             for index in indices {
                 let sample = self.dataset.sample(index)?;
-                let counters = &self.counters(index)?[self.read.clone()];
-                let positions = self.neighbours.crm(index)?;
-                batch.push(self.dataset, sample.user, sample.item, positions, counters)?;
+                let (counters, positions) = (self.counters(index)?, self.neighbours.crm(index)?);
+                let pair = (sample.user, sample.item);
+                self.known.push(&mut batch, self.dataset, pair, positions, counters)?;
                 samples.push(sample);
             }
             Ok((batch, samples))
@@ -106,6 +182,38 @@ impl Crms {
     /// Width of a representation.
     pub fn representation_dim(&self) -> usize {
         self.full.crm().representation_dim()
+    }
+}
+
+/// The settings of the CRM that reads no vectors of items; `None` in runs whose CRM reads none.
+pub fn without_vectors(config: &CrmConfig) -> Option<CrmConfig> {
+    let plain = CrmConfig { item_vectors: Vec::new(), ..config.clone() };
+    (!config.item_vectors.is_empty()).then_some(plain)
+}
+
+/// The CRM that reads no vectors of items, by which the run's CRM shows what it has of them.
+pub struct WithoutVectors<'a> {
+    inputs: CrmInputs<'a>,
+    crm: TrainedCrm,
+}
+
+impl<'a> WithoutVectors<'a> {
+    /// Opens what `pretrain` wrote; `None` in runs whose CRM reads no vectors.
+    pub fn open(ctx: &RunContext, dataset: &'a Dataset) -> Result<Option<Self>> {
+        let Some(config) = without_vectors(&ctx.config.crm) else { return Ok(None) };
+        let path = ctx.path(Stage::Pretrain).join(artifacts::CRM_NO_VECTORS);
+        let crm = TrainedCrm::open(&path, config.representation)?;
+        Ok(Some(Self { inputs: CrmInputs::of(ctx, &config, dataset)?, crm }))
+    }
+
+    /// The logits of samples.
+    pub fn logits(&self, samples: &[Sample]) -> Result<Vec<f32>> {
+        let blocks = samples.par_chunks(BLOCK).map_init(Workspace::default, |ws, block| {
+            let (batch, _) = self.inputs.batch(block.iter().map(|sample| sample.index))?;
+            let crm = self.crm.crm();
+            Ok(crm.score(self.crm.parameters(), ws, &batch.inputs()).0)
+        });
+        Ok(blocks.collect::<Result<Vec<_>>>()?.concat())
     }
 }
 

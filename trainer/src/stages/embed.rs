@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::inputs::dataset;
 use super::{Counts, Description, RunContext, Stage, artifacts};
-use crate::config::{ItemVectors, Order};
+use crate::config::Order;
 use crate::engine::{self, Prompt, Read};
 use crate::error::{Result, TrainerError};
 use crate::prompt::PromptTemplate;
@@ -29,8 +29,7 @@ pub(super) const STAGE: Description = Description {
     // Nothing reads the vectors of items where only the last ones are shown, but a CRM that is told to.
     is_needed: |config| {
         let shown = [config.retrieve.text_order, config.retrieve.crm_order];
-        shown.iter().any(|order| *order != Order::Recent)
-            || config.crm.item_vectors != ItemVectors::None
+        shown.iter().any(|order| *order != Order::Recent) || !config.crm.item_vectors.is_empty()
     },
     settings: |config| {
         let template = PromptTemplate::open(&config.prompt.template)?;

@@ -14,7 +14,8 @@ use super::crms::CrmInputs;
 use super::draw::{Drawn, ScoredOrder};
 use super::inputs::{Lens, Neighbours, samples as samples_of};
 use super::predictions;
-use super::text::{Adapters, TextInputs, Tuned};
+use super::text::TextInputs;
+use super::tuned::{Adapters, Tuned};
 use super::{Counts, Description, RunContext, Stage, artifacts, write_json};
 use crate::adapter::Adapter;
 use crate::engine::{Adapted, Prompt};
@@ -97,8 +98,8 @@ pub(super) const STAGE: Description = Description {
     reads_backbone: true,
     reads_template: true,
     settings: |config| {
-        let (evaluate, plain_lora) = (&config.evaluate, config.tune.plain_lora);
-        Ok(json!([config.seed, config.prompt.max_tokens, evaluate, plain_lora]))
+        let (evaluate, models) = (&config.evaluate, &config.tune.models);
+        Ok(json!([config.seed, config.prompt.max_tokens, evaluate, models]))
     },
     run,
     ..Description::BASE
@@ -150,17 +151,12 @@ fn write_valid(
     baselines: &Baselines<'_>,
 ) -> Result<()> {
     let samples = samples_of(dataset, dataset.split(Split::Valid))?;
-    let dir = ctx.path(Stage::Tune);
-    let mut tuned = vec![("reclora", dir.clone())];
-    if ctx.config.tune.plain_lora {
-        tuned.push(("lora", dir.join(artifacts::PLAIN_LORA)));
-    }
     let mut llm = Vec::new();
-    for (name, dir) in tuned {
-        let scores = read_valid(&dir)?;
+    for model in &ctx.config.tune.models {
+        let scores = read_valid(&model.directory(&ctx.path(Stage::Tune)))?;
         let likes: Vec<Option<f32>> =
             samples.iter().map(|sample| scores.get(&sample.index).copied()).collect();
-        llm.push((name, likes));
+        llm.push((model.key(), likes));
     }
     let others = baselines.likes(lens, &samples)?;
     let llm = llm.iter().map(|(name, likes)| (*name, predictions::Likes::Scored(likes)));
@@ -169,7 +165,7 @@ fn write_valid(
     predictions::write(&path, dataset, &samples, &llm.chain(others).collect::<Vec<_>>())
 }
 
-/// The answers' logits of each test sample: by RecLoRA, and by plain LoRA where the run has it.
+/// The answers' logits of each test sample, by every tuned model.
 #[expect(clippy::too_many_arguments, reason = "each is opened once, for all of the stage")]
 fn score(
     chunks: &Chunks,
@@ -183,8 +179,8 @@ fn score(
 ) -> Result<()> {
     let prompts = text.prompts()?;
     let deciding = prompts.answers().deciding();
-    let reclora = adapters.reclora.model(text)?;
-    let lora = adapters.lora.as_ref().map(|lora| lora.model(text)).transpose()?;
+    let models = adapters.all().map(|tuned| Ok((tuned.model.key(), tuned.adapted(text)?)));
+    let models = models.collect::<Result<Vec<_>>>()?;
     let read = |range: Range<u64>| -> Result<Vec<(Vec<u32>, Vec<f32>)>> {
         let read = |position| {
             let index = test.at(position);
@@ -194,27 +190,24 @@ fn score(
         };
         range.into_par_iter().map(|position| timed(Phase::Data, || read(position))).collect()
     };
-    let passes = 1 + u64::from(lora.is_some());
-    chunks.run_telling("score test", passes, comm, progress, read, |_, inputs, within| {
-        let inputs: Vec<Prompt<'_>> = inputs
-            .iter()
-            .map(|(tokens, representation)| Prompt { tokens, representation })
-            .collect();
-        let told = |count| within.passed(count);
-        let logits = |model: &dyn Adapted| model.answers(&inputs, deciding, &told);
-        let of_reclora = logits(&*reclora)?;
-        let of_lora = lora.as_deref().map(logits).transpose()?;
-        let of_lora = of_lora.unwrap_or_default();
-        let column = |logits: &[[f32; 2]], answer: usize| {
-            Values::F32(logits.iter().map(|logits| logits[answer]).collect())
-        };
-        Ok(vec![
-            ("reclora_no", column(&of_reclora, 0)),
-            ("reclora_yes", column(&of_reclora, 1)),
-            ("lora_no", column(&of_lora, 0)),
-            ("lora_yes", column(&of_lora, 1)),
-        ])
-    })
+    chunks.run_telling(
+        "score test",
+        models.len() as u64,
+        comm,
+        progress,
+        read,
+        |_, inputs, within| {
+            let inputs: Vec<Prompt<'_>> = inputs
+                .iter()
+                .map(|(tokens, representation)| Prompt { tokens, representation })
+                .collect();
+            let told = |count| within.passed(count);
+            let of_model = |(name, model): &(&'static str, Box<dyn Adapted + '_>)| {
+                Ok((*name, Values::F32(model.answers(&inputs, deciding, &told)?.concat())))
+            };
+            models.iter().map(of_model).collect()
+        },
+    )
 }
 
 /// P(like) of each test sample: the two-way softmax over the answers is sigmoid(yes − no); with a prior of the score.
@@ -224,14 +217,12 @@ fn llm_probabilities(
     lens: &Lens,
     samples: &[Sample],
 ) -> Result<Likes> {
-    let lora = adapters.lora.as_ref().map(|lora| ("lora", lora));
-    let models = [("reclora", &adapters.reclora)].into_iter().chain(lora);
     let chunks = chunks.open()?;
-    let of_model = |(name, tuned): (&'static str, &Tuned)| {
+    let of_model = |tuned: &Tuned| {
+        let name = tuned.model.key();
         let mut answers = Vec::with_capacity(samples.len());
         for shard in chunks.shards() {
-            let (no, yes) = (shard.f32(&format!("{name}_no"))?, shard.f32(&format!("{name}_yes"))?);
-            answers.extend(no.iter().zip(yes).map(|(no, yes)| [*no, *yes]));
+            answers.extend(shard.f32(name)?.as_chunks().0.iter().copied());
         }
         let likes = samples
             .iter()
@@ -239,7 +230,7 @@ fn llm_probabilities(
             .map(|(sample, answers)| Ok(sigmoid(tuned.logit(lens.logit(sample.index)?, answers))));
         Ok((name, likes.collect::<Result<_>>()?))
     };
-    models.map(of_model).collect()
+    adapters.all().map(of_model).collect()
 }
 
 fn measure(
@@ -255,7 +246,8 @@ fn measure(
     let place = |wanted: &str| models.iter().position(|(name, _)| *name == wanted);
     let measured =
         models.par_iter().zip(&scored).enumerate().map(|(model, ((name, _), scored))| {
-            let references = Compared::keys(Role::Reference).filter(|reference| reference != name);
+            let references = Compared::keys(Role::Reference).chain(Compared::keys(Role::Ablation));
+            let references = references.filter(|reference| reference != name);
             let differences = references
                 .filter_map(|other| Some((other, bootstrap.differences(model, place(other)?))));
             let evaluation = ModelEvaluation {

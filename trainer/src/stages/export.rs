@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use super::artifacts::{BANK, EXAMPLE, HEAD};
 use super::pair::{Pair, ids};
-use super::text::{Adapters, TextInputs, Tuned, deciding_logits};
-use super::{Counts, Description, RunContext, Stage, artifacts, require, write_json};
+use super::text::{TextInputs, deciding_logits};
+use super::tuned::{Adapters, Tuned};
+use super::{Counts, Description, RunContext, Stage, require, write_json};
 use crate::adapter::{PEFT_CONFIG, PEFT_MODEL};
 use crate::engine::{Prompt, Read};
 use crate::error::{Result, TrainerError};
@@ -66,8 +67,9 @@ fn run(
     for pair in personal {
         exporter.write(&exporter.adapters.reclora, pair, &dir.join(directory_of(dataset, pair)))?;
     }
-    if let (Some(lora), Some(pair)) = (&exporter.adapters.lora, pairs.first()) {
-        exporter.write(lora, pair, &dir.join(artifacts::PLAIN_LORA))?;
+    if let Some(pair) = pairs.first() {
+        let write = |lora: &Tuned| exporter.write(lora, pair, &lora.model.directory(&dir));
+        exporter.adapters.others.iter().try_for_each(write)?;
     }
     let why = if per_token { " (adapter.gate = \"token\" mixes per token)" } else { "" };
     let text = format!("{} mixed adapters in {}{why}", personal.len(), dir.display());
@@ -161,7 +163,7 @@ impl Exporter {
         let encoded = prompts.build(pair.user, pair.item, &pair.text)?;
         let tokens = &encoded.tokens;
         let prompt = Prompt { tokens, representation: &pair.representation };
-        let model = tuned.model(&self.text)?;
+        let model = tuned.adapted(&self.text)?;
         let logits = model.score(&[prompt], Read::Logits(None), &|_| ())?.concat();
         let deciding = prompts.answers().deciding();
         let [no, yes] = deciding;

@@ -8,9 +8,8 @@ use reclora_comm::Communicator;
 use reclora_storage::dataset::Sample;
 use serde_json::json;
 
-use super::crms::{CrmInputs, CrmScores, Crms};
+use super::crms::{BLOCK, CrmInputs, CrmScores, Crms};
 use super::inputs::{dataset, lens_chunks};
-use super::pretrain::BLOCK;
 use super::{Counts, Description, RunContext, Stage};
 use crate::crm::{CrmBatch, Workspace};
 use crate::error::{Result, TrainerError};

@@ -4,14 +4,13 @@ use reclora_comm::Wire;
 use reclora_storage::dataset::{Dataset, Split};
 use serde::Serialize;
 
-use super::count::read_by;
+use super::crms::shape;
 use super::draw::Drawn;
-use super::pretrain::shape;
 use super::{RunContext, Stage, finished, inputs};
 use crate::adapter::AdapterLayout;
 use crate::backbone::{self, BackboneConfig, Projection, WeightType};
-use crate::config::{CrmConfig, EmbeddingSharding};
-use crate::crm::{Crm, CrmShape};
+use crate::config::{Config, EmbeddingSharding};
+use crate::crm::Crm;
 use crate::error::Result;
 
 /// Bytes of a number in f32.
@@ -86,7 +85,7 @@ pub fn forecast(ctx: &RunContext, world_size: usize, threads: usize) -> Result<F
         true => Some(inputs::dataset(ctx)?),
         false => None,
     };
-    let crm = crm(&config.crm, dataset.as_ref())?;
+    let crm = crm(config, &backbone, dataset.as_ref())?;
     let layout = AdapterLayout::new(&backbone, &config.adapter, crm.representation_dim())?;
     let samples = dataset.as_ref().map(|dataset| Samples {
         all: dataset.num_samples(),
@@ -121,15 +120,13 @@ pub fn forecast(ctx: &RunContext, world_size: usize, threads: usize) -> Result<F
 
 /// The CRM of a dataset, or of one that is not known yet: the width of its representation does not depend
 /// on the data, but for the number of fields.
-pub(super) fn crm(config: &CrmConfig, dataset: Option<&Dataset>) -> Result<Crm> {
-    let unknown = CrmShape {
-        features: 2,
-        fields: 2,
-        item_field: 1,
-        user_field: 0,
-        counters: read_by(config).len(),
-    };
-    Crm::new(config, dataset.map_or(unknown, |dataset| shape(config, dataset)))
+pub(super) fn crm(
+    config: &Config,
+    backbone: &BackboneConfig,
+    dataset: Option<&Dataset>,
+) -> Result<Crm> {
+    let dimensions = backbone.hidden_size.min(config.retrieve.pca_dimensions);
+    Crm::new(&config.crm, shape(&config.crm, dataset, dimensions))
 }
 
 struct Context<'a> {

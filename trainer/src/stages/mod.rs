@@ -30,6 +30,7 @@ mod stage;
 mod tests;
 mod text;
 mod tune;
+mod tuned;
 mod without_llm;
 
 pub use context::RunContext;

@@ -1,7 +1,7 @@
 //! A user and an item by their raw ids, with everything the models read of the two.
 
-use super::count::{Before, read_by};
-use super::crms::Crms;
+use super::count::Before;
+use super::crms::{Crms, Known};
 use super::inputs::{Lens, Neighbours, as_in_lens};
 use super::{RunContext, retrieve};
 use crate::crm::{CrmBatch, Workspace};
@@ -74,8 +74,13 @@ impl Pair {
         let [text, crm] = retrieve::positions(config, embeddings, dataset, user, position, item);
         let mut batch = CrmBatch::default();
         let counters = Before::count(ctx, dataset)?.counters(dataset, user, position, item);
-        let read = read_by(&ctx.config.crm);
-        batch.push(dataset, user, item, &crm, &counters[read])?;
+        Known::of(ctx, &ctx.config.crm)?.push(
+            &mut batch,
+            dataset,
+            (user, item),
+            &crm,
+            &counters,
+        )?;
         let scores = Crms::open(ctx)?.score(&mut Workspace::default(), &batch.inputs());
         let crm_logit = scores.logits.first().copied().unwrap_or(f32::NAN);
         let representation = as_in_lens(&scores.representations);

@@ -3,8 +3,10 @@
 use serde::Serialize;
 
 use super::pair::Pair;
-use super::text::{Adapters, TextInputs, Tuned, deciding_logits};
+use super::text::{TextInputs, deciding_logits};
+use super::tuned::{Adapters, Tuned};
 use super::{RunContext, require};
+use crate::config::TunedModel;
 use crate::engine::Prompt;
 use crate::error::Result;
 use crate::scoring::sigmoid;
@@ -22,6 +24,8 @@ pub struct Prediction {
     pub reclora: f32,
     /// P(like) of plain LoRA, where the run has it.
     pub lora: Option<f32>,
+    /// P(like) of plain LoRA that starts from the CRM, where the run has it.
+    pub lora_crm: Option<f32>,
     /// P(like) of the CRM alone.
     pub crm: f32,
     /// What the user said, where the data has it.
@@ -47,17 +51,22 @@ pub fn predict(ctx: &RunContext, user: &str, item: &str) -> Result<Prediction> {
     let encoded = prompts.build(pair.user, pair.item, &pair.text)?;
     let prompt = Prompt { tokens: &encoded.tokens, representation: &pair.representation };
     let probability = |tuned: &Tuned| -> Result<f32> {
-        let model = tuned.model(&text)?;
+        let model = tuned.adapted(&text)?;
         let logits = deciding_logits(&*model, &[prompt], prompts.answers().deciding())?;
         let score = |logits: &[f32; 2]| sigmoid(tuned.logit(pair.crm_logit, *logits));
         Ok(logits.first().map_or(f32::NAN, score))
+    };
+    let of = |model| {
+        let tuned = adapters.others.iter().find(|tuned| tuned.model == model);
+        tuned.map(probability).transpose()
     };
     Ok(Prediction {
         user: user.to_owned(),
         item: item.to_owned(),
         title: text.dataset.item_text(pair.item, "title").map(str::to_owned),
         reclora: probability(&adapters.reclora)?,
-        lora: adapters.lora.as_ref().map(probability).transpose()?,
+        lora: of(TunedModel::Lora)?,
+        lora_crm: of(TunedModel::LoraCrm)?,
         crm: sigmoid(pair.crm_logit),
         liked: pair.label,
         history_items: pair.text.len() - encoded.dropped,

@@ -8,12 +8,11 @@ use reclora_comm::Communicator;
 use reclora_storage::dataset::{Dataset, Sample, Split};
 use serde_json::json;
 
-use super::count::read_by;
-use super::crms::{CrmInputs, before_holdout};
+use super::crms::{CrmInputs, before_holdout, shape, without_vectors};
 use super::inputs::dataset;
 use super::{Counts, Description, RunContext, Stage, artifacts, write_json};
-use crate::config::{CrmConfig, EmbeddingOptimizer, EmbeddingSharding};
-use crate::crm::{Crm, CrmShape, Workspace};
+use crate::config::{EmbeddingOptimizer, EmbeddingSharding};
+use crate::crm::{Crm, Workspace};
 use crate::error::Result;
 use crate::metrics::Validation;
 use crate::parameters::{Gradient, Losses, Parameters, Ready};
@@ -23,8 +22,6 @@ use crate::telemetry::progress::Progress;
 use crate::training::exchange::{Fetched, Held, gather_rows};
 use crate::training::{Objective, Selection, TrainPlan, train};
 
-/// Samples scored in one pass of the network.
-pub const BLOCK: usize = 64;
 /// Valid samples of a rank whose rows of a shared-out table are brought at once.
 const VALID_BLOCK: usize = 1024;
 
@@ -136,7 +133,7 @@ pub(super) const STAGE: Description = Description {
     name: "pretrain",
     directory: "crm",
     what: "train the recommendation model on all data",
-    reads: &[Stage::Prepare, Stage::Retrieve, Stage::Count],
+    reads: &[Stage::Prepare, Stage::Embed, Stage::Retrieve, Stage::Count],
     trains: true,
     settings: |config| {
         let mut crm = json!(config.crm);
@@ -155,19 +152,18 @@ fn run(
 ) -> Result<Counts> {
     let config = &ctx.config.crm;
     let dataset = dataset(ctx)?;
-    let inputs = CrmInputs::open(ctx, &dataset)?;
-    let crm = Crm::new(config, shape(config, &dataset))?;
     let train = dataset.split(Split::Train);
-    let mut counts = Counts::from([
-        ("parameters".to_owned(), crm.num_parameters() as u64),
-        ("samples".to_owned(), train.end - train.start),
-    ]);
-    let mut work = vec![("train CRM", artifacts::CRM, train)];
+    let mut counts = Counts::from([("samples".to_owned(), train.end - train.start)]);
+    let mut work = vec![("train CRM", artifacts::CRM, train.clone(), config.clone())];
     if let Some(early) = before_holdout(ctx, &dataset) {
         counts.insert("before_holdout".to_owned(), early.end - early.start);
-        work.push(("train CRM before the holdout", artifacts::EARLY_CRM, early));
+        work.push(("train CRM before the holdout", artifacts::EARLY_CRM, early, config.clone()));
     }
-    for (task, file, train) in work {
+    let plain = without_vectors(config);
+    work.extend(plain.map(|c| ("train CRM without vectors", artifacts::CRM_NO_VECTORS, train, c)));
+    for (task, file, train, config) in work {
+        let inputs = CrmInputs::of(ctx, &config, &dataset)?;
+        let crm = Crm::new(&config, shape(&config, Some(&dataset), inputs.dimensions()))?;
         let objective = CrmObjective {
             crm: &crm,
             dataset: &dataset,
@@ -178,6 +174,7 @@ fn run(
         };
         let history = train_one(ctx, task, file, &objective, comm, progress)?;
         if file == artifacts::CRM {
+            counts.insert("parameters".to_owned(), crm.num_parameters() as u64);
             counts.insert("epochs".to_owned(), history.epochs.len() as u64);
             if comm.rank() == 0 {
                 write_json(&ctx.path(Stage::Pretrain).join(artifacts::HISTORY), &history)?;
@@ -214,6 +211,8 @@ fn train_one(
         replica_check_every: ctx.config.runtime.replica_check_every,
         learning_rate: config.learning_rate,
         decay: false,
+        warmup: 0.0,
+        rates: Vec::new(),
         weight_decay: config.weight_decay,
         max_grad_norm: None,
         seed: ctx.config.seed,
@@ -226,15 +225,4 @@ fn train_one(
     let (rows, dense) = trained.parameters.split_at(trained.share.held().len());
     gather_rows(trained.share, rows, 2, comm, |rows| crm.save_rows(dense, &dir.join(file), rows))?;
     Ok(trained.history)
-}
-
-/// What the network of these settings needs to know of a dataset.
-pub fn shape(config: &CrmConfig, dataset: &Dataset) -> CrmShape {
-    CrmShape {
-        features: dataset.num_features(),
-        fields: dataset.fields().len(),
-        item_field: dataset.item_field(),
-        user_field: dataset.user_field(),
-        counters: read_by(config).len(),
-    }
 }

@@ -1,17 +1,12 @@
 //! What every stage that puts text before the LLM opens: dataset, backbone, tokenizer, template.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
 use reclora_storage::dataset::Dataset;
 
-use super::{RunContext, Stage, artifacts, inputs, read_json};
-use crate::adapter::Adapter;
+use super::{RunContext, inputs};
 use crate::backbone::BackboneConfig;
-use crate::config::{Config, Prior};
+use crate::config::Config;
 use crate::engine::{self, Adapted, Engine, Prompt};
 use crate::error::Result;
-use crate::metrics::Gain;
 use crate::prompt::{PromptBuilder, PromptTemplate};
 use crate::tokenizer::Tokenizer;
 
@@ -54,55 +49,6 @@ pub fn max_tokens(config: &Config, backbone: &BackboneConfig) -> usize {
     match config.prompt.max_tokens {
         0 => limit.min(MAX_TOKENS),
         wanted => wanted.min(limit),
-    }
-}
-
-/// A tuned adapter, and the rule of its score.
-pub struct Tuned {
-    pub adapter: Adapter,
-    /// How much of what the LLM adds to the CRM's logit is believed; `None` in runs without a prior, whose score is what
-    /// the LLM says.
-    pub gain: Option<Gain>,
-}
-
-impl Tuned {
-    fn open(config: &Config, dir: &Path, backbone: &BackboneConfig) -> Result<Self> {
-        let adapter = Adapter::load(&dir.join(artifacts::ADAPTER), backbone)?;
-        let gain = (config.tune.prior == Prior::Crm).then(|| read_json(&dir.join(artifacts::GAIN)));
-        Ok(Self { adapter, gain: gain.transpose()? })
-    }
-
-    /// The LLM with the adapter.
-    pub fn model<'a>(&'a self, text: &'a TextInputs) -> Result<Box<dyn Adapted + 'a>> {
-        text.llm.adapted(Some(self.adapter.view()))
-    }
-
-    /// The logit of like, from the CRM's and the LLM's logits of the answers.
-    pub fn logit(&self, crm: f32, [no, yes]: [f32; 2]) -> f32 {
-        self.gain.as_ref().map_or(yes - no, |gain| gain.score(crm, yes - no))
-    }
-}
-
-/// The tuned adapters of a run.
-pub struct Adapters {
-    pub reclora: Tuned,
-    /// Plain LoRA; `None` in runs without that baseline.
-    pub lora: Option<Tuned>,
-}
-
-impl Adapters {
-    pub fn open(ctx: &RunContext, backbone: &BackboneConfig) -> Result<Self> {
-        let dir = ctx.path(Stage::Tune);
-        let open = |dir: &Path| Tuned::open(&ctx.config, dir, backbone);
-        let plain = ctx.config.tune.plain_lora.then(|| open(&dir.join(artifacts::PLAIN_LORA)));
-        Ok(Self { reclora: open(&dir)?, lora: plain.transpose()? })
-    }
-
-    /// The rules of the scores that start from a prior, by names of models.
-    pub fn gains(&self) -> BTreeMap<&'static str, Gain> {
-        let lora = self.lora.iter().map(|lora| ("lora", lora));
-        let tuned = [("reclora", &self.reclora)].into_iter().chain(lora);
-        tuned.filter_map(|(name, tuned)| Some((name, tuned.gain.clone()?))).collect()
     }
 }
 

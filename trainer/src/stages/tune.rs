@@ -2,7 +2,6 @@
 //! believed.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use reclora_comm::Communicator;
@@ -17,8 +16,8 @@ use super::few_shot::few_shot;
 use super::inputs::{Lens, Neighbours, check_scale_of};
 use super::text::{TextInputs, deciding_logits};
 use super::{Counts, Description, Inputs, RunContext, Stage, artifacts, write_json};
-use crate::adapter::{Adapter, Dropout};
-use crate::config::{AdapterConfig, GateInput, Prior, TuneObjective};
+use crate::adapter::{Adapter, AdapterLayout, Dropout};
+use crate::config::{Prior, TuneConfig, TuneObjective, TunedModel};
 use crate::engine::{Adapted, Engine, Prompt, TrainingSample};
 use crate::error::{Result, TrainerError};
 use crate::losses::{self, AnswerCrossEntropy, Loss};
@@ -30,18 +29,6 @@ use crate::telemetry::measure::{Phase, timed};
 use crate::telemetry::progress::{Event, Progress};
 use crate::training::exchange::Held;
 use crate::training::{Objective, Selection, TrainPlan, train};
-
-/// The settings of plain LoRA, tuned from the beginning: the same but for experts, gate and scales.
-pub fn plain(config: &AdapterConfig) -> AdapterConfig {
-    AdapterConfig {
-        experts: 1,
-        sqrt_alpha: false,
-        top_k: 0,
-        gate: GateInput::Sample,
-        scale_of: PathBuf::new(),
-        ..config.clone()
-    }
-}
 
 struct TuneSample {
     example: Example,
@@ -173,6 +160,8 @@ struct Tuning<'a> {
     /// The adapter before the first step.
     initial: Adapter,
     loss: &'static dyn Loss,
+    /// Whether scores start from the samples' offsets.
+    starts: bool,
     dropout: f32,
     seed: u64,
 }
@@ -181,6 +170,11 @@ impl Tuning<'_> {
     /// The LLM with the adapter that has these parameters.
     fn model<'a>(&'a self, parameters: &'a [f32]) -> Result<Box<dyn Adapted + 'a>> {
         self.data.llm.adapted(Some(self.initial.view_of(parameters)?))
+    }
+
+    /// What the score of a sample with this offset starts from.
+    fn start(&self, offset: f32) -> f32 {
+        if self.starts { offset } else { 0.0 }
     }
 }
 
@@ -205,7 +199,7 @@ impl Objective for Tuning<'_> {
                 targets: &example.targets,
                 label: *label,
                 deciding: Some(self.data.deciding),
-                offset: *offset,
+                offset: self.start(*offset),
                 dropout: (self.dropout > 0.0).then_some(dropout),
             }
         });
@@ -237,7 +231,7 @@ impl Objective for Tuning<'_> {
             });
             let prompts: Vec<Prompt<'_>> = prompts.collect();
             let logits = deciding_logits(&*model, &prompts, self.data.deciding)?;
-            let offsets = valid[rows].iter().map(|sample| sample.offset);
+            let offsets = valid[rows].iter().map(|sample| self.start(sample.offset));
             Ok(logits
                 .into_iter()
                 .zip(offsets)
@@ -277,34 +271,29 @@ fn run(
     progress: &mut dyn Progress,
 ) -> Result<Counts> {
     let data = TuneData::load(ctx, comm, progress)?;
-    let dir = ctx.path(Stage::Tune);
-    let mut variants = vec![("RecLoRA", dir.clone(), ctx.config.adapter.clone())];
-    if ctx.config.tune.plain_lora {
-        variants.push(("plain LoRA", dir.join(artifacts::PLAIN_LORA), plain(&ctx.config.adapter)));
-    }
     let mut counts = Counts::from([("samples".to_owned(), data.train.len() as u64)]);
-    for (name, dir, config) in variants {
-        let parameters = tune(ctx, &data, name, &dir, &config, comm, progress)?;
-        counts.insert(format!("{} parameters", name.replace(' ', "_")), parameters);
+    for model in &ctx.config.tune.models {
+        let parameters = tune(ctx, &data, *model, comm, progress)?;
+        counts.insert(format!("{} parameters", model.name().replace(' ', "_")), parameters);
     }
     Ok(counts)
 }
 
-/// Tunes one variant into `dir`; returns its number of trained parameters.
+/// Tunes one model; returns its number of trained parameters.
 fn tune(
     ctx: &RunContext,
     data: &TuneData,
-    name: &str,
-    dir: &Path,
-    config: &AdapterConfig,
+    model: TunedModel,
     comm: &mut dyn Communicator,
     progress: &mut dyn Progress,
 ) -> Result<u64> {
     let tune = &ctx.config.tune;
-    let seed = ctx.config.seed;
-    let mut initial = Adapter::new(data.llm.config(), config, data.representation_dim, seed)?;
+    let (seed, name, prior) = (ctx.config.seed, model.name(), model.prior(&ctx.config));
+    let (dir, config) =
+        (model.directory(&ctx.path(Stage::Tune)), model.adapter(&ctx.config.adapter));
+    let mut initial = Adapter::new(data.llm.config(), &config, data.representation_dim, seed)?;
     // What adds to a prior begins with nothing.
-    if tune.prior == Prior::None {
+    if prior == Prior::None {
         data.llm.start_head(&mut initial, data.deciding)?;
     }
     let plan = TrainPlan {
@@ -320,10 +309,12 @@ fn tune(
         replica_check_every: ctx.config.runtime.replica_check_every,
         learning_rate: tune.learning_rate,
         decay: true,
+        warmup: tune.warmup,
+        rates: rates(tune, initial.layout()),
         weight_decay: tune.weight_decay,
         max_grad_norm: Some(tune.max_grad_norm),
         seed,
-        selection: match tune.prior {
+        selection: match prior {
             Prior::None => Selection::Last,
             Prior::Crm => Selection::LogLoss,
         },
@@ -335,22 +326,35 @@ fn tune(
         TuneObjective::Answer => &AnswerCrossEntropy,
         TuneObjective::Tokens => losses::for_head(initial.layout().head().is_some()),
     };
-    let objective = Tuning { data, initial, loss, dropout: config.gate_dropout, seed };
+    let starts = prior == Prior::Crm;
+    let objective = Tuning { data, initial, loss, starts, dropout: config.gate_dropout, seed };
     let trained = train(&plan, &objective, |_| start, comm, progress)?;
     if comm.rank() == 0 {
-        reclora_storage::atomic::create_dir_all(dir)?;
+        reclora_storage::atomic::create_dir_all(&dir)?;
         let tuned = objective.initial.with_parameters(trained.parameters);
         let tuned =
             tuned.ok_or_else(|| TrainerError::Input("a checkpoint of another adapter".into()))?;
         tuned.save(&dir.join(artifacts::ADAPTER))?;
         write_json(&dir.join(artifacts::HISTORY), &trained.history)?;
         let mut logits = trained.valid_logits;
-        if tune.prior == Prior::Crm {
+        if prior == Prior::Crm {
             let gain = data.gain(&mut logits, seed);
             write_json(&dir.join(artifacts::GAIN), &gain)?;
             progress.emit(Event::Message { text: format!("{name}: {}", gain.describe()) });
         }
-        write_valid(dir, &data.valid_keys, &logits)?;
+        write_valid(&dir, &data.valid_keys, &logits)?;
     }
     Ok(parameters)
+}
+
+/// The tensors that have a learning rate of their own, each as a multiple of that of the others.
+fn rates(tune: &TuneConfig, layout: &AdapterLayout) -> Vec<(Range<usize>, f32)> {
+    let rate = |name: &str| match name {
+        name if AdapterLayout::is_of_gate(name) => tune.gate_learning_rate,
+        name if AdapterLayout::is_of_head(name) => tune.head_learning_rate,
+        _ => 0.0,
+    };
+    let tensors = layout.tensors().iter().map(|tensor| (tensor.range.clone(), rate(&tensor.name)));
+    let own = tensors.filter(|(_, rate)| *rate > 0.0);
+    own.map(|(range, rate)| (range, rate / tune.learning_rate)).collect()
 }

@@ -8,7 +8,7 @@ pub mod replica;
 mod step;
 mod train;
 
-pub use optimizer::{AdamW, clip_gradient_norm, linear_decay};
+pub use optimizer::{AdamW, clip_gradient_norm, schedule};
 pub use plan::{Selection, TrainPlan};
 pub use step::Objective;
 pub use train::{Trained, train};

@@ -1,5 +1,7 @@
 //! AdamW, gradient clipping and the learning-rate schedule, over one flat parameter vector.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::parameters::GradientSum;
@@ -18,6 +20,7 @@ pub struct AdamW {
     second_moment: Vec<f32>,
     step: u64,
     lazy_rows: bool,
+    rates: Vec<(Range<usize>, f32)>,
 }
 
 impl AdamW {
@@ -32,6 +35,7 @@ impl AdamW {
             second_moment: vec![0.0; num_parameters],
             step: 0,
             lazy_rows: false,
+            rates: Vec::new(),
         }
     }
 
@@ -56,6 +60,12 @@ impl AdamW {
     /// `AdamW` over a dense table.
     pub fn with_lazy_rows(self, lazy: bool) -> Self {
         Self { lazy_rows: lazy, ..self }
+    }
+
+    /// Gives some of the dense parameters, whose places count from behind the table and ascend, a learning rate of their
+    /// own, as a multiple of the others'.
+    pub fn with_rates(self, rates: Vec<(Range<usize>, f32)>) -> Self {
+        Self { rates, ..self }
     }
 
     /// Running mean of the gradient, one value per parameter.
@@ -93,6 +103,7 @@ impl AdamW {
         );
         self.step += 1;
         let update = Update::new(self, learning_rate);
+        let pieces = self.pieces(gradient.dense().len(), learning_rate);
         let split = |values| <[f32]>::split_at_mut(values, table.len());
         let (rows, dense) = split(parameters);
         let (rows_m, dense_m) = split(&mut self.first_moment);
@@ -106,11 +117,28 @@ impl AdamW {
                 update.rows([p, m, v], gradient, index * block, self.lazy_rows);
             });
         }
-        let blocks = dense.par_chunks_mut(BLOCK).zip(dense_m.par_chunks_mut(BLOCK));
-        let blocks = blocks.zip(dense_v.par_chunks_mut(BLOCK));
-        blocks.zip(gradient.dense().par_chunks(BLOCK)).for_each(|(((p, m), v), g)| {
-            update.values([p, m, v], g.iter().copied());
-        });
+        for (range, update) in pieces {
+            let [p, m, v] = [&mut *dense, &mut *dense_m, &mut *dense_v];
+            let blocks = p[range.clone()].par_chunks_mut(BLOCK);
+            let blocks = blocks.zip(m[range.clone()].par_chunks_mut(BLOCK));
+            let blocks = blocks.zip(v[range.clone()].par_chunks_mut(BLOCK));
+            blocks.zip(gradient.dense()[range].par_chunks(BLOCK)).for_each(|(((p, m), v), g)| {
+                update.values([p, m, v], g.iter().copied());
+            });
+        }
+    }
+
+    /// The dense parameters in pieces of one rate.
+    fn pieces(&self, count: usize, learning_rate: f32) -> Vec<(Range<usize>, Update)> {
+        let mut pieces = Vec::with_capacity(2 * self.rates.len() + 1);
+        let mut done = 0;
+        for (range, rate) in &self.rates {
+            pieces.push((done..range.start, Update::new(self, learning_rate)));
+            pieces.push((range.clone(), Update::new(self, learning_rate * rate)));
+            done = range.end;
+        }
+        pieces.push((done..count, Update::new(self, learning_rate)));
+        pieces
     }
 }
 
@@ -182,10 +210,16 @@ pub fn clip_gradient_norm(gradient: &mut GradientSum, norm: f32, max_norm: f32) 
     }
 }
 
-/// The learning rate of step `step` (from 0) of `total_steps`: linear from `base` to 0, no warm-up.
-pub fn linear_decay(base: f32, step: u64, total_steps: u64) -> f32 {
-    let left = total_steps.saturating_sub(step) as f64 / total_steps.max(1) as f64;
-    (f64::from(base) * left) as f32
+/// The learning rate of step `step` (from 0) of `total_steps`: linear up to `peak` in the first `warmup` steps, then
+/// linear to 0.
+pub fn schedule(peak: f32, step: u64, total_steps: u64, warmup: u64) -> f32 {
+    let of_peak = if step < warmup {
+        (step + 1) as f64 / (warmup + 1) as f64
+    } else {
+        total_steps.saturating_sub(step) as f64
+            / (total_steps - warmup.min(total_steps)).max(1) as f64
+    };
+    (f64::from(peak) * of_peak) as f32
 }
 
 #[cfg(test)]
@@ -289,9 +323,28 @@ mod tests {
 
     #[test]
     fn the_learning_rate_ends_at_zero() {
-        assert_eq!(linear_decay(1.0, 0, 4), 1.0);
-        assert_eq!(linear_decay(1.0, 3, 4), 0.25);
-        assert_eq!(linear_decay(1.0, 4, 4), 0.0);
-        assert_eq!(linear_decay(1.0, 9, 4), 0.0);
+        assert_eq!([0, 3, 4, 9].map(|step| schedule(1.0, step, 4, 0)), [1.0, 0.25, 0.0, 0.0]);
+        let warm = [0, 1, 2, 3, 5, 6].map(|step| schedule(1.0, step, 6, 2));
+        assert_eq!(warm.map(|rate| (rate * 12.0).round()), [4.0, 8.0, 12.0, 9.0, 3.0, 0.0]);
+        assert!(schedule(1.0, 0, 0, 0) == 0.0 && schedule(1.0, 5, 5, 9) < 1.0);
+    }
+
+    #[test]
+    fn some_parameters_have_a_rate_of_their_own() {
+        let count = 3 * BLOCK;
+        let gradient: Vec<f32> = (0..count).map(|place| 0.1 + (place % 7) as f32).collect();
+        let step = |rate: f32, rates: Vec<(Range<usize>, f32)>| {
+            let (mut optimizer, mut values) =
+                (AdamW::new(count, 0.1).with_rates(rates), vec![1.0; count]);
+            (0..2).for_each(|_| optimizer.step(&mut values, &dense(&gradient), rate));
+            values
+        };
+        let own = BLOCK / 2..2 * BLOCK + 5;
+        let mixed = step(0.1, vec![(own.clone(), 2.0), (count - 1..count, 0.5)]);
+        let (one, two, half) = (step(0.1, vec![]), step(0.2, vec![]), step(0.05, vec![]));
+        assert_eq!(mixed[..own.start], one[..own.start]);
+        assert_eq!(mixed[own.clone()], two[own.clone()]);
+        assert_eq!(mixed[own.end..count - 1], one[own.end..count - 1]);
+        assert_eq!(mixed[count - 1], half[count - 1]);
     }
 }

@@ -1,9 +1,11 @@
 //! What a training run is told.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use reclora_comm::Communicator;
 
+use super::optimizer::schedule;
 use crate::error::{Result, TrainerError};
 use crate::parameters::{Table, TableShare};
 use crate::telemetry::EpochRecord;
@@ -60,6 +62,11 @@ pub struct TrainPlan {
     pub learning_rate: f32,
     /// Whether the learning rate decays linearly to 0.
     pub decay: bool,
+    /// Share of the steps of a rate that decays in which it rises from 0 first.
+    pub warmup: f32,
+    /// Dense parameters with a learning rate of their own, as a multiple of the others'; places count from behind the
+    /// table, ascending.
+    pub rates: Vec<(Range<usize>, f32)>,
     /// Weight decay of AdamW.
     pub weight_decay: f32,
     /// Gradients are scaled down to this norm, if given.
@@ -75,6 +82,17 @@ pub struct TrainPlan {
 }
 
 impl TrainPlan {
+    /// The learning rate of a step, counted from 0.
+    pub(super) fn rate_at(&self, step: u64) -> f32 {
+        let total = self.epochs * self.batches();
+        let warmup = (total as f64 * f64::from(self.warmup)) as u64;
+        if self.decay {
+            schedule(self.learning_rate, step, total, warmup)
+        } else {
+            self.learning_rate
+        }
+    }
+
     pub(super) fn batches(&self) -> u64 {
         self.samples.div_ceil(self.global_batch)
     }

@@ -15,7 +15,7 @@ use reclora_storage::permutation::EpochOrder;
 
 use super::checkpoint::{Layout, TrainState, load, save, write};
 use super::exchange::{Fetched, Held, Squares, reduce, squares};
-use super::optimizer::{AdamW, clip_gradient_norm, linear_decay};
+use super::optimizer::{AdamW, clip_gradient_norm};
 use super::plan::{Selection, TrainPlan};
 use super::replica::{self, Replica};
 use super::step::{Communication, Leaves, NOT_FINITE, Objective, cut, gradient, tensor_at};
@@ -106,7 +106,9 @@ impl<'a> Run<'a> {
         let second = std::mem::take(&mut state.second_moment);
         let parameters = state.parameters.len();
         let optimizer = AdamW::from_parts(plan.weight_decay, first, second, state.step)
-            .map(|optimizer| optimizer.with_lazy_rows(plan.lazy_rows))
+            .map(|optimizer| {
+                optimizer.with_lazy_rows(plan.lazy_rows).with_rates(plan.rates.clone())
+            })
             .filter(|optimizer| optimizer.first_moment().len() == parameters)
             .ok_or_else(|| TrainerError::other_checkpoint(&plan.checkpoints))?;
         let (saved, spent) = (state.step, Spent::default());
@@ -158,11 +160,7 @@ impl<'a> Run<'a> {
         let start = self.state.batch * plan.global_batch;
         let end = (start + plan.global_batch).min(plan.samples);
         let batch: Vec<u64> = (start..end).map(|position| order.at(position)).collect();
-        let learning_rate = if plan.decay {
-            linear_decay(plan.learning_rate, self.state.step, plan.epochs * plan.batches())
-        } else {
-            plan.learning_rate
-        };
+        let learning_rate = plan.rate_at(self.state.step);
         let exposed = self.spent.communication.exposed;
         let (mut gradient, asked) = self.gradient(&batch)?;
         let Losses { training, deciding } = gradient.losses;

@@ -153,6 +153,8 @@ pub fn plan(dir: &Path) -> TrainPlan {
         replica_check_every: 1,
         learning_rate: 0.05,
         decay: true,
+        warmup: 0.0,
+        rates: Vec::new(),
         weight_decay: 0.01,
         max_grad_norm: Some(0.2),
         seed: 7,

@@ -92,7 +92,7 @@ fn compare(
     if lora.experts != 1 {
         return unusable(format!(
             "{file} has {} experts; name a plain LoRA: that of a run with adapter.experts = 1, or the \
-             adapter/plain_lora/ of a run with tune.plain_lora",
+             adapter/plain_lora/ of a run that has \"lora\" in tune.models",
             lora.experts
         ));
     }

@@ -7,7 +7,7 @@ use reclora_storage::dataset::Dataset;
 use crate::adapter::AdapterLayout;
 use crate::backbone::Backbone;
 use crate::error::Result;
-use crate::stages::{RunContext, Stage, forecast, tune};
+use crate::stages::{RunContext, Stage, forecast};
 
 /// Bytes of a number in f32, and of one in f16.
 const F32: u64 = 4;
@@ -44,12 +44,12 @@ pub fn disk_forecast(
 /// Bytes of the files that a stage ends with, and of parameters that it trains.
 fn files(ctx: &RunContext, stage: Stage, dataset: Option<&Dataset>) -> Result<(u64, u64)> {
     let config = &ctx.config;
-    let crm = forecast::crm(&config.crm, dataset)?;
+    let backbone = Backbone::read_config(&config.backbone.path)?;
+    let crm = forecast::crm(config, &backbone, dataset)?;
     let held_out = u64::from(config.crm.holdout > 0.0);
     Ok(match (stage, dataset) {
         (Stage::Embed, Some(dataset)) => {
-            let hidden = Backbone::read_config(&config.backbone.path)?.hidden_size;
-            let width = hidden.min(config.retrieve.pca_dimensions) as u64;
+            let width = backbone.hidden_size.min(config.retrieve.pca_dimensions) as u64;
             (dataset.num_items() as u64 * width * F32, 0)
         }
         (Stage::Pretrain, Some(_)) => {
@@ -62,11 +62,10 @@ fn files(ctx: &RunContext, stage: Stage, dataset: Option<&Dataset>) -> Result<(u
             (dataset.num_samples() * row, 0)
         }
         (Stage::Tune, _) => {
-            let backbone = Backbone::read_config(&config.backbone.path)?;
-            let plain = config.tune.plain_lora.then(|| tune::plain(&config.adapter));
             let (mut files, mut largest) = (0, 0);
-            for adapter in plain.iter().chain([&config.adapter]) {
-                let layout = AdapterLayout::new(&backbone, adapter, crm.representation_dim())?;
+            for model in &config.tune.models {
+                let adapter = model.adapter(&config.adapter);
+                let layout = AdapterLayout::new(&backbone, &adapter, crm.representation_dim())?;
                 let bytes = layout.num_parameters() as u64 * F32;
                 (files, largest) = (files + bytes, largest.max(bytes));
             }

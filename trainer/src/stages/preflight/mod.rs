@@ -208,7 +208,7 @@ fn adapter(ctx: &RunContext, backbone: Option<&BackboneConfig>) -> Option<Findin
     let check = || -> Result<String> {
         check_scale_of(ctx)?;
         let Some(backbone) = backbone else { return Ok(String::new()) };
-        let crm = forecast::crm(&ctx.config.crm, None)?;
+        let crm = forecast::crm(&ctx.config, backbone, None)?;
         let layout = AdapterLayout::new(backbone, config, crm.representation_dim())?;
         if let Some(path) = scaled {
             Adapter::load(path, backbone)?;
