@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use reclora_storage::dataset::{self, Dataset, Split};
 use reclora_storage::protocol::{LabelRule, ProtocolConfig, prepare};
 use reclora_storage::raw::{self, ColumnMapping, DatasetFormat};
-use reclora_trainer::prompt::{PromptBuilder, PromptTemplate};
+use reclora_trainer::prompt::{Counted, Known, PromptBuilder, PromptTemplate};
 use reclora_trainer::tokenizer::Tokenizer;
 
 fn configs() -> PathBuf {
@@ -41,7 +41,8 @@ fn prompts_of_the_shipped_dataset() {
     for index in data.split(Split::Test).step_by(200) {
         let sample = data.sample(index).unwrap();
         let positions: Vec<u32> = (sample.position.saturating_sub(10)..sample.position).collect();
-        let prompt = builder.build(sample.user, sample.item, &positions).unwrap();
+        let prompt =
+            builder.build(sample.user, sample.item, &positions, &Known::default()).unwrap();
         assert!(prompt.tokens.len() <= 512 - 3, "{}", prompt.text);
         let title = data.item_text(sample.item, "title").unwrap();
         assert!(prompt.text.contains(&format!("***{title}***")), "{}", prompt.text);
@@ -67,18 +68,40 @@ fn the_oldest_lines_are_dropped_and_never_the_question() {
     let long = PromptBuilder::new(&template, &tokenizer, &data, 2048).unwrap();
     let mut positions: Vec<u32> = (0..sample.position.min(8)).collect();
     positions.rotate_left(3);
-    let whole = long.build(sample.user, sample.item, &positions).unwrap();
+    let whole = long.build(sample.user, sample.item, &positions, &Known::default()).unwrap();
     let limit = whole.tokens.len() - 20;
     let short = PromptBuilder::new(&template, &tokenizer, &data, limit).unwrap();
-    let cut = short.build(sample.user, sample.item, &positions).unwrap();
+    let cut = short.build(sample.user, sample.item, &positions, &Known::default()).unwrap();
     assert!(cut.dropped >= 1 && cut.tokens.len() <= limit);
     positions.retain(|&position| position as usize >= cut.dropped);
-    let expected = long.build(sample.user, sample.item, &positions).unwrap();
+    let expected = long.build(sample.user, sample.item, &positions, &Known::default()).unwrap();
     assert_eq!(cut.text, expected.text);
     let tiny = PromptBuilder::new(&template, &tokenizer, &data, 20).unwrap();
-    let error = tiny.build(sample.user, sample.item, &positions).unwrap_err().to_string();
+    let error = tiny
+        .build(sample.user, sample.item, &positions, &Known::default())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("prompt.max_tokens") && error.contains("alone needs"), "{error}");
-    assert!(long.build(sample.user, sample.item, &[u32::MAX - 1]).is_err());
+    assert!(long.build(sample.user, sample.item, &[u32::MAX - 1], &Known::default()).is_err());
+}
+
+/// What was known of user and item is there for templates, as numbers of two decimals.
+#[test]
+fn templates_see_what_was_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = movietweetings(dir.path());
+    let tokenizer = Tokenizer::load(&configs().join("models/stories260k")).unwrap();
+    let path = dir.path().join("counted.toml");
+    let body = "{{ target.mean }} of {{ target.count }}; {{ user.mean }} of {{ user.count }}.";
+    std::fs::write(&path, format!("body = \"{body}\"\nyes = \" Yes\"\nno = \" No\"\n")).unwrap();
+    let template = PromptTemplate::load(&path, &data).unwrap();
+    let builder = PromptBuilder::new(&template, &tokenizer, &data, 100).unwrap();
+    let known = Known {
+        user: Counted { mean: 0.5, count: 12 },
+        item: Counted { mean: 0.625_4, count: 1234 },
+    };
+    let prompt = builder.build(0, 0, &[], &known).unwrap();
+    assert_eq!(prompt.text, "0.63 of 1234; 0.5 of 12.");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use color_eyre::eyre::eyre;
 use reclora_storage::StorageError;
 use reclora_trainer::config::TunedModel;
 use reclora_trainer::metrics::{CalibrationBin, Differences, Gain, HistoryGroup};
-use reclora_trainer::stages::ScoredSamples;
+use reclora_trainer::stages::{Leak, ScoredSamples};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -50,6 +50,9 @@ pub(super) struct Evaluation {
     /// How the gates mixed the experts; absent in runs with one expert.
     #[serde(default)]
     pub gate: Option<Gate>,
+    /// In runs with a holdout: how much surer a CRM is of labels that it was trained on.
+    #[serde(default)]
+    pub leak: Option<Leak>,
     /// With a prior: how much of what each LLM adds to it is believed, by names of models.
     #[serde(default)]
     pub gains: BTreeMap<String, Gain>,
@@ -117,6 +120,18 @@ pub(super) struct GateModule {
     pub mean_alpha: Vec<Option<f64>>,
     /// Mean entropy of the weights, in nats.
     pub entropy: Option<f64>,
+}
+
+impl Gate {
+    /// The mean entropy of the weights as a share of that of an even mix; `None` of a single expert, or where one is
+    /// not known.
+    pub fn evenness(&self) -> Option<f64> {
+        let entropies: Option<Vec<f64>> =
+            self.modules.iter().map(|module| module.entropy).collect();
+        let entropies = entropies.filter(|_| self.experts > 1 && !self.modules.is_empty())?;
+        let mean = entropies.iter().sum::<f64>() / entropies.len() as f64;
+        Some(mean / (self.experts as f64).ln())
+    }
 }
 
 /// Training history of a model.

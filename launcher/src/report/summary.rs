@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use reclora_trainer::metrics::{COMPARED, Compared, Difference, Differences, Gain};
-use reclora_trainer::stages::{ScoredOrder, ScoredSamples};
+use reclora_trainer::stages::{Leak, ScoredOrder, ScoredSamples};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::RunInfo;
-use super::inputs::{Evaluation, Inputs};
+use super::inputs::{Evaluation, Gate, Inputs};
 
 /// What `summary.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -18,6 +18,12 @@ pub struct Summary {
     pub metrics: Vec<(String, ModelSummary)>,
     /// Which test samples these were measured on.
     pub scored: ScoredSamples,
+    /// How evenly the gates mix: the mean entropy of their weights as a share of that of an even mix.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate_evenness: Option<f64>,
+    /// In runs with a holdout: how much surer a CRM is of labels that it was trained on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leak: Option<Leak>,
     /// With a prior: how much of what each LLM adds to the CRM's score is believed.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub gains: BTreeMap<String, Gain>,
@@ -60,6 +66,8 @@ impl Summary {
         Self {
             metrics: models(&inputs.evaluation),
             scored: inputs.evaluation.scored,
+            gate_evenness: inputs.evaluation.gate.as_ref().and_then(Gate::evenness),
+            leak: inputs.evaluation.leak,
             gains: inputs.evaluation.gains.clone(),
             stages: info.stages.clone(),
             hashes: info.hashes.clone(),

@@ -143,7 +143,7 @@ fn summary_has_the_documented_shape() {
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(
         keys(&summary),
-        ["adapter_xxh3", "hashes", "metrics", "scored", "stages", "world_size"]
+        ["adapter_xxh3", "gate_evenness", "hashes", "metrics", "scored", "stages", "world_size"]
     );
     assert_eq!(
         keys(&summary["metrics"]),

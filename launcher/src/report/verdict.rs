@@ -4,8 +4,12 @@
 //! the models are measured on the same samples.
 
 use reclora_trainer::metrics::{Compared, Difference, Role};
+use reclora_trainer::stages::Leak;
 
 use super::summary::{ModelSummary, OfFigure, Summary};
+
+/// Entropy as a share of that of an even mix from which gates hardly choose.
+const EVEN: f64 = 0.9;
 
 const AIMS: [Aim; 2] = [
     Aim { aim: "To rank the samples of all users together", figure: "AUC", of: |by| by.auc },
@@ -24,7 +28,27 @@ pub(super) fn sentences(summary: &Summary) -> Vec<String> {
     let gain = summary.gains.get("reclora");
     let gain =
         gain.map(|gain| format!("RecLoRA starts from the CRM's score: {}.", gain.describe()));
-    gain.into_iter().chain(comparisons(&summary.metrics)).collect()
+    let said = gain.into_iter().chain(comparisons(&summary.metrics));
+    said.chain(of_gates(summary)).chain(of_leak(summary)).collect()
+}
+
+/// Gates that give nearly the same mix to everyone.
+fn of_gates(summary: &Summary) -> Option<String> {
+    let evenness = summary.gate_evenness.filter(|evenness| *evenness > EVEN)?;
+    Some(format!(
+        "The gates hardly choose: the entropy of their weights is {:.0} % of that of an even mix. A lower \
+         adapter.temperature or more few-shot samples may help.",
+        100.0 * evenness
+    ))
+}
+
+/// What tuning on a CRM that has seen the few-shot labels would have learnt from.
+fn of_leak(summary: &Summary) -> Option<String> {
+    let Leak { samples, seen, unseen } = summary.leak?;
+    Some(format!(
+        "Of the {samples} samples of the holdout, the CRM that was trained on them says the labels with a log loss of \
+         {seen:.4}, the one that was not with {unseen:.4}: the adapters are tuned on what the latter says."
+    ))
 }
 
 /// RecLoRA against the CRM, and both of them against what needs neither.

@@ -78,16 +78,13 @@ impl Films {
             let mut random = Stream::new(seed, 1, item.into());
             // The smaller of two draws: some genres have many films.
             let genre = random.below(NUM_GENRES as u32).min(random.below(NUM_GENRES as u32));
-            let of_title = match titles {
-                Titles::Plain => 0.0,
-                Titles::Telling | Titles::Shuffled => {
-                    if adjective(seed, item) % 2 == 0 {
-                        TOLD
-                    } else {
-                        -TOLD
+            let of_title =
+                match titles {
+                    Titles::Plain => 0.0,
+                    Titles::Telling | Titles::Shuffled => {
+                        if adjective(seed, item).is_multiple_of(2) { TOLD } else { -TOLD }
                     }
-                }
-            };
+                };
             Film { genre: genre as u8, quality: 0.4 * random.normal() as f32 + of_title }
         };
         let films: Vec<Film> = (0..items).map(film).collect();

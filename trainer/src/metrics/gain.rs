@@ -189,9 +189,8 @@ mod tests {
 
     #[test]
     fn what_adds_nothing_is_seldom_believed() {
-        let believed = |run: &u64| {
-            Gain::choose(&drawn(0.0, 0.0, run * 2000..(run + 1) * 2000)).gain > 0.0
-        };
+        let believed =
+            |run: &u64| Gain::choose(&drawn(0.0, 0.0, run * 2000..(run + 1) * 2000)).gain > 0.0;
         let times = (1..=400).filter(believed).count();
         assert!(times <= 20, "{times} of 400");
     }

@@ -53,6 +53,10 @@ impl MadeUp {
         let texts = |names: &[String], text: &str| -> Vec<(String, Value)> {
             names.iter().map(|name| (name.clone(), text.into())).collect()
         };
+        let counted = |mut values: Vec<(String, Value)>| {
+            values.extend([("mean".into(), 0.25.into()), ("count".into(), 3.into())]);
+            values
+        };
         let shown = (0..history).map(|index| {
             let mut values = texts(&columns.items, TEXT);
             values.push(("index".into(), index.into()));
@@ -61,8 +65,8 @@ impl MadeUp {
         });
         let root = record(vec![
             ("history".into(), shown.collect()),
-            ("target".into(), record(texts(&columns.items, target))),
-            ("user".into(), record(texts(&columns.users, TEXT))),
+            ("target".into(), record(counted(texts(&columns.items, target)))),
+            ("user".into(), record(counted(texts(&columns.users, TEXT)))),
         ]);
         Self { root, missing }
     }

@@ -26,6 +26,24 @@ pub struct PromptBuilder<'a> {
     max_tokens: usize,
 }
 
+/// What was known of a user or an item before a sample, from all users' ratings.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counted {
+    /// Share of likes, drawn toward that of everyone where there are few ratings.
+    pub mean: f32,
+    /// Number of ratings.
+    pub count: u32,
+}
+
+/// What was known before a sample, as templates see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Known {
+    /// `user.mean` and `user.count`.
+    pub user: Counted,
+    /// `target.mean` and `target.count`.
+    pub item: Counted,
+}
+
 /// A sample's prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedPrompt {
@@ -72,11 +90,17 @@ impl<'a> PromptBuilder<'a> {
     ///
     /// # Errors
     /// The question alone is too long.
-    pub fn build(&self, user: u32, item: u32, positions: &[u32]) -> Result<EncodedPrompt> {
+    pub fn build(
+        &self,
+        user: u32,
+        item: u32,
+        positions: &[u32],
+        known: &Known,
+    ) -> Result<EncodedPrompt> {
         let answer = self.answers.yes.len().max(self.answers.no.len());
         let mut shown = positions.to_vec();
         loop {
-            let text = self.render(user, item, &shown)?;
+            let text = self.render(user, item, &shown, known)?;
             let mut tokens = self.tokenizer.encode(&text)?;
             tokens.extend(&self.answers.lead);
             if tokens.len() + answer <= self.max_tokens {
@@ -104,7 +128,7 @@ impl<'a> PromptBuilder<'a> {
         Example { tokens, targets }
     }
 
-    fn render(&self, user: u32, item: u32, positions: &[u32]) -> Result<String> {
+    fn render(&self, user: u32, item: u32, positions: &[u32], known: &Known) -> Result<String> {
         let dataset = self.dataset;
         let columns = |names: &[String], text: &dyn Fn(&str) -> Option<String>| {
             names.iter().map(|name| (name.clone(), json!(text(name)))).collect::<Map<_, _>>()
@@ -130,8 +154,14 @@ impl<'a> PromptBuilder<'a> {
         }
         let user_columns =
             columns(dataset.user_text_columns(), &|name| dataset.user_text(user, name).map(clean));
-        let values =
-            json!({ "history": shown, "target": item_columns(item), "user": user_columns });
+        // A text column of that name goes before a count.
+        let with = |counted: Counted, columns: Map<String, Value>| {
+            let mean = json!((f64::from(counted.mean) * 100.0).round() / 100.0);
+            let counts = [("mean".to_owned(), mean), ("count".to_owned(), json!(counted.count))];
+            Map::from_iter(counts.into_iter().chain(columns))
+        };
+        let (target, user) = (with(known.item, item_columns(item)), with(known.user, user_columns));
+        let values = json!({ "history": shown, "target": target, "user": user });
         self.template.render(&values)
     }
 }

@@ -16,8 +16,10 @@ use super::inputs::{dataset, samples};
 use super::{Counts, Description, RunContext, Stage, retrieve};
 use crate::config::{Counting, CrmConfig, ItemVectors};
 use crate::error::Result;
+use crate::prompt::{Counted, Known};
 use crate::retriever::ItemEmbeddings;
 use crate::scoring::chunks::{Chunks, Values};
+use crate::scoring::sigmoid;
 use crate::telemetry::progress::Progress;
 
 /// Counters of a sample, in the order of their values: log-odds of the user's likes so far, how many ratings the user
@@ -48,6 +50,15 @@ pub fn read_by(config: &CrmConfig) -> Range<usize> {
     let texts = config.item_vectors.contains(&ItemVectors::Affinity);
     let end = if texts { OF_TEXTS.end } else { OF_COUNTS.end };
     start.min(end)..end
+}
+
+/// What templates see of a sample's counters.
+pub fn known(counters: &[f32]) -> Known {
+    let counted = |odds: usize, ratings: usize| {
+        let of = |place: usize| counters.get(place).copied().unwrap_or_default();
+        Counted { mean: sigmoid(of(odds)), count: (4.0 * of(ratings)).exp_m1().round() as u32 }
+    };
+    Known { user: counted(0, 1), item: counted(2, 3) }
 }
 
 /// The chunks of `counters/`.
@@ -391,6 +402,17 @@ mod tests {
         assert_eq!(history.items.len(), 5);
         let once = Tally { likes: 1, ratings: 1 };
         assert_eq!(never[2..4], once.counters(before.everyone));
+    }
+
+    #[test]
+    fn templates_see_shares_and_numbers() {
+        for ratings in [0, 1, 7, 500, 100_000] {
+            let tally = Tally { likes: ratings / 3, ratings };
+            let [odds, number] = tally.counters(0.4);
+            let Known { user, item } = known(&[odds, number, odds, number, 0.0, 0.0, 0.0]);
+            assert_eq!((user, user.count), (item, ratings));
+            assert!((f64::from(user.mean) - tally.share(0.4)).abs() < 1e-6);
+        }
     }
 
     #[test]

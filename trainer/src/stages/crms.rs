@@ -42,11 +42,11 @@ pub struct CrmInputs<'a> {
     dataset: &'a Dataset,
     neighbours: Neighbours,
     counters: ChunkStore,
-    known: Known,
+    told: ReadByCrm,
 }
 
 /// What the CRM of a run is told beside the rows of its table.
-pub struct Known {
+pub struct ReadByCrm {
     /// Which counters.
     counters: Range<usize>,
     /// Vectors of the items' texts, where a run has them.
@@ -55,7 +55,7 @@ pub struct Known {
     of_history: bool,
 }
 
-impl Known {
+impl ReadByCrm {
     /// Opens what earlier stages wrote, for a CRM of these settings.
     pub fn of(ctx: &RunContext, config: &CrmConfig) -> Result<Self> {
         Ok(Self {
@@ -116,13 +116,13 @@ impl<'a> CrmInputs<'a> {
             dataset,
             neighbours: Neighbours::open(ctx, dataset)?,
             counters: counter_chunks(ctx, dataset).open()?,
-            known: Known::of(ctx, config)?,
+            told: ReadByCrm::of(ctx, config)?,
         })
     }
 
     /// Dimensions of the vectors of items; 0 where there are none.
     pub fn dimensions(&self) -> usize {
-        self.known.vectors.as_ref().map_or(0, ItemEmbeddings::dimensions)
+        self.told.vectors.as_ref().map_or(0, ItemEmbeddings::dimensions)
     }
 
     /// All counters of a sample.
@@ -140,7 +140,7 @@ impl<'a> CrmInputs<'a> {
                 let sample = self.dataset.sample(index)?;
                 let (counters, positions) = (self.counters(index)?, self.neighbours.crm(index)?);
                 let pair = (sample.user, sample.item);
-                self.known.push(&mut batch, self.dataset, pair, positions, counters)?;
+                self.told.push(&mut batch, self.dataset, pair, positions, counters)?;
                 samples.push(sample);
             }
             Ok((batch, samples))

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::baselines::{Baselines, Likes};
-use super::crms::CrmInputs;
+use super::count::known;
+use super::crms::{CrmInputs, before_holdout, early_to_full, few_shot_range};
 use super::draw::{Drawn, ScoredOrder};
 use super::inputs::{Lens, Neighbours, samples as samples_of};
 use super::predictions;
@@ -24,7 +25,7 @@ use crate::metrics::{
     Bootstrap, CalibrationBin, Compared, Differences, Gain, HistoryGroup, Metrics, Role, Scored,
     by_history_length, calibration, roc,
 };
-use crate::scoring::chunks::{Chunks, PARTS, Values};
+use crate::scoring::chunks::{Chunks, PARTS, Values, Within};
 use crate::scoring::{read_valid, sigmoid};
 use crate::telemetry::measure::{Phase, timed};
 use crate::telemetry::progress::Progress;
@@ -42,6 +43,8 @@ struct Evaluation {
     models: BTreeMap<&'static str, ModelEvaluation>,
     scored: ScoredSamples,
     gate: Option<GateUse>,
+    /// In runs with a holdout: how much surer a CRM is of labels that it was trained on.
+    leak: Option<Leak>,
     /// With a prior: how much of what each LLM adds to the CRM's logit is believed.
     gains: BTreeMap<&'static str, Gain>,
 }
@@ -63,6 +66,19 @@ pub struct ScoredSamples {
     pub likes: u64,
     /// How they were chosen.
     pub order: ScoredOrder,
+}
+
+/// How well two CRMs say the labels of the holdout: one was trained on them, the other was not. Gates and scores that are
+/// tuned on what the first says of them learn to believe what no CRM knows of a new sample; they are tuned on what the
+/// second says.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Leak {
+    /// Samples of the holdout.
+    pub samples: u64,
+    /// Log loss of the CRM that was trained on them.
+    pub seen: f64,
+    /// That of the CRM that was not, brought to the scale of the first: the offset that is tuned on.
+    pub unseen: f64,
 }
 
 #[derive(Serialize)]
@@ -120,10 +136,10 @@ fn run(
     let dir = ctx.path(Stage::Evaluate);
     // Of positions among what was drawn.
     let chunks = Chunks::new(&dir.join(PARTS), "scores", 0..test.len(), config.chunk_size);
-    score(&chunks, &test, &text, &adapters, &neighbours, &lens, comm, progress)?;
+    let inputs = CrmInputs::open(ctx, &text.dataset)?;
+    score(&chunks, &test, &text, &adapters, &neighbours, &inputs, &lens, comm, progress)?;
     if comm.rank() == 0 {
         let samples = test.samples(&text.dataset)?;
-        let inputs = CrmInputs::open(ctx, &text.dataset)?;
         let baselines = Baselines::fit(ctx, &text.dataset, &inputs)?;
         let mut models = llm_probabilities(&chunks, &adapters, &lens, &samples)?;
         models.extend(baselines.likes(&lens, &samples)?);
@@ -135,6 +151,7 @@ fn run(
             models: measure(ctx, &samples, &models)?,
             scored: scored_samples(&text.dataset, &test, &samples)?,
             gate: gate_use(&adapters.reclora.adapter, &lens, &test)?,
+            leak: leak(ctx, &text.dataset, &lens)?,
             gains: adapters.gains(),
         };
         write_json(&dir.join(artifacts::METRICS), &evaluation)?;
@@ -173,6 +190,7 @@ fn score(
     text: &TextInputs,
     adapters: &Adapters,
     neighbours: &Neighbours,
+    inputs: &CrmInputs<'_>,
     lens: &Lens,
     comm: &mut dyn Communicator,
     progress: &mut dyn Progress,
@@ -185,29 +203,24 @@ fn score(
         let read = |position| {
             let index = test.at(position);
             let sample = text.dataset.sample(index)?;
-            let prompt = prompts.build(sample.user, sample.item, neighbours.text(index)?)?;
+            let known = known(inputs.counters(index)?);
+            let shown = neighbours.text(index)?;
+            let prompt = prompts.build(sample.user, sample.item, shown, &known)?;
             Ok((prompt.tokens, lens.representation(index)?))
         };
         range.into_par_iter().map(|position| timed(Phase::Data, || read(position))).collect()
     };
-    chunks.run_telling(
-        "score test",
-        models.len() as u64,
-        comm,
-        progress,
-        read,
-        |_, inputs, within| {
-            let inputs: Vec<Prompt<'_>> = inputs
-                .iter()
-                .map(|(tokens, representation)| Prompt { tokens, representation })
-                .collect();
-            let told = |count| within.passed(count);
-            let of_model = |(name, model): &(&'static str, Box<dyn Adapted + '_>)| {
-                Ok((*name, Values::F32(model.answers(&inputs, deciding, &told)?.concat())))
-            };
-            models.iter().map(of_model).collect()
-        },
-    )
+    let score = |_: Range<u64>, encoded: Vec<(Vec<u32>, Vec<f32>)>, within: &Within<'_>| {
+        let prompts = encoded.iter();
+        let prompts = prompts.map(|(tokens, representation)| Prompt { tokens, representation });
+        let prompts: Vec<Prompt<'_>> = prompts.collect();
+        let told = |count| within.passed(count);
+        let of_model = |(name, model): &(&'static str, Box<dyn Adapted + '_>)| {
+            Ok((*name, Values::F32(model.answers(&prompts, deciding, &told)?.concat())))
+        };
+        models.iter().map(of_model).collect()
+    };
+    chunks.run_telling("score test", models.len() as u64, comm, progress, read, score)
 }
 
 /// P(like) of each test sample: the two-way softmax over the answers is sigmoid(yes − no); with a prior of the score.
@@ -310,6 +323,27 @@ fn distinct(mut users: Vec<u32>) -> Vec<u32> {
     users.sort_unstable();
     users.dedup();
     users
+}
+
+fn leak(ctx: &RunContext, dataset: &Dataset, lens: &Lens) -> Result<Option<Leak>> {
+    let holdout = few_shot_range(ctx, dataset);
+    if before_holdout(ctx, dataset).is_none() || holdout.is_empty() {
+        return Ok(None);
+    }
+    let line = early_to_full(dataset, lens)?;
+    let loss = |logit: f64, label: bool| {
+        let lead = if label { logit } else { -logit };
+        (-lead).max(0.0) + (-lead.abs()).exp().ln_1p()
+    };
+    let losses = holdout.clone().into_par_iter().map(|index| {
+        let label = dataset.sample(index)?.label;
+        let unseen = line.of(f64::from(lens.early_logit(index)?));
+        Ok([loss(f64::from(lens.logit(index)?), label), loss(unseen, label)])
+    });
+    let losses: Vec<[f64; 2]> = losses.collect::<Result<_>>()?;
+    let samples = losses.len() as u64;
+    let mean = |of: usize| losses.iter().map(|losses| losses[of]).sum::<f64>() / samples as f64;
+    Ok(Some(Leak { samples, seen: mean(0), unseen: mean(1) }))
 }
 
 /// How the gates mix over the test set; `None` for an adapter without gates, or with gates of tokens.

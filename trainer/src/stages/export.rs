@@ -160,7 +160,7 @@ impl Exporter {
     fn example(&self, tuned: &Tuned, pair: &Pair) -> Result<Value> {
         let adapter = &tuned.adapter;
         let prompts = self.text.prompts()?;
-        let encoded = prompts.build(pair.user, pair.item, &pair.text)?;
+        let encoded = prompts.build(pair.user, pair.item, &pair.text, &pair.known)?;
         let tokens = &encoded.tokens;
         let prompt = Prompt { tokens, representation: &pair.representation };
         let model = tuned.adapted(&self.text)?;

@@ -35,7 +35,7 @@ mod without_llm;
 
 pub use context::RunContext;
 pub use draw::ScoredOrder;
-pub use evaluate::ScoredSamples;
+pub use evaluate::{Leak, ScoredSamples};
 pub use export::export_pair;
 pub use fingerprint::{outdated, stage_dir};
 pub use forecast::{Forecast, Training, forecast};

@@ -1,11 +1,12 @@
 //! A user and an item by their raw ids, with everything the models read of the two.
 
-use super::count::Before;
-use super::crms::{Crms, Known};
+use super::count::{Before, known};
+use super::crms::{CrmInputs, Crms, ReadByCrm};
 use super::inputs::{Lens, Neighbours, as_in_lens};
 use super::{RunContext, retrieve};
 use crate::crm::{CrmBatch, Workspace};
 use crate::error::{Result, TrainerError};
+use crate::prompt::Known;
 use reclora_storage::dataset::{Dataset, Split};
 
 /// A user and an item.
@@ -14,6 +15,8 @@ pub struct Pair {
     pub item: u32,
     /// Positions of the history shown to the LLM.
     pub text: Vec<u32>,
+    /// What was known of the two, for templates.
+    pub known: Known,
     /// What the gates read.
     pub representation: Vec<f32>,
     /// The CRM's logit.
@@ -55,6 +58,7 @@ impl Pair {
             user: sample.user,
             item: sample.item,
             text: Neighbours::open(ctx, dataset)?.text(index)?.to_vec(),
+            known: known(CrmInputs::open(ctx, dataset)?.counters(index)?),
             representation: lens.representation(index)?,
             crm_logit: lens.logit(index)?,
             label: Some(sample.label),
@@ -74,7 +78,7 @@ impl Pair {
         let [text, crm] = retrieve::positions(config, embeddings, dataset, user, position, item);
         let mut batch = CrmBatch::default();
         let counters = Before::count(ctx, dataset)?.counters(dataset, user, position, item);
-        Known::of(ctx, &ctx.config.crm)?.push(
+        ReadByCrm::of(ctx, &ctx.config.crm)?.push(
             &mut batch,
             dataset,
             (user, item),
@@ -84,7 +88,8 @@ impl Pair {
         let scores = Crms::open(ctx)?.score(&mut Workspace::default(), &batch.inputs());
         let crm_logit = scores.logits.first().copied().unwrap_or(f32::NAN);
         let representation = as_in_lens(&scores.representations);
-        Ok(Self { user, item, text, representation, crm_logit, label })
+        let known = known(&counters);
+        Ok(Self { user, item, text, known, representation, crm_logit, label })
     }
 }
 

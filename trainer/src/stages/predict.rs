@@ -48,7 +48,7 @@ pub fn predict(ctx: &RunContext, user: &str, item: &str) -> Result<Prediction> {
     let adapters = Adapters::open(ctx, text.llm.config())?;
     let pair = Pair::find(ctx, &text.dataset, user, item)?;
     let prompts = text.prompts()?;
-    let encoded = prompts.build(pair.user, pair.item, &pair.text)?;
+    let encoded = prompts.build(pair.user, pair.item, &pair.text, &pair.known)?;
     let prompt = Prompt { tokens: &encoded.tokens, representation: &pair.representation };
     let probability = |tuned: &Tuned| -> Result<f32> {
         let model = tuned.adapted(&text)?;

@@ -10,7 +10,8 @@ use reclora_storage::dataset::Split;
 use reclora_storage::hash::xxh3_file;
 use serde_json::json;
 
-use super::crms::{early_to_full, few_shot_range};
+use super::count::known;
+use super::crms::{CrmInputs, early_to_full, few_shot_range};
 use super::draw::Drawn;
 use super::few_shot::few_shot;
 use super::inputs::{Lens, Neighbours, check_scale_of};
@@ -60,10 +61,12 @@ impl TuneData {
         let (dataset, max_tokens) = (&text.dataset, text.max_tokens);
         let neighbours = Neighbours::open(ctx, dataset)?;
         let lens = Lens::open(ctx, dataset)?;
+        let inputs = CrmInputs::open(ctx, dataset)?;
         let builder = text.prompts()?;
         let encode = |index: &u64| {
             let sample = dataset.sample(*index)?;
-            let prompt = builder.build(sample.user, sample.item, neighbours.text(*index)?)?;
+            let (shown, known) = (neighbours.text(*index)?, known(inputs.counters(*index)?));
+            let prompt = builder.build(sample.user, sample.item, shown, &known)?;
             Ok((builder.example(&prompt, sample.label), prompt.dropped > 0))
         };
         let tune = &ctx.config.tune;
@@ -245,7 +248,7 @@ pub(super) const STAGE: Description = Description {
     name: "tune",
     directory: "adapter",
     what: "tune the adapters on the few-shot set",
-    reads: &[Stage::Prepare, Stage::Retrieve, Stage::Few2many],
+    reads: &[Stage::Prepare, Stage::Embed, Stage::Retrieve, Stage::Count, Stage::Few2many],
     reads_backbone: true,
     reads_template: true,
     trains: true,

@@ -8,7 +8,7 @@ use reclora_storage::raw::TextColumns;
 use super::{Finding, Severity};
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::error::{Result, TrainerError};
-use crate::prompt::{PromptBuilder, PromptTemplate, too_long};
+use crate::prompt::{Known, PromptBuilder, PromptTemplate, too_long};
 use crate::stages::draw::Drawn;
 use crate::stages::text::max_tokens;
 use crate::stages::{RunContext, Stage};
@@ -201,7 +201,7 @@ pub fn check_questions(ctx: &RunContext, dataset: &Dataset, stages: &[Stage]) ->
         let (test, of) = (dataset.split(Split::Test), &config.evaluate);
         let samples = Drawn::limited(test, of.limit, of.limit_order, config.seed);
         for sample in longest(dataset, samples.samples(dataset)?) {
-            builder.build(sample.user, sample.item, &[])?;
+            builder.build(sample.user, sample.item, &[], &Known::default())?;
         }
         Ok(())
     };
