@@ -275,7 +275,8 @@ fn the_terminal_shows_figures_differences_and_what_they_say() {
         "scored: all 5123 test samples, of 812 users; 55.0 % are likes; gAUC is of the 640 users with both"
     );
     assert!(said[1].ends_with("(95 % interval 0.0020 to 0.0130). This is not chance."), "{text}");
-    assert!(said[2].contains("can't be told apart") && said.len() == 3, "{text}");
+    assert!(said[2].contains("can't be told apart") && said.len() == 4, "{text}");
+    assert!(said[3].starts_with("The gates hardly choose: the entropy"), "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
 }
 
