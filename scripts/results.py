@@ -24,8 +24,8 @@ LABELS = {
 }
 # What the LLM brings: a model less its reference.
 LINES = [
-    ("vectors of texts, in the CRM", "crm", "crm_no_vectors"),
-    ("the tuned LLM, over that CRM", "reclora", "crm"),
+    ("vectors in the CRM", "crm", "crm_no_vectors"),
+    ("tuned LLM over it", "reclora", "crm"),
     ("both together", "reclora", "crm_no_vectors"),
 ]
 

@@ -24,7 +24,7 @@ Examples:
       How likely a user is to like an item, and the prompt that was used
   reclora-launch export runs/quickstart --user 27 --item 1483013 --out lora/
       That user's adapter for that item, as a directory Hugging Face PEFT loads
-  reclora-launch submit configs/quickstart.toml --nodes 4 --gpus-per-node 8 --time 2:00:00
+  reclora-launch submit configs/published.toml --nodes 4 --gpus-per-node 8 --time 2:00:00
       Hand a run to Slurm; then `status`, `logs --follow` and `cancel` with its run directory
   reclora-launch inspect configs/data/movietweetings-100k
       What is in raw ratings, and what a run would make of them
@@ -166,7 +166,7 @@ job whose failure would come again is not requeued.";
 /// Of `submit`.
 pub const SUBMIT_EXAMPLES: &str = "\
 Examples:
-  reclora-launch submit configs/quickstart.toml --nodes 4 --gpus-per-node 8 --time 2:00:00 --dry-run
+  reclora-launch submit configs/published.toml --nodes 4 --gpus-per-node 8 --time 2:00:00 --dry-run
       Look at the script
   reclora-launch submit configs/quickstart.toml --nodes 4 --nproc-per-node 2 --partition cpu
       Without GPUs

@@ -102,8 +102,8 @@ pub(super) fn models(evaluation: &Evaluation) -> Vec<(String, ModelSummary)> {
 /// What the LLM brings, in the runs whose CRM reads vectors of items: differences to the CRM that does not.
 pub(super) fn contributions(models: &[(String, ModelSummary)]) -> Vec<(&'static str, Differences)> {
     let lines = [
-        ("vectors of texts, in the CRM", "crm", "crm_no_vectors"),
-        ("the tuned LLM, over that CRM", "reclora", "crm"),
+        ("vectors in the CRM", "crm", "crm_no_vectors"),
+        ("tuned LLM over it", "reclora", "crm"),
         ("both together", "reclora", "crm_no_vectors"),
     ];
     if !models.iter().any(|(key, _)| key == "crm_no_vectors") {
