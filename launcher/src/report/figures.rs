@@ -125,8 +125,8 @@ pub(super) fn tuning(inputs: &Inputs) -> Result<Vec<Figure>> {
         tuning_loss(&runs)?,
         finish(
             "Valid AUC while tuning",
-            "After each epoch, on samples of the valid split. Shown only: \
-             the last epoch is the one kept.",
+            "After each epoch, on samples of the valid split. A model that starts from the CRM keeps \
+             the epoch of the least log loss there, another one its last.",
             runs.iter().map(|(key, _)| key_of(key)).collect(),
             lines("epoch", "valid AUC", auc.collect(), true, "Valid AUC per epoch of tuning"),
         )?,
