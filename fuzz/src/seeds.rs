@@ -272,7 +272,14 @@ fn parameters(dir: &Path) -> Outcome<()> {
     let config = CrmConfig { embedding_dim: 2, hidden_dim: 2, ..CrmConfig::default() };
     let crm = Crm::new(
         &config,
-        CrmShape { features: 5, fields: 2, item_field: 1, user_field: 0, counters: 0 },
+        CrmShape {
+            features: 5,
+            fields: 2,
+            item_field: 1,
+            user_field: 0,
+            numbers: 0,
+            similarities: false,
+        },
     )?;
     let path = dir.join("crm.safetensors");
     crm.save(&crm.init(1), &path)?;
