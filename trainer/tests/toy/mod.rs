@@ -154,7 +154,7 @@ pub fn plan(dir: &Path) -> TrainPlan {
         learning_rate: 0.05,
         decay: true,
         warmup: 0.2,
-        rates: vec![(1..3, 2.0)],
+        rates: vec![(0..1, 2.0)],
         weight_decay: 0.01,
         max_grad_norm: Some(0.2),
         seed: 7,
